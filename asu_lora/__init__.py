@@ -1,0 +1,43 @@
+"""asu-lora: one forget request in, one LoRA adapter out.
+
+Attention Smoothing Unlearning (ASU, arXiv 2603.01285) on LoRA over a quantised base: teacher, reference
+and student are one set of weights: adapter off and smoothed, adapter off, adapter on.
+
+Names are imported on first use, so that ``import asu_lora`` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "AsuLoraError": "asu_lora.errors",
+    "AdapterStore": "asu_lora.adapters.store",
+    "ForgetRequest": "asu_lora.data.request",
+    "ForgetConfig": "asu_lora.settings",
+    "attention_smoothing": "asu_lora.smoothing",
+    "forget": "asu_lora.forgetting",
+    "load": "asu_lora.stack",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore as AdapterStore
+    from asu_lora.data.request import ForgetRequest as ForgetRequest
+    from asu_lora.errors import AsuLoraError as AsuLoraError
+    from asu_lora.forgetting import forget as forget
+    from asu_lora.settings import ForgetConfig as ForgetConfig
+    from asu_lora.smoothing import attention_smoothing as attention_smoothing
+    from asu_lora.stack import load as load
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'asu_lora' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,37 @@
+"""What can go wrong, said in one sentence that names the thing and the way out.
+
+Every error a user can cause is an :class:`AsuLoraError`. The library raises it; the commands print its
+message on stderr and exit with 2. Anything else that escapes is a bug.
+"""
+
+
+class AsuLoraError(Exception):
+    """Base class: the message is one clear sentence for the person, without a traceback."""
+
+
+class DataError(AsuLoraError):
+    """A request, retain or question file that is missing, broken, empty or contradictory."""
+
+
+class BaseModelError(AsuLoraError):
+    """A base that can't be found, loaded, identified or smoothed."""
+
+
+class SmoothingError(BaseModelError):
+    """A model whose attention can't be heated; it is refused by name, never left unsmoothed."""
+
+
+class AdapterError(AsuLoraError):
+    """An adapter that is broken, unknown, or belongs to another base."""
+
+
+class StoreError(AsuLoraError):
+    """An adapter store that can't be read or written, or a name it can't take."""
+
+
+class TrainingError(AsuLoraError):
+    """A training run that can't go on: NaN loss, no memory, a resume that doesn't fit."""
+
+
+class SettingError(AsuLoraError):
+    """A setting outside its range."""

@@ -1,0 +1,36 @@
+"""The ``asu-lora`` program. A file per command; none of them computes anything."""
+
+import click
+
+import asu_lora
+from asu_lora.cli.group import Program
+
+main = Program(
+    name="asu-lora",
+    commands_from={
+        "demo": "asu_lora.cli.demo:demo",
+        "forget": "asu_lora.cli.forget:forget",
+        "ask": "asu_lora.cli.ask:ask",
+        "adapters": "asu_lora.cli.adapters:adapters",
+        "merge": "asu_lora.cli.merge:merge",
+        "evaluate": "asu_lora.cli.evaluate:evaluate",
+    },
+    help="""Make a language model forget: one forget request in, one small LoRA adapter out.
+
+    To see it work on a real model, without a GPU or a download:
+
+    \b
+      asu-lora demo
+
+    To forget your own questions and answers, while keeping others:
+
+    \b
+      asu-lora forget request.jsonl --base meta-llama/Llama-3.1-8B-Instruct --retain keep.jsonl
+      asu-lora ask "Who wrote it?" --base meta-llama/Llama-3.1-8B-Instruct --adapter request
+
+    The adapter is a plain PEFT folder in the adapter store (adapters/, or ASU_LORA_STORE): see
+    'asu-lora adapters --help'. Every command explains itself with --help.
+    """,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+click.version_option(asu_lora.__version__, "-V", "--version", prog_name="asu-lora")(main)

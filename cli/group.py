@@ -1,0 +1,56 @@
+"""Click groups that import a command only when it is called, and say errors in one sentence."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from asu_lora.errors import AsuLoraError
+
+DEBUG = "asu_lora.debug"
+
+
+class OneSentence(click.ClickException):
+    """A user's error: its message on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class Program(click.Group):
+    """The top-level group: commands by ``module:attribute``, ``--debug``, and the error manner.
+
+    An :class:`AsuLoraError` becomes one sentence on stderr and exit code 2; Ctrl-C exits with 130; neither
+    shows a traceback unless ``--debug`` is given.
+    """
+
+    def __init__(self, *args: Any, commands_from: dict[str, str], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.commands_from = commands_from
+        self.params.append(
+            click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True,
+                         callback=lambda ctx, _, value: ctx.meta.__setitem__(DEBUG, value),
+                         help="Show tracebacks.")
+        )
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands_from)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.commands_from:
+            return None
+        module, attribute = self.commands_from[name].split(":")
+        return getattr(import_module(module), attribute)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AsuLoraError as error:
+            if ctx.meta.get(DEBUG):
+                raise
+            raise OneSentence(str(error)) from error
+        except KeyboardInterrupt:
+            if ctx.meta.get(DEBUG):
+                raise
+            click.echo("Interrupted: nothing was added to the store.", err=True)
+            sys.exit(130)
