@@ -1,0 +1,1 @@
+"""Scores of a model that was made to forget: one metric a file."""
