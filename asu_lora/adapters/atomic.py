@@ -1,0 +1,77 @@
+"""Small file operations that a crash can't leave half done."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def fsync_path(path: Path) -> None:
+    """Ask the disk to keep a file or a folder's entries. Folders can't be opened so on Windows: skipped."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if os.name == "nt":
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """:func:`fsync_path` for every file and folder below ``folder``, and for itself."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            fsync_path(Path(parent, name))
+        fsync_path(Path(parent))
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path``, then rename: a reader sees the old file or the new one, whole.
+
+    The rename also gives the file a new inode, so hard links to the old one keep the old content.
+    """
+    beside = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    fsync_path(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Delete a file, a link (not what it leads to) or a whole folder; what is gone already is fine."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def adapter_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every file of an adapter folder as (relative posix name, path), sorted; hidden ones are left out."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            yield relative.as_posix(), path

@@ -1,0 +1,90 @@
+"""The safetensors format, read without torch: the header alone, or one tensor's bytes at a time."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asu_lora.errors import AdapterError
+
+MAX_HEADER = 100_000_000  # bytes; the format's own limit
+PIECE = 1 << 24           # bytes read at a time while looking for NaN
+
+_WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+          "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+# A float is infinite or NaN when all bits of its exponent are set: (unsigned type, exponent bits). Testing
+# the bits needs no torch for the types numpy doesn't know. E4M3 has no infinity, and NaN has all bits set.
+_EXPONENT = {"F64": ("<u8", 0x7FF0_0000_0000_0000), "F32": ("<u4", 0x7F80_0000), "F16": ("<u2", 0x7C00),
+             "BF16": ("<u2", 0x7F80), "F8_E5M2": ("u1", 0x7C), "F8_E4M3": ("u1", 0x7F)}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: ``start`` and ``end`` are offsets in the file, in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file by name, from its header alone.
+
+    Raises:
+        AdapterError: the file is missing, cut off, or no safetensors file.
+    """
+    name = Path(path).name
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+                raise AdapterError(f"{name} is no whole safetensors file: its header is damaged or cut off.")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        tensors = {key: TensorInfo(key, entry["dtype"], tuple(entry["shape"]),
+                                   *(8 + length + offset for offset in entry["data_offsets"]))
+                   for key, entry in header.items()}
+    except OSError as error:
+        raise AdapterError(f"{name} can't be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise AdapterError(f"{name} is no safetensors file: its header makes no sense.") from error
+    for info in tensors.values():
+        if not all(isinstance(number, int) and number >= 0 for number in (*info.shape, info.start, info.end)):
+            raise AdapterError(f"{name} is no safetensors file: the shape of {info.name} makes no sense.")
+    expected = max((info.end for info in tensors.values()), default=8 + length)
+    if expected != size:
+        raise AdapterError(f"{name} is cut off or damaged: it has {size} bytes, and its header announces "
+                           f"{expected}.")
+    for info in tensors.values():
+        if info.end - info.start != math.prod(info.shape) * _WIDTH.get(info.dtype, 0):
+            raise AdapterError(f"{name} is damaged: the bytes of {info.name} don't fit its shape "
+                               f"{list(info.shape)} and type {info.dtype}.")
+    return tensors
+
+
+def not_finite(path: Path, tensors: dict[str, TensorInfo]) -> Iterator[str]:
+    """The names of the tensors that hold a NaN or an infinity; 16 MiB are in memory at a time."""
+    import numpy
+
+    with open(path, "rb") as file:
+        for info in tensors.values():
+            if info.dtype not in _EXPONENT:
+                continue
+            kind, bits = _EXPONENT[info.dtype]
+            file.seek(info.start)
+            left = info.end - info.start
+            while left > 0:
+                piece = file.read(min(left, PIECE))
+                if not piece:
+                    raise AdapterError(f"{Path(path).name} was cut off while it was read.")
+                values = numpy.frombuffer(piece, dtype=kind)
+                mask = values.dtype.type(bits)
+                if ((values & mask) == mask).any():
+                    yield info.name
+                    break
+                left -= values.nbytes
