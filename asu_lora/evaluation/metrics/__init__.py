@@ -1,1 +1,60 @@
-"""Scores of a model that was made to forget: one metric a file."""
+"""Scores of a model that was made to forget: one metric a file, named after it.
+
+Each is a pure function on strings, numbers and tensors; only cosine similarity and entailment load a
+model. METRICS lists them all, from what one question gives up to the summaries. Nothing is imported until
+it is asked for, so that listing the metrics is free.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, where to find it and how to read it.
+
+    Attributes:
+        name: its key in records and summaries.
+        path: ``file.function`` in this package.
+        of: what one value describes: a "question", a "set" of questions, or a whole "model".
+        good: what to wish for, on the forget set and elsewhere.
+    """
+
+    name: str
+    path: str
+    of: str
+    good: str
+
+    @property
+    def function(self) -> Callable:
+        """The function itself, imported now."""
+        module, function = self.path.split(".")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), function)
+
+
+LESS, MORE = "lower on the forget set, higher elsewhere", "higher"
+
+METRICS = (
+    Metric("rouge", "rouge.rouge_l_recall", "question", LESS),
+    Metric("probability", "probability.answer_probability", "question", LESS),
+    Metric("normalized_probability", "probability.normalized_probability", "question", MORE),
+    Metric("truth_ratio", "truth_ratio.truth_ratio", "question", "1 on the forget set, higher elsewhere"),
+    Metric("truth_ratio_forget", "truth_ratio.truth_ratio_forget", "set", "lower"),
+    Metric("truth_ratio_retain", "truth_ratio.truth_ratio_retain", "set", MORE),
+    Metric("token_entropy", "token_entropy.token_entropy", "question", MORE),
+    Metric("cosine_similarity", "cosine_similarity.cosine_similarity", "question", LESS),
+    Metric("entailment", "entailment.entailment", "question", LESS),
+    Metric("gibberish", "gibberish.is_gibberish", "question", "never"),
+    Metric("gibberish_rate", "gibberish.gibberish_rate", "set", "lower"),
+    Metric("repetition", "gibberish.repetition", "question", "lower"),
+    Metric("extraction_strength", "extraction_strength.extraction_strength", "question", LESS),
+    Metric("exact_memorization", "exact_memorization.exact_memorization", "question", LESS),
+    Metric("min_k", "min_k.min_k", "question", "no higher on the forget set than on unseen text"),
+    Metric("min_k_auc", "min_k.auc", "set", "0.5"),
+    Metric("privacy_leakage", "privacy_leakage.privacy_leakage", "model", "0"),
+    Metric("forget_quality", "forget_quality.forget_quality", "model", MORE),
+    Metric("tofu_model_utility", "harmonic.tofu_model_utility", "model", MORE),
+    Metric("model_utility", "harmonic.model_utility", "model", MORE),
+    Metric("forget_efficacy", "harmonic.forget_efficacy", "model", MORE),
+)
