@@ -160,19 +160,19 @@ def read_manifest(folder: str | Path) -> Manifest:
     except FileNotFoundError as error:
         raise AdapterError(f"{folder} has no {MANIFEST_NAME}.") from error
     except OSError as error:
-        raise AdapterError(f"{path} can't be read: {error.strerror}.") from error
+        raise AdapterError(f"{MANIFEST_NAME} can't be read: {error.strerror}.") from error
     except ValueError as error:
-        raise AdapterError(f"{path} is not JSON: {error}.") from error
+        raise AdapterError(f"{MANIFEST_NAME} is not JSON: {error}.") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise AdapterError(f"{path} has format version {version}, and this asu-lora reads up to "
+        raise AdapterError(f"{MANIFEST_NAME} has format version {version}, and this asu-lora reads up to "
                            f"{FORMAT_VERSION}: upgrade asu-lora.")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise AdapterError(f"{path} is not a manifest: {where}: {first['msg']}.") from error
+        raise AdapterError(f"{MANIFEST_NAME} is not a manifest: {where}: {first['msg']}.") from error
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> Manifest:

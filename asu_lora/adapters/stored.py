@@ -71,15 +71,15 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise AdapterError(f"{folder} has no {CONFIG_NAME}: it is no PEFT adapter folder.") from error
     except OSError as error:
-        raise AdapterError(f"{path} can't be read: {error.strerror}.") from error
+        raise AdapterError(f"{CONFIG_NAME} can't be read: {error.strerror}.") from error
     except ValueError as error:
-        raise AdapterError(f"{path} is not JSON: {error}.") from error
+        raise AdapterError(f"{CONFIG_NAME} is not JSON: {error}.") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        raise AdapterError(f"{path} describes {kind or 'no adapter'}, and only LoRA adapters are kept here.")
+        raise AdapterError(f"{CONFIG_NAME} describes {kind or 'no adapter'}, and only LoRA is kept here.")
     rank = config.get("r")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise AdapterError(f"{path} gives the rank {rank!r}: it must be a whole number, 1 or more.")
+        raise AdapterError(f"{CONFIG_NAME} gives the rank {rank!r}: it must be a whole number, 1 or more.")
     return config
 
 

@@ -1,0 +1,104 @@
+"""What ``asu-lora adapters list`` and ``show`` put into their tables."""
+
+from typing import Any
+
+from asu_lora.adapters.model_card import figure, figure_rows
+from asu_lora.adapters.stored import StoredAdapter
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    if count < 1000:
+        return f"{count} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000 or unit == "GB":
+            break
+    return f"{count:.1f} {unit}"
+
+
+def list_row(adapter: StoredAdapter) -> tuple[Any, ...]:
+    """Name, rows, base, method, date, size, forget probability, state."""
+    manifest = adapter.manifest
+    space = size(adapter.size_bytes)
+    if manifest is None:
+        return adapter.name, "-", adapter.base_id or "-", "-", "-", space, "-", adapter.state
+    before, after = (figure(figures.get("forget_probability"))
+                     for figures in (manifest.figures.before, manifest.figures.after))
+    return (adapter.name, manifest.request.forget_rows, manifest.base.id, _method(manifest),
+            manifest.created[:10], space, f"{before} -> {after}", adapter.state)
+
+
+def facts(adapter: StoredAdapter, missing: list[str], above: list[str]) -> list[tuple[str, str]]:
+    """Everything known about one adapter but its figures, as (what, value)."""
+    rows = [("State", adapter.state), ("Folder", str(adapter.path)), ("Size", size(adapter.size_bytes)),
+            ("Base", adapter.base_id or "-")]
+    manifest = adapter.manifest
+    if manifest:
+        base, method, request = manifest.base, manifest.method, manifest.request
+        rows += [
+            ("Base revision", base.revision or "-"),
+            ("Base weights", f"fingerprint {base.fingerprint}, {base.precision}"),
+            ("Method", _method(manifest)),
+            ("tau chosen by", method.tau_chosen_by or "-"),
+            ("Smoothed layers", _values(method.smooth_layers) if method.smooth_layers else "all"),
+            ("Retain loss", method.retain_loss or "-"),
+            ("Coefficients", f"forget {_value(method.forget_coeff)}, retain {_value(method.retain_coeff)}"),
+            *((f"Method: {key}", _value(value)) for key, value in method.details.items()),
+            ("Request", f"{request.forget_rows} rows, {_value(request.forget_tokens)} answer tokens, "
+                        f"fingerprint {request.fingerprint}"),
+            ("Retain rows", f"{request.retain_rows} ({request.retain_source or 'no source'}), "
+                            f"{_value(request.retain_tokens)} answer tokens"),
+            ("Left out", f"{request.skipped_rows} rows skipped, {request.cut_rows} answers cut off"),
+            *((f"Request: {key}", _value(value)) for key, value in request.counts.items()),
+        ]
+    lora = manifest.lora if manifest else {
+        key: adapter.adapter_config.get(key) for key in ("r", "lora_alpha", "target_modules")}
+    rows += [(f"LoRA {key}", _value(value)) for key, value in lora.items()]
+    if manifest:
+        rows += [(f"Training {key}", _value(value)) for key, value in manifest.training.items()]
+        rows += [("On top of", f"{below.name} at weight {below.weight:g}"
+                  + (" (not in the store any more)" if below.name in missing else ""))
+                 for below in manifest.on_top_of]
+        rows += [
+            ("Made", f"{manifest.created} by asu-lora {manifest.program_version}"
+                     + (f", in {manifest.wall_time_s:.0f} s" if manifest.wall_time_s is not None else "")),
+            ("Peak memory", size(manifest.peak_memory_bytes) if manifest.peak_memory_bytes else "-"),
+            ("Versions", ", ".join(map(" ".join, manifest.versions.items())) or "-"),
+            ("Fingerprint", manifest.fingerprint or "-"),
+        ]
+    if above:
+        rows.append(("Beneath", f"{', '.join(above)} (trained on top of this one)"))
+    return [(what.replace("_", " "), value) for what, value in rows]
+
+
+def figures(adapter: StoredAdapter) -> list[tuple[str, str, str]]:
+    """(what, before, after)."""
+    if adapter.manifest is None:
+        return []
+    return [(what, figure(before), figure(after)) for what, before, after in figure_rows(adapter.manifest)]
+
+
+def tau_curve(adapter: StoredAdapter) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the curve that ``--tau auto`` chose from; none if tau was given."""
+    curve = (adapter.manifest.method.tau_curve if adapter.manifest else None) or []
+    keys = list(dict.fromkeys(key for point in curve for key in point))
+    rows = [[_value(point.get(key)) for key in keys] for point in curve]
+    return [key.replace("_", " ") for key in keys], rows
+
+
+def _method(manifest) -> str:
+    tau = manifest.method.tau
+    return manifest.method.objective + (f", tau {tau:g}" if tau is not None else "")
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list | tuple):
+        return _values(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _values(values) -> str:
+    return ", ".join(map(str, values))
