@@ -1,4 +1,4 @@
-"""Cosine similarity on a tiny encoder that the test builds and saves, and on the packaged one where installed."""
+"""Cosine similarity on a tiny encoder that the test builds, and on the packaged one where installed."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ import shutil
 import huggingface_hub.constants
 import pytest
 import torch
-from metrics_tiny_bert import SENTENCES, save, save_tokenizer, tiny_config
 from transformers import AutoModel, BertModel
 
 from asu_lora.errors import DataError
@@ -14,6 +13,7 @@ from asu_lora.evaluation.metrics import cosine_similarity as cosine
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, cosine_similarity
 from asu_lora.evaluation.metrics.pretrained import batches, load_pretrained
 from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
+from tests.metrics_tiny_bert import SENTENCES, save, save_tokenizer, tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 import huggingface_hub.constants
 import pytest
-from metrics_tiny_bert import SENTENCES, save
 from transformers import BertForMaskedLM, BertForSequenceClassification, pipeline
 
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.entailment import EntailmentModel, entailment
 from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
+from tests.metrics_tiny_bert import SENTENCES, save
 
 NLI_LABELS = {0: "contradiction", 1: "ENTAILMENT", 2: "neutral"}
 
