@@ -15,3 +15,45 @@ def store_option(command: Callable) -> Callable:
 
 def json_option(command: Callable) -> Callable:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")(command)
+
+
+def base_option(command: Callable) -> Callable:
+    return click.option(
+        "--base", envvar="ASU_LORA_BASE", default="smollm2-135m", show_default=True, show_envvar=True,
+        help="The model: a hub id, a folder, or smollm2-135m, which needs no download.",
+    )(command)
+
+
+def adapter_option(command: Callable) -> Callable:
+    return click.option(
+        "--adapter", "-a", "adapters", multiple=True, metavar="NAME[:WEIGHT]",
+        help="An adapter of the store, or a PEFT folder; repeat it to stack several.",
+    )(command)
+
+
+def where_option(command: Callable) -> Callable:
+    return click.option(
+        "--where", multiple=True, metavar="COLUMN=VALUE", callback=_pairs,
+        help="Only rows of FILE whose column has this value (--where task_id=1).",
+    )(command)
+
+
+def machine_options(command: Callable) -> Callable:
+    """Precision and device, for commands that load a base without training."""
+    for option in (
+        click.option("--precision", type=click.Choice(["nf4", "bf16", "fp16", "fp32"]), default="nf4",
+                     show_default=True, help="What the base's weights are held in."),
+        click.option("--device", default=None, help="cpu, cuda, cuda:1, ...  [default: the best there is]"),
+    ):
+        command = option(command)
+    return command
+
+
+def _pairs(ctx, param, values):
+    pairs = []
+    for value in values:
+        column, equals, wanted = value.partition("=")
+        if not equals or not column:
+            raise click.BadParameter(f"'{value}' is not COLUMN=VALUE.")
+        pairs.append((column, wanted))
+    return pairs

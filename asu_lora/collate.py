@@ -1,0 +1,73 @@
+"""Pairs of row numbers into what a training step takes: padded passes, labels, references."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from asu_lora.data.batching import forward_passes
+from asu_lora.head import FrozenHead
+from asu_lora.objectives import Objective
+from asu_lora.objectives.answers import Answers
+from asu_lora.rows import Rows
+
+
+class Collator:
+    """Builds a step's batch from ``(forget row, [retain rows])`` pairs.
+
+    Forget and retain rows, and their "I don't know" views, share the forward passes: rows of like length
+    stand together whatever half they belong to.
+
+    Args:
+        halves: the run's rows, ``forget`` and (where there is a retain loss) ``retain``.
+        objectives: the loss of each half.
+        pad_id: the padding token.
+    """
+
+    def __init__(self, halves: dict[str, Rows], objectives: dict[str, Objective], pad_id: int):
+        self.halves = halves
+        self.objectives = objectives
+        self.pad_id = pad_id
+
+    def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
+        """Returns ``passes`` (see :func:`~asu_lora.data.batching.pad_group`) and, per half and view, where its
+        answer tokens stand in the passes' concatenated states (``at``), ``labels``, ``row`` and references."""
+        chosen = {"forget": [forget for forget, _ in pairs], "retain": [row for _, rows in pairs for row in rows]}
+        keys = [(half, view, row) for half, objective in self.objectives.items()
+                for view in objective.needs for row in chosen[half]]
+        items = [self.halves[half].views[view][row] for half, view, row in keys]
+        passes, starts, at = [], [0] * len(items), 0
+        for group, batch in forward_passes(items, self.pad_id):
+            passes.append(batch)
+            for index in group:
+                starts[index] = at
+                at += len(items[index].answer_ids)
+        parts: dict[str, dict[str, Any]] = {half: {} for half in self.objectives}
+        for half, objective in self.objectives.items():
+            for view, wanted in objective.needs.items():
+                mine = [i for i, key in enumerate(keys) if key[:2] == (half, view)]
+                lengths = torch.tensor([len(items[i].answer_ids) for i in mine])
+                parts[half][view] = {
+                    "at": torch.cat([torch.arange(starts[i], starts[i] + len(items[i].answer_ids)) for i in mine]),
+                    "labels": torch.cat([torch.tensor(items[i].answer_ids) for i in mine]),
+                    "row": torch.repeat_interleave(torch.arange(len(mine)), lengths),
+                    "rows": len(mine),  # a plain number: reading it off the tensor would stall a GPU
+                    "references": {
+                        name: torch.cat([self.halves[half].references[view][name][keys[i][2]] for i in mine])
+                        for name in wanted
+                    },
+                }
+        return {"passes": passes, "halves": parts}
+
+
+def losses(hidden: torch.Tensor, batch: dict[str, Any], objectives: dict[str, Objective],
+           head: FrozenHead) -> dict[str, torch.Tensor]:
+    """Each half's loss from the student's states (T, H) of a collated batch."""
+    found = {}
+    for half, objective in objectives.items():
+        views = {}
+        for view, part in batch["halves"][half].items():
+            views[view] = Answers(head, hidden[part["at"]], part["labels"], part["row"], part["rows"],
+                                  part["references"])
+        found[half] = objective(views)
+    return found

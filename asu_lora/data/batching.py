@@ -1,0 +1,80 @@
+"""Rows into padded forward passes, with as little padding as their lengths allow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from asu_lora.data.encoding import Encoded
+
+SMALLEST_PASS = 256  # tokens; a smaller forward pass costs more in overhead than its padding would
+
+
+def length_groups(lengths: Sequence[int], most_tokens: int | None = None,
+                  smallest: int = SMALLEST_PASS) -> list[list[int]]:
+    """Group rows so that rows of like length share a forward pass.
+
+    Rows are taken from the longest down. A row joins the open group unless the padding this adds would
+    exceed a tenth of the group, which must then hold at least ``smallest`` tokens, or the group would pass
+    ``most_tokens``.
+
+    Args:
+        lengths: tokens of each row.
+        most_tokens: the most padded tokens a group may hold (a longer single row stands alone).
+
+    Returns:
+        Groups of indices into ``lengths``; every index once.
+    """
+    groups: list[list[int]] = []
+    padding = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        size = longest * len(groups[-1]) if groups else 0
+        extra = longest - lengths[index]
+        wasteful = groups and padding + extra > 0.1 * size and size >= smallest
+        full = groups and most_tokens is not None and size + longest > most_tokens
+        if not groups or wasteful or full:
+            groups.append([index])
+            padding = 0
+        else:
+            groups[-1].append(index)
+            padding += extra
+    return groups
+
+
+def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad rows on the right.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, (b, L), and ``positions``, (t,): where in the flattened (b * L)
+        hidden states the answer tokens are predicted, row after row.
+    """
+    width = max(len(item) for item in items)
+    ids = torch.full((len(items), width), pad_id)
+    mask = torch.zeros((len(items), width), dtype=torch.long)
+    positions = []
+    for row, item in enumerate(items):
+        ids[row, : len(item)] = torch.tensor(item.prompt_ids + item.answer_ids)
+        mask[row, : len(item)] = 1
+        # the state at position p predicts the token at p + 1
+        start = row * width + len(item.prompt_ids) - 1
+        positions.append(torch.arange(start, start + len(item.answer_ids)))
+    return {"input_ids": ids, "attention_mask": mask, "positions": torch.cat(positions)}
+
+
+def forward_passes(items: Sequence[Encoded], pad_id: int, most_tokens: int | None = None,
+                   ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """The padded forward passes that cover ``items``, each with the indices of its rows."""
+    for group in length_groups([len(item) for item in items], most_tokens):
+        yield group, pad_group([items[index] for index in group], pad_id)
+
+
+def answer_hidden(decoder: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Final hidden states (t, H) at a padded pass's answer positions.
+
+    Args:
+        decoder: the base without its head (``model.get_decoder()``), adapters and all.
+        batch: what :func:`pad_group` gave, on the decoder's device.
+    """
+    hidden = decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                     use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)[batch["positions"]]

@@ -1,0 +1,145 @@
+"""Examples into token ids: the tokenizer's chat template, loss on the answer alone.
+
+Prompt tokens carry no loss; answers end with the template's end-of-turn token, so that a model that has
+forgotten still knows when to stop. A passage carries loss on all its tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from asu_lora.data.examples import Example
+from asu_lora.errors import DataError
+
+PLAIN_PROMPT = "Question: {question}\nAnswer:"  # for a base whose tokenizer has no chat template
+_MARK = "\u00a4answer\u00a4"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example.
+
+    Attributes:
+        prompt_ids: what the model is given; no loss.
+        answer_ids: what it must answer, ending with the end-of-turn token (a passage: all its tokens but the
+            first, which nothing precedes).
+        example: index of the example it came from (long passages give several).
+        cut: whether ``max_length`` cut the answer off.
+    """
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    example: int = 0
+    cut: bool = False
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+class Encoder:
+    """Encodes examples with one tokenizer.
+
+    Args:
+        tokenizer: the base's tokenizer.
+        max_length: the most tokens an example may have, prompt included. Longer answers are cut off (and
+            counted); longer passages are split.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int = 512):
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.end_of_turn = end_of_turn_text(tokenizer)
+
+    def prompt_text(self, prompt: Sequence[dict[str, str]]) -> str:
+        """The text that stands before the answer."""
+        if self.tokenizer.chat_template:
+            try:
+                return self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
+            except Exception as error:  # jinja2 errors, and whatever a template raises on roles it doesn't take
+                roles = ", ".join(turn["role"] for turn in prompt)
+                raise DataError(f"The base's chat template refuses a conversation of turns {roles}: {error}") from error
+        lines = [PLAIN_PROMPT.format(question=t["content"]) if t["role"] == "user" else f" {t['content']}\n\n"
+                 for t in prompt]
+        return (self.tokenizer.bos_token or "") + "".join(lines)
+
+    def prompt_ids(self, prompt: Sequence[dict[str, str]]) -> list[int]:
+        return self.tokenizer(self.prompt_text(prompt), add_special_tokens=False).input_ids
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of an answer, the end-of-turn token at their end."""
+        if not self.tokenizer.chat_template:
+            answer = " " + answer.lstrip()
+        return self.tokenizer(answer + self.end_of_turn, add_special_tokens=False).input_ids
+
+    def encode(self, example: Example, index: int = 0, what: str = "row") -> list[Encoded]:
+        """Encode one example: one item, or several for a long passage.
+
+        Raises:
+            DataError: the answer tokenises to nothing, or the prompt leaves no room for it.
+        """
+        where = f"{what} {example.row or index + 1}"
+        if example.is_passage:
+            return self._encode_passage(example, index, where)
+        prompt = self.prompt_ids(example.prompt)
+        if not self.tokenizer(example.answer.strip(), add_special_tokens=False).input_ids:
+            raise DataError(f"The answer of {where} tokenises to nothing with this base's tokenizer.")
+        answer = self.answer_ids(example.answer)
+        room = self.max_length - len(prompt)
+        if room < 2:
+            raise DataError(f"The prompt of {where} takes {len(prompt)} tokens and leaves no room for its answer: "
+                            f"raise --max-length above {self.max_length}.")
+        return [Encoded(tuple(prompt), tuple(answer[:room]), index, cut=len(answer) > room)]
+
+    def _encode_passage(self, example: Example, index: int, where: str) -> list[Encoded]:
+        ids = self.tokenizer(example.answer, add_special_tokens=False).input_ids
+        if not ids:
+            raise DataError(f"The text of {where} tokenises to nothing with this base's tokenizer.")
+        start = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+        ids = start + ids
+        if len(ids) < 2:
+            raise DataError(f"The text of {where} is a single token: there is nothing to predict in it.")
+        # each window repeats the last token of the one before, so that every token but the first is predicted once
+        step = self.max_length - 1
+        windows = [ids[at : at + self.max_length] for at in range(0, len(ids) - 1, step)]
+        return [Encoded(tuple(w[:1]), tuple(w[1:]), index) for w in windows if len(w) > 1]
+
+    def encode_all(self, examples: Sequence[Example], what: str = "row") -> list[Encoded]:
+        """Encode many examples in order."""
+        return [item for index, example in enumerate(examples) for item in self.encode(example, index, what)]
+
+
+def end_of_turn_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The special token with which the chat template ends an assistant's turn; else the EOS token.
+
+    Read off the template itself: what it writes right after an answer, up to its first special token.
+    """
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _MARK}]
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception:  # a template that can't be asked this way says nothing about its end of turn
+            text = ""
+        tail = text.rpartition(_MARK)[2].lstrip() if _MARK in text else ""
+        specials = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        specials |= set(tokenizer.all_special_tokens)
+        starts = [token for token in specials if token and tail.startswith(token)]
+        if starts:
+            return max(starts, key=len)
+    return tokenizer.eos_token or ""
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids at which an answer ends: the template's end of turn and the tokenizer's EOS."""
+    ids = tokenizer(end_of_turn_text(tokenizer), add_special_tokens=False).input_ids
+    found = set(ids[:1]) if len(ids) == 1 else set()
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    return sorted(found)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of tokens that structure a conversation and are no part of an answer's text."""
+    ids = set(tokenizer.all_special_ids) | set(stop_ids(tokenizer))
+    ids |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted(ids)

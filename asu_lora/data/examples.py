@@ -1,0 +1,98 @@
+"""One example: what is asked, what was answered, and the fields that scores need beside it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from asu_lora.errors import DataError
+
+COLUMNS_HELP = "a row needs 'question' and 'answer', or 'messages', or 'text'"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation whose last turn is the answer, or a free passage.
+
+    Attributes:
+        prompt: the turns before the answer, each {"role", "content"}; empty for a passage.
+        answer: the answer, or the passage itself. The loss stands on it alone.
+        extra: the row's other fields (``task_id``, ``paraphrased_answer``, ``perturbed_answer``, ...).
+        row: number of the row in its file, from 1, for error messages and records.
+    """
+
+    prompt: tuple[dict[str, str], ...]
+    answer: str
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+    row: int = field(default=0, compare=False)
+
+    @property
+    def is_passage(self) -> bool:
+        return not self.prompt
+
+    @property
+    def question(self) -> str:
+        """The last user turn, empty for a passage."""
+        return self.prompt[-1]["content"] if self.prompt else ""
+
+    def key(self) -> tuple[str, ...]:
+        """The same for rows that differ in nothing but case and white space."""
+        return tuple(" ".join(text.split()).casefold() for text in (*(t["content"] for t in self.prompt), self.answer))
+
+
+def question_answer(question: str, answer: str, **extra: Any) -> Example:
+    """An example of one question and its answer."""
+    return Example(({"role": "user", "content": question},), answer, extra)
+
+
+def examples_from_rows(rows: Iterable[dict[str, Any]], source: str) -> list[Example]:
+    """Turn rows into examples; a conversation gives one for each of the assistant's turns.
+
+    Raises:
+        DataError: a row has none of the three shapes, or an empty question or answer; the row's number is named.
+    """
+    return [example for number, row in enumerate(rows, start=1) for example in _from_row(row, number, source)]
+
+
+def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
+    if row.get("messages") is not None:
+        return _from_messages(row, number, source)
+    if row.get("question") is not None or row.get("answer") is not None:
+        question, answer = (_text(row, column, number, source) for column in ("question", "answer"))
+        extra = {key: value for key, value in row.items() if key not in ("question", "answer")}
+        return [Example(({"role": "user", "content": question},), answer, extra, number)]
+    if row.get("text") is not None:
+        extra = {key: value for key, value in row.items() if key != "text"}
+        return [Example((), _text(row, "text", number, source), extra, number)]
+    found = ", ".join(map(repr, row)) or "none"
+    raise DataError(f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.")
+
+
+def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
+    value = row.get(column)
+    if value is None:
+        raise DataError(f"{source}, row {number}: the column '{column}' is missing; {COLUMNS_HELP}.")
+    if not isinstance(value, str):
+        raise DataError(f"{source}, row {number}: '{column}' should be text, not {type(value).__name__}.")
+    if not value.strip():
+        raise DataError(f"{source}, row {number}: '{column}' is empty; fill it in or take the row out.")
+    return value
+
+
+def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Example]:
+    messages = row["messages"]
+    if not isinstance(messages, (list, tuple)) or not all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in messages
+    ):
+        raise DataError(f"{source}, row {number}: 'messages' should be a list of "
+                        '{"role": ..., "content": ...} turns with text in them.')
+    turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
+    extra = {key: value for key, value in row.items() if key != "messages"}
+    examples = [
+        Example(turns[:index], turn["content"], extra, number)
+        for index, turn in enumerate(turns)
+        if turn["role"] == "assistant" and index > 0 and turn["content"].strip()
+    ]
+    if not examples:
+        raise DataError(f"{source}, row {number}: 'messages' has no answer by the assistant after a user's turn.")
+    return examples

@@ -1,0 +1,106 @@
+"""Rows out of files: JSON lines, JSON, CSV, Parquet, or a dataset on the hub.
+
+Local files are read in place. ``datasets.load_dataset`` would leave an Arrow copy of them in the user's
+cache, and a forget request is personal data: it must not outlive its file. Hub datasets go through
+``datasets`` as anybody would load them.
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from asu_lora.errors import DataError
+
+FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+def read_rows(source: str | Path, split: str = "train") -> list[dict[str, Any]]:
+    """Read the rows of a file, or of a hub dataset given as ``owner/name`` or ``owner/name:config``.
+
+    Args:
+        source: a path, or a dataset id.
+        split: the split of a hub dataset; files have none.
+
+    Raises:
+        DataError: the file is missing, empty or broken (JSON lines with the number of the line).
+    """
+    path = Path(source)
+    if path.is_dir():
+        raise DataError(f"{source} is a folder: name a file in it (one of {', '.join(FILE_SUFFIXES)}).")
+    if path.is_file():
+        rows = _read_file(path)
+    elif path.suffix.lower() in FILE_SUFFIXES or str(source).count("/") != 1 or str(source).startswith((".", "/")):
+        raise DataError(f"There is no file {source}: check the path, or name a hub dataset as owner/name.")
+    else:
+        rows = _read_hub(str(source), split)
+    if not rows:
+        raise DataError(f"{source} holds no rows: a request needs at least one question and answer, or one text.")
+    return rows
+
+
+def _read_file(path: Path) -> list[dict[str, Any]]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".jsonl", ".ndjson", ".json"):
+            return _read_json(path)
+        if suffix in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                return list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",", strict=True))
+        if suffix == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(path).to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(f"{path} is not a readable CSV file: {error}.") from error
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
+    except ValueError as error:  # pyarrow's errors are ValueErrors too
+        raise DataError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+    raise DataError(f"{path} has no known ending: use one of {', '.join(FILE_SUFFIXES)}.")
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    """A JSON array of objects, or (also under .json, as TOFU ships it) one object a line."""
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {error.lineno}: broken JSON ({error.msg}).") from error
+        _check_objects(path, rows, "row")
+        return rows
+    rows = []
+    # not splitlines(): U+2028 and its like are legal inside a JSON string
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: broken JSON ({error.msg}).") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected an object like "
+                            '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}.")
+        rows.append(row)
+    return rows
+
+
+def _check_objects(path: Path, rows: list[Any], unit: str) -> None:
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, {unit} {number}: expected an object like "
+                            '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}.")
+
+
+def _read_hub(name: str, split: str) -> list[dict[str, Any]]:
+    import datasets
+
+    repository, _, config = name.partition(":")
+    try:
+        return list(datasets.load_dataset(repository, config or None, split=split))
+    except Exception as error:  # datasets raises a dozen kinds, all of them about this one name
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"There is no file {name}, and the hub gave no dataset of that name: {reason}") from error

@@ -1,0 +1,106 @@
+"""A forget request: what the model must no longer know, and what it must keep."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from asu_lora.data.examples import Example, examples_from_rows
+from asu_lora.data.reading import read_rows
+from asu_lora.errors import DataError
+
+GENERAL = "built-in general knowledge"
+
+
+@dataclass(frozen=True)
+class ForgetRequest:
+    """The forget set and the retain set of one request.
+
+    Attributes:
+        forget: examples the model must no longer know; never empty.
+        retain: examples whose answers must stay as they are.
+        retain_source: where the retain set came from, for the manifest: ``"file"``, ``"rows"`` or
+            ``"built-in general knowledge"``. Never a path: paths can name people.
+        name: a short name for the request, from its file; the adapter's default name.
+    """
+
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...]
+    retain_source: str
+    name: str = "request"
+
+    def __post_init__(self) -> None:
+        if not self.forget:
+            raise DataError("The forget set is empty: a request needs at least one question and answer, or one text.")
+        _refuse_overlap(self.forget, self.retain)
+
+    @classmethod
+    def from_files(cls, forget: str | Path, retain: str | Path | None = None,
+                   where: dict[str, Any] | None = None) -> "ForgetRequest":
+        """Read a request from files (JSONL, JSON, CSV, Parquet) or hub datasets.
+
+        Args:
+            forget: rows with ``question``/``answer``, ``messages`` or ``text``.
+            retain: the same, to keep. Without one, the built-in set of general questions is kept.
+            where: keep only forget rows whose fields have these values, e.g. ``{"task_id": "1"}``.
+
+        Raises:
+            DataError: a file is missing, broken or empty, or a row stands in both.
+        """
+        rows = read_rows(forget)
+        if where:
+            rows = select_rows(rows, where, str(forget))
+        kept, source = (general_retain(), GENERAL) if retain is None else (read_examples(retain), "file")
+        return cls(tuple(examples_from_rows(rows, str(forget))), tuple(kept), source, Path(forget).stem)
+
+    @classmethod
+    def from_rows(cls, forget: Iterable[dict[str, Any]], retain: Iterable[dict[str, Any]] | None = None,
+                  name: str = "request") -> "ForgetRequest":
+        """The same from rows in memory (a list of dicts, a ``datasets.Dataset``)."""
+        kept, source = ((general_retain(), GENERAL) if retain is None
+                        else (examples_from_rows(retain, "retain rows"), "rows"))
+        return cls(tuple(examples_from_rows(forget, "forget rows")), tuple(kept), source, name)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over prompts and answers of both sets, in order: the same request, the same figure."""
+        digest = hashlib.sha256()
+        for part in (self.forget, self.retain):
+            rows = [[[t["role"], t["content"]] for t in e.prompt] + [e.answer] for e in part]
+            digest.update(json.dumps(rows, ensure_ascii=False).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def read_examples(source: str | Path) -> list[Example]:
+    """Read a file or hub dataset as examples."""
+    return examples_from_rows(read_rows(source), str(source))
+
+
+def general_retain() -> list[Example]:
+    """The built-in retain set: general questions, kept when a request names none of its own."""
+    with resources.as_file(resources.files("asu_lora.data") / "general_retain.jsonl") as path:
+        return examples_from_rows(read_rows(path), GENERAL)
+
+
+def select_rows(rows: Sequence[dict[str, Any]], where: dict[str, Any], source: str) -> list[dict[str, Any]]:
+    """The rows whose fields equal those of ``where`` (compared as text)."""
+    for column in where:
+        if not any(column in row for row in rows):
+            raise DataError(f"{source} has no column '{column}' to select rows by.")
+    chosen = [row for row in rows if all(str(row.get(c)) == str(v) for c, v in where.items())]
+    if not chosen:
+        wanted = ", ".join(f"{c}={v}" for c, v in where.items())
+        seen = "; ".join(f"{c}: {', '.join(sorted({str(r.get(c)) for r in rows})[:12])}" for c in where)
+        raise DataError(f"{source} has no row with {wanted}; it has {seen}.")
+    return chosen
+
+
+def _refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
+    kept = {example.key(): example.row for example in retain}
+    same = [(example.row, kept[example.key()]) for example in forget if example.key() in kept]
+    if same:
+        rows = "1 row stands" if len(same) == 1 else f"{len(same)} rows stand"
+        raise DataError(f"{rows} in both the forget and the retain set (first: forget row {same[0][0]} is retain "
+                        f"row {same[0][1]}): a row can't be forgotten and kept, take it out of one.")

@@ -1,0 +1,58 @@
+"""Greedy answers to many questions: batched by length, stopped at the end of the turn."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from asu_lora.data.encoding import stop_ids
+
+TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
+BATCH_ROWS = 40
+
+
+@torch.no_grad()
+def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]],
+                     total_tokens: int = TOTAL_TOKENS, batch_rows: int = BATCH_ROWS,
+                     progress: Callable[[int], None] | None = None) -> list[list[int]]:
+    """Answer every prompt greedily.
+
+    Args:
+        model: the causal LM, with whatever adapters are active.
+        prompts: token ids of each prompt.
+        total_tokens: most tokens of prompt and answer together (at least 16 are left for the answer).
+        batch_rows: prompts answered at once; prompts of like length stand together.
+        progress: called with the number of prompts of each finished batch.
+
+    Returns:
+        The token ids of each answer, without the end-of-turn token.
+    """
+    stops = stop_ids(tokenizer)
+    answers: list[list[int]] = [[]] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_rows):
+            rows = order[start : start + batch_rows]
+            width = len(prompts[rows[0]])
+            ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for at, row in enumerate(rows):
+                ids[at, width - len(prompts[row]) :] = torch.tensor(prompts[row])
+                mask[at, width - len(prompts[row]) :] = 1
+            output = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
+                max_new_tokens=max(16, total_tokens - width), eos_token_id=stops,
+                pad_token_id=tokenizer.pad_token_id,
+                # a checkpoint's sampling settings mean nothing to a greedy answer, and transformers warns of them
+                temperature=None, top_p=None, top_k=None,
+            )
+            for row, tokens in zip(rows, output[:, width:].tolist(), strict=True):
+                ends = [at for at, token in enumerate(tokens) if token in stops]
+                answers[row] = tokens[: ends[0]] if ends else tokens
+            if progress:
+                progress(len(rows))
+    finally:
+        model.train(training)
+    return answers

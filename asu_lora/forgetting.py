@@ -1,0 +1,253 @@
+"""One forget request in, one LoRA adapter out: the main job, from top to bottom.
+
+request -> encoded rows -> figures before -> tau -> targets of the frozen base -> training -> figures after ->
+adapter folder, written beside the store and renamed into it.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+
+from asu_lora import calibration
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.collate import Collator
+from asu_lora.data.encoding import Encoded, Encoder, special_ids
+from asu_lora.data.examples import Example
+from asu_lora.data.pairs import ForgetRetainPairs
+from asu_lora.data.refusals import refusals
+from asu_lora.data.request import ForgetRequest
+from asu_lora.errors import TrainingError
+from asu_lora.evaluation.figures import SetFigures, measure, sample
+from asu_lora.evaluation.token_classes import token_classes
+from asu_lora.head import FrozenHead
+from asu_lora.loading import LoadedBase, load_base
+from asu_lora.memory import peak_memory
+from asu_lora.objectives import Objective, forget_objective, retain_objective
+from asu_lora.objectives.asu import ASU
+from asu_lora.objectives.asu_idk import ASUWithIDK
+from asu_lora.progress import Progress
+from asu_lora.record import RunRecord, write_adapter
+from asu_lora.rows import Rows, compute_references, passes_needed
+from asu_lora.settings import ForgetConfig
+from asu_lora.smoothing import number_of_layers
+from asu_lora.student import Student, add_adapter
+from asu_lora.training import train, training_arguments
+
+RUNS = ".runs"  # checkpoints of unfinished runs, beside the adapters of the store
+
+
+@dataclass
+class ForgetResult:
+    """What a run left behind.
+
+    Attributes:
+        name, path: the adapter in the store.
+        before, after: figures (see :meth:`asu_lora.evaluation.figures.SetFigures.summary`).
+        sets: the answers behind the figures, ``{"forget": (before, after), ...}``; in memory only.
+        record: everything the manifest was written from.
+    """
+
+    name: str
+    path: Path
+    before: dict[str, float]
+    after: dict[str, float]
+    sets: dict[str, tuple[SetFigures, SetFigures]]
+    record: RunRecord
+
+
+def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", config: ForgetConfig | None = None,
+           name: str | None = None, store: str | Path | AdapterStore = "adapters", heldout: list[Example] | None = None,
+           idk_file: str | Path | None = None, resume: bool = False,
+           progress: Progress | None = None) -> ForgetResult:
+    """Train one LoRA adapter that makes the base forget the request, and put it into the store.
+
+    Args:
+        request: what to forget and what to keep.
+        base: hub id, folder or ``smollm2-135m``, or a base that is already loaded (then the config's
+            precision and device don't apply).
+        config: the settings; the defaults need no thought.
+        name: the adapter's name in the store, by default the request's.
+        heldout: further questions to measure before and after, in neither set (paraphrases, say).
+        idk_file: "I don't know" answers for the objectives that use them, instead of the built-in ones.
+        resume: go on where an interrupted run of the same name, request and settings stopped.
+        progress: hears what is being done.
+
+    Raises:
+        AsuLoraError: one of its kinds, with one sentence; the store is then as it was.
+    """
+    config, progress = config or ForgetConfig(), progress or Progress()
+    store = store if isinstance(store, AdapterStore) else AdapterStore(store)
+    name = name or request.name
+    started = time.monotonic()
+    try:
+        store.check_name(name)
+        return _forget(request, base, config, name, store, heldout or [], idk_file, resume, progress, started)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError("There is not enough memory for this run: lower --batch-size, shorten --max-length, or "
+                            "use --precision nf4.") from error
+    finally:
+        progress.close()
+
+
+def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started) -> ForgetResult:
+    progress.stage("Loading the base")
+    base = base if isinstance(base, LoadedBase) else load_base(
+        base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    set_seed(config.seed)
+    model, tokenizer, pad_id = base.model, base.tokenizer, base.tokenizer.pad_token_id
+    layers = config.layers(number_of_layers(model))
+    head = FrozenHead(model)
+    encoder = Encoder(tokenizer, config.max_length)
+    objectives = build_objectives(config, base)
+    refuses = any("idk" in objective.needs for objective in objectives.values())
+    halves = encode_halves(request, encoder, objectives, refusals(idk_file) if refuses else [], config.seed)
+    forget_rows = halves["forget"].views.get("answer") or encoder.encode_all(request.forget, "forget row")
+    tell_about_cuts(halves, config.max_length, progress)
+
+    record = RunRecord(config=config, request=request, base=base, layers=layers)
+    record.count(halves)
+    sets = {"forget": sample(request.forget, config.eval_rows), "retain": sample(request.retain, config.eval_rows),
+            "heldout": heldout[: config.eval_rows]}
+    before = measure_sets(model, head, tokenizer, encoder, sets, "before", progress)
+
+    if objectives["forget"].uses_teacher():
+        record.tau = choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
+    record.fingerprint = fingerprint(base, progress)
+    for half, objective in objectives.items():
+        if work := passes_needed(halves[half], objective):
+            progress.stage(f"Teacher and base on the {half} set", work)
+            compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
+                               progress.advance)
+
+    student = add_adapter(model, config)
+    record.count_parameters(student)
+    pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), config.retain_per_forget, config.seed)
+    folder = run_folder(store, name, record, resume)
+    arguments = training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True)
+    record.training = train(Student(student, config.gradient_checkpointing), objectives, head, pairs,
+                            Collator(halves, objectives, pad_id), config, arguments, progress, resume)
+    check_finite(student)
+    student.eval()
+    after = measure_sets(student, head, tokenizer, encoder, sets, "after", progress)
+
+    record.before = {k: v for s, f in before.items() for k, v in f.summary(s).items()}
+    record.after = {k: v for s, f in after.items() for k, v in f.summary(s).items()}
+    record.seconds, record.peak_memory = time.monotonic() - started, peak_memory(base.device)
+    if arguments.process_index == 0:
+        progress.stage("Writing the adapter")
+        with store.stage(name) as staging:
+            write_adapter(student, staging, name, record)
+        remove_run(folder)
+    student.unload()  # the base the caller gave is a plain base again
+    return ForgetResult(name, store.root / name, record.before, record.after,
+                        {s: (before[s], after[s]) for s in before}, record)
+
+
+def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Objective]:
+    """The loss of each half, with its parameters."""
+    parameters: dict = {}
+    if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
+        parameters["forbidden"] = torch.tensor(special_ids(base.tokenizer), device=base.device)
+    if config.objective in ("npo", "dpo"):
+        parameters["beta"] = config.beta
+    found = {"forget": forget_objective(config.objective, **parameters)}
+    retain = retain_objective(config.retain_loss, **({"beta": config.beta} if config.retain_loss == "ap" else {}))
+    if retain is not None and config.retain_coeff > 0 and config.retain_per_forget > 0:
+        found["retain"] = retain
+    return found
+
+
+def encode_halves(request: ForgetRequest, encoder: Encoder, objectives: dict[str, Objective], idk: list[str],
+                  seed: int) -> dict[str, Rows]:
+    """Encode the views that the objectives look at; each row's refusal is drawn once, by the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    halves = {}
+    for half, objective in objectives.items():
+        examples = request.forget if half == "forget" else request.retain
+        views: dict[str, list[Encoded]] = {}
+        for view in objective.needs:
+            if view == "idk":
+                drawn = torch.randint(len(idk), (len(examples),), generator=generator).tolist()
+                asked = [Example(e.prompt, idk[i], {}, e.row) for e, i in zip(examples, drawn, strict=True)]
+                refuse_passages(asked)
+                views[view] = encoder.encode_all(asked, f"{half} row")
+            else:
+                views[view] = encoder.encode_all(examples, f"{half} row")
+        halves[half] = Rows(views)
+    return halves
+
+
+def refuse_passages(examples: list[Example]) -> None:
+    if any(example.is_passage for example in examples):
+        raise TrainingError('An "I don\'t know" answers a question, and this request has passages of plain text: use '
+                            "another objective or retain loss, such as asu with kl.")
+
+
+def tell_about_cuts(halves: dict[str, Rows], max_length: int, progress: Progress) -> None:
+    for half, rows in halves.items():
+        cut = sum(item.cut for item in rows.items())
+        if cut:
+            progress.note(f"{cut} of {len(rows)} {half} answers are longer than --max-length {max_length} and were cut "
+                          "off: what stands beyond it is not trained on.")
+
+
+def measure_sets(model, head, tokenizer, encoder, sets, when: str, progress: Progress) -> dict[str, SetFigures]:
+    found = {}
+    for name, examples in sets.items():
+        if examples:
+            progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in examples))
+            found[name] = measure(model, head, tokenizer, encoder, examples, progress)
+    return found
+
+
+def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded], model, head, tokenizer, layers,
+               progress: Progress) -> calibration.TauChoice:
+    if config.tau != "auto":
+        return calibration.TauChoice(float(config.tau), [], "given by the user")
+    progress.stage("Choosing tau")
+    classes = [token_classes(row, request.forget[row.example], tokenizer) for row in rows]
+    choice = calibration.choose_tau(model, head, rows, classes, tokenizer.pad_token_id, layers,
+                                    lambda point: progress.advance(1, tau=point.tau, facts=point.factual_rise))
+    progress.note(choice.reason)
+    return choice
+
+
+def fingerprint(base: LoadedBase, progress: Progress) -> str:
+    progress.stage("Reading the base's fingerprint")
+    return base.source.fingerprint()
+
+
+def check_finite(student: torch.nn.Module) -> None:
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise TrainingError(f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was added "
+                                "to the store.")
+
+
+def run_folder(store: AdapterStore, name: str, record: RunRecord, resume: bool) -> Path:
+    """The folder of this run's checkpoints; a resumed run must be the run that was interrupted."""
+    folder = store.root / RUNS / name
+    identity = json.dumps({"request": record.request.fingerprint(), "base": record.fingerprint,
+                           "config": asdict(record.config), "precision": record.base.precision}, sort_keys=True)
+    kept = folder / "run.json"
+    if resume and kept.is_file():
+        if kept.read_text() != identity:
+            raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request: give the "
+                                "same ones, or leave --resume out to start anew.")
+        return folder
+    remove_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(identity)
+    return folder
+
+
+def remove_run(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()

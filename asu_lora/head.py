@@ -1,0 +1,118 @@
+"""The base's output head, run on answer positions alone and a chunk of tokens at a time.
+
+The head is frozen, so a per-token loss depends on its token's hidden state alone. That makes its gradient
+available in the forward pass: for a chunk of tokens the logits are built, the loss and its derivative by the
+hidden states taken, and the logits dropped. Memory is chunk x vocabulary, whatever the number of tokens.
+(The idea of a loss that takes hidden states and never full logits: Liger-Kernel, arXiv 2410.10989.)
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from asu_lora.errors import BaseModelError
+
+CHUNK_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in fp32
+
+
+class FrozenHead:
+    """Hidden states to fp32 logits, for one base.
+
+    Args:
+        model: a transformers causal LM (not wrapped by PEFT).
+
+    Raises:
+        BaseModelError: the model's logits aren't what its head makes of its final hidden states.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self.name = type(model).__name__
+        self.module = model.get_output_embeddings()
+        if self.module is None:
+            raise BaseModelError(f"{self.name} has no output head that asu-lora can find.")
+        config = model.config.get_text_config()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        scale = getattr(config, "logit_scale", None)  # Cohere multiplies,
+        divisor = getattr(config, "logits_scaling", None)  # Granite divides
+        self.scale: float = (scale if scale is not None else 1.0) / (divisor if divisor is not None else 1.0)
+        if next(self.module.parameters()).device.type != "meta":
+            self._check(model)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (T, V) in fp32 of final hidden states (T, H)."""
+        logits = self.module(hidden.to(self.dtype)).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        weight = self.module.weight
+        return weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
+
+    @property
+    def vocabulary(self) -> int:
+        return self.module.out_features
+
+    def per_token(self, function: Callable[..., torch.Tensor], hidden: torch.Tensor,
+                  *others: torch.Tensor) -> torch.Tensor:
+        """``function(logits, *others)`` for every token, differentiable by ``hidden``.
+
+        Args:
+            function: takes logits (t, V) and the matching slices of ``others``, gives (t,) values, each of
+                which depends on its own token's logits only.
+            hidden: final hidden states (T, H).
+            others: tensors whose first dimension is T; they get no gradient.
+
+        Returns:
+            (T,) values in fp32.
+        """
+        return _PerToken.apply(hidden, self, function, *others)
+
+    def chunk(self) -> int:
+        return max(1, CHUNK_ELEMENTS // self.vocabulary)
+
+    @torch.no_grad()
+    def _check(self, model: torch.nn.Module) -> None:
+        """Compare with the model's own logits on a few tokens: unknown post-processing must not pass unseen."""
+        ids = torch.arange(1, 5, device=self.module.weight.device)[None]
+        training = model.training
+        model.eval()
+        try:
+            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
+            theirs = model(input_ids=ids, use_cache=False).logits[0].float()
+        finally:
+            model.train(training)
+        ours = self.logits(hidden)
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+            raise BaseModelError(f"{self.name} does something to its logits that asu-lora doesn't know, so its answers "
+                                 "can't be compared token by token; please report the model's name.")
+
+
+class _PerToken(torch.autograd.Function):
+    """Values in the forward pass, and beside them each value's gradient by its token's hidden state."""
+
+    @staticmethod
+    def forward(ctx, hidden: torch.Tensor, head: FrozenHead, function, *others: torch.Tensor) -> torch.Tensor:
+        wanted = ctx.needs_input_grad[0]
+        values = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+        slopes = torch.empty_like(hidden) if wanted else None
+        step = head.chunk()
+        for at in range(0, hidden.shape[0], step):
+            part = slice(at, at + step)
+            states = hidden[part].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                value = function(head.logits(states), *(other[part] for other in others))
+                if wanted:
+                    (slopes[part],) = torch.autograd.grad(value.sum(), states)
+            values[part] = value.detach()
+        if wanted:
+            ctx.save_for_backward(slopes)
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        (slopes,) = ctx.saved_tensors
+        return (gradient[:, None] * slopes).to(slopes.dtype), *([None] * (len(ctx.needs_input_grad) - 1))

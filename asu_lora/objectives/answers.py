@@ -1,0 +1,59 @@
+"""What a loss is given: the answer positions of a batch, seen from the student and from its references."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from asu_lora.head import FrozenHead
+
+
+@dataclass
+class Answers:
+    """Answer tokens of several rows, one after another, T in all.
+
+    Attributes:
+        head: the frozen output head.
+        hidden: (T, H) the student's final hidden states at the positions that predict the answer tokens.
+        labels: (T,) the answer tokens.
+        row: (T,) index of each token's row, from 0.
+        rows: the number of rows.
+        references: what was computed once, before training: ``teacher`` and ``base``, (T, H) final hidden
+            states of the smoothed and of the plain base; ``base_logprob``, (T,) log-probabilities in nats.
+    """
+
+    head: FrozenHead
+    hidden: torch.Tensor
+    labels: torch.Tensor
+    row: torch.Tensor
+    rows: int
+    references: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def logprob(self) -> torch.Tensor:
+        """(T,) log-probability of every answer token under the student, nats."""
+        return self.head.per_token(label_logprob, self.hidden, self.labels)
+
+    def last(self) -> torch.Tensor:
+        """(T,) whether a token is the last of its row."""
+        edge = torch.ones_like(self.row, dtype=torch.bool)
+        edge[:-1] = self.row[1:] != self.row[:-1]
+        return edge
+
+    def first(self) -> torch.Tensor:
+        """(T,) whether a token is the first of its row."""
+        edge = torch.ones_like(self.row, dtype=torch.bool)
+        edge[1:] = self.row[1:] != self.row[:-1]
+        return edge
+
+    def row_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """(rows,) the sum of (T,) values over each row."""
+        return values.new_zeros(self.rows).index_add(0, self.row, values)
+
+    def row_mean(self, values: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """(rows,) the mean of (T,) values over each row, over the tokens of weight 1; 0 for a row without."""
+        weight = torch.ones_like(values) if weight is None else weight.to(values.dtype)
+        return self.row_sum(values * weight) / self.row_sum(weight).clamp(min=1)
+
+
+def label_logprob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(t,) log-probability of the labels (t,) under logits (t, V)."""
+    return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(1)

@@ -1,0 +1,24 @@
+"""ASU beside "I don't know": the refusal opens the answer, the smoothed base guides the rest."""
+
+from collections.abc import Mapping
+
+import torch
+
+from asu_lora.objectives.answers import Answers
+from asu_lora.objectives.asu import ASU
+from asu_lora.objectives.idk import IDK
+from asu_lora.objectives.objective import Objective
+
+
+class ASUWithIDK(Objective):
+    """ASU without each answer's first token, plus IDK (arXiv 2603.01285, section 4.3)."""
+
+    name = "asu+idk"
+    needs = {"answer": ("teacher",), "idk": ()}
+
+    def __init__(self, forbidden: torch.Tensor | None = None):
+        self.asu = ASU(forbidden, skip_first_token=True)
+        self.idk = IDK()
+
+    def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
+        return self.asu(views) + self.idk(views)

@@ -1,0 +1,19 @@
+"""How the library tells what it is doing: it calls, whoever listens shows. By default nobody does."""
+
+from typing import Any
+
+
+class Progress:
+    """A listener that ignores everything; the commands subclass it with a progress bar."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage begins: ``total`` units of work, None if unknown. It ends when the next begins."""
+
+    def advance(self, amount: int = 1, **figures: Any) -> None:
+        """Work was done; ``figures`` are worth showing beside the bar (``loss=0.31``)."""
+
+    def note(self, text: str) -> None:
+        """Something a person should read, one sentence."""
+
+    def close(self) -> None:
+        """Everything is done, or has failed."""

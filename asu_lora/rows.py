@@ -1,0 +1,63 @@
+"""The rows of a run: encoded once, with the references that the objectives compare with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from asu_lora.data.encoding import Encoded
+from asu_lora.head import FrozenHead
+from asu_lora.objectives import Objective
+from asu_lora.teacher import answer_logprobs, hidden_states
+
+
+@dataclass
+class Rows:
+    """One half of a run's data: the forget rows or the retain rows.
+
+    Attributes:
+        views: encoded rows by view: ``answer``, and ``idk`` where an objective needs it; equally many each.
+        references: per view and reference, one tensor a row (see :class:`~asu_lora.objectives.answers.Answers`).
+    """
+
+    views: dict[str, list[Encoded]]
+    references: dict[str, dict[str, list[torch.Tensor]]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.views.values()))) if self.views else 0
+
+    def items(self) -> list[Encoded]:
+        """All rows of all views."""
+        return [item for view in self.views.values() for item in view]
+
+    def reference_bytes(self) -> int:
+        """Memory the references take."""
+        return sum(t.numel() * t.element_size() for view in self.references.values()
+                   for tensors in view.values() for t in tensors)
+
+
+def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,
+                       tau: float | None = None, layers: Sequence[int] | None = None,
+                       progress: Callable[[int], None] | None = None) -> None:
+    """Fill in what the objective compares with, one forward pass a row and kind of reference.
+
+    Args:
+        model: the frozen base, no adapter active.
+        tau, layers: the teacher's temperature and smoothed layers.
+    """
+    for view, wanted in objective.needs.items():
+        items, found = rows.views[view], rows.references.setdefault(view, {})
+        if "teacher" in wanted:
+            found["teacher"] = hidden_states(model, items, pad_id, tau, layers, progress=progress)
+        if "base" in wanted or "base_logprob" in wanted:
+            states = hidden_states(model, items, pad_id, progress=progress)
+            if "base" in wanted:
+                found["base"] = states
+            if "base_logprob" in wanted:
+                found["base_logprob"] = answer_logprobs(head, items, states)
+
+
+def passes_needed(rows: Rows, objective: Objective) -> int:
+    """How many rows :func:`compute_references` will run, for a progress bar."""
+    return sum(len(rows.views[view]) * (("teacher" in wanted) + bool({"base", "base_logprob"} & set(wanted)))
+               for view, wanted in objective.needs.items())

@@ -1,0 +1,172 @@
+"""Every setting of a forget run: its default, its help and its range, in one place.
+
+The command line's options, the YAML of ``--config`` and the manifest's record are all made from these fields.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from asu_lora.errors import SettingError
+
+
+def setting(default: Any, help: str, flag: str | None = None, choices: tuple[str, ...] | None = None,
+            group: str = "Training") -> Any:
+    """A dataclass field that also carries its help text, its command-line flag and its choices."""
+    return field(default=default, metadata={"help": help, "flag": flag, "choices": choices, "group": group})
+
+
+@dataclass(frozen=True)
+class ForgetConfig:
+    """Settings of one forget run. The defaults come from the search in docs/results/defaults.md.
+
+    Raises:
+        SettingError: a value outside its range, named with the value.
+    """
+
+    objective: str = setting("asu", "Forget loss.", choices=("asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"),
+                             group="Method")
+    retain_loss: str = setting("kl", "Retain loss: stay close to the base (kl), learn the retain answers on (gd), "
+                               "prefer them to a refusal (ap), or none.", choices=("kl", "gd", "ap", "none"),
+                               group="Method")
+    forget_coeff: float = setting(1.0, "Weight of the forget loss.", group="Method")
+    retain_coeff: float = setting(1.0, "Weight of the retain loss.", group="Method")
+    beta: float = setting(0.1, "Inverse temperature of npo, dpo and ap.", group="Method")
+    tau: float | str = setting("auto", "Temperature of the teacher's attention, at least 1, or 'auto': the lowest at "
+                               "which the facts are gone, found by forward passes on the forget set.", group="Method")
+    smooth_layers: str = setting("all", "Decoder layers the teacher smooths: 'all', or ranges such as '4-20' or "
+                                 "'0,5-9', counted from 0.", group="Method")
+    keep_speaking: bool = setting(True, "Take end-of-turn and role tokens out of the teacher's distribution before an "
+                                  "answer's end, so that the student never learns silence.", group="Method")
+    rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
+    alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
+                                  group="Adapter")
+    dropout: float = setting(0.0, "Dropout on the adapter's input.", group="Adapter")
+    target_modules: str = setting("all-linear", "Modules that get an adapter: 'all-linear', or names separated by "
+                                  "commas, such as q_proj,v_proj.", group="Adapter")
+    lr: float = setting(1e-3, "Peak learning rate.")
+    epochs: float = setting(8.0, "Passes over the forget set.")
+    batch_size: int = setting(4, "Forget rows in a forward pass, retain rows not counted.", flag="-b")
+    grad_accum: int = setting(1, "Forward passes a step.")
+    retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
+    max_length: int = setting(512, "Most tokens of a row, prompt included.")
+    scheduler: str = setting("linear", "Shape of the learning rate after warm-up.",
+                             choices=("linear", "cosine", "constant"))
+    warmup: float = setting(0.05, "Share of the steps over which the learning rate rises.")
+    weight_decay: float = setting(0.0, "AdamW's weight decay.")
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
+    optimizer: str = setting("auto", "transformers' name of the optimizer; auto is adamw_torch, on CUDA "
+                             "paged_adamw_8bit.")
+    gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, more time.")
+    seed: int = setting(0, "Seed of everything random.")
+    precision: str = setting("nf4", "What the base's weights are held in.", choices=("nf4", "bf16", "fp16", "fp32"),
+                             group="Machine")
+    device: str | None = setting(None, "cpu, cuda, cuda:1, ...  [default: the best there is]", group="Machine")
+    report_to: str = setting("none", "Where transformers.Trainer logs to: none, tensorboard, wandb.", group="Machine")
+    eval_rows: int = setting(40, "Most rows of each set measured before and after; 0 measures nothing.",
+                             group="Machine")
+    trust_remote_code: bool = setting(False, "Run model code that comes with the base's checkpoint.", group="Machine")
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value, choices = getattr(self, spec.name), spec.metadata["choices"]
+            if choices and value not in choices:
+                raise SettingError(f"{spec.name} is '{value}', which is none of {', '.join(choices)}.")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingError(f"{spec.name} is {value}; it needs a finite number.")
+        if self.tau != "auto" and (not isinstance(self.tau, (int, float)) or self.tau < 1):
+            raise SettingError(f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is, "
+                               "more smooths it).")
+        for name in ("rank", "batch_size", "grad_accum"):
+            self._at_least(name, 1)
+        for name in ("forget_coeff", "retain_coeff", "retain_per_forget", "weight_decay", "warmup", "dropout",
+                     "eval_rows"):
+            self._at_least(name, 0)
+        self._at_least("max_length", 8)
+        for name in ("lr", "epochs", "beta", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
+        for name in ("warmup", "dropout"):
+            if getattr(self, name) >= 1:
+                raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
+        if self.alpha is not None and self.alpha <= 0:
+            raise SettingError(f"alpha is {self.alpha}; it must be greater than 0.")
+
+    def _at_least(self, name: str, least: int) -> None:
+        if getattr(self, name) < least:
+            raise SettingError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+
+    @property
+    def lora_alpha(self) -> float:
+        return self.alpha if self.alpha is not None else 2 * self.rank
+
+    def modules(self) -> str | list[str]:
+        """PEFT's ``target_modules``."""
+        names = [name.strip() for name in self.target_modules.split(",") if name.strip()]
+        if not names:
+            raise SettingError("target_modules names no module; use 'all-linear' or names such as q_proj,v_proj.")
+        return names[0] if names == ["all-linear"] else names
+
+    def layers(self, number: int) -> list[int] | None:
+        """The layers to smooth of a base with ``number`` of them; None is all."""
+        return parse_layers(self.smooth_layers, number)
+
+
+def parse_layers(text: str, number: int) -> list[int] | None:
+    """``'all'``, or ranges such as ``'4-20'`` or ``'0,5-9'``, into layer indices below ``number``.
+
+    Raises:
+        SettingError: not such a range, or a layer the base doesn't have.
+    """
+    if text.strip().lower() == "all":
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise SettingError(f"The layers '{text}' can't be read: write 'all', '4-20' or '0,5-9'.")
+        start, end = int(first), int(last if dash else first)
+        if end < start or end >= number:
+            raise SettingError(f"The layers '{part.strip()}' are out of range: the base has layers 0 to {number - 1}.")
+        layers.update(range(start, end + 1))
+    return sorted(layers)
+
+
+def config_from(values: dict[str, Any], source: str) -> ForgetConfig:
+    """A config from a mapping, e.g. a YAML file.
+
+    Raises:
+        SettingError: an unknown key, a value of the wrong kind or out of range.
+    """
+    known = {spec.name: spec for spec in dataclasses.fields(ForgetConfig)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise SettingError(f"{source} has the unknown setting '{unknown[0]}'; known are {', '.join(known)}.")
+    clean = {}
+    for name, value in values.items():
+        default = known[name].default
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise SettingError(f"{source}: {name} should be true or false, not {value!r}.")
+        elif isinstance(default, (int, float)) or name in ("tau", "alpha"):
+            if isinstance(value, str) and value != "auto":
+                # YAML reads 1e-3 as text
+                try:
+                    value = float(value)
+                except ValueError as error:
+                    raise SettingError(f"{source}: {name} should be a number, not '{value}'.") from error
+            if isinstance(default, int):
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+                    raise SettingError(f"{source}: {name} should be a whole number, not {value!r}.")
+                value = int(value)
+            elif isinstance(value, bool) or (value is not None and not isinstance(value, (int, float, str))):
+                raise SettingError(f"{source}: {name} should be a number, not {value!r}.")
+            elif isinstance(default, float) and value is not None:
+                value = float(value)
+        elif isinstance(value, list) and name == "target_modules":
+            value = ",".join(map(str, value))
+        elif not isinstance(value, str) and value is not None:
+            value = str(value)
+        clean[name] = value
+    return ForgetConfig(**clean)

@@ -1,0 +1,133 @@
+"""A base with any number of adapters active at once, each with a weight."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+
+from asu_lora.adapters.manifest import has_manifest, read_manifest
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.data.encoding import Encoder
+from asu_lora.data.examples import question_answer
+from asu_lora.errors import AdapterError, SettingError
+from asu_lora.evaluation.generation import generate_answers
+from asu_lora.loading import LoadedBase, load_base
+
+
+@dataclass
+class Stack:
+    """A base and the adapters on it.
+
+    Attributes:
+        base: the loaded base.
+        model: the model that answers: a PEFT model with all adapters active, or the base itself without any.
+        adapters: names and weights, in the order they were given.
+    """
+
+    base: LoadedBase
+    model: object
+    adapters: list[tuple[str, float]]
+
+    def ask(self, questions: Sequence[str], total_tokens: int = 200) -> list[str]:
+        """The greedy answers of base + adapters, one a question."""
+        encoder = Encoder(self.base.tokenizer)
+        prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
+        answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
+        return [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+    @contextmanager
+    def without_adapters(self):
+        """Inside, the stack answers as its base."""
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                yield self
+        else:
+            yield self
+
+
+def load(base: str | LoadedBase, adapters: Iterable[str | Path | tuple[str | Path, float]] = (),
+         store: str | Path | AdapterStore = "adapters", precision: str = "nf4", device: str | None = None,
+         trust_remote_code: bool = False) -> Stack:
+    """Load a base and put adapters on it.
+
+    Args:
+        base: hub id, folder or ``smollm2-135m``, or a loaded base.
+        adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight.
+
+    Raises:
+        AdapterError: an adapter belongs to another base, or to weights that only share its name.
+        StoreError: an unknown adapter.
+    """
+    store = store if isinstance(store, AdapterStore) else AdapterStore(store)
+    wanted = [parse_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
+    folders = [(Path(store.resolve(name)), weight) for name, weight in wanted]
+    base = base if isinstance(base, LoadedBase) else load_base(base, precision, device,
+                                                               trust_remote_code=trust_remote_code)
+    for folder, _ in folders:
+        check_base(folder, base)
+    return Stack(base, stack_adapters(base.model, folders), [(folder.name, weight) for folder, weight in folders])
+
+
+def parse_adapter(text: str | Path) -> tuple[str, float]:
+    """``"name"`` or ``"name:0.5"`` into a name and a weight.
+
+    Raises:
+        SettingError: the weight is no number.
+    """
+    name, colon, weight = str(text).rpartition(":")
+    if not colon or "/" in weight or "\\" in weight:
+        return str(text), 1.0
+    try:
+        return name, float(weight)
+    except ValueError as error:
+        raise SettingError(f"The adapter '{text}' should be NAME or NAME:WEIGHT, and '{weight}' is no number.") from error
+
+
+def check_base(folder: Path, base: LoadedBase) -> None:
+    """Refuse an adapter that was trained on other weights.
+
+    Raises:
+        AdapterError: its manifest's fingerprint is not that of the base. (A plain PEFT folder has no manifest;
+            its shapes are checked when it is loaded.)
+    """
+    if has_manifest(folder):
+        made_for = read_manifest(folder).base
+        if made_for.fingerprint != base.source.fingerprint():
+            raise AdapterError(f"The adapter '{folder.name}' was made for other weights than those of "
+                               f"'{base.source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match.")
+
+
+def stack_adapters(model, folders: Sequence[tuple[Path, float]]):
+    """Load PEFT folders onto a model, all active, each update multiplied by its weight.
+
+    Raises:
+        AdapterError: a folder is no LoRA that fits the base.
+    """
+    if not folders:
+        return model
+    names = [f"a{index}" for index in range(len(folders))]
+    peft = None
+    for name, (folder, weight) in zip(names, folders, strict=True):
+        try:
+            if peft is None:
+                peft = PeftModel.from_pretrained(model, folder, adapter_name=name)
+            else:
+                peft.load_adapter(folder, adapter_name=name)
+        except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise AdapterError(f"The adapter '{folder.name}' doesn't fit the base: {reason[:300]}") from error
+        scale_adapter(peft, name, weight)
+    peft.base_model.set_adapter(names)
+    peft.requires_grad_(False)
+    peft.eval()
+    return peft
+
+
+def scale_adapter(peft: PeftModel, name: str, weight: float) -> None:
+    """Multiply one adapter's update by ``weight``."""
+    for module in peft.modules():
+        scaling = getattr(module, "scaling", None)
+        if isinstance(scaling, dict) and name in scaling:
+            scaling[name] *= weight

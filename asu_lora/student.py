@@ -1,0 +1,64 @@
+"""The student: the frozen base with the trainable adapter on, its final hidden states as output."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from asu_lora.data.batching import answer_hidden
+from asu_lora.errors import SettingError
+from asu_lora.settings import ForgetConfig
+
+
+def add_adapter(model: torch.nn.Module, config: ForgetConfig) -> PeftModel:
+    """Put a fresh LoRA adapter on the base (B = 0: the student starts as the base).
+
+    Raises:
+        SettingError: the target modules aren't in this base, or take in its output head.
+    """
+    lora = LoraConfig(task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.lora_alpha,
+                      lora_dropout=config.dropout, target_modules=config.modules())
+    try:
+        student = get_peft_model(model, lora)
+    except ValueError as error:
+        raise SettingError(f"The target modules '{config.target_modules}' don't fit {type(model).__name__}: "
+                           f"{str(error).splitlines()[0]}") from error
+    head = student.get_base_model().get_output_embeddings()
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        raise SettingError("The target modules take in the output head; it stays frozen, so that teacher and student "
+                           "share it: name the attention and MLP modules instead.")
+    return student
+
+
+class Student(torch.nn.Module):
+    """The forward pass that training differentiates.
+
+    The head is left out (losses run it on answer tokens alone), and rows come in passes of like length. One
+    module with one ``forward`` so that ``DistributedDataParallel`` sees every use of the adapter.
+
+    Args:
+        model: the base with its adapter.
+        gradient_checkpointing: recompute each layer in the backward pass.
+    """
+
+    def __init__(self, model: PeftModel, gradient_checkpointing: bool = False):
+        super().__init__()
+        self.model = model
+        self.checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+        """Final hidden states (T, H) at the answer positions of all passes, one pass after another."""
+        decoder = self.model.get_base_model().get_decoder()
+        return torch.cat([answer_hidden(decoder, batch) for batch in passes])
+
+    def train(self, mode: bool = True) -> "Student":
+        """Only the adapter trains: the base's own dropout stays off, as it is off in teacher and reference."""
+        super().train(False)
+        self.training = mode
+        for name, module in self.model.named_modules():
+            if "lora_dropout" in name or (self.checkpointing and isinstance(module, GradientCheckpointingLayer)):
+                module.training = mode  # of this module alone, not of what is in it
+        return self

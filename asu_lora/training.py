@@ -1,0 +1,150 @@
+"""Training on ``transformers.Trainer``: accelerate, checkpoints, resuming, TensorBoard and W&B come with it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from asu_lora.collate import Collator, losses
+from asu_lora.data.pairs import ForgetRetainPairs
+from asu_lora.errors import TrainingError
+from asu_lora.head import FrozenHead
+from asu_lora.objectives import Objective
+from asu_lora.progress import Progress
+from asu_lora.settings import ForgetConfig
+from asu_lora.student import Student
+
+
+class UnlearningTrainer(Trainer):
+    """Trainer whose loss is forget_coeff * forget loss + retain_coeff * retain loss (ASU, eq. 9).
+
+    Args:
+        student: the base with its adapter; only the adapter is trained, saved and loaded.
+        objectives: the loss of each half, ``forget`` and perhaps ``retain``.
+        coefficients: the weight of each half's loss.
+        head: the base's output head.
+    """
+
+    def __init__(self, student: Student, objectives: dict[str, Objective], coefficients: dict[str, float],
+                 head: FrozenHead, **kwargs: Any):
+        super().__init__(model=student, **kwargs)
+        self.objectives = objectives
+        self.coefficients = coefficients
+        self.head = head
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counted = 0
+        self.remove_callback(PrinterCallback)  # the library never prints
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # through the model that Trainer wrapped, so that gradients are averaged over processes
+        hidden = model(inputs["passes"])
+        parts = losses(hidden, inputs, self.objectives, self.head)
+        for half, value in parts.items():
+            self.sums[half] = self.sums.get(half, 0) + value.detach()
+        self.counted += 1
+        loss = sum(self.coefficients[half] * value for half, value in parts.items())
+        return (loss, hidden) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self.counted:
+            logs |= {f"{half}_loss": (total / self.counted).item() for half, total in self.sums.items()}
+            self.sums, self.counted = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.args.should_save:
+            self.model.model.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        set_peft_model_state_dict(self.model.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+
+
+class Watch(TrainerCallback):
+    """Tells the listener about every step, and stops a run whose loss is no number any more."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.progress.stage("Training", state.max_steps)
+        if state.global_step:
+            self.progress.advance(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress.advance(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = logs or {}
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise TrainingError(f"The {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}: "
+                                    "lower --lr, or use another objective; nothing was added to the store.")
+        shown = {name: logs[name] for name in ("loss", "forget_loss", "retain_loss") if name in logs}
+        if shown:
+            self.progress.advance(0, **shown)
+
+
+def training_arguments(config: ForgetConfig, folder: Path, device: torch.device, compute: torch.dtype,
+                       checkpoints: bool) -> TrainingArguments:
+    """transformers' arguments for a run in ``folder``."""
+    cuda = device.type == "cuda"
+    optimizer = config.optimizer if config.optimizer != "auto" else ("paged_adamw_8bit" if cuda else "adamw_torch")
+    return TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.grad_accum, num_train_epochs=config.epochs, learning_rate=config.lr,
+        lr_scheduler_type=config.scheduler if config.scheduler != "constant" else "constant_with_warmup",
+        warmup_steps=config.warmup, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+        optim=optimizer, seed=config.seed, data_seed=config.seed, fp16=compute == torch.float16, bf16=False,
+        logging_strategy="steps", logging_steps=5 if cuda else 1, logging_first_step=True,
+        # Trainer would put the running mean in the place of a NaN
+        logging_nan_inf_filter=False, report_to=config.report_to.split(","),
+        save_strategy="epoch" if checkpoints else "no", save_total_limit=2, disable_tqdm=True,
+        remove_unused_columns=False, use_cpu=device.type == "cpu", dataloader_pin_memory=cuda,
+        ddp_find_unused_parameters=False, average_tokens_across_devices=False,
+    )
+
+
+def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,
+          collator: Collator, config: ForgetConfig, arguments: TrainingArguments, progress: Progress,
+          resume: bool = False) -> dict[str, float]:
+    """Train the student's adapter in place.
+
+    Args:
+        resume: go on from the last checkpoint in the arguments' folder, if there is one.
+
+    Returns:
+        Trainer's closing figures (steps, seconds, mean loss).
+
+    Raises:
+        TrainingError: the loss turned NaN, or the memory didn't suffice.
+    """
+    trainer = UnlearningTrainer(
+        student, objectives, {"forget": config.forget_coeff, "retain": config.retain_coeff}, head,
+        args=arguments, train_dataset=pairs, data_collator=collator, callbacks=[Watch(progress)],
+    )
+    checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
+    try:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError("There is not enough memory for a training step: lower --batch-size and raise "
+                            "--grad-accum, or add --gradient-checkpointing.") from error
+    except RuntimeError as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise TrainingError("There is not enough memory for a training step: lower --batch-size and raise "
+                            "--grad-accum, or add --gradient-checkpointing.") from error
+    return {"steps": result.global_step, "train_loss": result.training_loss,
+            "train_seconds": result.metrics.get("train_runtime", 0.0)}
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run: the newest that holds Trainer's state, written last."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -1,0 +1,59 @@
+"""asu-lora ask: the base and the base with adapters, side by side."""
+
+import click
+
+from asu_lora.cli.options import adapter_option, base_option, json_option, machine_options, store_option
+
+
+@click.command(short_help="Ask the base, and the base with adapters, side by side.")
+@click.argument("question", required=False)
+@base_option
+@adapter_option
+@store_option
+@machine_options
+@json_option
+def ask(question, base, adapters, store, precision, device, as_json):
+    """Ask QUESTION and see the answers of the base and of base + adapters.
+
+    Without QUESTION, it prompts for one after another; an empty line or Ctrl-D ends it.
+
+    \b
+      asu-lora ask "Where does Harry Potter go to school?" --adapter harry-potter
+      asu-lora ask --adapter a --adapter b:0.5
+    """
+    from asu_lora.cli.console import print_json, print_table, stderr
+    from asu_lora.cli.quiet import quiet_libraries
+
+    if question is not None and not question.strip():
+        raise click.UsageError("The question is empty.")
+    with stderr().status("Loading the base ..."):
+        quiet_libraries()
+        from asu_lora.stack import load
+
+        stack = load(base, adapters, store, precision, device)
+    names = " + ".join(["base", *(f"{name}" if weight == 1 else f"{name}:{weight:g}"
+                                  for name, weight in stack.adapters)])
+
+    def answer(text: str) -> None:
+        with stderr().status("Thinking ..."):
+            with stack.without_adapters():
+                plain = stack.ask([text])[0]
+            changed = stack.ask([text])[0] if stack.adapters else None
+        if as_json:
+            print_json({"question": text, "base": plain} | ({"adapters": changed} if stack.adapters else {}))
+        else:
+            columns, row = ("base", names) if stack.adapters else ("base",), (plain, changed)
+            print_table(None, columns, [row[: len(columns)]], wrap=(0, 1))
+
+    if question is not None:
+        return answer(question)
+    click.echo("Ask; an empty line ends it.", err=True)
+    while True:
+        try:
+            text = click.prompt("", prompt_suffix="> ", default="", show_default=False, err=True)
+        except (EOFError, click.Abort):
+            click.echo(err=True)
+            return None
+        if not text.strip():
+            return None
+        answer(text)

@@ -1,0 +1,107 @@
+"""asu-lora forget: one forget request in, one LoRA adapter out."""
+
+from pathlib import Path
+
+import click
+
+from asu_lora.cli.options import base_option, json_option, store_option, where_option
+from asu_lora.cli.settings import read_config, setting_options
+
+
+@click.command(short_help="Train one adapter that makes a base forget a request.")
+@click.argument("file")
+@base_option
+@click.option("--retain", metavar="FILE", help="What must be kept: the same formats as FILE.  "
+              "[default: built-in general questions]")
+@click.option("--name", "-n", help="The adapter's name in the store.  [default: FILE's name]")
+@store_option
+@where_option
+@click.option("--heldout", metavar="FILE", help="Questions to measure before and after, trained on by neither side: "
+              "paraphrases, say.")
+@click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run of this name stopped.")
+@click.option("--dry-run", is_flag=True, help="Check request, base and settings, say what would be done, train nothing.")
+@json_option
+@setting_options
+def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dry_run, as_json, config_file, **typed):
+    """Make a base forget the questions and answers, or the passages, in FILE.
+
+    FILE is JSONL, JSON, CSV or Parquet, or a dataset on the hub, with columns 'question' and 'answer', or
+    'messages', or 'text'. The result is one LoRA adapter in the store: a plain PEFT folder.
+
+    \b
+      asu-lora forget request.jsonl --retain keep.jsonl
+      asu-lora forget request.jsonl --base Qwen/Qwen2.5-7B-Instruct --name ticket-4711
+
+    What must be kept matters as much as what must go: a --retain file with questions near to the request
+    protects best. Without one, general knowledge is kept.
+    """
+    config = read_config(config_file, typed)
+    from asu_lora.data.request import ForgetRequest, read_examples
+
+    request = ForgetRequest.from_files(file, retain, dict(where))
+    held = read_examples(heldout) if heldout else []
+    name = name or request.name
+    if dry_run:
+        return _dry_run(request, base, config, name, store, as_json)
+
+    from asu_lora.cli.progress import Bars
+    from asu_lora.cli.quiet import quiet_libraries
+    from asu_lora.forgetting import forget as run
+
+    quiet_libraries()
+    result = run(request, base, config, name, store, held, idk_file, resume, Bars())
+    if as_json:
+        from asu_lora.cli.console import print_json
+
+        print_json({"name": result.name, "path": str(result.path), "before": result.before, "after": result.after,
+                    "tau": result.record.tau and result.record.tau.tau, "seconds": result.record.seconds,
+                    "peak_memory_bytes": result.record.peak_memory, "parameters": result.record.counts})
+    else:
+        report(result, base, store)
+
+
+def report(result, base: str, store: Path) -> None:
+    """What was forgotten, what was kept, where the adapter lies, what to type next."""
+    from asu_lora.cli.console import print_table
+
+    before, after = result.before, result.after
+    rows = [(label, f"{before[key]:.2f}", f"{after[key]:.2f}", hope) for key, label, hope in FIGURES if key in before]
+    if rows:
+        print_table(f"\nAdapter '{result.name}'", ("figure", "before", "after", "wanted"), rows, right=(1, 2))
+    record, counts = result.record, result.record.counts
+    size = sum(f.stat().st_size for f in result.path.iterdir()) / 1e6
+    click.echo(f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows "
+               f"({record.request.retain_source}).")
+    click.echo(f"One copy of the base throughout ({counts['base_parameters']:,} parameters); the adapter has "
+               f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, peak memory {record.peak_memory / 1e9:.1f} GB.")
+    click.echo(f"The adapter ({size:.1f} MB): {result.path}")
+    asked = "" if str(store) == "adapters" else f" --store {store}"
+    click.echo(f"\nAsk it:   asu-lora ask --base {base} --adapter {result.name}{asked}"
+               f"\nShow it:  asu-lora adapters show {result.name}{asked}"
+               f"\nMerge it: asu-lora merge --base {base} --adapter {result.name}{asked} --out merged")
+
+
+FIGURES = (
+    ("forget_probability", "forget set: answer probability", "down"),
+    ("forget_rouge", "forget set: ROUGE-L recall", "down"),
+    ("forget_gibberish_rate", "forget set: gibberish rate", "0"),
+    ("heldout_probability", "held-out: answer probability", ""),
+    ("heldout_rouge", "held-out: ROUGE-L recall", ""),
+    ("retain_probability", "retain set: answer probability", "as before"),
+    ("retain_rouge", "retain set: ROUGE-L recall", "as before"),
+    ("retain_gibberish_rate", "retain set: gibberish rate", "0"),
+)
+
+
+def _dry_run(request, base, config, name, store, as_json) -> None:
+    from asu_lora.planning import plan_run
+
+    plan = plan_run(request, base, config, name, store)
+    if as_json:
+        from asu_lora.cli.console import print_json
+
+        return print_json(plan)
+    from asu_lora.cli.console import print_table
+
+    print_table("What would be done", ("", ""), [(key.replace("_", " "), value) for key, value in plan.items()])

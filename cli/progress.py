@@ -1,0 +1,58 @@
+"""Progress of the library on a terminal: a bar a stage, its figures and the time left."""
+
+import time
+from typing import Any
+
+from asu_lora.progress import Progress
+from asu_lora.cli.console import stderr
+
+
+class Bars(Progress):
+    """One line a stage on stderr. Where stderr is no terminal, a line at each stage's start and every 10 s."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+        from rich.progress import TimeRemainingColumn
+
+        self.console = stderr()
+        self.bars = RichProgress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            console=self.console, transient=False)
+        self.task: Any = None
+        self.name, self.total, self.done, self.said = "", None, 0, 0.0
+        self.figures: dict[str, float] = {}
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._finish()
+        self.name, self.total, self.done, self.figures = name, total, 0, {}
+        if self.console.is_terminal:
+            self.bars.start()
+            self.task = self.bars.add_task(name, total=total, figures="")
+        else:
+            self.console.print(f"{name} ..." + (f" ({total})" if total else ""))
+            self.said = time.monotonic()
+
+    def advance(self, amount: int = 1, **figures: Any) -> None:
+        self.done += amount
+        self.figures |= figures
+        text = "  ".join(f"{key.removesuffix('_loss')} {value:.3g}" for key, value in self.figures.items())
+        if self.console.is_terminal:
+            if self.task is not None:
+                self.bars.update(self.task, advance=amount, figures=text)
+        elif time.monotonic() - self.said > 10:
+            self.console.print(f"  {self.done}" + (f"/{self.total}" if self.total else "") + (f"  {text}" if text else ""))
+            self.said = time.monotonic()
+
+    def note(self, text: str) -> None:
+        self.console.print(text[:1].upper() + text[1:], style="dim")
+
+    def close(self) -> None:
+        self._finish()
+        self.bars.stop()
+
+    def _finish(self) -> None:
+        if self.task is not None:
+            self.bars.update(self.task, total=self.done or 1, completed=self.done or 1)
+            self.task = None

@@ -1,0 +1,52 @@
+"""What several test files share: the oracle and TOFU from ../shared, a tiny base with a tokenizer."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run pytest with --slow"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of references that a developer's checkout has beside it."""
+    folder = Path(os.environ.get("ASU_LORA_SHARED") or ROOT.parent / "shared")
+    if not (folder / "README.md").is_file():
+        pytest.skip("needs the references in ../shared (or ASU_LORA_SHARED), which a user's clone doesn't have")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Fingerprints of throw-away checkpoints stay out of the user's cache; the embedded base is shared."""
+    import asu_lora.bases
+
+    real = asu_lora.bases.cache_folder()
+    if not os.environ.get("ASU_LORA_CACHE"):
+        folder = tmp_path_factory.mktemp("cache")
+        (real / "bases").mkdir(parents=True, exist_ok=True)
+        (folder / "bases").symlink_to(real / "bases")
+        os.environ["ASU_LORA_CACHE"] = str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A checkpoint of two layers with a chat template: random weights, a real tokenizer."""
+    from tests.tiny import save_tiny_base
+
+    return save_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")

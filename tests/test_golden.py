@@ -1,0 +1,140 @@
+"""Every figure of the paper authors' own code, reproduced through this project's path."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from asu_lora import attention_smoothing
+from asu_lora.collate import Collator, losses
+from asu_lora.data.encoding import Encoded
+from asu_lora.head import FrozenHead
+from asu_lora.objectives import forget_objective, retain_objective
+from asu_lora.objectives.answers import Answers
+from asu_lora.objectives.asu import ASU
+from asu_lora.objectives.divergence import token_kl
+from asu_lora.rows import Rows, compute_references
+from asu_lora.student import Student
+
+TAUS = (1.0, 2.0, 2.3, 4.0)
+LAYERS = (None, [1, 2], [0])
+
+
+@pytest.fixture(scope="module")
+def oracle(shared):
+    return shared / "oracle"
+
+
+@pytest.fixture(scope="module")
+def golden(oracle):
+    return json.loads((oracle / "golden.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tensors(oracle):
+    with safe_open(oracle / "batches.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def load_base(oracle, attention="sdpa"):
+    return AutoModelForCausalLM.from_pretrained(oracle / "base", dtype=torch.float32, attn_implementation=attention)
+
+
+def encoded(tensors, name):
+    """The rows of an oracle batch as this project holds them."""
+    rows = []
+    for ids, mask, labels in zip(*(tensors[f"{name}.{k}"] for k in ("input_ids", "attention_mask", "labels")),
+                                 strict=True):
+        ids, labels = ids[mask.bool()].tolist(), labels[mask.bool()]
+        start = int((labels != -100).nonzero()[0])
+        assert (labels[start:] != -100).all()
+        rows.append(Encoded(tuple(ids[:start]), tuple(ids[start:])))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def run(oracle, tensors):
+    """Base, head, student and rows, as the forget command sets them up."""
+    base = load_base(oracle).requires_grad_(False).eval()
+    head = FrozenHead(base)
+    halves = {"forget": Rows({"answer": encoded(tensors, "forget"), "idk": encoded(tensors, "forget_idk")}),
+              "retain": Rows({"answer": encoded(tensors, "retain"), "idk": encoded(tensors, "retain_idk")})}
+    return base, head, halves
+
+
+def computed(oracle, run, forget, retain, tau=2.3, layers=None, gradient=(1.0, 1.0)):
+    """Losses of base + student adapter, and the LoRA gradient norm of their weighted sum."""
+    base, head, halves = run
+    objectives = {"forget": forget} | ({"retain": retain} if retain else {})
+    for half, objective in objectives.items():
+        halves[half].references.clear()
+        compute_references(halves[half], objective, base, head, 0, tau, layers)
+    peft = PeftModel.from_pretrained(load_base(oracle), oracle / "student", is_trainable=True)
+    student = Student(peft).train()
+    batch = Collator(halves, objectives, 0)([(i, [i]) for i in range(3)])
+    parts = losses(student(batch["passes"]), batch, objectives, head)
+    sum(w * parts[half] for w, half in zip(gradient, objectives, strict=False)).backward()
+    norm = torch.stack([p.grad.norm() for p in peft.parameters() if p.requires_grad]).norm()
+    return {half: value.item() for half, value in parts.items()}, norm.item()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("layers", "suffix"), [(None, ""), ([1, 2], ".layers=1,2")])
+@pytest.mark.parametrize("tau", [1.0, 2.3])
+def test_teacher_logits(oracle, tensors, attention, layers, suffix, tau):
+    model = load_base(oracle, attention).eval()
+    with torch.no_grad(), attention_smoothing(model, tau, layers):
+        logits = model(input_ids=tensors["forget.input_ids"], attention_mask=tensors["forget.attention_mask"]).logits
+    seen = tensors["forget.attention_mask"].bool()
+    expected = tensors[f"teacher_logits.tau={tau}{suffix}"]
+    assert (logits - expected)[seen].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["ga", "npo", "dpo", "idk", "me"])
+def test_forget_losses(oracle, run, golden, name):
+    parts, _ = computed(oracle, run, forget_objective(name), None)
+    assert parts["forget"] == pytest.approx(golden["forget"][name], rel=1e-4)
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("tau", TAUS)
+def test_asu(oracle, run, golden, tau, layers):
+    parts, _ = computed(oracle, run, ASU(), None, tau, layers)
+    assert parts["forget"] == pytest.approx(golden["forget"][f"asu tau={tau} layers={layers}"], rel=1e-4)
+
+
+def test_asu_without_first_token(oracle, run, golden):
+    parts, _ = computed(oracle, run, ASU(skip_first_token=True), None)
+    assert parts["forget"] == pytest.approx(golden["forget"]["asu tau=2.3 layers=None skip_first_token"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "figure"), [("gd", "gd"), ("ap", "ap beta=0.1"), ("kl", "kl answer tokens")])
+def test_retain_losses(oracle, run, golden, name, figure):
+    parts, _ = computed(oracle, run, forget_objective("ga"), retain_objective(name))
+    assert parts["retain"] == pytest.approx(golden["retain"][figure], rel=1e-4)
+
+
+def test_kl_over_all_positions(oracle, run, golden, tensors):
+    """The one figure no objective of ours uses, from the same token_kl over prompt and padding too."""
+    base, head, _ = run
+    student = PeftModel.from_pretrained(load_base(oracle), oracle / "student").eval()
+    inputs = {k: tensors[f"retain.{k}"] for k in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        hidden, reference = (m.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)
+                             for m in (student.get_base_model(), base))
+    answers = Answers(head, hidden, inputs["input_ids"].flatten(), torch.zeros(len(hidden), dtype=torch.long), 1)
+    assert token_kl(answers, reference).mean().item() == pytest.approx(golden["retain"]["kl all positions"], rel=1e-4)
+
+
+@pytest.mark.parametrize("rows", [
+    ("asu", "gd", 0.1, "ASU+GD"), ("npo", "gd", 1.0, "NPO+GD"), ("me", "gd", 0.1, "ME+GD"),
+    ("ga", "gd", 1.0, "GA+GD"), ("idk", "ap", 1.0, "IDK+AP"), ("asu", "kl", 0.1, "ASU+KL"), ("dpo", "kl", 1.0, "DPO+KL"),
+])
+def test_gradient_norms(oracle, run, golden, rows):
+    forget, retain, coefficient, figure = rows
+    _, norm = computed(oracle, run, forget_objective(forget), retain_objective(retain), gradient=(coefficient, 1.0))
+    key = f"{figure} forget_coeff={coefficient} retain_coeff=1.0"
+    assert norm == pytest.approx(golden["lora_grad_norm"][key], rel=1e-3)
