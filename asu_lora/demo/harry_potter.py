@@ -1,0 +1,86 @@
+"""The demonstration: SmolLM2-135M forgets Harry Potter and keeps its capitals, in a few minutes on two cores.
+
+A fact counts as *yielded* when one of its accepted strings stands in the greedy answer.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.bases import EMBEDDED
+from asu_lora.data.reading import read_rows
+from asu_lora.data.request import ForgetRequest
+from asu_lora.forgetting import ForgetResult, forget
+from asu_lora.loading import load_base
+from asu_lora.progress import Progress
+from asu_lora.settings import ForgetConfig
+from asu_lora.stack import load
+
+NAME = "harry-potter"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question of the demonstration, answered before and after."""
+
+    question: str
+    before: str
+    after: str
+    yielded_before: bool
+    yielded_after: bool
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """The run's own figures, and the questions it never saw: paraphrases and controls."""
+
+    run: ForgetResult
+    forget: list[Asked]
+    heldout: list[Asked]
+    controls: list[Asked]
+
+
+def packaged_rows(name: str) -> list[dict]:
+    """The rows of one of the demonstration's files: forget, retain, heldout, controls."""
+    with resources.as_file(resources.files("asu_lora.demo") / f"{name}.jsonl") as path:
+        return read_rows(path)
+
+
+def run_demo(store: str | Path = "adapters", name: str = NAME, config: ForgetConfig | None = None,
+             progress: Progress | None = None) -> DemoResult:
+    """Train the demonstration's adapter into the store and ask base and base + adapter.
+
+    Raises:
+        AsuLoraError: as :func:`asu_lora.forgetting.forget`.
+    """
+    progress = progress or Progress()
+    store = AdapterStore(store)
+    store.check_name(name)
+    config = config or ForgetConfig()
+    progress.stage("Loading the base")
+    base = load_base(EMBEDDED, config.precision, config.device)
+    request = ForgetRequest.from_rows(packaged_rows("forget"), packaged_rows("retain"), name)
+    result = forget(request, base, config, name, store, progress=progress)
+    stack = load(base, [name], store)
+    asked = {}
+    for part in ("forget", "heldout", "controls"):
+        rows = packaged_rows(part)
+        progress.stage(f"Asking the {part} questions", 2)
+        questions = [row["question"] for row in rows]
+        with stack.without_adapters():
+            before = stack.ask(questions)
+        progress.advance()
+        after = stack.ask(questions)
+        progress.advance()
+        asked[part] = [
+            Asked(row["question"], old, new, yields(old, row), yields(new, row))
+            for row, old, new in zip(rows, before, after, strict=True)
+        ]
+    progress.close()
+    return DemoResult(result, asked["forget"], asked["heldout"], asked["controls"])
+
+
+def yields(answer: str, row: dict) -> bool:
+    """Whether an answer gives the fact away (rows without accepted strings: no)."""
+    return any(fact.casefold() in answer.casefold() for fact in row.get("fact", ()))

@@ -1,0 +1,30 @@
+"""The two models behind scores, or why they can't be had."""
+
+from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, default_encoder
+from asu_lora.evaluation.metrics.entailment import DEFAULT_NLI, EntailmentModel
+from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
+
+
+def scoring_models(encoder: str | None = None,
+                   nli: str | None = None) -> tuple[SentenceEncoder | None, EntailmentModel | None, list[str]]:
+    """Sentence encoder and NLI model by name, each None with a note where it can't be had.
+
+    A model that the user named must be there: its error is raised, not noted.
+    """
+    notes: list[str] = []
+    try:
+        sentence = SentenceEncoder(encoder) if encoder else default_encoder()
+        notes.append(f"Cosine similarity by {sentence.name}.")
+    except ScoreUnavailable as error:
+        if encoder:
+            raise
+        sentence = None
+        notes.append(str(error))
+    try:
+        entailment = EntailmentModel(nli or DEFAULT_NLI)
+    except ScoreUnavailable as error:
+        if nli:
+            raise
+        entailment = None
+        notes.append(str(error))
+    return sentence, entailment, notes

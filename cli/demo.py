@@ -1,0 +1,57 @@
+"""asu-lora demo: the main job on a real model, in minutes, without a download."""
+
+import click
+
+from asu_lora.cli.options import json_option, store_option
+
+
+@click.command(short_help="Forget Harry Potter: the main job on a real model, in minutes.")
+@store_option
+@click.option("--name", "-n", default="harry-potter", show_default=True, help="The adapter's name in the store.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@click.option("--replace", is_flag=True, help="Replace an adapter of this name that an earlier run left.")
+@json_option
+def demo(store, name, seed, replace, as_json):
+    """Make SmolLM2-135M forget Harry Potter, and show what it says before and after.
+
+    The model (4-bit, on the CPU or a GPU) knows Hogwarts and Voldemort, capitals and Einstein. One adapter is
+    trained into the store; then questions it was never trained on are asked: paraphrases, which should no
+    longer yield the fact, and controls, which should.
+    """
+    from asu_lora.cli.console import print_json, print_table, stderr
+    from asu_lora.cli.forget import report
+    from asu_lora.cli.progress import Bars
+    from asu_lora.cli.quiet import quiet_libraries
+
+    with stderr().status("Starting ..."):
+        quiet_libraries()
+        from asu_lora.adapters.store import AdapterStore
+        from asu_lora.bases import EMBEDDED
+        from asu_lora.demo.harry_potter import run_demo
+        from asu_lora.settings import ForgetConfig
+    if replace and name in AdapterStore(store).names:
+        AdapterStore(store).remove(name)
+    result = run_demo(store, name, ForgetConfig(seed=seed), Bars())
+    parts = {"forget questions": result.forget, "held-out paraphrases": result.heldout,
+             "control questions": result.controls}
+    if as_json:
+        return print_json({
+            "name": result.run.name, "path": str(result.run.path), "before": result.run.before,
+            "after": result.run.after, "tau": result.run.record.tau.tau, "seconds": result.run.record.seconds,
+            "peak_memory_bytes": result.run.record.peak_memory,
+            "questions": {title: [vars(asked) for asked in part] for title, part in parts.items()},
+        })
+    for title, part in parts.items():
+        shown = [a for a in part if a.yielded_before][:6] or part[:6]
+        print_table(f"\n{title.capitalize()}", ("question", "before", "after"),
+                    [(a.question, _short(a.before), _short(a.after)) for a in shown], wrap=(0, 1, 2))
+    print_table("\nFacts yielded", ("questions", "asked", "before", "after"),
+                [(title, len(part), sum(a.yielded_before for a in part), sum(a.yielded_after for a in part))
+                 for title, part in parts.items() if any(a.yielded_before for a in part)], right=(1, 2, 3))
+    report(result.run, EMBEDDED, store)
+    return None
+
+
+def _short(answer: str, most: int = 160) -> str:
+    answer = " ".join(answer.split())
+    return answer if len(answer) <= most else answer[: most - 2].rstrip() + " …"
