@@ -4,9 +4,13 @@ import io
 import json
 import os
 import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
+import pytest
 from safetensors.numpy import save_file
 
 from asu_lora.adapters.manifest import (
@@ -19,6 +23,7 @@ from asu_lora.adapters.manifest import (
 )
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.errors import AsuLoraError
 
 RANK, WIDTH = 4, 8
 MODULES = [f"base_model.model.model.layers.{layer}.self_attn.{name}_proj"
@@ -106,3 +111,26 @@ def flip_byte(path: Path, position: int) -> None:
 
 def truncate(path: Path, by: int = 100) -> None:
     os.truncate(path, path.stat().st_size - by)
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A temporary folder in memory where there is such a place: a killed process loses nothing of what the
+    kernel has, so a slow disk would only make these tests slow."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
+
+
+def refused(store: AdapterStore, source, says: str) -> str:
+    """Importing a source is refused in one sentence, and nothing around it has changed."""
+    before = files_of(store.root.parent)
+    with pytest.raises(AsuLoraError, match=says) as caught:
+        store.import_(source, "taken")
+    assert files_of(store.root.parent) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def entries(folder) -> dict[str, bytes]:
+    return {f"a/{name}": content for name, content in files_of(folder).items()}

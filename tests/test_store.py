@@ -12,7 +12,22 @@ from asu_lora.adapters.manifest import WEIGHTS_NAME, read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.verify import verify_adapter
 from asu_lora.errors import AdapterError, AsuLoraError, StoreError
-from tests.making_adapters import add, files_of, fill, flip_byte, on, truncate, write_lora
+from tests.making_adapters import (
+    add,
+    files_of,
+    fill,
+    flip_byte,
+    folder_in_memory,
+    on,
+    truncate,
+    write_lora,
+)
+
+
+@pytest.fixture
+def tmp_path():
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -11,7 +11,13 @@ from safetensors.numpy import load_file
 from asu_lora.adapters.manifest import WEIGHTS_NAME
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import StoreError
-from tests.making_adapters import add, factors, files_of, on
+from tests.making_adapters import add, factors, files_of, folder_in_memory, on
+
+
+@pytest.fixture
+def tmp_path():
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -117,7 +123,8 @@ def test_a_change_killed_at_any_step_is_undone_or_finished(tmp_path, change):
 def holds(found: dict, seeds: dict[str, int]) -> bool:
     """Whether the store holds just these names, each with the weights of its seed."""
     return found.keys() == seeds.keys() and all(
-        (found[name][key] == value).all() for name, seed in seeds.items() for key, value in factors(seed).items())
+        (found[name][key] == value).all()
+        for name, seed in seeds.items() for key, value in factors(seed).items())
 
 
 def killed_before_operation(number: int, act) -> bool:

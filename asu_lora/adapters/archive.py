@@ -104,7 +104,9 @@ def _opened(archive: Path, max_bytes: int) -> Iterator[tuple[list[Entry], Any]]:
             raw.seek(0)
             with _Sips(archive, gzip.GzipFile(fileobj=raw) if packed else raw) as sips, \
                     tarfile.open(fileobj=sips, mode="r:") as source:
-                yield list(_tar_entries(archive, source, max_bytes)), source.extractfile
+                entries = list(_tar_entries(archive, source, max_bytes))
+                _refuse_remains(archive, sips, entries)
+                yield entries, source.extractfile
 
 
 def _zip_entry(archive: Path, info: zipfile.ZipInfo) -> Entry:
@@ -156,6 +158,23 @@ def _tar_entries(archive: Path, source: tarfile.TarFile, max_bytes: int) -> Iter
         if not member.isreg() or member.issparse():
             raise _refused(archive, member.name, "a link or a device")
         yield Entry(path, member.size, member)
+
+
+def _refuse_remains(archive: Path, stream: IO[bytes], entries: list[Entry]) -> None:
+    """Read on behind the last entry: only zeros may be there, and at least some.
+
+    tarfile takes a damaged header for the end, which would leave entries out in silence; and gzip compares
+    its checksum at the very end only.
+    """
+    end = max((entry.member.offset_data + entry.size for entry in entries), default=0)
+    complete, left = stream.tell() > end + -end % tarfile.BLOCKSIZE, MAX_SIP
+    while piece := stream.read(CHUNK):
+        left -= len(piece)
+        if left < 0 or piece.strip(b"\0"):
+            complete = False
+            break
+    if not complete:
+        raise AdapterError(f"{archive.name} is a damaged archive: it does not end where its entries do.")
 
 
 def _path(archive: Path, name: str) -> PurePosixPath:

@@ -83,11 +83,12 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def look_at(folder: Path) -> StoredAdapter:
+def look_at(folder: Path, name: str | None = None) -> StoredAdapter:
     """Read config and manifest of a folder (not its weights) and say in what state it is. Never raises
-    because of what is in the folder: that is what ``state`` is for."""
+    because of what is in the folder: that is what ``state`` is for. The name is the folder's if not given."""
     from asu_lora.adapters.weights import read_header
 
+    name = name or folder.name
     manifest, config, sizes, problem = None, {}, {}, None
     try:
         sizes = {name: path.stat().st_size for name, path in adapter_files(folder)}
@@ -95,7 +96,7 @@ def look_at(folder: Path) -> StoredAdapter:
         if has_manifest(folder):
             manifest = read_manifest(folder)
             # The folder's name is the adapter's name, also when someone moved it by hand.
-            manifest = manifest.model_copy(update={"name": folder.name})
+            manifest = manifest.model_copy(update={"name": name})
             missing = sorted(set(manifest.files) - set(sizes))
             if missing:
                 problem = f"{missing[0]} is missing"
@@ -108,4 +109,4 @@ def look_at(folder: Path) -> StoredAdapter:
     except OSError as error:
         problem = f"it can't be read: {error.strerror}"
     state = f"broken: {problem}" if problem else "ready" if manifest else "imported"
-    return StoredAdapter(folder.name, folder, manifest, config, sum(sizes.values()), state)
+    return StoredAdapter(name, folder, manifest, config, sum(sizes.values()), state)

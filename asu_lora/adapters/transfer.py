@@ -1,5 +1,6 @@
 """Adapters into the store and out of it, as folders and as archives; nothing unverified passes."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from uuid import uuid4
 from asu_lora.adapters.archive import archive_suffix, pack, unpack
 from asu_lora.adapters.atomic import adapter_files, discard, fsync_path, fsync_tree, write_atomic
 from asu_lora.adapters.manifest import CONFIG_NAME, WEIGHTS_NAME, has_manifest, read_manifest
-from asu_lora.adapters.stored import StoredAdapter
+from asu_lora.adapters.stored import StoredAdapter, look_at
 from asu_lora.adapters.verify import pickles_in, verify_adapter
 from asu_lora.errors import AdapterError, StoreError
 
@@ -66,7 +67,9 @@ def _take_in(store, folder: Path, name: str | None, fallback: str, take) -> Stor
             renamed = manifest.model_copy(update={"name": name})
             for file, text in restate(staged, renamed).items():
                 write_atomic(staged / file, text)
-    return store.get(name)
+        # Looked at before it is published: afterwards somebody may be quick to rename or remove it.
+        taken_in = look_at(staged, name)
+    return dataclasses.replace(taken_in, path=store.root / name)
 
 
 def find_adapter(folder: Path) -> Path:
