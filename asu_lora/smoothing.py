@@ -182,7 +182,7 @@ def _heated(modules: Iterable[nn.Module], tau: float) -> Iterator[None]:
                     module._parameters[name] = sink / tau
         yield
     finally:
-        for holder, name, value in reversed(undo):
+        for holder, name, value in undo:
             holder[name] = value
 
 
@@ -236,8 +236,8 @@ def _trial(decoder: nn.Module, stack: nn.ModuleList) -> tuple[list[str | None], 
                     verdicts[index] = f"its {_name(module)} computes no softmax that can be seen"
                 elif len(cold) != len(hot) or not all(map(_is_halved, cold, hot)):
                     verdicts[index] = (
-                        f"dividing the scale of its {_name(module)} leaves something in its softmax as it was "
-                        "(a fixed scale, a position bias, a sink)"
+                        f"dividing the scale of its {_name(module)} leaves something in its softmax as it "
+                        "was (a fixed scale, a position bias, a sink)"
                     )
                 telling &= verdicts[index] is not None or any(_spread(x) > 0 for x in cold)
                 if not torch.equal(before, after):
