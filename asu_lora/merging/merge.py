@@ -1,0 +1,97 @@
+"""Adapters baked into the base: tensor by tensor from its shards to new ones, rounded once.
+
+W' = R(W + sum_i weight_i scaling_i B_i A_i), the sum in fp32 and R the one rounding to the stored precision.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asu_lora.adapters.lora import read_lora, refuse_different_bases
+from asu_lora.bases import BaseSource, resolve_base
+from asu_lora.errors import SettingError
+from asu_lora.merging.blocks import workers
+from asu_lora.merging.companions import copy_companions, read_config, stored_quantization, write_config
+from asu_lora.merging.nf4 import Quantization
+from asu_lora.merging.onto import choose_onto, refuse_other_base
+from asu_lora.merging.plan import plan_merge
+from asu_lora.merging.reader import LazyTensorReader
+from asu_lora.merging.report import MergeReport
+from asu_lora.merging.skeleton import skeleton_of
+from asu_lora.merging.streaming import PRECISIONS, Progress, TensorStream
+from asu_lora.merging.writer import TensorWriter, staged_folder
+
+SHARD_SIZE = 5_000_000_000
+
+
+def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, float]], out: str | Path,
+          precision: str = "bf16", onto: str | None = None, shard_size: int = SHARD_SIZE,
+          progress: Progress | None = None, trust_remote_code: bool = False) -> MergeReport:
+    """Write a checkpoint of the base with adapters added, which plain transformers loads.
+
+    Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4.
+
+    Args:
+        base: hub id, folder, or what :func:`asu_lora.bases.resolve_base` gave.
+        adapters: (PEFT LoRA folder, weight) pairs, all of this base.
+        out: folder to make; written beside and renamed, so that it is there whole or not at all.
+        precision: ``bf16``, ``fp16``, ``fp32``, or ``nf4`` in bitsandbytes' layout.
+        onto: add to the ``original`` weights or to the ``quantized`` (NF4) ones; None for what the adapters
+            were trained on.
+        shard_size: bytes of tensors a file, at most, unless one tensor is larger.
+        progress: called with (bytes of the base done, bytes in all).
+
+    Raises:
+        AdapterError: an adapter that is broken, more than a LoRA, or of another base.
+        BaseModelError: a base that can't be read, is no causal LM, or is quantised otherwise.
+        SettingError: an unknown precision, adapters that disagree on ``onto``, or a folder that isn't empty.
+    """
+    started = time.perf_counter()
+    if precision not in PRECISIONS:
+        raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
+    if not adapters:
+        raise SettingError("There is nothing to merge: name at least one adapter.")
+    source = base if isinstance(base, BaseSource) else resolve_base(str(base))
+    loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
+    for lora, weight in loras:
+        if not math.isfinite(weight):
+            raise SettingError(f"The weight {weight} of the adapter '{lora.name}' is no number.")
+    only = [lora for lora, _ in loras]
+    refuse_different_bases(only)
+    config = read_config(source.path)
+    stored = stored_quantization(config, source.name)
+    onto, settings = choose_onto(only, stored, onto)
+    refuse_other_base(source, only)
+    on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora in only)
+    with LazyTensorReader(source.path) as reader, staged_folder(out) as stage, \
+            TensorWriter(stage, shard_size) as writer, workers() as threads:
+        skips = (config.get("quantization_config") or {}).get("llm_int8_skip_modules")
+        skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
+        stream = TensorStream(reader, writer, threads, skeleton, precision, onto == "quantized",
+                              on_nf4 or onto == "quantized", settings, progress)
+        for plan in plan_merge(reader, skeleton, loras):
+            stream.tensor(plan)
+        shards = writer.finish()
+        copy_companions(source.path, stage)
+        write_config(config, stage, PRECISIONS[precision],
+                     _quantization_config(settings, skeleton.skipped, stream.storage_dtype)
+                     if precision == "nf4" else None)
+    names = [(lora.name, weight) for lora, weight in loras]
+    return MergeReport(Path(out), source.name, names, precision, onto, stream.onto_difference, stream.modules,
+                       len(shards), writer.total_bytes, time.perf_counter() - started)
+
+
+def _quantization_config(settings: Quantization, skipped: list[str],
+                         dtype: torch.dtype | None) -> dict[str, Any]:
+    """What ``from_pretrained`` must know to load the 4-bit weights."""
+    from transformers import BitsAndBytesConfig
+
+    compute = dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=settings.quant_type, bnb_4bit_compute_dtype=compute,
+        bnb_4bit_use_double_quant=settings.double_quant, llm_int8_skip_modules=skipped,
+    ).to_dict()

@@ -1,0 +1,49 @@
+"""What a merge did, and what rounding did to it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asu_lora.merging.rounding import ModuleRounding, overall
+
+
+@dataclass
+class MergeReport:
+    """What was merged into what, and what rounding did to it.
+
+    Attributes:
+        adapters: (name, weight) in the order given.
+        onto: ``quantized`` or ``original`` weights.
+        onto_difference: ||quantised - original|| / ||original|| over the weights that NF4 touches; None where
+            no adapter was trained on NF4 and the question does not arise.
+        modules: rounding of every module that took an update (see :mod:`asu_lora.merging.rounding`).
+        bytes: of tensors written.
+    """
+
+    out: Path
+    base: str
+    adapters: list[tuple[str, float]]
+    precision: str
+    onto: str
+    onto_difference: float | None = None
+    modules: list[ModuleRounding] = field(default_factory=list, repr=False)
+    shards: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def overall(self) -> ModuleRounding:
+        return overall(self.modules)
+
+    def worst(self, count: int = 5) -> list[ModuleRounding]:
+        """The modules that lost most of their update, most first."""
+        return sorted(self.modules, key=lambda module: module.kept)[:count]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "out": str(self.out), "base": self.base, "precision": self.precision, "onto": self.onto,
+            "adapters": [{"name": name, "weight": weight} for name, weight in self.adapters],
+            "onto_difference": self.onto_difference, "rounding": self.overall.as_dict(),
+            "modules": [module.as_dict() for module in self.modules],
+            "shards": self.shards, "bytes": self.bytes, "seconds": round(self.seconds, 3),
+        }

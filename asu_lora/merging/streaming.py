@@ -1,0 +1,175 @@
+"""One tensor after the other from the base to the merged checkpoint: read, add, round, measure, write."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from asu_lora.errors import BaseModelError
+from asu_lora.merging import nf4
+from asu_lora.merging.blocks import Workers, add_and_round
+from asu_lora.merging.plan import TensorPlan
+from asu_lora.merging.reader import LazyTensorReader
+from asu_lora.merging.rounding import ModuleRounding
+from asu_lora.merging.skeleton import Skeleton
+from asu_lora.merging.writer import TensorWriter
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "nf4": None}
+
+Factors = tuple[torch.Tensor, torch.Tensor] | None
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class TensorStream:
+    """The merge under way. Rows pass through one by one; only what goes through NF4 is in memory as a whole
+    tensor, since double quantisation needs all its blocks' maxima.
+
+    Attributes:
+        quantized: add to the weights as NF4 shows them.
+        compare: measure how far these are from the original ones.
+        settings: of NF4, as the adapters were trained on and as it is written.
+        modules: filled with the rounding of every module that takes an update.
+        storage_dtype: filled with the type of the base's first float that is not in 4 bit.
+        original_square, difference_square: filled with the sums for :attr:`onto_difference`.
+    """
+
+    reader: LazyTensorReader
+    writer: TensorWriter
+    workers: Workers
+    skeleton: Skeleton
+    precision: str
+    quantized: bool
+    compare: bool
+    settings: nf4.Quantization
+    progress: Progress | None = None
+    modules: list[ModuleRounding] = field(default_factory=list)
+    storage_dtype: torch.dtype | None = None
+    original_square: float = 0.0
+    difference_square: float = 0.0
+    _done: int = 0
+
+    def tensor(self, plan: TensorPlan) -> None:
+        """Take one tensor through.
+
+        Raises:
+            BaseModelError: it can't be read, or holds what the precision can't express.
+        """
+        dtype = self.reader.dtype(plan.name)
+        factors, rounding = plan.factors(), ModuleRounding(plan.module)
+        if not plan.packed and not plan.four_bit and dtype.is_floating_point:
+            self.storage_dtype = self.storage_dtype or dtype
+        if self.precision == "nf4" and (plan.four_bit or plan.packed):
+            self._to_nf4(plan, factors, rounding)
+        elif plan.packed or (plan.four_bit and self.compare):
+            original, seen = self._original_and_seen(plan)
+            weight = original if seen is None else seen
+            self._rows(plan, factors, rounding, tuple(weight.shape), weight.dtype,
+                       lambda first, last: weight[first:last])
+            self._advance(self._size(plan))
+        else:
+            shape = self.reader.shape(plan.name)
+            self._rows(plan, factors, rounding, shape, dtype, lambda first, last: self.reader.read_rows(
+                plan.name, first, self.workers.buffer("read", (last - first, *shape[1:]), dtype))
+                if shape else self.reader.read(plan.name), advance=True)
+        if factors is not None:
+            self.modules.append(rounding)
+            if not math.isfinite(rounding.change):
+                raise BaseModelError(f"{plan.module} can't be stored as {self.precision}: the sum is not "
+                                     "finite there.")
+
+    @property
+    def onto_difference(self) -> float | None:
+        """||quantised - original|| / ||original||, None where it was not measured."""
+        return math.sqrt(self.difference_square / self.original_square) if self.original_square else None
+
+    # ---- full precision
+
+    def _rows(self, plan: TensorPlan, factors: Factors, rounding: ModuleRounding, shape: tuple[int, ...],
+              dtype: torch.dtype, rows_of: Callable[[int, int], torch.Tensor], advance: bool = False) -> None:
+        """Write a tensor run by run, each read, changed and written by one of the threads."""
+        target = self._target(plan, dtype)
+        rows, row_elements = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        self.writer.begin(plan.name, target, shape)
+
+        def work(first: int, last: int) -> tuple[int, tuple[float, float, float] | None]:
+            block, sums = rows_of(first, last), None
+            size = block.nbytes
+            if factors is not None:
+                block, sums = add_and_round(block, factors[0][first:last], factors[1], target, self.workers)
+            elif dtype != target:
+                block = block.to(target)
+                if not torch.isfinite(block).all():
+                    raise BaseModelError(f"{plan.name} can't be stored as {self.precision}: it holds values "
+                                         "beyond what that precision can express.")
+            self.writer.write_rows(first, block)
+            return size, sums
+
+        if 0 in shape:
+            return
+        for size, sums in self.workers.each_run(rows, row_elements, work):
+            if sums is not None:
+                rounding.add(*sums)
+            if advance:
+                self._advance(size)
+
+    def _target(self, plan: TensorPlan, dtype: torch.dtype) -> torch.dtype:
+        wanted = PRECISIONS[self.precision]
+        if wanted is None or not dtype.is_floating_point:
+            return dtype
+        return torch.float32 if self.skeleton.stays_fp32(plan.parameter, wanted) else wanted
+
+    # ---- NF4
+
+    def _to_nf4(self, plan: TensorPlan, factors: Factors, rounding: ModuleRounding) -> None:
+        if factors is None and plan.packed:
+            for name in (plan.name, *plan.statistics):
+                self.writer.add(name, self.reader.read(name))
+            self._advance(self._size(plan))
+            return
+        original, seen = self._original_and_seen(plan)
+        base = original if seen is None else seen
+        if factors is None:
+            # Not what NF4 shows, quantised a second time: that would move it. The base's own 4-bit numbers.
+            exact = nf4.as_loaded(original, self.settings)
+        else:
+            delta = factors[0] @ factors[1]
+            exact = base + delta
+        packed, state = nf4.quantize(exact.T if plan.conv1d else exact, self.settings)
+        for name, tensor in nf4.stored_tensors(plan.name, packed, state).items():
+            self.writer.add(name, tensor)
+        if factors is not None:
+            rounded = nf4.dequantize(packed, state)
+            # What 4 bit would hold without the update: what NF4 shows is in 4 bit already.
+            before = base if self.quantized else self._through_nf4(plan, original)
+            rounding.measure(delta, exact, rounded.T if plan.conv1d else rounded, before)
+        self._advance(self._size(plan))
+
+    def _original_and_seen(self, plan: TensorPlan) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """A linear layer's weight in fp32 as it was (None: not stored) and, where updates go onto that, as
+        NF4 shows it; both as the checkpoint has them, (out, in) or (in, out)."""
+        if plan.packed:
+            seen = nf4.read_packed(self.reader, plan.name)
+            return None, seen.T.contiguous() if plan.conv1d else seen
+        original = self.reader.read(plan.name).to(torch.float32)
+        if not self.compare:
+            return original, None
+        seen = self._through_nf4(plan, original)
+        self.original_square += torch.linalg.vector_norm(original).item() ** 2
+        self.difference_square += torch.linalg.vector_norm(seen - original).item() ** 2
+        return original, seen if self.quantized else None
+
+    def _through_nf4(self, plan: TensorPlan, weight: torch.Tensor) -> torch.Tensor:
+        if plan.conv1d:
+            return nf4.seen_through_nf4(weight.T, self.settings).T.contiguous()
+        return nf4.seen_through_nf4(weight, self.settings)
+
+    def _size(self, plan: TensorPlan) -> int:
+        infos = (self.reader.tensors[name] for name in (plan.name, *plan.statistics))
+        return sum(info.end - info.start for info in infos)
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        if self.progress:
+            self.progress(self._done, self.reader.total_bytes)

@@ -1,0 +1,151 @@
+"""Safetensors shards with an index, written as the tensors come."""
+
+import json
+import math
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+
+from asu_lora.errors import SettingError
+from asu_lora.merging.reader import DTYPE_NAMES, INDEX_NAME, SINGLE_NAME
+
+HEADER_ROOM = 1 << 18  # bytes left free at the head of a shard: some 1,500 tensors
+
+
+@contextmanager
+def staged_folder(out: str | Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its name when everything is written, and vanishes when
+    something fails.
+
+    Raises:
+        SettingError: ``out`` holds something already.
+    """
+    out = Path(out).absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingError(f"{out} exists already and is not empty: choose another folder.")
+    stage = out.parent / f".{out.name}.{uuid4().hex[:8]}"
+    try:
+        stage.mkdir(parents=True)
+        yield stage
+        if out.exists():
+            out.rmdir()
+        os.replace(stage, out)
+    except OSError as error:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise SettingError(f"{out} can't be written: {error.strerror or error}.") from error
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+class TensorWriter:
+    """Writes tensors one after the other, rows in any order, holding none of them.
+
+    The safetensors header comes first in the file and needs every tensor's offset. So each shard begins with
+    room for it, filled in when the shard is closed and padded with spaces, as the format allows.
+
+    Args:
+        folder: where the shards go.
+        shard_size: bytes of tensors after which the next shard begins; a larger tensor gets one of its own.
+    """
+
+    def __init__(self, folder: Path, shard_size: int):
+        if shard_size < 1:
+            raise SettingError(f"The shard size must be 1 byte or more, not {shard_size}.")
+        self.folder, self.shard_size = Path(folder), shard_size
+        self.total_bytes = 0
+        self._shards: list[Path] = []
+        self._headers: list[dict[str, dict]] = []
+        self._file = None
+        self._used = self._header_bytes = self._start = self._missing = 0
+        self._lock = threading.Lock()
+
+    def begin(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        """Announce the next tensor; its rows follow through :meth:`write_rows`."""
+        self._check_complete()
+        size = dtype.itemsize * math.prod(shape)
+        entry = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [0, 0]}
+        room = len(json.dumps({name: entry})) + 2 * 20  # two offsets of up to 20 digits
+        if self._file is None or (self._used and self._used + size > self.shard_size) \
+                or self._header_bytes + room > HEADER_ROOM:
+            self._next_shard()
+        entry["data_offsets"] = [self._used, self._used + size]
+        self._headers[-1][name] = entry
+        self._header_bytes += room
+        self._start = HEADER_ROOM + self._used
+        self._used += size
+        self._missing = size
+        self.total_bytes += size
+
+    def write_rows(self, first: int, rows: torch.Tensor) -> None:
+        """Rows of the announced tensor, from ``first`` on, in its type; in any order, from any thread."""
+        if rows.numel() == 0:
+            return
+        row_bytes = rows.nbytes // rows.shape[0] if rows.dim() else rows.nbytes
+        view = memoryview(rows.contiguous().view(-1).view(torch.uint8).numpy())
+        with self._lock:
+            self._missing -= len(view)
+            self._file.seek(self._start + first * row_bytes)
+            while view:
+                view = view[self._file.write(view):]
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """A whole tensor at once."""
+        self.begin(name, tensor.dtype, tuple(tensor.shape))
+        self.write_rows(0, tensor)
+
+    def finish(self) -> list[Path]:
+        """Close the last shard, give the shards their final names, write the index; return the shards."""
+        self._check_complete()
+        self._close_shard()
+        if len(self._shards) == 1:
+            return [self._shards[0].rename(self.folder / SINGLE_NAME)]
+        count, weight_map, paths = len(self._shards), {}, []
+        for number, (shard, header) in enumerate(zip(self._shards, self._headers, strict=True), 1):
+            paths.append(shard.rename(self.folder / f"model-{number:05d}-of-{count:05d}.safetensors"))
+            weight_map.update(dict.fromkeys(header, paths[-1].name))
+        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+        (self.folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        return paths
+
+    def __enter__(self) -> "TensorWriter":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; for the way out when something failed."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _check_complete(self) -> None:
+        if self._missing:
+            raise ValueError(f"a tensor was announced with {self._missing} bytes more than were written")
+
+    def _next_shard(self) -> None:
+        self._close_shard()
+        self._shards.append(self.folder / f"shard-{len(self._shards)}.part")
+        self._headers.append({"__metadata__": {"format": "pt"}})
+        self._file = self._shards[-1].open("wb", buffering=0)
+        self._file.seek(HEADER_ROOM)
+        self._used, self._header_bytes = 0, 64
+
+    def _close_shard(self) -> None:
+        if self._file is None:
+            return
+        header = json.dumps(self._headers[-1], separators=(",", ":")).encode()
+        room = HEADER_ROOM - 8
+        if self._used == 0:
+            self._file.truncate(HEADER_ROOM)
+        self._file.seek(0)
+        self._file.write(room.to_bytes(8, "little") + header.ljust(room))
+        self.close()
+        self._headers[-1].pop("__metadata__")

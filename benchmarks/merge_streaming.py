@@ -1,0 +1,245 @@
+"""Memory and time of merging a checkpoint: ours, PEFT's merge_and_unload, and the copying of the files.
+
+    python benchmarks/merge_streaming.py            # 4 GB, writes docs/results/merge_streaming.{json,md}
+    python benchmarks/merge_streaming.py --gb 0.4 --out /tmp/results
+
+Builds a sharded bf16 checkpoint (SmolLM2-1.7B's config with as many layers as fit, random weights) and a
+rank-8 LoRA on all its linear layers, then runs each contender several times, in turn, each time in a fresh
+process. Peak memory is the process's VmHWM; time is that of the work itself, imports excluded (both are
+written down).
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+GB = 1e9
+SHARD = 1_000_000_000
+CONFIG = dict(vocab_size=49152, hidden_size=2048, intermediate_size=8192, num_attention_heads=32,
+              num_key_value_heads=32, max_position_embeddings=8192, rope_theta=130000.0, rms_norm_eps=1e-5,
+              tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, dtype="bfloat16")
+LINEAR = {"self_attn.q_proj": (2048, 2048), "self_attn.k_proj": (2048, 2048),
+          "self_attn.v_proj": (2048, 2048), "self_attn.o_proj": (2048, 2048), "mlp.gate_proj": (8192, 2048),
+          "mlp.up_proj": (8192, 2048), "mlp.down_proj": (2048, 8192)}
+CONTENDERS = ("import torch", "copy", "asu-lora merge", "PEFT merge_and_unload")
+
+
+# ---- what runs in processes of its own
+
+def build(folder: Path, gb: float) -> None:
+    """The checkpoint in shards of 1 GB and the adapter; weights from a fixed seed."""
+    import torch
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig
+
+    torch.manual_seed(0)
+    embedding = CONFIG["vocab_size"] * CONFIG["hidden_size"] * 2
+    layer = sum(rows * columns for rows, columns in LINEAR.values()) * 2
+    layers = max(1, round((gb * GB - embedding) / layer))
+    shapes = {"model.embed_tokens.weight": (CONFIG["vocab_size"], CONFIG["hidden_size"]),
+              "model.norm.weight": (CONFIG["hidden_size"],)}
+    for index in range(layers):
+        shapes |= {f"model.layers.{index}.{name}.weight": shape for name, shape in LINEAR.items()}
+        shapes |= {f"model.layers.{index}.{name}.weight": (2048,)
+                   for name in ("input_layernorm", "post_attention_layernorm")}
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, shape in shapes.items():
+        count = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        if size + count > SHARD and shards[-1]:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += count
+    base = folder / "base"
+    base.mkdir(parents=True)
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        weight_map |= dict.fromkeys(names, file)
+        tensors = {name: (torch.ones(shapes[name]) if len(shapes[name]) == 1 else
+                          torch.randn(shapes[name]) * 0.02).bfloat16() for name in names}
+        save_file(tensors, base / file, metadata={"format": "pt"})
+    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    config = LlamaConfig(num_hidden_layers=layers, **CONFIG)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(base)
+    factors = {}
+    for index in range(layers):
+        for name, (rows, columns) in LINEAR.items():
+            key = f"base_model.model.model.layers.{index}.{name}"
+            factors[f"{key}.lora_A.weight"] = torch.randn(8, columns) * 0.02
+            factors[f"{key}.lora_B.weight"] = torch.randn(rows, 8) * 0.02
+    (folder / "adapter").mkdir()
+    save_file(factors, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+    names = sorted(name.split(".")[1] for name in LINEAR)
+    LoraConfig(r=8, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM",
+               base_model_name_or_path=str(base)).save_pretrained(folder / "adapter")
+
+
+def work(contender: str, folder: Path) -> dict:
+    """One run; returns seconds of the work and the peak memory of this process in bytes."""
+    out = folder / "out"
+    if contender == "import torch":
+        import torch
+
+        def job():
+            pass
+    elif contender == "copy":
+        def job():
+            shutil.copytree(folder / "base", out)
+    elif contender == "asu-lora merge":
+        import transformers.models.llama.modeling_llama
+
+        from asu_lora.merging.merge import merge
+
+        def job():
+            merge(folder / "base", [(folder / "adapter", 1.0)], out, "bf16", shard_size=SHARD)
+    else:
+        import torch
+        import transformers.models.llama.modeling_llama  # noqa: F401
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        def job():
+            model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
+            model = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload()
+            model.save_pretrained(out, max_shard_size=SHARD)
+    started = time.perf_counter()
+    job()
+    seconds = time.perf_counter() - started
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in status if line.startswith("VmHWM"))
+    return {"seconds": seconds, "peak_bytes": int(peak.split()[1]) * 1024}
+
+
+def compare(folder: Path) -> dict:
+    """The two merged checkpoints must hold the same weights, to a step of bf16."""
+    import torch
+    from safetensors import safe_open
+
+    def tensors(which: str):
+        return {name: file for file in sorted((folder / which).glob("*.safetensors"))
+                for name in safe_open(file, framework="pt").keys()}  # noqa: SIM118 (it is no dictionary)
+
+    ours, theirs = tensors("ours"), tensors("theirs")
+    assert ours.keys() == theirs.keys()
+    differing = total = 0
+    worst = 0.0
+    for name in ours:
+        with safe_open(ours[name], "pt") as one, safe_open(theirs[name], "pt") as other:
+            a, b = one.get_tensor(name), other.get_tensor(name)
+        differing += (a != b).sum().item()
+        total += a.numel()
+        gap = (a.float() - b.float()).abs() / b.float().abs().clamp(min=1e-4)
+        worst = max(worst, gap.max().item())
+        assert torch.isfinite(a).all()
+    return {"differing_share": differing / total, "largest_relative_gap": worst}
+
+
+# ---- the parent, which imports nothing heavy
+
+def child(*arguments: str) -> dict:
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, __file__, "--child", *arguments], capture_output=True, text=True,
+                          env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1]) | {"process_seconds": time.perf_counter() - started}
+
+
+def measure(folder: Path, runs: int) -> dict[str, list[dict]]:
+    results: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
+    for run in range(runs):
+        for contender in CONTENDERS:
+            os.sync()  # what the run before left to be written is not this one's to pay for
+            results[contender].append(child("work", contender, str(folder)))
+            print(f"run {run + 1}: {contender}: {results[contender][-1]['seconds']:.2f} s, "
+                  f"{results[contender][-1]['peak_bytes'] / GB:.2f} GB", file=sys.stderr)
+            keep = {"asu-lora merge": "ours", "PEFT merge_and_unload": "theirs"}.get(contender)
+            if run == runs - 1 and keep:
+                (folder / "out").rename(folder / keep)
+            shutil.rmtree(folder / "out", ignore_errors=True)
+    return results
+
+
+def summary(results: dict[str, list[dict]], size: int, comparison: dict, runs: int) -> dict:
+    rows = {}
+    floor = statistics.median(r["peak_bytes"] for r in results["import torch"])
+    copying = statistics.median(r["seconds"] for r in results["copy"])
+    for name, runs_of_it in results.items():
+        seconds = statistics.median(r["seconds"] for r in runs_of_it)
+        peak = statistics.median(r["peak_bytes"] for r in runs_of_it)
+        process = statistics.median(r["process_seconds"] for r in runs_of_it)
+        rows[name] = {"seconds": seconds, "process_seconds": process, "times_copying": seconds / copying,
+                      "peak_gb": peak / GB, "above_torch_gb": (peak - floor) / GB}
+    return {"checkpoint_gb": size / GB, "runs": runs, "median": rows, "all_runs": results,
+            "comparison": comparison, "machine": {"cpus": os.cpu_count(), "processor": platform.machine(),
+                                                  "threads": os.environ.get("OMP_NUM_THREADS", "all")}}
+
+
+def markdown(report: dict, command: str) -> str:
+    lines = [
+        "# Merging an adapter into a checkpoint: memory and time", "",
+        f"A synthetic bf16 checkpoint of {report['checkpoint_gb']:.2f} GB (SmolLM2-1.7B's config, random "
+        f"weights, shards of 1 GB), a LoRA of rank 8 on all linear layers, merged to bf16. Medians of "
+        f"{report['runs']} runs in turn, each in a fresh process, files in the page cache; "
+        f"{report['machine']['cpus']} CPUs, threads: {report['machine']['threads']}. `{command}`", "",
+        "| | time, s | times copying | whole process, s | peak memory, GB | above `import torch`, GB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in report["median"].items():
+        work = name != "import torch"
+        lines.append(f"| {name} | {row['seconds']:.2f} | {row['times_copying']:.2f} | " * work
+                     + f"| {name} | - | - | " * (not work)
+                     + f"{row['process_seconds']:.2f} | {row['peak_gb']:.2f} | {row['above_torch_gb']:.2f} |")
+    gap = report["comparison"]
+    lines += ["", f"Ours and PEFT's weights differ in {gap['differing_share']:.2%} of the entries, by "
+              f"{gap['largest_relative_gap']:.2%} of the entry at most (one adapter: PEFT rounds once too).",
+              ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gb", type=float, default=4.0, help="size of the checkpoint")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "results")
+    parser.add_argument("--work", type=Path, help="where to build the checkpoint; else a temporary folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.work) as scratch:
+        folder = Path(scratch)
+        child("build", str(folder), str(options.gb))
+        size = sum(path.stat().st_size for path in (folder / "base").iterdir())
+        results = measure(folder, options.runs)
+        report = summary(results, size, child("compare", str(folder)), options.runs)
+    options.out.mkdir(parents=True, exist_ok=True)
+    command = f"python benchmarks/merge_streaming.py --gb {options.gb:g} --runs {options.runs}"
+    text = json.dumps(report | {"command": command}, indent=2) + "\n"
+    (options.out / "merge_streaming.json").write_text(text)
+    (options.out / "merge_streaming.md").write_text(markdown(report, command))
+    print(markdown(report, command))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        task, *rest = sys.argv[2:]
+        if task == "build":
+            build(Path(rest[0]), float(rest[1]))
+            result = {}
+        elif task == "work":
+            result = work(rest[0], Path(rest[1]))
+        else:
+            result = compare(Path(rest[0]))
+        print(json.dumps(result))
+    else:
+        main()
