@@ -54,7 +54,8 @@ def attention_smoothing(model: nn.Module, tau: float, layers: Iterable[int] | No
         model: a transformers causal language model, or a PEFT model around one (whether its adapters are on
             is the caller's business); any dtype, device, quantisation and attention implementation.
         tau: temperature, dimensionless, at least 1; 1 changes nothing.
-        layers: indices of the decoder layers to smooth, counted from 0; all of them when None.
+        layers: indices of the decoder layers to smooth, counted from 0; all of them when None. An attention
+            module that layers share is smoothed in all of these.
 
     On leaving, also by an exception, every module holds the very objects it held before. Nested blocks
     multiply: 2 inside 3 is 6 in the layers they share. It is the model itself that changes, so another thread

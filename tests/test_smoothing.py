@@ -210,6 +210,15 @@ def test_nested_blocks_multiply():
         torch.testing.assert_close(logits(model), expected)
 
 
+def test_attention_that_layers_share_is_smoothed_once(monkeypatch):
+    model = llama()
+    model.model.layers[2].self_attn = model.model.layers[0].self_attn
+    with softmax_of_divided_logits(monkeypatch, model.model.layers, 2.3):
+        expected = logits(model)
+    with attention_smoothing(model, 2.3):
+        torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_only_the_text_decoder_of_a_multimodal_model_is_smoothed(monkeypatch):
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 8, "patch_size": 4}  # fmt: skip
@@ -608,12 +617,14 @@ def test_what_is_no_decoder_only_model_is_refused():
 def test_a_model_that_cannot_run_is_refused_in_one_sentence():
     model = llama()
     model.model.layers[1].self_attn.o_proj = nn.Linear(7, 7)
+    model.set_attn_implementation("flex_attention")  # its trial begins in eager mode
     before = snapshot(model)
     with pytest.raises(
         SmoothingError, match=r"^LlamaForCausalLM can't be smoothed: a trial run .*RuntimeError.*\.$"
     ):
         attention_smoothing(model, 2.0).__enter__()
     assert snapshot(model) == before
+    assert model.config._attn_implementation == "flex_attention"
 
 
 @pytest.mark.parametrize("tau", [0.99, 0, -2, math.nan, math.inf, -math.inf, None, "warm"])
