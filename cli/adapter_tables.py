@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from rich.text import Text
+
 from asu_lora.adapters.model_card import figure, figure_rows
 from asu_lora.adapters.stored import StoredAdapter
+from asu_lora.cli.console import stdout
 
 
 def size(count: float) -> str:
@@ -17,22 +20,39 @@ def size(count: float) -> str:
     return f"{count:.1f} {unit}"
 
 
+def print_list(adapters: list[StoredAdapter]) -> None:
+    """A line an adapter. Without a frame, so that 80 columns are enough; as wide as it must be in a pipe."""
+    from rich.table import Table
+
+    console = stdout()
+    if not console.is_terminal:
+        console.width = max(console.width, 300)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    for title in ("Name", "Rows", "Base", "Method", "Made", "Size", "Forget", "State"):
+        table.add_column(title, justify="right" if title in ("Rows", "Size") else "left", overflow="fold",
+                         no_wrap=title not in ("Base", "Method"))
+    for adapter in adapters:
+        table.add_row(*(Text(str(cell)) for cell in list_row(adapter)))
+    console.print(table)
+
+
 def list_row(adapter: StoredAdapter) -> tuple[Any, ...]:
-    """Name, rows, base, method, date, size, forget probability, state."""
+    """Name, rows, base, method, date, size, forget probability, state; the last part of the base's id and the
+    first of the state only."""
     manifest = adapter.manifest
-    space = size(adapter.size_bytes)
+    base = (adapter.base_id or "-").rstrip("/").split("/")[-1]
+    space, state = size(adapter.size_bytes), adapter.state.split(":")[0]
     if manifest is None:
-        return adapter.name, "-", adapter.base_id or "-", "-", "-", space, "-", adapter.state
-    before, after = (figure(figures.get("forget_probability"))
+        return adapter.name, "-", base, "-", "-", space, "-", state
+    before, after = (_share(figures.get("forget_probability"))
                      for figures in (manifest.figures.before, manifest.figures.after))
-    return (adapter.name, manifest.request.forget_rows, manifest.base.id, _method(manifest),
-            manifest.created[:10], space, f"{before} -> {after}", adapter.state)
+    return (adapter.name, manifest.request.forget_rows, base, _method(manifest), manifest.created[:10], space,
+            f"{before} -> {after}", state)
 
 
 def facts(adapter: StoredAdapter, missing: list[str], above: list[str]) -> list[tuple[str, str]]:
     """Everything known about one adapter but its figures, as (what, value)."""
-    rows = [("State", adapter.state), ("Folder", str(adapter.path)), ("Size", size(adapter.size_bytes)),
-            ("Base", adapter.base_id or "-")]
+    rows = [("Folder", str(adapter.path)), ("Size", size(adapter.size_bytes)), ("Base", adapter.base_id or "-")]
     manifest = adapter.manifest
     if manifest:
         base, method, request = manifest.base, manifest.method, manifest.request
@@ -90,6 +110,10 @@ def tau_curve(adapter: StoredAdapter) -> tuple[list[str], list[list[str]]]:
 def _method(manifest) -> str:
     tau = manifest.method.tau
     return manifest.method.objective + (f", tau {tau:g}" if tau is not None else "")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _value(value: Any) -> str:

@@ -12,7 +12,7 @@ from asu_lora.cli.options import json_option, store_option
 class Adapters(click.Group):
     """The commands below, and those that live in files of their own."""
 
-    elsewhere = {  # noqa: RUF012
+    elsewhere = {
         "import": "asu_lora.cli.transfer:import_",
         "export": "asu_lora.cli.transfer:export",
         "push": "asu_lora.cli.transfer:push",
@@ -56,7 +56,7 @@ def list_(store: Path, as_json: bool) -> None:
     weights are read: 'asu-lora adapters verify' does that.
     """
     from asu_lora.adapters.store import AdapterStore
-    from asu_lora.cli.adapter_tables import list_row
+    from asu_lora.cli.adapter_tables import print_list
 
     found = AdapterStore(store).list()
     if as_json:
@@ -64,8 +64,10 @@ def list_(store: Path, as_json: bool) -> None:
     elif not found:
         click.echo(f"The store {store} is empty: 'asu-lora forget' and 'asu-lora adapters import' fill it.")
     else:
-        print_table(None, ("Name", "Rows", "Base", "Method", "Made", "Size", "Forget", "State"),
-                    [list_row(adapter) for adapter in found], right=(1, 5), wrap=(2, 3, 6, 7))
+        print_list(found)
+        for adapter in found:
+            if adapter.broken:
+                click.echo(f"{adapter.name} is {adapter.state}.")
 
 
 @adapters.command()
@@ -87,13 +89,13 @@ def show(name: str, store: Path, as_json: bool) -> None:
     if as_json:
         print_json({**adapter.as_dict(), "trained_on_top_of_it": above})
         return
-    print_table(name, ("", ""), facts(adapter, store.missing_beneath(name), above), wrap=(1,))
+    print_table(None, (name, adapter.state), facts(adapter, store.missing_beneath(name), above), wrap=(1,))
     if rows := figures(adapter):
         print_table("Figures", ("", "before", "after"), rows, right=(1, 2), wrap=(0,))
     columns, rows = tau_curve(adapter)
     if rows:
         every = range(len(columns))
-        print_table("What tau was chosen from", columns, rows, right=every, wrap=every)
+        print_table("tau curve", columns, rows, right=every, wrap=every)
 
 
 @adapters.command()
@@ -160,9 +162,9 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
 
     store = AdapterStore(store)
     names = tuple(dict.fromkeys(names))
-    for name in names:
-        above = [other.name for other in store.dependents(name) if other.name not in names]
-        if above:
+    dependents = {name: [other.name for other in store.dependents(name)] for name in names}
+    for name, others in dependents.items():
+        if above := [other for other in others if other not in names]:
             click.echo(f"Warning: trained on top of {name}: {', '.join(above)}. Train "
                        f"{'it' if len(above) == 1 else 'them'} again afterwards, without --on-top-of {name}.",
                        err=True)

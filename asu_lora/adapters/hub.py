@@ -81,7 +81,6 @@ def _check_id(repository: str) -> None:
 
 def _reason(error: Exception) -> str:
     """What went wrong between us and the hub, in one sentence."""
-    import httpx
     from huggingface_hub import errors
 
     chain = [error]
@@ -100,6 +99,9 @@ def _reason(error: Exception) -> str:
     if among(errors.HfHubHTTPError):
         first = next(each for each in chain if isinstance(each, errors.HfHubHTTPError))
         return f"the hub refused ({str(first).strip().splitlines()[0]})."
-    if among(httpx.TransportError, ConnectionError, TimeoutError, errors.LocalEntryNotFoundError):
+    # By name: which HTTP library the hub's client stands on changes with its versions.
+    names = {kind.__name__ for each in chain for kind in type(each).__mro__}
+    if names & {"TransportError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}:
         return "the hub can't be reached ('asu-lora adapters export' makes an archive instead)."
-    return f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}."
+    said = str(error).strip() or type(error).__name__
+    return f"{said.splitlines()[0].rstrip('.')}."

@@ -228,7 +228,7 @@ class AdapterStore:
         names = self._names()
         if not names:
             return StoreError(f"There is no adapter {name}: the store {self.root} is empty.")
-        close = difflib.get_close_matches(name, names, n=3)
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         if close:
             return StoreError(f"There is no adapter {name} in the store {self.root}: did you mean "
                               f"{' or '.join(close)}?")
