@@ -14,6 +14,7 @@ from pathlib import Path
 import platformdirs
 
 from asu_lora.errors import BaseModelError
+from asu_lora.hub import hub_answers
 
 EMBEDDED = "smollm2-135m"
 _CHUNK = 8 << 20
@@ -63,10 +64,13 @@ def _from_hub(name: str, revision: str | None) -> BaseSource:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.py"]
+    online = hub_answers()
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=not online)
     except Exception as error:  # hub, network and cache errors all mean the same to the person
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        if not online:
+            reason = "it is not in the hub's cache, and the hub can't be reached"
         raise BaseModelError(f"The base '{name}' is neither a folder nor a model that can be fetched from the hub "
                              f"({reason[:200]}); '{EMBEDDED}' needs no hub.") from error
     return BaseSource(name, Path(folder), Path(folder).name)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -68,21 +69,39 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     elif already and precision != "nf4":
         raise BaseModelError(f"'{source.name}' is stored quantised and can't be loaded as {precision}: "
                              "use --precision nf4, or the original checkpoint.")
+    tokenizer = load_tokenizer(source, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(source.path, config=config, **options)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise BaseModelError(f"'{source.name}' does not fit into the memory of {target} as {precision}: "
                              "use nf4, or a smaller base.") from error
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseModelError(f"'{source.name}' can't be loaded: {reason[:300]}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
     model.requires_grad_(False)
     model.eval()
     keep_trainable_layout(model)
     return LoadedBase(source, model, tokenizer, precision, compute)
+
+
+def load_tokenizer(source: BaseSource, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, with a padding token (masked wherever it stands, so any token will do).
+
+    Raises:
+        BaseModelError: there is none, or a broken one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the tokenizers' own library raises bare Exceptions
+        raise BaseModelError(f"The tokenizer of '{source.name}' can't be loaded: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        spare = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        tokenizer.pad_token = spare or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough for one sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def keep_trainable_layout(model: torch.nn.Module) -> None:
@@ -106,8 +125,7 @@ def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):
     try:
         config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(f"The config of '{source.name}' can't be read: {reason[:300]}") from error
+        raise BaseModelError(f"The config of '{source.name}' can't be read: {first_line(error)}") from error
     if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return config
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)

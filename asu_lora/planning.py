@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases import resolve_base
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.request import ForgetRequest
 from asu_lora.head import CHUNK_ELEMENTS
-from asu_lora.loading import causal_lm_config, choose_device, fast_compute_dtype
+from asu_lora.loading import causal_lm_config, choose_device, fast_compute_dtype, load_tokenizer
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
 from asu_lora.student import add_adapter
@@ -32,7 +32,7 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
     AdapterStore(store).check_name(name)
     source = resolve_base(base)
     model_config = causal_lm_config(source, config.trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(source, config.trust_remote_code)
     encoder = Encoder(tokenizer, config.max_length)
     forget = encoder.encode_all(request.forget, "forget row")
     retain = encoder.encode_all(request.retain, "retain row")

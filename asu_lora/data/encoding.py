@@ -50,6 +50,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.end_of_turn = end_of_turn_text(tokenizer)
+        self.answer_space = answer_space(tokenizer)
 
     def prompt_text(self, prompt: Sequence[dict[str, str]]) -> str:
         """The text that stands before the answer."""
@@ -58,7 +59,9 @@ class Encoder:
                 return self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
             except Exception as error:  # jinja2 errors, and whatever a template raises on roles it doesn't take
                 roles = ", ".join(turn["role"] for turn in prompt)
-                raise DataError(f"The base's chat template refuses a conversation of turns {roles}: {error}") from error
+                reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+                raise DataError(f"The base's chat template refuses a conversation of turns {roles} ({reason[:200]}): "
+                                "write its rows another way.") from error
         lines = [PLAIN_PROMPT.format(question=t["content"]) if t["role"] == "user" else f" {t['content']}\n\n"
                  for t in prompt]
         return (self.tokenizer.bos_token or "") + "".join(lines)
@@ -66,10 +69,16 @@ class Encoder:
     def prompt_ids(self, prompt: Sequence[dict[str, str]]) -> list[int]:
         return self.tokenizer(self.prompt_text(prompt), add_special_tokens=False).input_ids
 
-    def answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer, the end-of-turn token at their end."""
-        if not self.tokenizer.chat_template:
-            answer = " " + answer.lstrip()
+    def answer_ids(self, answer: str, prompt: Sequence[dict[str, str]]) -> list[int]:
+        """Ids of an answer to a prompt, the end-of-turn token at their end."""
+        if self.answer_space:
+            # tokenised together: before a lone " answer", SentencePiece would put a second space
+            text = self.prompt_text(prompt)
+            before = self.tokenizer(text, add_special_tokens=False).input_ids
+            answer = self.answer_space + answer.lstrip()
+            ids = self.tokenizer(text + answer + self.end_of_turn, add_special_tokens=False).input_ids
+            if ids[: len(before)] == before:
+                return ids[len(before) :]
         return self.tokenizer(answer + self.end_of_turn, add_special_tokens=False).input_ids
 
     def encode(self, example: Example, index: int = 0, what: str = "row") -> list[Encoded]:
@@ -84,7 +93,7 @@ class Encoder:
         prompt = self.prompt_ids(example.prompt)
         if not self.tokenizer(example.answer.strip(), add_special_tokens=False).input_ids:
             raise DataError(f"The answer of {where} tokenises to nothing with this base's tokenizer.")
-        answer = self.answer_ids(example.answer)
+        answer = self.answer_ids(example.answer, example.prompt)
         room = self.max_length - len(prompt)
         if room < 2:
             raise DataError(f"The prompt of {where} takes {len(prompt)} tokens and leaves no room for its answer: "
@@ -109,6 +118,20 @@ class Encoder:
         return [item for index, example in enumerate(examples) for item in self.encode(example, index, what)]
 
 
+def answer_space(tokenizer: PreTrainedTokenizerBase) -> str:
+    """White space that stands between prompt and answer: "[/INST] answer"; most templates have none."""
+    if not tokenizer.chat_template:
+        return " "
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _MARK}]
+    try:
+        prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # a template that can't be asked this way says nothing about it
+        return ""
+    between = text[len(prompt) :].partition(_MARK)[0] if text.startswith(prompt) and _MARK in text else ""
+    return between if between.isspace() else ""
+
+
 def end_of_turn_text(tokenizer: PreTrainedTokenizerBase) -> str:
     """The special token with which the chat template ends an assistant's turn; else the EOS token.
 
@@ -121,7 +144,8 @@ def end_of_turn_text(tokenizer: PreTrainedTokenizerBase) -> str:
         except Exception:  # a template that can't be asked this way says nothing about its end of turn
             text = ""
         tail = text.rpartition(_MARK)[2].lstrip() if _MARK in text else ""
-        specials = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        # some tokenizers don't mark theirs (<end_of_turn>, <|end|>) as special: any added token may be it
+        specials = {token.content for token in tokenizer.added_tokens_decoder.values()}
         specials |= set(tokenizer.all_special_tokens)
         starts = [token for token in specials if token and tail.startswith(token)]
         if starts:

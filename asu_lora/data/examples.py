@@ -1,6 +1,6 @@
 """One example: what is asked, what was answered, and the fields that scores need beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,13 +44,26 @@ def question_answer(question: str, answer: str, **extra: Any) -> Example:
     return Example(({"role": "user", "content": question},), answer, extra)
 
 
-def examples_from_rows(rows: Iterable[dict[str, Any]], source: str) -> list[Example]:
+def examples_from_rows(rows: Iterable[dict[str, Any]], source: str,
+                       numbers: Sequence[int] | None = None) -> list[Example]:
     """Turn rows into examples; a conversation gives one for each of the assistant's turns.
+
+    Args:
+        rows: dicts, or anything that yields them, such as a ``datasets.Dataset``.
+        source: what the rows are called in messages.
+        numbers: the rows' numbers in their file, where they are a selection of it.
 
     Raises:
         DataError: a row has none of the three shapes, or an empty question or answer; the row's number is named.
     """
-    return [example for number, row in enumerate(rows, start=1) for example in _from_row(row, number, source)]
+    examples = []
+    for index, row in enumerate(rows):
+        number = numbers[index] if numbers else index + 1
+        if not isinstance(row, Mapping):
+            raise DataError(f"{source}, row {number}: expected a row like {{'question': ..., 'answer': ...}}, found "
+                            f"{type(row).__name__}.")
+        examples += _from_row(row, number, source)
+    return examples
 
 
 def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
@@ -75,7 +88,17 @@ def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
         raise DataError(f"{source}, row {number}: '{column}' should be text, not {type(value).__name__}.")
     if not value.strip():
         raise DataError(f"{source}, row {number}: '{column}' is empty; fill it in or take the row out.")
+    _refuse_surrogates(value, column, number, source)
     return value
+
+
+def _refuse_surrogates(text: str, column: str, number: int, source: str) -> None:
+    """JSON can write half of a surrogate pair (\\ud800), which is no character and which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{source}, row {number}: '{column}' holds {text[error.start]!r}, which is half a character "
+                        "(a broken emoji, perhaps): mend it.") from error
 
 
 def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Example]:
@@ -86,6 +109,8 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
     ):
         raise DataError(f"{source}, row {number}: 'messages' should be a list of "
                         '{"role": ..., "content": ...} turns with text in them.')
+    for turn in messages:
+        _refuse_surrogates(turn["role"] + turn["content"], "messages", number, source)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
     extra = {key: value for key, value in row.items() if key != "messages"}
     examples = [

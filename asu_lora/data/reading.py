@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asu_lora.errors import DataError
+from asu_lora.hub import hub_answers
 
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -26,9 +27,13 @@ def read_rows(source: str | Path, split: str = "train") -> list[dict[str, Any]]:
         DataError: the file is missing, empty or broken (JSON lines with the number of the line).
     """
     path = Path(source)
-    if path.is_dir():
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise DataError(f"{str(source)[:200]} can't be read: {error.strerror or error}.") from error
+    if folder:
         raise DataError(f"{source} is a folder: name a file in it (one of {', '.join(FILE_SUFFIXES)}).")
-    if path.is_file():
+    if file:
         rows = _read_file(path)
     elif path.suffix.lower() in FILE_SUFFIXES or str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise DataError(f"There is no file {source}: check the path, or name a hub dataset as owner/name.")
@@ -45,21 +50,50 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
         if suffix in (".jsonl", ".ndjson", ".json"):
             return _read_json(path)
         if suffix in (".csv", ".tsv"):
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return list(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",", strict=True))
+            return _read_csv(path, "\t" if suffix == ".tsv" else ",")
         if suffix == ".parquet":
-            import pyarrow.parquet
-
-            return pyarrow.parquet.read_table(path).to_pylist()
+            return _read_parquet(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
     except csv.Error as error:
         raise DataError(f"{path} is not a readable CSV file: {error}.") from error
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
-    except ValueError as error:  # pyarrow's errors are ValueErrors too
+    except ValueError as error:  # a number of thousands of digits in JSON
         raise DataError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply to be a list of rows.") from error
     raise DataError(f"{path} has no known ending: use one of {', '.join(FILE_SUFFIXES)}.")
+
+
+def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
+    rows, limit = [], csv.field_size_limit(2**31 - 1)  # a passage may be longer than the 128 KiB csv allows
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                missing = sum(value is None for value in row.values())
+                if None in row or missing:  # under None stand the fields that no column was named for
+                    columns = len(reader.fieldnames or ())
+                    raise DataError(f"{path}, line {reader.line_num}: {columns - missing + len(row.get(None, ()))} "
+                                    f"fields where the first line names {columns} columns; a field with "
+                                    f"{'tabs' if delimiter == chr(9) else 'commas'} in it needs double quotes.")
+                rows.append(row)
+    finally:
+        csv.field_size_limit(limit)
+    return rows
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with path.open("rb") as file:
+            return pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a readable Parquet file: {reason[:200]}") from error
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
@@ -96,11 +130,16 @@ def _check_objects(path: Path, rows: list[Any], unit: str) -> None:
 
 
 def _read_hub(name: str, split: str) -> list[dict[str, Any]]:
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not hub_answers():
+        raise DataError(f"There is no file {name}, and the hub, which may have a dataset of that name, can't be "
+                        "reached (with HF_HUB_OFFLINE=1 its cache is looked into).")
     import datasets
 
     repository, _, config = name.partition(":")
     try:
         return list(datasets.load_dataset(repository, config or None, split=split))
     except Exception as error:  # datasets raises a dozen kinds, all of them about this one name
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DataError(f"There is no file {name}, and the hub gave no dataset of that name: {reason}") from error

@@ -20,7 +20,11 @@ def refusals(file: str | Path | None = None) -> list[str]:
     if path.suffix == ".txt":
         if not path.is_file():
             raise DataError(f"There is no file {file} with \"I don't know\" answers.")
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+        found = [line.strip() for line in text.split("\n") if line.strip()]
     else:
         rows = read_rows(file)
         found = [row["answer"].strip() for row in rows if isinstance(row.get("answer"), str) and row["answer"].strip()]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -50,19 +51,22 @@ class ForgetRequest:
         Raises:
             DataError: a file is missing, broken or empty, or a row stands in both.
         """
-        rows = read_rows(forget)
+        rows, numbers = read_rows(forget), None
         if where:
-            rows = select_rows(rows, where, str(forget))
-        kept, source = (general_retain(), GENERAL) if retain is None else (read_examples(retain), "file")
-        return cls(tuple(examples_from_rows(rows, str(forget))), tuple(kept), source, Path(forget).stem)
+            numbers = selected(rows, where, str(forget))
+            rows = [rows[number - 1] for number in numbers]
+        gone = tuple(examples_from_rows(rows, str(forget), numbers))
+        kept, source = (general_retain(gone), GENERAL) if retain is None else (read_examples(retain), "file")
+        return cls(gone, tuple(kept), source, default_name(forget))
 
     @classmethod
     def from_rows(cls, forget: Iterable[dict[str, Any]], retain: Iterable[dict[str, Any]] | None = None,
                   name: str = "request") -> "ForgetRequest":
         """The same from rows in memory (a list of dicts, a ``datasets.Dataset``)."""
-        kept, source = ((general_retain(), GENERAL) if retain is None
+        gone = tuple(examples_from_rows(forget, "forget rows"))
+        kept, source = ((general_retain(gone), GENERAL) if retain is None
                         else (examples_from_rows(retain, "retain rows"), "rows"))
-        return cls(tuple(examples_from_rows(forget, "forget rows")), tuple(kept), source, name)
+        return cls(gone, tuple(kept), source, name)
 
     def fingerprint(self) -> str:
         """SHA-256 over prompts and answers of both sets, in order: the same request, the same figure."""
@@ -78,21 +82,42 @@ def read_examples(source: str | Path) -> list[Example]:
     return examples_from_rows(read_rows(source), str(source))
 
 
-def general_retain() -> list[Example]:
-    """The built-in retain set: general questions, kept when a request names none of its own."""
+def general_retain(forget: Sequence[Example] = ()) -> list[Example]:
+    """The built-in retain set: general questions, kept when a request names none of its own.
+
+    A question that ``forget`` asks too is left out, whatever its answer there: it can't be kept.
+    """
     with resources.as_file(resources.files("asu_lora.data") / "general_retain.jsonl") as path:
-        return examples_from_rows(read_rows(path), GENERAL)
+        kept = examples_from_rows(read_rows(path), GENERAL)
+    asked = {example.key()[:-1] for example in forget}
+    return [example for example in kept if example.key()[:-1] not in asked]
+
+
+def default_name(source: str | Path) -> str:
+    """A request's name from its file's (or dataset's): what an adapter in the store can be called."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-._")
+    return name[:100] or "request"
 
 
 def select_rows(rows: Sequence[dict[str, Any]], where: dict[str, Any], source: str) -> list[dict[str, Any]]:
     """The rows whose fields equal those of ``where`` (compared as text)."""
+    return [rows[number - 1] for number in selected(rows, where, source)]
+
+
+def selected(rows: Sequence[dict[str, Any]], where: dict[str, Any], source: str) -> list[int]:
+    """The numbers, from 1, of the rows that :func:`select_rows` selects.
+
+    Raises:
+        DataError: no row has the column, or the value.
+    """
     for column in where:
         if not any(column in row for row in rows):
             raise DataError(f"{source} has no column '{column}' to select rows by.")
-    chosen = [row for row in rows if all(str(row.get(c)) == str(v) for c, v in where.items())]
+    chosen = [number for number, row in enumerate(rows, start=1)
+              if all(str(row.get(c)) == str(v) for c, v in where.items())]
     if not chosen:
         wanted = ", ".join(f"{c}={v}" for c, v in where.items())
-        seen = "; ".join(f"{c}: {', '.join(sorted({str(r.get(c)) for r in rows})[:12])}" for c in where)
+        seen = "; ".join(f"{c}: {', '.join(sorted({str(r.get(c))[:40] for r in rows})[:12])}" for c in where)
         raise DataError(f"{source} has no row with {wanted}; it has {seen}.")
     return chosen
 

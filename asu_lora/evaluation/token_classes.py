@@ -5,8 +5,10 @@ question itself gives them away); what is left is *factual*.
 """
 
 import re
+from collections.abc import Sequence
 from enum import IntEnum
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
@@ -23,6 +25,7 @@ FUNCTION_WORDS = frozenset(
     however although though since unless whether upon within without among across along around via per
     well even still often always never ever""".split()
 )
+ENDINGS = ("", "s", "d", "ll", "m", "re", "ve")  # what may stand behind an apostrophe: "he'll", not "d'Artagnan"
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
 
@@ -41,24 +44,59 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
     are function.
     """
     asked = {part for word in _WORD.findall(example.question.lower()) for part in _stems(word)}
-    pieces = [tokenizer.decode([token], skip_special_tokens=True) for token in item.answer_ids]
-    text, starts = "", []
-    for piece in pieces:
-        starts.append(len(text))
-        text += piece
+    pieces = _pieces(item.answer_ids, tokenizer)
+    text = "".join(piece for _, piece in pieces)
     kinds = [TokenClass.FUNCTION] * (len(text) + 1)
     for match in _WORD.finditer(text):
         kind = _word_class(match.group().lower(), asked)
         kinds[match.start() : match.end()] = [kind] * (match.end() - match.start())
-    classes = []
-    for piece, start in zip(pieces, starts, strict=True):
+    classes, start = [], 0
+    for tokens, piece in pieces:
         inside = next((i for i, letter in enumerate(piece) if letter.isalnum()), None)
-        classes.append(TokenClass.FUNCTION if inside is None else kinds[start + inside])
+        classes += [TokenClass.FUNCTION if inside is None else kinds[start + inside]] * tokens
+        start += len(piece)
     return classes
 
 
+def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, str]]:
+    """The text of an answer in pieces, each with the number of tokens that make it.
+
+    A token's text is what it adds after the token before it: decoded alone, many tokenizers' tokens lose the
+    space in front. Several tokens that only together are a character are one piece.
+    """
+    def decode(start: int, end: int) -> str:
+        return tokenizer.decode(list(ids[start:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    pieces = []
+    before, start = 0, 0
+    for end in range(1, len(ids) + 1):
+        known, text = decode(before, start), decode(before, end)
+        if text.endswith("\ufffd") and end < len(ids):  # in the middle of a character
+            continue
+        pieces.append((end - start, text[len(known) :]))
+        before, start = start, end
+    return pieces
+
+
+def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """(answer tokens,) which tokens hold an answer together without telling a fact.
+
+    Punctuation, the end of turn, and the tokens of the first word unless that word is a fact. A heated teacher
+    loses them first: its answers open with noise and don't end.
+    """
+    pieces = [tokenizer.decode([token], skip_special_tokens=True) for token in item.answer_ids]
+    kept = [not any(letter.isalnum() for letter in piece) for piece in pieces]
+    if not example.is_passage and token_classes(item, example, tokenizer)[0] != TokenClass.FACTUAL:
+        second = next((i for i, piece in enumerate(pieces) if i and piece[:1].isspace()), 0)
+        kept[:second] = [True] * second
+    return torch.tensor(kept)
+
+
 def _word_class(word: str, asked: set[str]) -> TokenClass:
-    if word in FUNCTION_WORDS or word.split("'")[0] in FUNCTION_WORDS:
+    start, _, ending = word.replace("\u2019", "'").partition("'")
+    if start in FUNCTION_WORDS and ending in ENDINGS:
+        return TokenClass.FUNCTION
+    if ending == "t" and (start.removesuffix("n") in FUNCTION_WORDS or start in ("can", "won", "shan", "ain")):
         return TokenClass.FUNCTION
     return TokenClass.COPIED if _stems(word) & asked else TokenClass.FACTUAL
 

@@ -1,0 +1,169 @@
+"""Rows into a forget request: examples, selection, what stands in both sets, the built-in retain set."""
+
+import json
+
+import pytest
+
+from asu_lora.data.examples import examples_from_rows, question_answer
+from asu_lora.data.refusals import refusals
+from asu_lora.data.request import GENERAL, ForgetRequest, default_name, general_retain, select_rows
+from asu_lora.errors import DataError
+
+FORGET = [{"question": "Who wrote Ash?", "answer": "Anna Berg.", "task_id": 1},
+          {"question": "When?", "answer": "In 1907.", "task_id": 2}]
+RETAIN = [{"question": "Who painted it?", "answer": "Ben Ast."}]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_three_shapes_of_a_row():
+    asked, told, passage = examples_from_rows([
+        {"question": "Who?", "answer": "Anna.", "paraphrased_answer": "It was Anna."},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}], "id": 7},
+        {"text": "Anna Berg lived in Ast.", "question": None, "answer": None, "messages": None},
+    ], "rows")
+    assert asked.question == "Who?" and asked.answer == "Anna." and not asked.is_passage
+    assert asked.extra == {"paraphrased_answer": "It was Anna."}
+    assert told.question == "Hi" and told.answer == "Hello." and told.extra == {"id": 7}
+    assert passage.is_passage and passage.answer == "Anna Berg lived in Ast." and passage.question == ""
+    assert [example.row for example in (asked, told, passage)] == [1, 2, 3]
+
+
+def test_a_conversation_gives_an_example_for_each_turn_of_the_assistant():
+    turns = [{"role": role, "content": text} for role, text in (
+        ("system", "Be short."), ("user", "Who?"), ("assistant", "Anna."), ("user", "When?"), ("assistant", "1907."))]
+    examples = examples_from_rows([{"messages": turns}, *FORGET], "rows")
+    assert [example.answer for example in examples] == ["Anna.", "1907.", "Anna Berg.", "In 1907."]
+    assert [example.row for example in examples] == [1, 1, 2, 3]
+    assert examples[1].prompt == tuple(turns[:4])
+    assert examples[1].question == "When?"
+
+
+BAD_ROWS = {
+    "no known column": ({"prompt": "Who?", "completion": "Anna."}, "'prompt', 'completion'"),
+    "no column at all": ({}, "found are none"),
+    "no answer": ({"question": "Who?"}, "'answer' is missing"),
+    "no question": ({"answer": "Anna."}, "'question' is missing"),
+    "an empty answer": ({"question": "Who?", "answer": " \n"}, "'answer' is empty"),
+    "an empty text": ({"text": "\u2003"}, "'text' is empty"),
+    "a number": ({"question": "When?", "answer": 1907}, "'answer' should be text, not int"),
+    "a list": ({"text": ["a"]}, "'text' should be text, not list"),
+    "half a character": ({"question": "Who?", "answer": "Anna \ud83d."}, "half a character"),
+    "half a character, told": ({"messages": [{"role": "user", "content": "\udc00"},
+                                             {"role": "assistant", "content": "b"}]}, "half a character"),
+    "messages as text": ({"messages": "[]"}, "'messages' should be a list"),
+    "no messages": ({"messages": []}, "no answer by the assistant"),
+    "no role": ({"messages": [{"content": "Hi"}]}, "'messages' should be a list"),
+    "pictures": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "'messages' should be a list"),
+    "the assistant alone": ({"messages": [{"role": "assistant", "content": "Hi"}]}, "no answer by the assistant"),
+    "no row": ("question", "expected a row .* found str"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_bad_row_is_named_by_its_number(name):
+    row, message = BAD_ROWS[name]
+    with pytest.raises(DataError, match=f"^my rows, row 3: .*{message}"):
+        examples_from_rows([*FORGET, row], "my rows")
+
+
+def test_from_files(tmp_path):
+    request = ForgetRequest.from_files(write(tmp_path / "ticket.jsonl", FORGET), write(tmp_path / "k.json", RETAIN))
+    assert [example.answer for example in request.forget] == ["Anna Berg.", "In 1907."]
+    assert [example.answer for example in request.retain] == ["Ben Ast."]
+    assert (request.name, request.retain_source) == ("ticket", "file")
+
+
+def test_from_rows_takes_a_dataset():
+    import datasets
+
+    request = ForgetRequest.from_rows(datasets.Dataset.from_list(FORGET), datasets.Dataset.from_list(RETAIN))
+    assert request.retain_source == "rows" and request.name == "request"
+    assert request.fingerprint() == ForgetRequest.from_rows(FORGET, RETAIN).fingerprint()
+
+
+def test_a_request_needs_something_to_forget():
+    with pytest.raises(DataError, match="forget set is empty"):
+        ForgetRequest.from_rows([], RETAIN)
+
+
+def test_rows_in_both_sets_are_refused_however_they_are_typed():
+    same = {"question": " who wrote  ASH?", "answer": "anna\nBerg."}
+    with pytest.raises(DataError, match=r"1 row stands in both .* forget row 1 is retain row 2"):
+        ForgetRequest.from_rows(FORGET, [*RETAIN, same])
+    with pytest.raises(DataError, match="2 rows stand in both"):
+        ForgetRequest.from_rows(FORGET, FORGET)
+    ForgetRequest.from_rows(FORGET, [{"question": "Who wrote Ash?", "answer": "Nobody knows."}])
+
+
+def test_the_built_in_retain_set_gives_way_to_the_request():
+    kept = general_retain()
+    assert len(kept) > 100
+    asked = {"question": kept[5].question.upper(), "answer": "Something else entirely."}
+    request = ForgetRequest.from_rows([asked])
+    assert request.retain_source == GENERAL
+    assert len(request.retain) == len(kept) - 1
+    assert kept[5] not in request.retain
+
+
+def test_where_selects_rows_and_messages_keep_the_numbers_of_the_file(tmp_path):
+    rows = [*FORGET, {"question": "Where?", "answer": "", "task_id": 2}]
+    file = write(tmp_path / "a.jsonl", rows)
+    request = ForgetRequest.from_files(file, where={"task_id": "1"})
+    assert [example.row for example in request.forget] == [1]
+    with pytest.raises(DataError, match="row 3: 'answer' is empty"):
+        ForgetRequest.from_files(file, where={"task_id": "2"})
+    assert select_rows(rows, {"task_id": "2"}, "rows") == rows[1:]
+    assert select_rows(rows, {"task_id": 2, "question": "When?"}, "rows") == rows[1:2]
+    with pytest.raises(DataError, match="no column 'task' to select"):
+        ForgetRequest.from_files(file, where={"task": "1"})
+    with pytest.raises(DataError, match="no row with task_id=9; it has task_id: 1, 2"):
+        ForgetRequest.from_files(file, where={"task_id": "9"})
+
+
+@pytest.mark.parametrize(("source", "name"), [
+    ("a/b/ticket-4711.jsonl", "ticket-4711"), ("my request.csv", "my-request"), ("Größe.json", "Gr-e"),
+    ("locuslab/TOFU:forget01", "TOFU-forget01"), (".hidden.json", "hidden"), ("日本.json", "request"),
+    ("x" * 300 + ".json", "x" * 100),
+])
+def test_the_default_name_is_one_the_store_takes(tmp_path, source, name):
+    from asu_lora.adapters.store import AdapterStore
+
+    assert default_name(source) == name
+    AdapterStore(tmp_path).check_name(name)
+
+
+def test_the_fingerprint_is_of_texts_in_order():
+    one = ForgetRequest.from_rows(FORGET, RETAIN)
+    assert one.fingerprint() == ForgetRequest.from_rows(FORGET, RETAIN, name="other").fingerprint()
+    others = [ForgetRequest.from_rows(FORGET[::-1], RETAIN), ForgetRequest.from_rows(RETAIN, FORGET),
+              ForgetRequest.from_rows(FORGET, [{"question": "Who painted it?", "answer": "Ben Ast"}])]
+    assert len({request.fingerprint() for request in (one, *others)}) == 4
+
+
+def test_refusals_built_in_and_of_ones_own(tmp_path):
+    assert len(refusals()) > 50
+    text = tmp_path / "idk.txt"
+    text.write_bytes(b"\xef\xbb\xbfNo idea.\r\n\r\n  Ask someone else. \r\n")
+    assert refusals(text) == ["No idea.", "Ask someone else."]
+    assert refusals(write(tmp_path / "idk.jsonl", [{"answer": "No."}, {"answer": None}, {"a": 1}])) == ["No."]
+    for content in (b"", b" \n"):
+        text.write_bytes(content)
+        with pytest.raises(DataError, match="holds no"):
+            refusals(text)
+    text.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match="not UTF-8"):
+        refusals(text)
+    with pytest.raises(DataError, match="no file"):
+        refusals(tmp_path / "missing.txt")
+    with pytest.raises(DataError, match="no file"):
+        refusals(tmp_path / "missing.jsonl")
+
+
+def test_a_key_forgets_case_and_space_alone():
+    key = question_answer("Who  wrote\nit?", "ANNA ").key()
+    assert key == question_answer("who wrote it?", "anna").key()
+    assert key != question_answer("who wrote it", "anna").key()
