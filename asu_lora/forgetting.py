@@ -2,17 +2,26 @@
 
 request -> encoded rows -> figures before -> tau -> targets of the frozen base -> training -> figures after ->
 adapter folder, written beside the store and renamed into it.
+
+Under ``accelerate launch`` every process runs all of this: they share the training steps and the questions that
+are measured, and the first of them alone writes and tells.
 """
 
+import hashlib
 import json
+import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import set_seed
 
 from asu_lora import calibration
+from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.collate import Collator
 from asu_lora.data.encoding import Encoded, Encoder, special_ids
@@ -20,11 +29,11 @@ from asu_lora.data.examples import Example
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
-from asu_lora.errors import TrainingError
+from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure, sample
-from asu_lora.evaluation.token_classes import token_classes
+from asu_lora.evaluation.token_classes import anchored, token_classes
 from asu_lora.head import FrozenHead
-from asu_lora.loading import LoadedBase, load_base
+from asu_lora.loading import LoadedBase, choose_device, load_base
 from asu_lora.memory import peak_memory
 from asu_lora.objectives import Objective, forget_objective, retain_objective
 from asu_lora.objectives.asu import ASU
@@ -34,8 +43,8 @@ from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import Rows, compute_references, passes_needed
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
-from asu_lora.student import Student, add_adapter
-from asu_lora.training import train, training_arguments
+from asu_lora.student import Student, adapted
+from asu_lora.training import last_checkpoint, train, training_arguments
 
 RUNS = ".runs"  # checkpoints of unfinished runs, beside the adapters of the store
 
@@ -77,15 +86,19 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         progress: hears what is being done.
 
     Raises:
-        AsuLoraError: one of its kinds, with one sentence; the store is then as it was.
+        AsuLoraError: one of its kinds, with one sentence; the store is then as it was, and a loaded base is
+            a plain base again.
     """
     config, progress = config or ForgetConfig(), progress or Progress()
     store = store if isinstance(store, AdapterStore) else AdapterStore(store)
     name = name or request.name
     started = time.monotonic()
+    here = this_process(config, base)
     try:
         store.check_name(name)
-        return _forget(request, base, config, name, store, heldout or [], idk_file, resume, progress, started)
+        here.wait_for_everyone()  # a process that starts late must not find the adapter of one that is done
+        return _forget(request, base, config, name, store, heldout or [], idk_file, resume,
+                       progress if here.is_main_process else Progress(), started, here)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError("There is not enough memory for this run: lower --batch-size, shorten --max-length, or "
                             "use --precision nf4.") from error
@@ -93,18 +106,23 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         progress.close()
 
 
-def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started) -> ForgetResult:
+def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started,
+            here) -> ForgetResult:
     progress.stage("Loading the base")
-    base = base if isinstance(base, LoadedBase) else load_base(
-        base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    if not isinstance(base, LoadedBase):
+        device = str(here.device) if here.use_distributed else config.device
+        base = load_base(base, config.precision, device, trust_remote_code=config.trust_remote_code)
     set_seed(config.seed)
     model, tokenizer, pad_id = base.model, base.tokenizer, base.tokenizer.pad_token_id
     layers = config.layers(number_of_layers(model))
     head = FrozenHead(model)
     encoder = Encoder(tokenizer, config.max_length)
     objectives = build_objectives(config, base)
+    if "retain" in objectives and not request.retain:
+        raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
     refuses = any("idk" in objective.needs for objective in objectives.values())
-    halves = encode_halves(request, encoder, objectives, refusals(idk_file) if refuses else [], config.seed)
+    idk = refusals(idk_file) if refuses else []
+    halves = encode_halves(request, encoder, objectives, idk, config.seed)
     forget_rows = halves["forget"].views.get("answer") or encoder.encode_all(request.forget, "forget row")
     tell_about_cuts(halves, config.max_length, progress)
 
@@ -112,39 +130,57 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     record.count(halves)
     sets = {"forget": sample(request.forget, config.eval_rows), "retain": sample(request.retain, config.eval_rows),
             "heldout": heldout[: config.eval_rows]}
-    before = measure_sets(model, head, tokenizer, encoder, sets, "before", progress)
+    before = measure_sets(model, head, tokenizer, encoder, sets, "before", progress, here)
 
     if objectives["forget"].uses_teacher():
         record.tau = choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
+    anchors = None
+    if record.tau and config.keep_speaking:
+        anchors = [anchored(row, request.forget[row.example], tokenizer) for row in forget_rows]
     record.fingerprint = fingerprint(base, progress)
     for half, objective in objectives.items():
         if work := passes_needed(halves[half], objective):
             progress.stage(f"Teacher and base on the {half} set", work)
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               progress.advance)
+                               anchors if half == "forget" else None, progress.advance)
 
-    student = add_adapter(model, config)
-    record.count_parameters(student)
-    pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), config.retain_per_forget, config.seed)
-    folder = run_folder(store, name, record, resume)
-    arguments = training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True)
-    record.training = train(Student(student, config.gradient_checkpointing), objectives, head, pairs,
-                            Collator(halves, objectives, pad_id), config, arguments, progress, resume)
-    check_finite(student)
-    student.eval()
-    after = measure_sets(student, head, tokenizer, encoder, sets, "after", progress)
+    folder = run_folder(store, name, record, idk, resume, here)
+    with adapted(model, config) as student:
+        record.count_parameters(student)
+        pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), config.retain_per_forget,
+                                  config.seed)
+        arguments = training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True)
+        try:
+            with disk_errors(store.root):
+                record.training = train(Student(student, config.gradient_checkpointing), objectives, head, pairs,
+                                        Collator(halves, objectives, pad_id), config, arguments, progress, resume)
+            check_finite(student)
+        except BaseException as error:
+            # the same run would fail the same way again, and without a checkpoint there is nothing to resume
+            if here.is_main_process and (isinstance(error, TrainingError) or last_checkpoint(folder) is None):
+                remove_run(folder)
+            raise
+        student.eval()
+        after = measure_sets(student, head, tokenizer, encoder, sets, "after", progress, here)
 
-    record.before = {k: v for s, f in before.items() for k, v in f.summary(s).items()}
-    record.after = {k: v for s, f in after.items() for k, v in f.summary(s).items()}
-    record.seconds, record.peak_memory = time.monotonic() - started, peak_memory(base.device)
-    if arguments.process_index == 0:
-        progress.stage("Writing the adapter")
-        with store.stage(name) as staging:
-            write_adapter(student, staging, name, record)
-        remove_run(folder)
-    student.unload()  # the base the caller gave is a plain base again
+        record.before = {k: v for s, f in before.items() for k, v in f.summary(s).items()}
+        record.after = {k: v for s, f in after.items() for k, v in f.summary(s).items()}
+        record.seconds, record.peak_memory = time.monotonic() - started, peak_memory(base.device)
+        here.wait_for_everyone()
+        if here.is_main_process:
+            progress.stage("Writing the adapter")
+            with store.stage(name) as staging:
+                write_adapter(student, staging, name, record)
+            remove_run(folder)
+        here.wait_for_everyone()
     return ForgetResult(name, store.root / name, record.before, record.after,
                         {s: (before[s], after[s]) for s in before}, record)
+
+
+def this_process(config: ForgetConfig, base: str | LoadedBase) -> PartialState:
+    """Which of the processes of an ``accelerate launch`` this is; else the only one."""
+    device = base.device if isinstance(base, LoadedBase) else choose_device(config.device)
+    return PartialState(cpu=device.type == "cpu")
 
 
 def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Objective]:
@@ -195,12 +231,18 @@ def tell_about_cuts(halves: dict[str, Rows], max_length: int, progress: Progress
                           "off: what stands beyond it is not trained on.")
 
 
-def measure_sets(model, head, tokenizer, encoder, sets, when: str, progress: Progress) -> dict[str, SetFigures]:
+def measure_sets(model, head, tokenizer, encoder, sets, when: str, progress: Progress,
+                 here: PartialState) -> dict[str, SetFigures]:
+    """Figures of every set that has questions; each process measures its share of them."""
     found = {}
     for name, examples in sets.items():
         if examples:
-            progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in examples))
-            found[name] = measure(model, head, tokenizer, encoder, examples, progress)
+            with here.split_between_processes(examples) as mine:
+                progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in mine))
+                part = measure(model, head, tokenizer, encoder, mine, progress)
+            parts = gather_object([part])
+            found[name] = SetFigures(*(sum(lists, []) for lists in zip(
+                *((p.probability, p.rouge, p.answers) for p in parts), strict=True)))
     return found
 
 
@@ -213,7 +255,7 @@ def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded]
     choice = calibration.choose_tau(model, head, rows, classes, tokenizer.pad_token_id, layers,
                                     lambda point: progress.advance(1, tau=point.tau, facts=point.factual_rise))
     progress.note(choice.reason)
-    return choice
+    return broadcast_object_list([choice])[0]  # one teacher, should processes round differently
 
 
 def fingerprint(base: LoadedBase, progress: Progress) -> str:
@@ -224,30 +266,43 @@ def fingerprint(base: LoadedBase, progress: Progress) -> str:
 def check_finite(student: torch.nn.Module) -> None:
     for name, parameter in student.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise TrainingError(f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was added "
-                                "to the store.")
+            raise TrainingError(f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was "
+                                "added to the store.")
 
 
-def run_folder(store: AdapterStore, name: str, record: RunRecord, resume: bool) -> Path:
-    """The folder of this run's checkpoints; a resumed run must be the run that was interrupted."""
+def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str], resume: bool,
+               here: PartialState) -> Path:
+    """The folder of this run's checkpoints; a resumed run must be the run that was interrupted.
+
+    Raises:
+        TrainingError: what was interrupted was another run.
+        StoreError: the disk refuses.
+    """
     folder = store.root / RUNS / name
     identity = json.dumps({"request": record.request.fingerprint(), "base": record.fingerprint,
-                           "config": asdict(record.config), "precision": record.base.precision}, sort_keys=True)
+                           "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
+                           "config": asdict(record.config), "precision": record.base.precision,
+                           "processes": here.num_processes}, sort_keys=True)
     kept = folder / "run.json"
-    if resume and kept.is_file():
-        if kept.read_text() != identity:
-            raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request: give the "
-                                "same ones, or leave --resume out to start anew.")
-        return folder
-    remove_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(identity)
+    found = resume and kept.is_file()
+    if found and kept.read_text() != identity:
+        raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request: give the "
+                            "same ones, or leave --resume out to start anew.")
+    here.wait_for_everyone()  # all have looked
+    if not found and here.is_main_process:
+        remove_run(folder)
+        with disk_errors(store.root):
+            folder.mkdir(parents=True, exist_ok=True)
+            kept.write_text(identity)
+    here.wait_for_everyone()
     return folder
 
 
 def remove_run(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+    """Remove a run's checkpoints; what a logger wrote beside them (``--report-to tensorboard``) stays."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    (folder / "run.json").unlink(missing_ok=True)
+    with suppress(OSError):  # not empty, or gone
+        folder.rmdir()
         folder.parent.rmdir()

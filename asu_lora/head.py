@@ -32,9 +32,10 @@ class FrozenHead:
             raise BaseModelError(f"{self.name} has no output head that asu-lora can find.")
         config = model.config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        scale = getattr(config, "logit_scale", None)  # Cohere multiplies,
-        divisor = getattr(config, "logits_scaling", None)  # Granite divides
-        self.scale: float = (scale if scale is not None else 1.0) / (divisor if divisor is not None else 1.0)
+        # Cohere multiplies, Granite divides
+        factors = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
+        scale, divisor = (factor if isinstance(factor, (int, float)) else 1.0 for factor in factors)
+        self.scale: float = scale / divisor
         if next(self.module.parameters()).device.type != "meta":
             self._check(model)
 
@@ -86,7 +87,8 @@ class FrozenHead:
         finally:
             model.train(training)
         ours = self.logits(hidden)
-        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2):
+        # a hundredth of the largest logit: more than what bf16 rounds, however small a model's logits are
+        if ours.shape != theirs.shape or not (ours - theirs).abs().max() <= 1e-2 * theirs.abs().max():
             raise BaseModelError(f"{self.name} does something to its logits that asu-lora doesn't know, so its answers "
                                  "can't be compared token by token; please report the model's name.")
 

@@ -16,6 +16,7 @@ from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
 
 _METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking")
+_LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 
@@ -51,7 +52,7 @@ class RunRecord:
     def manifest(self, name: str, lora: dict) -> Manifest:
         """The manifest of this run's adapter."""
         settings, model_config = asdict(self.config), self.base.model.config.get_text_config()
-        training = {k: v for k, v in settings.items() if k not in (*_METHOD, "rank", "alpha", "dropout", "target_modules")}
+        training = {k: v for k, v in settings.items() if k not in _METHOD + _LORA}
         training |= self.training | {"compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
                                      "device": self.base.device.type}
         nf4 = self.base.precision == "nf4"
@@ -86,10 +87,10 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     # the name the user typed, so that plain PEFT finds the base again; a local path stays a path
     config.base_model_name_or_path = record.base.source.name
     config.inference_mode = True
-    student.save_pretrained(folder)
+    student.save_pretrained(folder, save_embedding_layers=False)
     modules = sorted(config.target_modules) if not isinstance(config.target_modules, str) else config.target_modules
     lora = {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout, "target_modules": modules,
-            "parameters": record.counts.get("adapter_parameters")}
+            "layers": config.layers_to_transform, "parameters": record.counts.get("adapter_parameters")}
     manifest = record.manifest(name, lora)
     write_model_card(folder, manifest)
     return write_manifest(folder, manifest)

@@ -38,17 +38,24 @@ class Rows:
 
 def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,
                        tau: float | None = None, layers: Sequence[int] | None = None,
+                       anchors: Sequence[torch.Tensor] | None = None,
                        progress: Callable[[int], None] | None = None) -> None:
     """Fill in what the objective compares with, one forward pass a row and kind of reference.
 
     Args:
         model: the frozen base, no adapter active.
         tau, layers: the teacher's temperature and smoothed layers.
+        anchors: per row, (answer tokens,) where the teacher gives way to the plain base (see
+            :func:`asu_lora.evaluation.token_classes.anchored`).
     """
     for view, wanted in objective.needs.items():
         items, found = rows.views[view], rows.references.setdefault(view, {})
         if "teacher" in wanted:
             found["teacher"] = hidden_states(model, items, pad_id, tau, layers, progress=progress)
+            if anchors is not None:
+                for teacher, base, kept in zip(found["teacher"], hidden_states(model, items, pad_id), anchors,
+                                               strict=True):
+                    teacher[kept] = base[kept]
         if "base" in wanted or "base_logprob" in wanted:
             states = hidden_states(model, items, pad_id, progress=progress)
             if "base" in wanted:

@@ -6,9 +6,13 @@ The command line's options, the YAML of ``--config`` and the manifest's record a
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from asu_lora.errors import SettingError
+
+ALL_LINEAR = "all-linear"
+REPORTERS = ("none", "tensorboard", "wandb")
 
 
 def setting(default: Any, help: str, flag: str | None = None, choices: tuple[str, ...] | None = None,
@@ -35,18 +39,25 @@ class ForgetConfig:
     beta: float = setting(0.1, "Inverse temperature of npo, dpo and ap.", group="Method")
     tau: float | str = setting("auto", "Temperature of the teacher's attention, at least 1, or 'auto': the lowest at "
                                "which the facts are gone, found by forward passes on the forget set.", group="Method")
-    smooth_layers: str = setting("all", "Decoder layers the teacher smooths: 'all', or ranges such as '4-20' or "
-                                 "'0,5-9', counted from 0.", group="Method")
-    keep_speaking: bool = setting(True, "Take end-of-turn and role tokens out of the teacher's distribution before an "
-                                  "answer's end, so that the student never learns silence.", group="Method")
+    smooth_layers: str = setting("upper", "Decoder layers the teacher smooths: 'upper' (the last third: facts are read "
+                                 "out there, and sentences survive), 'all', or ranges such as '4-20' or '0,5-9', "
+                                 "counted from 0.", group="Method")
+    keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact: "
+                                  "punctuation, the end of turn, an opening word that is no fact; and take role and "
+                                  "end-of-turn tokens out of the teacher before an answer's end. Off is the paper's "
+                                  "loss.",
+                                  group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
                                   group="Adapter")
     dropout: float = setting(0.0, "Dropout on the adapter's input.", group="Adapter")
-    target_modules: str = setting("all-linear", "Modules that get an adapter: 'all-linear', or names separated by "
+    target_modules: str = setting(ALL_LINEAR, "Modules that get an adapter: 'all-linear', or names separated by "
                                   "commas, such as q_proj,v_proj.", group="Adapter")
+    adapter_layers: str = setting("upper-half", "Decoder layers that get an adapter: 'upper-half', or what "
+                                  "--smooth-layers takes. The teacher differs from the base in its upper layers only.",
+                                  group="Adapter")
     lr: float = setting(1e-3, "Peak learning rate.")
-    epochs: float = setting(8.0, "Passes over the forget set.")
+    epochs: float = setting(6.0, "Passes over the forget set.")
     batch_size: int = setting(4, "Forget rows in a forward pass, retain rows not counted.", flag="-b")
     grad_accum: int = setting(1, "Forward passes a step.")
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
@@ -75,6 +86,11 @@ class ForgetConfig:
                 raise SettingError(f"{spec.name} is '{value}', which is none of {', '.join(choices)}.")
             if isinstance(value, float) and not math.isfinite(value):
                 raise SettingError(f"{spec.name} is {value}; it needs a finite number.")
+            kinds = {int: int, float: (int, float)}.get(type(spec.default))
+            if spec.name == "alpha" and value is not None:
+                kinds = (int, float)
+            if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise SettingError(f"{spec.name} is {value!r}; it must be a {'whole ' * (kinds is int)}number.")
         if self.tau != "auto" and (not isinstance(self.tau, (int, float)) or self.tau < 1):
             raise SettingError(f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is, "
                                "more smooths it).")
@@ -84,6 +100,13 @@ class ForgetConfig:
                      "eval_rows"):
             self._at_least(name, 0)
         self._at_least("max_length", 8)
+        if not 0 <= self.seed < 2**32:
+            raise SettingError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
+        for reporter in self.report_to.split(","):
+            if reporter not in REPORTERS:
+                raise SettingError(f"report_to is '{self.report_to}'; it must be one of {', '.join(REPORTERS)}.")
+            if reporter != "none" and find_spec(reporter) is None:
+                raise SettingError(f"report_to is '{reporter}', which is not installed: 'pip install {reporter}'.")
         for name in ("lr", "epochs", "beta", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
@@ -106,26 +129,35 @@ class ForgetConfig:
         names = [name.strip() for name in self.target_modules.split(",") if name.strip()]
         if not names:
             raise SettingError("target_modules names no module; use 'all-linear' or names such as q_proj,v_proj.")
-        return names[0] if names == ["all-linear"] else names
+        return ALL_LINEAR if names == [ALL_LINEAR] else names
 
     def layers(self, number: int) -> list[int] | None:
         """The layers to smooth of a base with ``number`` of them; None is all."""
         return parse_layers(self.smooth_layers, number)
 
 
+_SHARES = {"upper": 3, "upper-half": 2}
+
+
 def parse_layers(text: str, number: int) -> list[int] | None:
-    """``'all'``, or ranges such as ``'4-20'`` or ``'0,5-9'``, into layer indices below ``number``.
+    """``'all'``, a share, or ranges such as ``'4-20'`` or ``'0,5-9'``, into layer indices below ``number``.
+
+    Returns:
+        None for all. The shares are ``upper``, the last third, and ``upper-half``.
 
     Raises:
         SettingError: not such a range, or a layer the base doesn't have.
     """
     if text.strip().lower() == "all":
         return None
+    if text.strip().lower() in _SHARES:
+        return list(range(number - max(1, number // _SHARES[text.strip().lower()]), number))
     layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise SettingError(f"The layers '{text}' can't be read: write 'all', '4-20' or '0,5-9'.")
+            raise SettingError(f"The layers '{text}' can't be read: write 'all', 'upper', 'upper-half', '4-20' or "
+                               "'0,5-9'.")
         start, end = int(first), int(last if dash else first)
         if end < start or end >= number:
             raise SettingError(f"The layers '{part.strip()}' are out of range: the base has layers 0 to {number - 1}.")
@@ -140,33 +172,34 @@ def config_from(values: dict[str, Any], source: str) -> ForgetConfig:
         SettingError: an unknown key, a value of the wrong kind or out of range.
     """
     known = {spec.name: spec for spec in dataclasses.fields(ForgetConfig)}
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(set(values) - set(known), key=str)
     if unknown:
         raise SettingError(f"{source} has the unknown setting '{unknown[0]}'; known are {', '.join(known)}.")
-    clean = {}
-    for name, value in values.items():
-        default = known[name].default
-        if isinstance(default, bool):
-            if not isinstance(value, bool):
-                raise SettingError(f"{source}: {name} should be true or false, not {value!r}.")
-        elif isinstance(default, (int, float)) or name in ("tau", "alpha"):
-            if isinstance(value, str) and value != "auto":
-                # YAML reads 1e-3 as text
-                try:
-                    value = float(value)
-                except ValueError as error:
-                    raise SettingError(f"{source}: {name} should be a number, not '{value}'.") from error
-            if isinstance(default, int):
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-                    raise SettingError(f"{source}: {name} should be a whole number, not {value!r}.")
-                value = int(value)
-            elif isinstance(value, bool) or (value is not None and not isinstance(value, (int, float, str))):
-                raise SettingError(f"{source}: {name} should be a number, not {value!r}.")
-            elif isinstance(default, float) and value is not None:
-                value = float(value)
-        elif isinstance(value, list) and name == "target_modules":
-            value = ",".join(map(str, value))
-        elif not isinstance(value, str) and value is not None:
-            value = str(value)
-        clean[name] = value
-    return ForgetConfig(**clean)
+    return ForgetConfig(**{name: _converted(known[name], value, source) for name, value in values.items()})
+
+
+def _converted(spec: dataclasses.Field, value: Any, source: str) -> Any:
+    """A value as YAML has it (1e-3 is text there, a list of names is a list) as the setting's own type."""
+    name, default = spec.name, spec.default
+    if value is None:
+        if default is None:
+            return None
+        raise SettingError(f"{source}: {name} has no value; leave the line out to get the default.")
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise SettingError(f"{source}: {name} should be true or false, not {value!r}.")
+        return value
+    if not isinstance(default, (int, float)) and name not in ("tau", "alpha"):
+        if isinstance(value, dict):
+            raise SettingError(f"{source}: {name} should be text, not {value!r}.")
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if name == "tau" and value == "auto":
+        return value
+    whole = isinstance(default, int)
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or (whole and not number.is_integer()):
+        raise SettingError(f"{source}: {name} should be a {'whole ' if whole else ''}number, not {value!r}.")
+    return int(number) if whole else number

@@ -1,11 +1,13 @@
 """A base with any number of adapters active at once, each with a weight."""
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
@@ -41,8 +43,11 @@ class Stack:
     def without_adapters(self):
         """Inside, the stack answers as its base."""
         if isinstance(self.model, PeftModel):
-            with self.model.disable_adapter():
-                yield self
+            try:
+                with self.model.disable_adapter():
+                    yield self
+            finally:
+                self.model.requires_grad_(False)  # PEFT takes adapters that are switched on for ones that train
         else:
             yield self
 
@@ -80,9 +85,11 @@ def parse_adapter(text: str | Path) -> tuple[str, float]:
     if not colon or "/" in weight or "\\" in weight:
         return str(text), 1.0
     try:
-        return name, float(weight)
+        if math.isfinite(float(weight)):
+            return name, float(weight)
+        raise ValueError(weight)
     except ValueError as error:
-        raise SettingError(f"The adapter '{text}' should be NAME or NAME:WEIGHT, and '{weight}' is no number.") from error
+        raise SettingError(f"The adapter '{text}' should be NAME or NAME:WEIGHT; '{weight}' is no number.") from error
 
 
 def check_base(folder: Path, base: LoadedBase) -> None:
@@ -117,12 +124,22 @@ def stack_adapters(model, folders: Sequence[tuple[Path, float]]):
                 peft.load_adapter(folder, adapter_name=name)
         except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
+            remove_adapters(model)
             raise AdapterError(f"The adapter '{folder.name}' doesn't fit the base: {reason[:300]}") from error
         scale_adapter(peft, name, weight)
     peft.base_model.set_adapter(names)
     peft.requires_grad_(False)
     peft.eval()
     return peft
+
+
+def remove_adapters(model) -> None:
+    """Take every adapter off a base that PEFT has not wrapped to the end."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
 
 
 def scale_adapter(peft: PeftModel, name: str, weight: float) -> None:

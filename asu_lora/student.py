@@ -1,14 +1,17 @@
 """The student: the frozen base with the trainable adapter on, its final hidden states as output."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
 from asu_lora.data.batching import answer_hidden
 from asu_lora.errors import SettingError
-from asu_lora.settings import ForgetConfig
+from asu_lora.settings import ALL_LINEAR, ForgetConfig, parse_layers
+from asu_lora.smoothing import number_of_layers
 
 
 def add_adapter(model: torch.nn.Module, config: ForgetConfig) -> PeftModel:
@@ -17,8 +20,11 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig) -> PeftModel:
     Raises:
         SettingError: the target modules aren't in this base, or take in its output head.
     """
-    lora = LoraConfig(task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.lora_alpha,
-                      lora_dropout=config.dropout, target_modules=config.modules())
+    modules = config.modules()
+    layers = parse_layers(config.adapter_layers, number_of_layers(model))
+    lora = LoraConfig(task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.lora_alpha, lora_dropout=config.dropout,
+                      target_modules=linear_names(model) if modules == ALL_LINEAR else modules,
+                      layers_to_transform=layers)
     try:
         student = get_peft_model(model, lora)
     except ValueError as error:
@@ -26,9 +32,34 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig) -> PeftModel:
                            f"{str(error).splitlines()[0]}") from error
     head = student.get_base_model().get_output_embeddings()
     if any(parameter.requires_grad for parameter in head.parameters()):
+        student.unload()
         raise SettingError("The target modules take in the output head; it stays frozen, so that teacher and student "
                            "share it: name the attention and MLP modules instead.")
     return student
+
+
+def linear_names(model: torch.nn.Module) -> list[str]:
+    """The names (``q_proj``, ``up_proj``, ...) of the linear maps inside the decoder's layers, the head left out.
+
+    PEFT's own ``all-linear`` writes every layer's full name into the adapter's config; short names say the same
+    in a form that every inference server reads.
+    """
+    head = model.get_output_embeddings()
+    return sorted({name.rpartition(".")[2] for name, module in model.named_modules()
+                   if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head})
+
+
+@contextmanager
+def adapted(model: torch.nn.Module, config: ForgetConfig) -> Iterator[PeftModel]:
+    """The base with a fresh adapter on it; after the block, however it ends, it is the plain base again."""
+    student = add_adapter(model, config)
+    try:
+        yield student
+    finally:
+        student.unload()
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        model.eval()
 
 
 class Student(torch.nn.Module):

@@ -60,7 +60,8 @@ class UnlearningTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
-            self.model.model.save_pretrained(folder)
+            # "auto" would ask the hub for the base's config
+            self.model.model.save_pretrained(folder, save_embedding_layers=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         set_peft_model_state_dict(self.model.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
@@ -91,12 +92,22 @@ class Watch(TrainerCallback):
             self.progress.advance(0, **shown)
 
 
+class TellEpoch(TrainerCallback):
+    """Tells the pairs which epoch it is; accelerate's data loader does so where there is one process only."""
+
+    def __init__(self, pairs: ForgetRetainPairs):
+        self.pairs = pairs
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.pairs.set_epoch(int(state.epoch))
+
+
 def training_arguments(config: ForgetConfig, folder: Path, device: torch.device, compute: torch.dtype,
                        checkpoints: bool) -> TrainingArguments:
     """transformers' arguments for a run in ``folder``."""
     cuda = device.type == "cuda"
     optimizer = config.optimizer if config.optimizer != "auto" else ("paged_adamw_8bit" if cuda else "adamw_torch")
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.grad_accum, num_train_epochs=config.epochs, learning_rate=config.lr,
         lr_scheduler_type=config.scheduler if config.scheduler != "constant" else "constant_with_warmup",
@@ -109,6 +120,9 @@ def training_arguments(config: ForgetConfig, folder: Path, device: torch.device,
         remove_unused_columns=False, use_cpu=device.type == "cpu", dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=False, average_tokens_across_devices=False,
     )
+    # a process works on one device: DataParallel, Trainer's way with several, can't split a batch of passes
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,
@@ -127,7 +141,7 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
     """
     trainer = UnlearningTrainer(
         student, objectives, {"forget": config.forget_coeff, "retain": config.retain_coeff}, head,
-        args=arguments, train_dataset=pairs, data_collator=collator, callbacks=[Watch(progress)],
+        args=arguments, train_dataset=pairs, data_collator=collator, callbacks=[TellEpoch(pairs), Watch(progress)],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
     try:
@@ -140,7 +154,9 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
             raise
         raise TrainingError("There is not enough memory for a training step: lower --batch-size and raise "
                             "--grad-accum, or add --gradient-checkpointing.") from error
-    return {"steps": result.global_step, "train_loss": result.training_loss,
+    # Trainer's own mean loss is wrong after a resume: it divides the sum since then by all steps
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"steps": result.global_step, "train_loss": sum(logged) / max(len(logged), 1),
             "train_seconds": result.metrics.get("train_runtime", 0.0)}
 
 

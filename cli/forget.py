@@ -20,10 +20,11 @@ from asu_lora.cli.settings import read_config, setting_options
               "paraphrases, say.")
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run of this name stopped.")
-@click.option("--dry-run", is_flag=True, help="Check request, base and settings, say what would be done, train nothing.")
+@click.option("--dry-run", is_flag=True,
+              help="Check request, base and settings, say what would be done; train nothing.")
 @json_option
 @setting_options
-def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dry_run, as_json, config_file, **typed):
+def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dry_run, as_json, config, **typed):
     """Make a base forget the questions and answers, or the passages, in FILE.
 
     FILE is JSONL, JSON, CSV or Parquet, or a dataset on the hub, with columns 'question' and 'answer', or
@@ -36,21 +37,25 @@ def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dr
     What must be kept matters as much as what must go: a --retain file with questions near to the request
     protects best. Without one, general knowledge is kept.
     """
-    config = read_config(config_file, typed)
+    config = read_config(config, typed)
+    from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 
     request = ForgetRequest.from_files(file, retain, dict(where))
     held = read_examples(heldout) if heldout else []
     name = name or request.name
+    quiet_libraries()
     if dry_run:
         return _dry_run(request, base, config, name, store, as_json)
 
     from asu_lora.cli.progress import Bars
-    from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.forgetting import forget as run
 
-    quiet_libraries()
-    result = run(request, base, config, name, store, held, idk_file, resume, Bars())
+    try:
+        result = run(request, base, config, name, store, held, idk_file, resume, Bars())
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("Interrupted: nothing was added to the store; the same command with --resume goes on "
+                                "after the last whole epoch.") from interrupt
     if as_json:
         from asu_lora.cli.console import print_json
 
@@ -74,7 +79,8 @@ def report(result, base: str, store: Path) -> None:
     click.echo(f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows "
                f"({record.request.retain_source}).")
     click.echo(f"One copy of the base throughout ({counts['base_parameters']:,} parameters); the adapter has "
-               f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, peak memory {record.peak_memory / 1e9:.1f} GB.")
+               f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, "
+               f"peak memory {record.peak_memory / 1e9:.1f} GB.")
     click.echo(f"The adapter ({size:.1f} MB): {result.path}")
     asked = "" if str(store) == "adapters" else f" --store {store}"
     click.echo(f"\nAsk it:   asu-lora ask --base {base} --adapter {result.name}{asked}"
@@ -104,4 +110,5 @@ def _dry_run(request, base, config, name, store, as_json) -> None:
         return print_json(plan)
     from asu_lora.cli.console import print_table
 
-    print_table("What would be done", ("", ""), [(key.replace("_", " "), value) for key, value in plan.items()])
+    print_table("What would be done", ("", ""), [(key.replace("_", " "), value) for key, value in plan.items()],
+                wrap=(1,))

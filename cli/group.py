@@ -1,6 +1,7 @@
 """Click groups that import a command only when it is called, and say errors in one sentence."""
 
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -20,8 +21,8 @@ class OneSentence(click.ClickException):
 class Program(click.Group):
     """The top-level group: commands by ``module:attribute``, ``--debug``, and the error manner.
 
-    An :class:`AsuLoraError` becomes one sentence on stderr and exit code 2; Ctrl-C exits with 130; neither
-    shows a traceback unless ``--debug`` is given.
+    An :class:`AsuLoraError` becomes one sentence on stderr and exit code 2; so does Ctrl-C, with 130. Before it
+    stands a traceback only if ``--debug`` was given, anywhere on the line.
     """
 
     def __init__(self, *args: Any, commands_from: dict[str, str], **kwargs: Any):
@@ -42,15 +43,21 @@ class Program(click.Group):
         module, attribute = self.commands_from[name].split(":")
         return getattr(import_module(module), attribute)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # it is wanted once something has gone wrong, and then typed at the end
+        options = args[: args.index("--")] if "--" in args else args
+        if "--debug" in options:
+            args = ["--debug", *(word for word in options if word != "--debug"), *args[len(options) :]]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except AsuLoraError as error:
+        except (AsuLoraError, KeyboardInterrupt) as error:
             if ctx.meta.get(DEBUG):
-                raise
-            raise OneSentence(str(error)) from error
-        except KeyboardInterrupt:
-            if ctx.meta.get(DEBUG):
-                raise
-            click.echo("Interrupted: nothing was added to the store.", err=True)
+                traceback.print_exc()
+            if isinstance(error, AsuLoraError):
+                raise OneSentence(str(error)) from error
+            # click would say "Aborted!" and exit with 1
+            click.echo(str(error) or "Interrupted: the store holds whole adapters only.", err=True)
             sys.exit(130)

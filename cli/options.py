@@ -55,5 +55,7 @@ def _pairs(ctx, param, values):
         column, equals, wanted = value.partition("=")
         if not equals or not column:
             raise click.BadParameter(f"'{value}' is not COLUMN=VALUE.")
+        if column in dict(pairs):
+            raise click.BadParameter(f"the column '{column}' is named twice; a row has one value of it.")
         pairs.append((column, wanted))
     return pairs

@@ -3,17 +3,23 @@
 import time
 from typing import Any
 
-from asu_lora.progress import Progress
 from asu_lora.cli.console import stderr
+from asu_lora.progress import Progress
 
 
 class Bars(Progress):
     """One line a stage on stderr. Where stderr is no terminal, a line at each stage's start and every 10 s."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as RichProgress
-        from rich.progress import TimeRemainingColumn
 
         self.console = stderr()
         self.bars = RichProgress(
@@ -31,7 +37,7 @@ class Bars(Progress):
             self.bars.start()
             self.task = self.bars.add_task(name, total=total, figures="")
         else:
-            self.console.print(f"{name} ..." + (f" ({total})" if total else ""))
+            self._line(f"{name} ..." + (f" ({total})" if total else ""))
             self.said = time.monotonic()
 
     def advance(self, amount: int = 1, **figures: Any) -> None:
@@ -42,15 +48,19 @@ class Bars(Progress):
             if self.task is not None:
                 self.bars.update(self.task, advance=amount, figures=text)
         elif time.monotonic() - self.said > 10:
-            self.console.print(f"  {self.done}" + (f"/{self.total}" if self.total else "") + (f"  {text}" if text else ""))
+            self._line(f"  {self.done}" + (f"/{self.total}" if self.total else "") + (f"  {text}" if text else ""))
             self.said = time.monotonic()
 
     def note(self, text: str) -> None:
-        self.console.print(text[:1].upper() + text[1:], style="dim")
+        self._line(text[:1].upper() + text[1:], style="dim")
 
     def close(self) -> None:
         self._finish()
         self.bars.stop()
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        """One line as it is: not folded at 80 columns in a log, and "[x]" in it is no markup."""
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
 
     def _finish(self) -> None:
         if self.task is not None:

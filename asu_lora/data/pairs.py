@@ -26,7 +26,7 @@ class ForgetRetainPairs(Dataset):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader at the start of each epoch."""
+        """Called at the start of each epoch."""
         self.epoch = int(epoch)
 
     def __len__(self) -> int:
@@ -35,7 +35,6 @@ class ForgetRetainPairs(Dataset):
     def __getitem__(self, index: int) -> tuple[int, list[int]]:
         start = (self.epoch * self.forget_rows + index) * self.per_forget
         return index, [self._dealt(at) for at in range(start, start + self.per_forget)]
-
 
     def _dealt(self, at: int) -> int:
         deck, place = divmod(at, self.retain_rows)

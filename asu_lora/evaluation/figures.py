@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
-from asu_lora.evaluation.generation import generate_answers
+from asu_lora.evaluation.generation import TOTAL_TOKENS, generate_answers
 from asu_lora.evaluation.metrics.gibberish import gibberish_rate, repetition
 from asu_lora.evaluation.metrics.probability import answer_probability
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
@@ -59,10 +59,19 @@ def measure(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedToken
     probability = example_probabilities(items, answer_logprobs(head, items, states))
     asked = [example for example in examples if not example.is_passage]
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
-    answers = [tokenizer.decode(ids, skip_special_tokens=True).strip()
-               for ids in generate_answers(model, tokenizer, prompts, progress=progress.advance)]
+    answers = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generate_answers(
+        model, tokenizer, prompts, enough_tokens(items, prompts), progress=progress.advance)]
     rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]
     return SetFigures(probability, rouge, answers)
+
+
+def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens of prompt and answer together: room for half as much again as the longest true answer, at most 200.
+
+    An answer that rambles on beyond that says nothing new, and waiting for it would double the time of a run.
+    """
+    longest = max((len(item.answer_ids) for item in items), default=0)
+    return min(TOTAL_TOKENS, max(map(len, prompts), default=0) + longest * 3 // 2 + 8)
 
 
 def example_probabilities(items: Sequence[Encoded], logprobs: Sequence[torch.Tensor]) -> list[float]:

@@ -20,7 +20,8 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     Args:
         model: the causal LM, with whatever adapters are active.
         prompts: token ids of each prompt.
-        total_tokens: most tokens of prompt and answer together (at least 16 are left for the answer).
+        total_tokens: most tokens of prompt and answer together (at least 16 are left for the answer), for
+            each prompt by its own length, whatever prompts stand beside it.
         batch_rows: prompts answered at once; prompts of like length stand together.
         progress: called with the number of prompts of each finished batch.
 
@@ -35,7 +36,7 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     try:
         for start in range(0, len(order), batch_rows):
             rows = order[start : start + batch_rows]
-            width = len(prompts[rows[0]])
+            width, shortest = len(prompts[rows[0]]), len(prompts[rows[-1]])
             ids = torch.full((len(rows), width), tokenizer.pad_token_id)
             mask = torch.zeros_like(ids)
             for at, row in enumerate(rows):
@@ -43,12 +44,13 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
                 mask[at, width - len(prompts[row]) :] = 1
             output = model.generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
-                max_new_tokens=max(16, total_tokens - width), eos_token_id=stops,
+                max_new_tokens=max(16, total_tokens - shortest), eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
                 # a checkpoint's sampling settings mean nothing to a greedy answer, and transformers warns of them
-                temperature=None, top_p=None, top_k=None,
+                temperature=None, top_p=None, top_k=None, num_beams=1,
             )
             for row, tokens in zip(rows, output[:, width:].tolist(), strict=True):
+                tokens = tokens[: max(16, total_tokens - len(prompts[row]))]
                 ends = [at for at, token in enumerate(tokens) if token in stops]
                 answers[row] = tokens[: ends[0]] if ends else tokens
             if progress:

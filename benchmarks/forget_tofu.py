@@ -1,0 +1,111 @@
+"""The main job with the program's defaults on memorised TOFU rows: what is forgotten, what is kept.
+
+    python benchmarks/forget_tofu.py BASE TOFU --task 1 2 --precision nf4 fp32
+
+BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files.
+For each task (40 questions to forget), the other memorised rows are the retain set (with --left-out, all but 40
+of them, and these 40 are measured as held-out). One run a line; runs that are already in the results are left
+out, so that an interrupted benchmark goes on. Writes docs/results/forget_tofu.json and .md.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+from pathlib import Path
+
+from asu_lora import ForgetConfig, ForgetRequest, forget
+from asu_lora.cli.progress import Bars
+from asu_lora.cli.quiet import quiet_libraries
+from asu_lora.data.examples import examples_from_rows
+from asu_lora.data.reading import read_rows
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+MEMORISED_TASKS, MEMORISED_RETAIN = ("1", "2", "3"), 160
+BARS = (("forget probability kept", 0.40, "at most"), ("forget ROUGE-L", 0.35, "at most"),
+        ("retain probability kept", 0.90, "at least"), ("retain ROUGE-L kept", 0.85, "at least"),
+        ("left-out probability kept", 0.70, "at least"))
+
+
+def request_for(tofu: Path, task: str, left_out: bool):
+    """The request of one task, and the memorised rows that are in neither set."""
+    rows = [{**row, "paraphrased_answer": None, "perturbed_answer": None} for row in read_rows(tofu / "forget01.json")]
+    mine = [row for row in rows if row["task_id"] == task]
+    others = [row for row in rows if row["task_id"] in MEMORISED_TASKS and row["task_id"] != task]
+    retain = read_rows(tofu / "retain_perturbed.json")[:MEMORISED_RETAIN]
+    held = retain[140:160] + others[30:40] + others[70:80] if left_out else []
+    kept = [row for row in retain + others if row not in held]
+    return ForgetRequest.from_rows(mine, kept), examples_from_rows(held, "left-out rows")
+
+
+def figures(result) -> dict[str, float]:
+    """The figures that the bars are about."""
+    before, after = result.before, result.after
+    found = {
+        "forget probability kept": after["forget_probability"] / before["forget_probability"],
+        "forget ROUGE-L": after["forget_rouge"],
+        "retain probability kept": after["retain_probability"] / before["retain_probability"],
+        "retain ROUGE-L kept": after["retain_rouge"] / before["retain_rouge"],
+    }
+    if "heldout_probability" in before:
+        found["left-out probability kept"] = after["heldout_probability"] / before["heldout_probability"]
+        found["left-out ROUGE-L kept"] = after["heldout_rouge"] / before["heldout_rouge"]
+    return {name: round(value, 3) for name, value in found.items()} | {
+        name: after[name] for name in ("forget_gibberish_rate", "forget_empty_answers", "forget_repetition",
+                                       "retain_gibberish_rate")} | {"gibberish before": before["forget_gibberish_rate"]}
+
+
+def table(runs: list[dict]) -> str:
+    names = list(dict.fromkeys(name for run in runs for name in run["figures"]))
+    lines = ["| figure | wanted | " + " | ".join(f"task {r['task']}, {r['precision']}, seed {r['seed']}"
+                                                 + (", 40 left out" if r["left_out"] else "") for r in runs) + " |",
+             "|---" * (len(runs) + 2) + "|"]
+    wanted = {name: f"{how} {bar:.2f}" for name, bar, how in BARS}
+    for name in names:
+        lines.append(f"| {name} | {wanted.get(name, '')} | "
+                     + " | ".join(str(run["figures"].get(name, "")) for run in runs) + " |")
+    for name in ("tau", "seconds", "peak GB"):
+        lines.append(f"| {name} | | " + " | ".join(str(run[name]) for run in runs) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", type=Path)
+    parser.add_argument("tofu", type=Path)
+    parser.add_argument("--task", nargs="+", default=["1"], choices=MEMORISED_TASKS)
+    parser.add_argument("--precision", nargs="+", default=["nf4"])
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--left-out", action="store_true")
+    parser.add_argument("--answers", type=Path, help="write the answers to forget questions here, to be read")
+    arguments = parser.parse_args()
+    quiet_libraries()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / "forget_tofu.json"
+    runs = json.loads(file.read_text()) if file.is_file() else []
+    for precision in arguments.precision:
+        for task in arguments.task:
+            for seed in arguments.seed:
+                key = {"task": task, "precision": precision, "seed": seed, "left_out": arguments.left_out}
+                if any(all(run[k] == v for k, v in key.items()) for run in runs):
+                    continue
+                request, held = request_for(arguments.tofu, task, arguments.left_out)
+                with tempfile.TemporaryDirectory() as store:
+                    result = forget(request, str(arguments.base), ForgetConfig(precision=precision, seed=seed),
+                                    "tofu", store, held, progress=Bars())
+                runs.append(key | {
+                    "figures": figures(result), "before": result.before, "after": result.after,
+                    "tau": result.record.tau.tau, "seconds": round(result.record.seconds),
+                    "train seconds": round(result.record.training["train_seconds"]),
+                    "peak GB": round(result.record.peak_memory / 1e9, 2), "machine": platform.machine(),
+                    "compute": str(result.record.base.compute_dtype)})
+                file.write_text(json.dumps(runs, indent=1) + "\n")
+                (RESULTS / "forget_tofu.md").write_text(table(runs))
+                if arguments.answers:
+                    with arguments.answers.open("a") as out:
+                        out.write(json.dumps(key) + "\n" + "\n".join(result.sets["forget"][1].answers) + "\n\n")
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()
