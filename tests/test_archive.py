@@ -169,16 +169,16 @@ def link(kind: bytes, target: str) -> tarfile.TarInfo:
     return info
 
 
-@pytest.mark.parametrize("name", ["../out", "a/../../out", "/tmp/asu-lora-out", "a\\..\\out", "C:/out", "..",
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/{tmp}/out", "a\\..\\out", "C:/out", "..",
                                   "a/b/../../../out"])
 def test_a_path_that_climbs_out_is_refused(store, tmp_path, name):
+    name = name.replace("/{tmp}", str(tmp_path))
     good = entries(write_lora(tmp_path / "a"))
     refused(store, tar_of(tmp_path / "bad.tar.gz", {**good, name: b"x"}), "leaves its folder")
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         for path, content in {**good, name: b"x"}.items():
             archive.writestr(path, content)
     refused(store, tmp_path / "bad.zip", "leaves its folder")
-    assert not os.path.exists("/tmp/asu-lora-out")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])

@@ -1,5 +1,6 @@
 """The store when the disk refuses, and when processes are killed at any moment."""
 
+import builtins
 import os
 import signal
 import subprocess
@@ -145,6 +146,7 @@ def killed_before_operation(number: int, act) -> bool:
 
             for name in ("rename", "replace", "fsync", "mkdir", "unlink", "rmdir"):
                 setattr(os, name, counted(getattr(os, name)))
+            builtins.open = counted(open)
             act()
             os._exit(0)
         except BaseException as error:
