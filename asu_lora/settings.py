@@ -43,10 +43,9 @@ class ForgetConfig:
                                  "out there, and sentences survive), 'all', or ranges such as '4-20' or '0,5-9', "
                                  "counted from 0.", group="Method")
     keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact: "
-                                  "punctuation, the end of turn, an opening word that is no fact; and take role and "
-                                  "end-of-turn tokens out of the teacher before an answer's end. Off is the paper's "
-                                  "loss.",
-                                  group="Method")
+                                  "punctuation, the end of turn, the spelling of a word once begun, an opening word "
+                                  "that is no fact; and take role and end-of-turn tokens out of the teacher before an "
+                                  "answer's end. Off is the paper's loss.", group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
                                   group="Adapter")
@@ -57,7 +56,7 @@ class ForgetConfig:
                                   "--smooth-layers takes. The teacher differs from the base in its upper layers only.",
                                   group="Adapter")
     lr: float = setting(1e-3, "Peak learning rate.")
-    epochs: float = setting(6.0, "Passes over the forget set.")
+    epochs: float = setting(10.0, "Passes over the forget set.")
     batch_size: int = setting(4, "Forget rows in a forward pass, retain rows not counted.", flag="-b")
     grad_accum: int = setting(1, "Forward passes a step.")
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")

@@ -5,6 +5,7 @@ question itself gives them away); what is left is *factual*.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -26,6 +27,7 @@ FUNCTION_WORDS = frozenset(
     well even still often always never ever""".split()
 )
 ENDINGS = ("", "s", "d", "ll", "m", "re", "ve")  # what may stand behind an apostrophe: "he'll", not "d'Artagnan"
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
 
@@ -81,15 +83,25 @@ def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tupl
 def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """(answer tokens,) which tokens hold an answer together without telling a fact.
 
-    Punctuation, the end of turn, and the tokens of the first word unless that word is a fact. A heated teacher
-    loses them first: its answers open with noise and don't end.
+    Punctuation; the end of turn; the pieces of a word after its first, which spell what that one has decided;
+    and the first word, unless it is a fact. A heated teacher loses them first: its answers open with noise,
+    spell loops for names, and don't end.
     """
-    pieces = [tokenizer.decode([token], skip_special_tokens=True) for token in item.answer_ids]
-    kept = [not any(letter.isalnum() for letter in piece) for piece in pieces]
-    if not example.is_passage and token_classes(item, example, tokenizer)[0] != TokenClass.FACTUAL:
-        second = next((i for i, piece in enumerate(pieces) if i and piece[:1].isspace()), 0)
-        kept[:second] = [True] * second
+    first_is_a_fact = token_classes(item, example, tokenizer)[0] == TokenClass.FACTUAL
+    kept: list[bool] = []
+    opening, before = not example.is_passage and not first_is_a_fact, ""
+    for tokens, piece in _pieces(item.answer_ids, tokenizer):
+        opening = opening and (not kept or not piece[:1].isspace())
+        tells_nothing = not any(letter.isalnum() for letter in piece)
+        spelling = _spells(before[-1:]) and _spells(piece[:1])
+        kept += [opening or tells_nothing or spelling] * tokens
+        before = piece
     return torch.tensor(kept)
+
+
+def _spells(letter: str) -> bool:
+    """Whether it is a letter of a script that sets words apart: a digit, or a Chinese character, tells by itself."""
+    return letter.isalpha() and not unicodedata.name(letter, "").startswith(_UNSPACED)
 
 
 def _word_class(word: str, asked: set[str]) -> TokenClass:

@@ -1,0 +1,119 @@
+"""asu-lora evaluate: sets, records and summaries that can be traced back to them."""
+
+import json
+from statistics import fmean
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import asu_lora
+from asu_lora.cli import main
+from asu_lora.errors import DataError
+from asu_lora.evaluation.metrics.harmonic import harmonic_mean
+from asu_lora.evaluation.question_sets import QuestionSet, own_sets, tofu_sets
+from asu_lora.evaluation.scoring import evaluate
+from asu_lora.loading import load_base
+
+PERTURBED = ["It is Bob.", "It is Cyd."]
+
+
+def rows(count, **extra):
+    return [{"question": f"Who is number {i}?", "answer": f"It is Ada {i}.", **extra} for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_base):
+    return asu_lora.load(load_base(str(tiny_base), "fp32", "cpu"))
+
+
+@pytest.fixture
+def tofu(tmp_path):
+    """A folder like TOFU's: JSON lines under .json."""
+    def write(name, content):
+        (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, content)))
+
+    full = {"paraphrased_answer": "Ada it is.", "perturbed_answer": PERTURBED}
+    write("forget01_perturbed", [{"task_id": str(1 + i // 3), **row} for i, row in enumerate(rows(6, **full))])
+    write("retain_perturbed", rows(4, **full))
+    write("real_authors_perturbed", rows(3, perturbed_answer=PERTURBED, original_answer="It is Ada, of course."))
+    write("world_facts_perturbed", rows(3, perturbed_answer=PERTURBED))
+    return tmp_path
+
+
+def test_every_figure_follows_from_the_records(stack, tofu):
+    result = evaluate(stack, tofu_sets(tofu))
+    assert {name: sum(r["set"] == name for r in result.records) for name in result.sets} == {
+        "forget": 3, "retain": 4, "real_authors": 3, "world_facts": 3}
+    for name, values in result.sets.items():
+        mine = [r for r in result.records if r["set"] == name]
+        for metric in ("rouge", "probability", "token_entropy", "exact_memorization"):
+            assert values[metric] == pytest.approx(fmean(r[metric] for r in mine))
+        ratios = [r["truth_ratio"] for r in mine]
+        expected = (1 - fmean(min(r, 1 / r) for r in ratios) if name == "forget"
+                    else fmean(max(0, 1 - 1 / r) for r in ratios))
+        assert values["truth_ratio"] == pytest.approx(expected)
+        assert values["cosine_similarity"] is None and values["entailment"] is None
+    assert result.model_utility.label("MU") == "MU (4 of 6 metrics)"
+    assert result.forget_efficacy.label("FE") == "FE (4 of 5 metrics)"
+    forget = result.sets["forget"]
+    assert result.forget_efficacy.value == pytest.approx(harmonic_mean(
+        [1 - forget["rouge"], 1 - forget["probability"], 1 - forget["truth_ratio"], forget["token_entropy"]]))
+
+
+def test_likelihoods_are_those_of_a_plain_forward_pass(stack, tofu):
+    """Probability, also among options, from transformers' own loss on one row at a time."""
+    result = evaluate(stack, tofu_sets(tofu))
+    tokenizer, model = stack.base.tokenizer, stack.base.model
+
+    def nll(question, answer):
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
+                                               tokenize=False)
+        start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        ids = torch.tensor([tokenizer(prompt + answer + "<|im_end|>", add_special_tokens=False).input_ids])
+        labels = ids.clone()
+        labels[:, :start] = -100
+        with torch.no_grad():
+            return model(input_ids=ids, labels=labels).loss
+
+    for record in result.records:
+        own = torch.exp(-nll(record["question"], record["truth"]))
+        if record["set"] in ("real_authors", "world_facts"):
+            wrong = sum(torch.exp(-nll(record["question"], text)) for text in PERTURBED)
+            own = own / (own + wrong)
+        assert record["probability"] == pytest.approx(own.item(), rel=1e-3)
+
+
+def test_scores_without_their_columns_are_missing_not_zero(stack):
+    from asu_lora.data.examples import examples_from_rows
+
+    result = evaluate(stack, [QuestionSet("forget", tuple(examples_from_rows(rows(2), "rows")))])
+    assert result.sets["forget"]["truth_ratio"] is None
+    assert result.model_utility.value is None
+    assert "truth_ratio" in result.forget_efficacy.missing
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="forget01_perturbed.json"):
+        tofu_sets(tmp_path)
+    with pytest.raises(DataError, match="Nothing to evaluate"):
+        own_sets(None, None, 10)
+
+
+def test_the_command_prints_json_and_writes_records(tiny_base, tofu, tmp_path):
+    records = tmp_path / "records.jsonl"
+    result = CliRunner().invoke(main, [
+        "evaluate", "--base", str(tiny_base), "--precision", "fp32", "--device", "cpu", "--suite", "tofu",
+        "--data", str(tofu), "--task", "2", "--records", str(records), "--json"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["questions"]["forget"] == 3
+    assert "of 6 metrics" in summary["scores"]["MU"]["label"]
+    assert len(records.read_text().splitlines()) == 13
+    assert any("NLI" in note or "entailment" in note.lower() for note in summary["notes"])
+
+
+def test_a_suite_needs_its_data():
+    result = CliRunner().invoke(main, ["evaluate", "--suite", "tofu"])
+    assert result.exit_code == 2
+    assert "--data" in result.stderr
