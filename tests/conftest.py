@@ -50,3 +50,11 @@ def tiny_base(tmp_path_factory) -> Path:
     from tests.tiny import save_tiny_base
 
     return save_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def taught_base(tmp_path_factory) -> Path:
+    """The same checkpoint after it has learned twelve facts by heart."""
+    from tests.tiny_run import save_taught_base
+
+    return save_taught_base(tmp_path_factory.mktemp("bases") / "taught")

@@ -94,7 +94,7 @@ def test_scores_without_their_columns_are_missing_not_zero(stack):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="forget01_perturbed.json"):
+    with pytest.raises(DataError, match=r"forget01_perturbed\.json"):
         tofu_sets(tmp_path)
     with pytest.raises(DataError, match="Nothing to evaluate"):
         own_sets(None, None, 10)
