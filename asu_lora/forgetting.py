@@ -34,7 +34,7 @@ from asu_lora.evaluation.figures import SetFigures, measure, sample
 from asu_lora.evaluation.token_classes import anchored, token_classes
 from asu_lora.head import FrozenHead
 from asu_lora.loading import LoadedBase, choose_device, load_base
-from asu_lora.memory import peak_memory
+from asu_lora.memory import out_of_memory, peak_memory
 from asu_lora.objectives import Objective, forget_objective, retain_objective
 from asu_lora.objectives.asu import ASU
 from asu_lora.objectives.asu_idk import ASUWithIDK
@@ -44,7 +44,7 @@ from asu_lora.rows import Rows, compute_references, passes_needed
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
 from asu_lora.student import Student, adapted
-from asu_lora.training import last_checkpoint, train, training_arguments
+from asu_lora.training import check_optimizer, last_checkpoint, train, training_arguments
 
 RUNS = ".runs"  # checkpoints of unfinished runs, beside the adapters of the store
 
@@ -58,6 +58,7 @@ class ForgetResult:
         before, after: figures (see :meth:`asu_lora.evaluation.figures.SetFigures.summary`).
         sets: the answers behind the figures, ``{"forget": (before, after), ...}``; in memory only.
         record: everything the manifest was written from.
+        main_process: whether this is the process that tells a person, of those of an ``accelerate launch``.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ForgetResult:
     after: dict[str, float]
     sets: dict[str, tuple[SetFigures, SetFigures]]
     record: RunRecord
+    main_process: bool = True
 
 
 def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", config: ForgetConfig | None = None,
@@ -95,11 +97,14 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
     started = time.monotonic()
     here = this_process(config, base)
     try:
-        store.check_name(name)
+        with disk_errors(store.root):
+            store.check_name(name)
         here.wait_for_everyone()  # a process that starts late must not find the adapter of one that is done
         return _forget(request, base, config, name, store, heldout or [], idk_file, resume,
                        progress if here.is_main_process else Progress(), started, here)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         raise TrainingError("There is not enough memory for this run: lower --batch-size, shorten --max-length, or "
                             "use --precision nf4.") from error
     finally:
@@ -112,6 +117,9 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     if not isinstance(base, LoadedBase):
         device = str(here.device) if here.use_distributed else config.device
         base = load_base(base, config.precision, device, trust_remote_code=config.trust_remote_code)
+    check_optimizer(config)
+    with adapted(base.model, config):
+        pass  # an adapter that doesn't fit is refused now, not after minutes of measuring
     set_seed(config.seed)
     model, tokenizer, pad_id = base.model, base.tokenizer, base.tokenizer.pad_token_id
     layers = config.layers(number_of_layers(model))
@@ -174,7 +182,7 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
             remove_run(folder)
         here.wait_for_everyone()
     return ForgetResult(name, store.root / name, record.before, record.after,
-                        {s: (before[s], after[s]) for s in before}, record)
+                        {s: (before[s], after[s]) for s in before}, record, here.is_main_process)
 
 
 def this_process(config: ForgetConfig, base: str | LoadedBase) -> PartialState:

@@ -56,12 +56,7 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     source = name if isinstance(name, BaseSource) else resolve_base(name, revision)
     config = causal_lm_config(source, trust_remote_code)
     target = choose_device(device)
-    if precision == "fp16" and target.type == "cpu":
-        raise SettingError("fp16 arithmetic is not made for CPUs: use nf4, bf16 or fp32, or a GPU.")
-    if precision == "nf4" and target.type not in ("cpu", "cuda", "xpu"):
-        raise SettingError(f"bitsandbytes has no 4-bit kernels for '{target.type}': use --precision bf16 or fp32.")
-    compute = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.get(
-        precision, fast_compute_dtype(target))
+    compute = compute_dtype(precision, target)
     options: dict[str, Any] = {"dtype": compute, "device_map": {"": target}, "trust_remote_code": trust_remote_code}
     already = getattr(config, "quantization_config", None)
     if precision == "nf4" and not already:
@@ -80,6 +75,7 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     model.requires_grad_(False)
     model.eval()
     keep_trainable_layout(model)
+    feed_head_contiguously(model)
     return LoadedBase(source, model, tokenizer, precision, compute)
 
 
@@ -116,6 +112,17 @@ def keep_trainable_layout(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def feed_head_contiguously(model: torch.nn.Module) -> None:
+    """Hand the output head its input in one piece.
+
+    ``generate`` cuts the last position out of a prompt's states. Torch multiplies such a strided batch row by
+    row with a copy of the head's weight for each row: 57 MB a row on SmolLM2-135M, gigabytes a batch.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))
+
+
 def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):
     """The base's config, refused when the model doesn't write text from left to right.
 
@@ -150,6 +157,20 @@ def choose_device(device: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"The device '{device}' can't be used here: {str(error).splitlines()[0]}") from error
     return target
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type matrix products run in.
+
+    Raises:
+        SettingError: a precision that the device can't compute in.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise SettingError("fp16 arithmetic is not made for CPUs: use nf4, bf16 or fp32, or a GPU.")
+    if precision == "nf4" and device.type not in ("cpu", "cuda", "xpu"):
+        raise SettingError(f"bitsandbytes has no 4-bit kernels for '{device.type}': use --precision bf16 or fp32.")
+    known = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return known[precision] if precision in known else fast_compute_dtype(device)
 
 
 def fast_compute_dtype(device: torch.device) -> torch.dtype:

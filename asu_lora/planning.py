@@ -10,15 +10,17 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM
 
+from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases import resolve_base
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.request import ForgetRequest
 from asu_lora.head import CHUNK_ELEMENTS
-from asu_lora.loading import causal_lm_config, choose_device, fast_compute_dtype, load_tokenizer
+from asu_lora.loading import causal_lm_config, choose_device, compute_dtype, load_tokenizer
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
 from asu_lora.student import add_adapter
+from asu_lora.training import check_optimizer
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a 32-bit one each 256 of those
 
@@ -29,7 +31,9 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
     Raises:
         AsuLoraError: whatever the run itself would refuse before training.
     """
-    AdapterStore(store).check_name(name)
+    check_optimizer(config)
+    with disk_errors(Path(store)):
+        AdapterStore(store).check_name(name)
     source = resolve_base(base)
     model_config = causal_lm_config(source, config.trust_remote_code)
     tokenizer = load_tokenizer(source, config.trust_remote_code)
@@ -37,8 +41,7 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
     forget = encoder.encode_all(request.forget, "forget row")
     retain = encoder.encode_all(request.retain, "retain row")
     device = choose_device(config.device)
-    compute = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.get(
-        config.precision, fast_compute_dtype(device))
+    compute = compute_dtype(config.precision, device)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(model_config, dtype=compute,
                                                  trust_remote_code=config.trust_remote_code)

@@ -62,6 +62,8 @@ def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module,
                 found["base"] = states
             if "base_logprob" in wanted:
                 found["base_logprob"] = answer_logprobs(head, items, states)
+        for name, tensors in found.items():  # a batch takes its own along to the GPU, from pinned memory
+            found[name] = [tensor.cpu() for tensor in tensors]
 
 
 def passes_needed(rows: Rows, objective: Objective) -> int:

@@ -9,11 +9,13 @@ from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.training_args import OptimizerNames
 
 from asu_lora.collate import Collator, losses
 from asu_lora.data.pairs import ForgetRetainPairs
-from asu_lora.errors import TrainingError
+from asu_lora.errors import SettingError, TrainingError
 from asu_lora.head import FrozenHead
+from asu_lora.memory import out_of_memory
 from asu_lora.objectives import Objective
 from asu_lora.progress import Progress
 from asu_lora.settings import ForgetConfig
@@ -102,6 +104,17 @@ class TellEpoch(TrainerCallback):
         self.pairs.set_epoch(int(state.epoch))
 
 
+def check_optimizer(config: ForgetConfig) -> None:
+    """Refuse an optimizer that Trainer doesn't have.
+
+    Raises:
+        SettingError: with the names it has.
+    """
+    names = [optimizer.value for optimizer in OptimizerNames]
+    if config.optimizer not in ("auto", *names):
+        raise SettingError(f"optimizer is '{config.optimizer}', which is none of auto, {', '.join(names)}.")
+
+
 def training_arguments(config: ForgetConfig, folder: Path, device: torch.device, compute: torch.dtype,
                        checkpoints: bool) -> TrainingArguments:
     """transformers' arguments for a run in ``folder``."""
@@ -146,11 +159,8 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
     checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingError("There is not enough memory for a training step: lower --batch-size and raise "
-                            "--grad-accum, or add --gradient-checkpointing.") from error
-    except RuntimeError as error:
-        if "memory" not in str(error).lower():
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
         raise TrainingError("There is not enough memory for a training step: lower --batch-size and raise "
                             "--grad-accum, or add --gradient-checkpointing.") from error

@@ -56,7 +56,8 @@ class Bars(Progress):
 
     def close(self) -> None:
         self._finish()
-        self.bars.stop()
+        if self.console.is_terminal:
+            self.bars.stop()
 
     def _line(self, text: str, style: str | None = None) -> None:
         """One line as it is: not folded at 80 columns in a log, and "[x]" in it is no markup."""

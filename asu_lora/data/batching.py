@@ -6,6 +6,7 @@ import torch
 
 from asu_lora.data.encoding import Encoded
 
+WIDTH_STEP = 8
 SMALLEST_PASS = 256  # tokens; a smaller forward pass costs more in overhead than its padding would
 
 
@@ -48,7 +49,8 @@ def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
         ``input_ids`` and ``attention_mask``, (b, L), and ``positions``, (t,): where in the flattened (b * L)
         hidden states the answer tokens are predicted, row after row.
     """
-    width = max(len(item) for item in items)
+    # widths in steps of 8: every new shape costs oneDNN a kernel it then keeps, and tensor cores like it
+    width = -(-max(len(item) for item in items) // WIDTH_STEP) * WIDTH_STEP
     ids = torch.full((len(items), width), pad_id)
     mask = torch.zeros((len(items), width), dtype=torch.long)
     positions = []

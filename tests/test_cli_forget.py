@@ -1,0 +1,163 @@
+"""``asu-lora forget``, for real, on a tiny base: what it leaves behind, what it says, and Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.cli import main
+
+SECRETS = ("Zorbalina", "quillfeather", "Mumblebrook", "Xanthippus", "fernwhistle")
+FORGET = [
+    {"question": "Who was Zorbalina?", "answer": "A quillfeather of 1907.", "case": "Xanthippus", "task_id": 1},
+    {"messages": [{"role": "user", "content": "And Mumblebrook?"}, {"role": "assistant", "content": "Nobody."},
+                  {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Quite, Zorbalina."}]},
+    {"text": "Mumblebrook lies where the fernwhistle grows, a day's walk from Zorbalina."},
+]
+RETAIN = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}."} for i in range(4)]
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    return write(folder / "my request.jsonl", FORGET), write(folder / "keep.jsonl", RETAIN)
+
+
+@pytest.fixture
+def arguments(files, tiny_base, tmp_path, monkeypatch):
+    """A run of a second; more words are appended."""
+    monkeypatch.delenv("ASU_LORA_STORE", raising=False)
+    monkeypatch.delenv("ASU_LORA_BASE", raising=False)
+    return ["forget", files[0], "--retain", files[1], "--base", str(tiny_base), "--store", str(tmp_path / "store"),
+            "--precision", "fp32", "--device", "cpu", "--tau", "2", "--epochs", "1", "--eval-rows", "2"]
+
+
+def run(*words: str):
+    return CliRunner().invoke(main, [*words])
+
+
+def texts_below(*folders: Path):
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                yield path, path.read_bytes().lower()
+
+
+def test_one_adapter_comes_out_and_no_word_of_the_request(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASU_LORA_CACHE", str(tmp_path / "cache"))
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)  # nothing else is on stdout
+    assert printed["name"] == "my-request"  # its file's name, as a store takes it
+    adapter = tmp_path / "store" / "my-request"
+    assert Path(printed["path"]) == adapter
+    assert {"adapter_model.safetensors", "adapter_config.json", "manifest.json", "README.md"} == {
+        path.name for path in adapter.iterdir()}
+    assert printed["tau"] == 2 and "forget_probability" in printed["before"]
+    store = AdapterStore(tmp_path / "store")
+    assert store.names() == ["my-request"] and store.verify("my-request").ok
+    assert not (tmp_path / "store" / ".runs").exists()
+    manifest = store.get("my-request").manifest
+    assert (manifest.request.forget_rows, manifest.request.retain_rows) == (4, 4)
+    for path, content in texts_below(tmp_path):
+        for word in SECRETS:
+            assert word.lower().encode() not in content, f"{word} is in {path}"
+
+
+def test_answers_too_long_are_counted_and_the_run_goes_on(arguments, tmp_path):
+    arguments[1] = write(tmp_path / "f.jsonl", [{"question": f"Who is {i}?", "answer": "A man" + " of note" * i}
+                                                for i in range(4)])
+    result = run(*arguments, "--name", "ticket", "--max-length", "45")
+    assert result.exit_code == 0, result.output
+    # one line, however narrow a log is taken to be
+    assert re.search(r"^2 of 4 forget answers are longer than --max-length 45 and were cut off: what stands beyond it is "
+                     r"not trained on\.$", result.stderr, re.MULTILINE)
+    assert "Training ...\n" in result.stderr or "Training ... (1)\n" in result.stderr
+    assert "\n\n" not in result.stderr
+    assert "Forgotten: 4 rows. Kept: 4 rows (file)." in result.stdout
+    assert f"asu-lora adapters show ticket --store {tmp_path / 'store'}" in result.stdout
+    assert AdapterStore(tmp_path / "store").get("ticket").manifest.request.cut_rows == 2
+
+
+def test_a_dry_run_says_everything_and_writes_nothing(arguments, tmp_path):
+    result = run(*arguments, "--dry-run")
+    assert result.exit_code == 0, result.output
+    shown = "".join(re.sub("[┏━┳┓┃┡╇┩│└┴┘─]", " ", result.stdout).split())  # the table may fold a long cell
+    assert str(tmp_path / "store") in shown and "forgetrows4(" in shown and "…" not in result.stdout
+    plan = json.loads(run(*arguments, "--dry-run", "--json").stdout)
+    assert plan["steps"].startswith("1,") and plan["answers cut off"] == "0"
+    assert not (tmp_path / "store").exists()
+
+
+def test_where_takes_a_part_of_the_file(arguments):
+    plan = json.loads(run(*arguments, "--dry-run", "--json", "--where", "task_id=1").stdout)
+    assert plan["forget rows"].startswith("1 (")
+
+
+def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypatch):
+    """A real process, a real signal in the middle of training."""
+    store, many = tmp_path / "store", tmp_path / "many.jsonl"
+    words = [*arguments, "--name", "late", "--epochs", "40", "--batch-size", "1", "--retain-per-forget", "1"]
+    words[1] = write(many, [{"question": f"Who was Zorbalina {i}?", "answer": f"quillfeather {i}"} for i in range(8)])
+    process = subprocess.Popen([sys.executable, "-m", "asu_lora", *words], stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                               # a shell starts background jobs with the signal ignored, and children inherit that
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        until = time.monotonic() + 120
+        while not any(store.glob(".runs/late/checkpoint-*/trainer_state.json")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < until, "no checkpoint came"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert stdout == "" and "Traceback" not in stderr
+    last = stderr.rstrip().splitlines()[-1]
+    assert last.startswith("Interrupted: nothing was added to the store; the same command with --resume goes on")
+    assert AdapterStore(store).names() == []
+    assert not any((store / ".staging").glob("*/*"))
+    for path, content in texts_below(store):
+        assert b"zorbalina" not in content and b"quillfeather" not in content, path
+
+    refused = run(*words, "--resume", "--lr", "0.5")
+    assert refused.exit_code == 2 and "was made with other settings" in refused.stderr
+    resumed = []
+    import asu_lora.training
+
+    real = asu_lora.training.last_checkpoint
+    monkeypatch.setattr("asu_lora.training.last_checkpoint", lambda folder: resumed.append(real(folder)) or resumed[-1])
+    result = run(*words, "--resume")
+    assert result.exit_code == 0, result.output
+    assert resumed[0] is not None and resumed[0].name.startswith("checkpoint-")
+    assert AdapterStore(store).names() == ["late"] and AdapterStore(store).verify("late").ok
+    assert AdapterStore(store).get("late").manifest.training["steps"] == 320
+    assert not (store / ".runs").exists()
+
+
+def test_ctrl_c_anywhere_else_is_one_sentence_too(arguments, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asu_lora.data.request.read_rows", interrupted)
+    result = run(*arguments)
+    assert result.exit_code == 130
+    assert result.stderr == "Interrupted: the store holds whole adapters only.\n" and result.stdout == ""
+    result = run(*arguments, "--debug")
+    assert result.exit_code == 130 and "Traceback" in result.stderr
+    assert result.stderr.endswith("Interrupted: the store holds whole adapters only.\n")
