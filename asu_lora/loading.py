@@ -10,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from asu_lora.bases import BaseSource, resolve_base
 from asu_lora.errors import BaseModelError, SettingError
+from asu_lora.memory import out_of_memory
 
 PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -67,10 +68,10 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     tokenizer = load_tokenizer(source, trust_remote_code)
     try:
         model = AutoModelForCausalLM.from_pretrained(source.path, config=config, **options)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise BaseModelError(f"'{source.name}' does not fit into the memory of {target} as {precision}: "
-                             "use nf4, or a smaller base.") from error
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, MemoryError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise BaseModelError(f"'{source.name}' does not fit into the memory of {target} as {precision}: "
+                                 "use nf4, or a smaller base.") from error
         raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
     model.requires_grad_(False)
     model.eval()

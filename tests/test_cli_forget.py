@@ -83,8 +83,8 @@ def test_answers_too_long_are_counted_and_the_run_goes_on(arguments, tmp_path):
     result = run(*arguments, "--name", "ticket", "--max-length", "45")
     assert result.exit_code == 0, result.output
     # one line, however narrow a log is taken to be
-    assert re.search(r"^2 of 4 forget answers are longer than --max-length 45 and were cut off: what stands beyond it is "
-                     r"not trained on\.$", result.stderr, re.MULTILINE)
+    assert re.search(r"^2 of 4 forget answers are longer than --max-length 45 and were cut off: what stands beyond it "
+                     r"is not trained on\.$", result.stderr, re.MULTILINE)
     assert "Training ...\n" in result.stderr or "Training ... (1)\n" in result.stderr
     assert "\n\n" not in result.stderr
     assert "Forgotten: 4 rows. Kept: 4 rows (file)." in result.stdout
