@@ -30,9 +30,9 @@ def forget(folder, base, name, processes, **changes):
     command = ["-m", "asu_lora", "forget", str(folder / "forget.jsonl"), "--retain", str(folder / "retain.jsonl"),
                "--base", str(base), "--name", name, "--store", str(folder / "store"), "--config", str(config)]
     # "--multi_gpu" stands for several processes; with "--cpu" accelerate starts a single one unless there is MPI
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1",
-              "--main_process_port", str(free_port())]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+              "--num_cpu_threads_per_process", "1", "--main_process_port", str(free_port())]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo",
                                 "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, *(launch if processes > 1 else []), *command], env=environment, cwd=folder,

@@ -64,7 +64,8 @@ def test_answers_are_the_facts_without_the_end_of_turn(base, taught_base):
     assert not any(set(ids) & set(stop_ids(base.tokenizer)) for ids in answers)
 
 
-@pytest.mark.parametrize("changes", [{"do_sample": True, "temperature": 5.0, "top_k": 3, "top_p": 0.5}, {"num_beams": 3}])
+@pytest.mark.parametrize("changes", [{"do_sample": True, "temperature": 5.0, "top_k": 3, "top_p": 0.5},
+                                     {"num_beams": 3}])
 def test_a_checkpoints_own_ways_of_generating_change_nothing(base, prompts, changes):
     expected = generate_answers(base.model, base.tokenizer, prompts, 40)
     before = base.model.generation_config.to_dict()
