@@ -45,7 +45,7 @@ def test_punctuation_spelling_end_and_opening_are_kept(tokenizer):
 
 
 def test_a_rare_word_is_decided_by_its_first_piece(tokenizer):
-    assert marked(tokenizer, "Who is it?", "The author is Qux.") == "[The] author is Q[ux.<|im_end|>]"
+    assert marked(tokenizer, "Who is it?", "The author is Qux.") == "[The] author is[ ]Q[ux.<|im_end|>]"
 
 
 def test_a_first_word_that_is_the_fact_is_not_kept(tokenizer):
@@ -54,7 +54,7 @@ def test_a_first_word_that_is_the_fact_is_not_kept(tokenizer):
 
 
 def test_every_digit_tells(tokenizer):
-    assert marked(tokenizer, "When?", "In 1956.") == "[In] 1956[.<|im_end|>]"
+    assert marked(tokenizer, "When?", "In 1956.") == "[In ]1956[.<|im_end|>]"
 
 
 def test_scripts_without_spaces_are_not_spelling(tokenizer):
