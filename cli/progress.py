@@ -8,34 +8,31 @@ from asu_lora.progress import Progress
 
 
 class Bars(Progress):
-    """One line a stage on stderr. Where stderr is no terminal, a line at each stage's start and every 10 s."""
+    """A bar for the stage that runs, with its figures, speed and time left; a line for each that has ended.
+
+    The bar fits into 80 columns. Where stderr is no terminal: a line at each stage's start and every 10 s.
+    """
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         self.console = stderr()
         self.bars = RichProgress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            console=self.console, transient=False)
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=8),
+            TextColumn("{task.fields[count]}"), TextColumn("{task.fields[figures]}", style="cyan"),
+            TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
+            console=self.console, transient=True)
         self.task: Any = None
-        self.name, self.total, self.done, self.said = "", None, 0, 0.0
+        self.name, self.total, self.done, self.began, self.said = "", None, 0, 0.0, 0.0
         self.figures: dict[str, float] = {}
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()
-        self.name, self.total, self.done, self.figures = name, total, 0, {}
+        self.name, self.total, self.done, self.figures, self.began = name, total, 0, {}, time.monotonic()
         if self.console.is_terminal:
             self.bars.start()
-            self.task = self.bars.add_task(name, total=total, figures="")
+            self.task = self.bars.add_task(name, total=total, figures="", speed="", count="")
         else:
             self._line(f"{name} ..." + (f" ({total})" if total else ""))
             self.said = time.monotonic()
@@ -43,10 +40,12 @@ class Bars(Progress):
     def advance(self, amount: int = 1, **figures: Any) -> None:
         self.done += amount
         self.figures |= figures
-        text = "  ".join(f"{key.removesuffix('_loss')} {value:.3g}" for key, value in self.figures.items())
+        text = " ".join(f"{key.removesuffix('_loss')} {value:.2g}" for key, value in self.figures.items())
         if self.console.is_terminal:
             if self.task is not None:
-                self.bars.update(self.task, advance=amount, figures=text)
+                speed = self.done / max(time.monotonic() - self.began, 1e-3)
+                self.bars.update(self.task, advance=amount, figures=text, speed=f"{speed:.2g}/s" if speed < 100 else "",
+                                 count=f"{self.done}/{self.total}" if self.total else str(self.done))
         elif time.monotonic() - self.said > 10:
             self._line(f"  {self.done}" + (f"/{self.total}" if self.total else "") + (f"  {text}" if text else ""))
             self.said = time.monotonic()
@@ -65,5 +64,7 @@ class Bars(Progress):
 
     def _finish(self) -> None:
         if self.task is not None:
-            self.bars.update(self.task, total=self.done or 1, completed=self.done or 1)
+            self.bars.remove_task(self.task)
             self.task = None
+            count = f" ({self.done})" if self.total else ""
+            self._line(f"  {self.name}{count}, {time.monotonic() - self.began:.0f} s", style="dim")

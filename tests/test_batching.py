@@ -43,15 +43,20 @@ def test_like_lengths_share_a_pass():
 
 def test_positions_are_where_answer_tokens_are_predicted():
     batch = pad_group([Encoded((1, 2, 3), (4, 5)), Encoded((6,), (7, 8, 9))], pad_id=0)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 0]]
-    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 1, 0]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 0, 0, 0], [6, 7, 8, 9, 0, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1] * 5 + [0] * 3, [1] * 4 + [0] * 4]
     # the state at a token predicts the next: 4 and 5 from 3 and 4; 7, 8, 9 from 6, 7, 8
-    assert batch["positions"].tolist() == [2, 3, 5, 6, 7]
+    assert batch["positions"].tolist() == [2, 3, 8, 9, 10]
+
+
+def test_widths_come_in_steps():
+    widths = [pad_group([Encoded((1,) * size, (2,))], 0)["input_ids"].shape[1] for size in (1, 7, 8, 15, 16)]
+    assert widths == [8, 8, 16, 16, 24]
 
 
 def test_a_padding_token_in_a_row_is_a_token():
     batch = pad_group([Encoded((0, 1), (0, 0)), Encoded((1,), (0,))], pad_id=0)
-    assert batch["attention_mask"].tolist() == [[1] * 4, [1, 1, 0, 0]]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [4, 2]
 
 
 @pytest.mark.parametrize("most_tokens", [None, 40])

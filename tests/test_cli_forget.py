@@ -161,3 +161,27 @@ def test_ctrl_c_anywhere_else_is_one_sentence_too(arguments, monkeypatch):
     result = run(*arguments, "--debug")
     assert result.exit_code == 130 and "Traceback" in result.stderr
     assert result.stderr.endswith("Interrupted: the store holds whole adapters only.\n")
+
+
+def test_the_bar_fits_into_80_columns_with_loss_speed_and_time_left(monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    from asu_lora.cli.progress import Bars
+
+    out = io.StringIO()
+    monkeypatch.setattr("asu_lora.cli.progress.stderr",
+                        lambda: Console(file=out, force_terminal=True, width=80, color_system=None))
+    bars = Bars()
+    bars.stage("Training", 1200)
+    for _ in range(3):
+        bars.advance(100, loss=0.12345, forget_loss=1.2345, retain_loss=0.012345)
+        time.sleep(0.05)
+    bars.bars.refresh()
+    bars.note("tau 2 [x] it is")
+    bars.close()
+    lines = [line.rstrip() for line in re.split("\x1b\\[[0-9;?]*[A-Za-z]|[\r\n]", out.getvalue())]
+    assert any(re.search(r"Training .* 300/1200 loss 0.12 forget 1.2 retain 0.012 .* left$", line) for line in lines)
+    assert "Tau 2 [x] it is" in lines
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
