@@ -56,6 +56,8 @@ def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dr
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("Interrupted: nothing was added to the store; the same command with --resume goes on "
                                 "after the last whole epoch.") from interrupt
+    if not result.main_process:
+        return  # under accelerate launch, one process reports
     if as_json:
         from asu_lora.cli.console import print_json
 
