@@ -29,7 +29,7 @@ def demo(store, name, seed, replace, as_json):
         from asu_lora.bases import EMBEDDED
         from asu_lora.demo.harry_potter import run_demo
         from asu_lora.settings import ForgetConfig
-    if replace and name in AdapterStore(store).names:
+    if replace and name in AdapterStore(store).names():
         AdapterStore(store).remove(name)
     result = run_demo(store, name, ForgetConfig(seed=seed), Bars())
     parts = {"forget questions": result.forget, "held-out paraphrases": result.heldout,
