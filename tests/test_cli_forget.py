@@ -108,26 +108,27 @@ def test_where_takes_a_part_of_the_file(arguments):
 
 
 def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypatch):
-    """A real process, a real signal in the middle of training."""
+    """A real process, a real signal in the middle of training; it comes at step 20, however busy the machine is."""
     store, many = tmp_path / "store", tmp_path / "many.jsonl"
-    words = [*arguments, "--name", "late", "--epochs", "40", "--batch-size", "1", "--retain-per-forget", "1"]
+    words = [*arguments, "--name", "late", "--epochs", "4", "--batch-size", "1", "--retain-per-forget", "1"]
     words[1] = write(many, [{"question": f"Who was Zorbalina {i}?", "answer": f"quillfeather {i}"} for i in range(8)])
-    process = subprocess.Popen([sys.executable, "-m", "asu_lora", *words], stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-                               # a shell starts background jobs with the signal ignored, and children inherit that
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    try:
-        until = time.monotonic() + 120
-        while not any(store.glob(".runs/late/checkpoint-*/trainer_state.json")):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < until, "no checkpoint came"
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    script = ("import os, signal, asu_lora.training as training\n"
+              "from asu_lora.cli import main\n"
+              "class Watch(training.Watch):\n"
+              "    def on_step_end(self, args, state, control, **kwargs):\n"
+              "        super().on_step_end(args, state, control, **kwargs)\n"
+              "        if state.global_step == 20:\n"
+              "            os.kill(os.getpid(), signal.SIGINT)\n"
+              "training.Watch = Watch\n"
+              f"main({words!r})\n")
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600,
+                             env={**os.environ, "OMP_NUM_THREADS": "1"},
+                             # a shell starts background jobs with the signal ignored, and children inherit that
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    stdout, stderr = process.stdout, process.stderr
     assert process.returncode == 130
     assert stdout == "" and "Traceback" not in stderr
+    assert (store / ".runs" / "late" / "checkpoint-16" / "trainer_state.json").is_file()
     last = stderr.rstrip().splitlines()[-1]
     assert last.startswith("Interrupted: nothing was added to the store; the same command with --resume goes on")
     assert AdapterStore(store).names() == []
@@ -144,9 +145,9 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     monkeypatch.setattr("asu_lora.training.last_checkpoint", lambda folder: resumed.append(real(folder)) or resumed[-1])
     result = run(*words, "--resume")
     assert result.exit_code == 0, result.output
-    assert resumed[0] is not None and resumed[0].name.startswith("checkpoint-")
+    assert resumed[0].name == "checkpoint-16"
     assert AdapterStore(store).names() == ["late"] and AdapterStore(store).verify("late").ok
-    assert AdapterStore(store).get("late").manifest.training["steps"] == 320
+    assert AdapterStore(store).get("late").manifest.training["steps"] == 32
     assert not (store / ".runs").exists()
 
 
