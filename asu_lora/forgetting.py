@@ -233,7 +233,7 @@ def refuse_passages(examples: list[Example]) -> None:
 
 def tell_about_cuts(halves: dict[str, Rows], max_length: int, progress: Progress) -> None:
     for half, rows in halves.items():
-        cut = sum(item.cut for item in rows.items())
+        cut = sum(item.cut for item in rows.views.get("answer", []))
         if cut:
             progress.note(f"{cut} of {len(rows)} {half} answers are longer than --max-length {max_length} and were cut "
                           "off: what stands beyond it is not trained on.")

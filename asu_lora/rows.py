@@ -26,10 +26,6 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(self.views.values()))) if self.views else 0
 
-    def items(self) -> list[Encoded]:
-        """All rows of all views."""
-        return [item for view in self.views.values() for item in view]
-
     def reference_bytes(self) -> int:
         """Memory the references take."""
         return sum(t.numel() * t.element_size() for view in self.references.values()
