@@ -26,6 +26,15 @@ BARS = (("forget probability kept", 0.40, "at most"), ("forget ROUGE-L", 0.35, "
         ("retain probability kept", 0.90, "at least"), ("retain ROUGE-L kept", 0.85, "at least"),
         ("left-out probability kept", 0.70, "at least"))
 
+HEADING = """# The main job on memorised TOFU rows, with the defaults
+
+`python benchmarks/forget_tofu.py BASE TOFU --left-out --task 2 --precision nf4` and so on; 40 questions forgotten,
+the other memorised rows kept but for 40 that are left out of both and measured. 40 questions of each set are
+measured. "kept" is after / before. One run a column; two cores, no GPU (an AMD EPYC with AVX512-BF16: NF4
+computes in bf16 there, on CPUs without such units in fp32). Every run of this command is here.
+
+"""
+
 
 def request_for(tofu: Path, task: str, left_out: bool):
     """The request of one task, and the memorised rows that are in neither set."""
@@ -100,7 +109,7 @@ def main() -> None:
                     "peak GB": round(result.record.peak_memory / 1e9, 2), "machine": platform.machine(),
                     "compute": str(result.record.base.compute_dtype)})
                 file.write_text(json.dumps(runs, indent=1) + "\n")
-                (RESULTS / "forget_tofu.md").write_text(table(runs))
+                (RESULTS / "forget_tofu.md").write_text(HEADING + table(runs))
                 if arguments.answers:
                     with arguments.answers.open("a") as out:
                         out.write(json.dumps(key) + "\n" + "\n".join(result.sets["forget"][1].answers) + "\n\n")
