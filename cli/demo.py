@@ -31,7 +31,9 @@ def demo(store, name, seed, replace, as_json):
         from asu_lora.settings import ForgetConfig
     if replace and name in AdapterStore(store).names():
         AdapterStore(store).remove(name)
-    result = run_demo(store, name, ForgetConfig(seed=seed), Bars())
+    # the defaults, in half the memory: two forward passes a step
+    config = ForgetConfig(seed=seed, batch_size=2, grad_accum=2)
+    result = run_demo(store, name, config, Bars())
     parts = {"forget questions": result.forget, "held-out paraphrases": result.heldout,
              "control questions": result.controls}
     if as_json:
