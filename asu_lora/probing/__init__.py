@@ -1,0 +1,1 @@
+"""Which words a smoothed teacher loses, at which tau, in which layers."""
