@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from asu_lora.data.encoding import Encoded
+from asu_lora.entry import Entry
 from asu_lora.head import FrozenHead
 from asu_lora.objectives import Objective
 from asu_lora.teacher import answer_logprobs, hidden_states
@@ -18,24 +19,27 @@ class Rows:
     Attributes:
         views: encoded rows by view: ``answer``, and ``idk`` where an objective needs it; equally many each.
         references: per view and reference, one tensor a row (see :class:`~asu_lora.objectives.answers.Answers`).
+        entries: per view, (tokens, H) a row: what it enters the first adapted layer with; empty where every
+            layer is run.
     """
 
     views: dict[str, list[Encoded]]
     references: dict[str, dict[str, list[torch.Tensor]]] = field(default_factory=dict)
+    entries: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.views.values()))) if self.views else 0
 
-    def reference_bytes(self) -> int:
-        """Memory the references take."""
-        return sum(t.numel() * t.element_size() for view in self.references.values()
-                   for tensors in view.values() for t in tensors)
+    def cache_bytes(self) -> int:
+        """Memory that references and entries take."""
+        kept = [*self.entries.values(), *(tensors for view in self.references.values() for tensors in view.values())]
+        return sum(t.numel() * t.element_size() for tensors in kept for t in tensors)
 
 
 def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,
                        tau: float | None = None, layers: Sequence[int] | None = None,
                        anchors: Sequence[torch.Tensor] | None = None,
-                       progress: Callable[[int], None] | None = None) -> None:
+                       progress: Callable[[int], None] | None = None, entry: Entry | None = None) -> None:
     """Fill in what the objective compares with, one forward pass a row and kind of reference.
 
     Args:
@@ -43,17 +47,19 @@ def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module,
         tau, layers: the teacher's temperature and smoothed layers.
         anchors: per row, (answer tokens,) where the teacher gives way to the plain base (see
             :func:`asu_lora.evaluation.token_classes.anchored`).
+        entry: where the layers begin that the rows have entries for.
     """
     for view, wanted in objective.needs.items():
         items, found = rows.views[view], rows.references.setdefault(view, {})
+        start = {"entry": entry, "entries": rows.entries[view]} if entry is not None else {}
         if "teacher" in wanted:
-            found["teacher"] = hidden_states(model, items, pad_id, tau, layers, progress=progress)
+            found["teacher"] = hidden_states(model, items, pad_id, tau, layers, progress=progress, **start)
             if anchors is not None:
-                for teacher, base, kept in zip(found["teacher"], hidden_states(model, items, pad_id), anchors,
+                for teacher, base, kept in zip(found["teacher"], hidden_states(model, items, pad_id, **start), anchors,
                                                strict=True):
                     teacher[kept] = base[kept]
         if "base" in wanted or "base_logprob" in wanted:
-            states = hidden_states(model, items, pad_id, progress=progress)
+            states = hidden_states(model, items, pad_id, progress=progress, **start)
             if "base" in wanted:
                 found["base"] = states
             if "base_logprob" in wanted:
