@@ -86,22 +86,48 @@ class Entry:
                 self.layers[index] = layer
 
     @torch.no_grad()
-    def compute(self, items: Sequence[Encoded], pad_id: int, most_tokens: int = MOST_TOKENS,
-                progress: Callable[[int], None] | None = None) -> list[torch.Tensor]:
-        """What every row enters layer ``first`` with: one (tokens, H) tensor a row, in the model's type, on the CPU
-        (a batch takes its own along to the GPU)."""
-        found: list[torch.Tensor] = [torch.empty(0)] * len(items)
+    def compute(self, items: Sequence[Encoded], pad_id: int, whole: bool = False, most_tokens: int = MOST_TOKENS,
+                progress: Callable[[int], None] | None = None) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What every row enters layer ``first`` with, and perhaps its final states, from one forward pass.
+
+        Args:
+            whole: also run the layers from ``first`` on.
+
+        Returns:
+            Entries, (tokens, H) a row, and final hidden states at the answer positions, (answer tokens, H) a row,
+            or none if not ``whole``; in the model's type, on the CPU (a batch takes its own along to the GPU).
+        """
+        entries: list[torch.Tensor] = [torch.empty(0)] * len(items)
+        finals: list[torch.Tensor] = [torch.empty(0)] * len(items) if whole else []
         device = next(self.decoder.parameters()).device
-        with self.below():
-            for group, batch in forward_passes(items, pad_id, most_tokens):
-                self.states = None
-                answer_hidden(self.decoder, {key: value.to(device) for key, value in batch.items()})
-                for at, index in enumerate(group):
-                    found[index] = self.states[at, : len(items[index])].cpu().clone()
-                if progress:
-                    progress(len(group))
-        self.states = None
-        return found
+        for group, batch in forward_passes(items, pad_id, most_tokens):
+            states, final = self._caught({key: value.to(device) for key, value in batch.items()}, whole)
+            for at, index in enumerate(group):
+                # clone: a view would keep the states of the whole pass alive
+                entries[index] = states[at, : len(items[index])].cpu().clone()
+            if whole:
+                for index, part in zip(group, final.split([len(items[i].answer_ids) for i in group]), strict=True):
+                    finals[index] = part.cpu().clone()
+            if progress:
+                progress(len(group))
+        return entries, finals
+
+    def _caught(self, batch: dict[str, torch.Tensor], whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """What enters layer ``first`` in a forward pass, (b, L, H), and the final states at its answer positions."""
+        if not whole:
+            self.states = None
+            with self.below():
+                final = answer_hidden(self.decoder, batch)
+            states, self.states = self.states, None
+            return states, final
+        caught: list[torch.Tensor] = []
+        hook = self.layers[self.first].register_forward_pre_hook(
+            lambda module, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+        try:
+            final = answer_hidden(self.decoder, batch)
+        finally:
+            hook.remove()
+        return caught[0], final
 
 
 def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
@@ -125,9 +151,9 @@ def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
             hook.remove()
         entry.tuples = kind == [tuple]
         try:
-            with entry.below():
-                answer_hidden(entry.decoder, batch)
+            caught, _ = entry._caught(batch, whole=False)
             answer_hidden(entry.decoder, other)  # whatever layers leave behind is now another batch's
+            entry.states = caught
             with entry.above():
                 parts = answer_hidden(entry.decoder, batch)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):

@@ -29,7 +29,7 @@ from asu_lora.data.examples import Example
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
-from asu_lora.entry import Entry, find_entry
+from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure, sample
 from asu_lora.evaluation.token_classes import anchored, token_classes
@@ -148,13 +148,12 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
         anchors = [anchored(row, request.forget[row.example], tokenizer) for row in forget_rows]
     record.fingerprint = fingerprint(base, progress)
     entry = find_entry(model, config.first_adapted(number_of_layers(model)))
-    if entry is not None:
-        compute_entries(entry, halves, pad_id, progress)
     for half, objective in objectives.items():
-        if work := passes_needed(halves[half], objective):
+        kept = anchors if half == "forget" else None
+        if work := passes_needed(halves[half], objective, entry, kept is not None):
             progress.stage(f"Teacher and base on the {half} set", work)
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               anchors if half == "forget" else None, progress.advance, entry)
+                               kept, progress.advance, entry)
 
     folder = run_folder(store, name, record, idk, resume, here)
     with adapted(model, config) as student:
@@ -274,14 +273,6 @@ def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded]
 def fingerprint(base: LoadedBase, progress: Progress) -> str:
     progress.stage("Reading the base's fingerprint")
     return base.source.fingerprint()
-
-
-def compute_entries(entry: Entry, halves: dict[str, Rows], pad_id: int, progress: Progress) -> None:
-    """Every row up to the first adapted layer, once."""
-    views = [(rows, view, items) for rows in halves.values() for view, items in rows.views.items()]
-    progress.stage("Layers below the adapter", sum(len(items) for _, _, items in views))
-    for rows, view, items in views:
-        rows.entries[view] = entry.compute(items, pad_id, progress=progress.advance)
 
 
 def check_finite(student: torch.nn.Module) -> None:

@@ -33,7 +33,8 @@ def test_states_are_those_of_the_whole_decoder(kind, tau):
     entry = find_entry(model, 2)
     assert entry is not None
     before = list(model.get_decoder().children())
-    entries = entry.compute(ROWS, 0)
+    entries, finals = entry.compute(ROWS, 0, whole=True)
+    assert all(torch.equal(*pair) for pair in zip(entries, entry.compute(ROWS, 0)[0], strict=True))
     assert [len(e) for e in entries] == [len(row) for row in ROWS]
     with attention_smoothing(model, 2.0):
         pass  # its trial, once a model, runs every layer
@@ -43,7 +44,7 @@ def test_states_are_those_of_the_whole_decoder(kind, tau):
     assert not ran  # the layers below were not computed
     whole = hidden_states(model, ROWS, 0, tau, [2, 3])
     hook.remove()
-    for part, full in zip(parts, whole, strict=True):
+    for part, full in zip([*parts, *finals], [*whole, *hidden_states(model, ROWS, 0)], strict=True):
         torch.testing.assert_close(part, full, rtol=1e-5, atol=1e-5)
     assert list(model.get_decoder().children()) == before
 
@@ -51,7 +52,7 @@ def test_states_are_those_of_the_whole_decoder(kind, tau):
 def test_a_teacher_smoothed_below_the_entry_runs_every_layer():
     model = model_of("llama")
     entry = find_entry(model, 2)
-    entries = entry.compute(ROWS, 0)
+    entries, _ = entry.compute(ROWS, 0)
     for layers in (None, [1, 3]):
         for part, full in zip(hidden_states(model, ROWS, 0, 2.0, layers, entry=entry, entries=entries),
                               hidden_states(model, ROWS, 0, 2.0, layers), strict=True):
