@@ -53,9 +53,10 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
         raise click.UsageError("--suite needs --data: the folder with its files, or its hub id.")
     with stderr().status("Loading the base ..."):
         quiet_libraries()
-        from asu_lora.evaluation.question_sets import own_sets, tofu_sets
+        from asu_lora.evaluation.question_sets import own_sets
         from asu_lora.evaluation.scoring import evaluate as score
         from asu_lora.evaluation.scoring_models import scoring_models
+        from asu_lora.evaluation.suites.tofu import tofu_sets
         from asu_lora.stack import load
 
         sets = (tofu_sets(data, split, None if task == "all" else task, questions) if suite
