@@ -322,3 +322,12 @@ def test_adapters_as_plain_values_are_json(store):
     values = json.loads(json.dumps([adapter.as_dict() for adapter in store.list()]))
     assert values[0]["manifest"]["figures"]["after"]["forget_probability"] == 0.082
     assert values[1]["manifest"] is None
+
+
+def test_a_store_below_a_file_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    store = AdapterStore(tmp_path / "file" / "store")
+    for act in (lambda: store.check_name("a"), store.names, lambda: store.resolve("a")):
+        with pytest.raises(StoreError, match="Not a directory") as caught:
+            act()
+        assert "\n" not in str(caught.value)
