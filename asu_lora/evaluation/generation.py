@@ -1,9 +1,10 @@
 """Greedy answers to many questions: batched by length, stopped at the end of the turn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import stop_ids
 
@@ -46,13 +47,10 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
             for at, row in enumerate(rows):
                 ids[at, width - len(prompts[row]) :] = torch.tensor(prompts[row])
                 mask[at, width - len(prompts[row]) :] = 1
-            output = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
-                max_new_tokens=room(shortest), eos_token_id=stops,
-                pad_token_id=tokenizer.pad_token_id,
-                # a checkpoint's sampling settings mean nothing to a greedy answer, and transformers warns of them
-                temperature=None, top_p=None, top_k=None, num_beams=1,
-            )
+            greedy = GenerationConfig(do_sample=False, max_new_tokens=room(shortest), eos_token_id=stops,
+                                      pad_token_id=tokenizer.pad_token_id)
+            with _only_setting(model, greedy):
+                output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
             for row, tokens in zip(rows, output[:, width:].tolist(), strict=True):
                 tokens = tokens[: room(len(prompts[row]))]
                 ends = [at for at, token in enumerate(tokens) if token in stops]
@@ -62,3 +60,18 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     finally:
         model.train(training)
     return answers
+
+
+@contextmanager
+def _only_setting(model: torch.nn.Module, config: GenerationConfig) -> Iterator[None]:
+    """Inside, the model generates by ``config`` alone.
+
+    A checkpoint's own settings (a repetition penalty, say) would fill whatever a config that is handed to
+    ``generate`` leaves open, and a greedy answer is the model's, not its settings'.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept, base.generation_config = base.generation_config, config
+    try:
+        yield
+    finally:
+        base.generation_config = kept
