@@ -14,29 +14,18 @@ from asu_lora.adapters.verify import verify_adapter
 from asu_lora.errors import AdapterError, AsuLoraError, StoreError
 from tests.making_adapters import (
     add,
+    empty_store,
     files_of,
     fill,
     flip_byte,
-    folder_in_memory,
+    in_memory,
+    leftovers,
     on,
     truncate,
     write_lora,
 )
 
-
-@pytest.fixture
-def tmp_path():
-    with folder_in_memory() as folder:
-        yield folder
-
-
-@pytest.fixture
-def store(tmp_path) -> AdapterStore:
-    return AdapterStore(tmp_path / "adapters")
-
-
-def leftovers(store: AdapterStore) -> list[str]:
-    return os.listdir(store.root / ".staging") if (store.root / ".staging").exists() else []
+tmp_path, store = in_memory, empty_store
 
 
 # ---- adding and looking
