@@ -25,8 +25,8 @@ NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC
 @click.option("--retain", metavar="FILE", help="Questions that should be kept.")
 @where_option
 @click.option("--suite", type=click.Choice(list(SUITES)), help="A benchmark's sets instead of your own files.")
-@click.option("--data", metavar="DIR", help="The suite's folder, or its hub id (locuslab/TOFU).  "
-              "[default: its hub id, but for tofu]")
+@click.option("--data", metavar="DIR", help="The suite's folder, or its hub id (locuslab/TOFU). "
+              "MUSE and WMDP come from the hub by default.")
 @click.option("--split", default="forget01", show_default=True, help="TOFU's forget split.")
 @click.option("--task", default="1", show_default=True, help="task_id within TOFU's split; 'all' for every row.")
 @click.option("--questions", type=click.IntRange(1), default=300, show_default=True, help="Most questions of a set.")
@@ -69,7 +69,7 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
         quiet_libraries()
         from asu_lora.evaluation.lm_harness import check_installed, run_tasks
         from asu_lora.evaluation.question_sets import own_sets
-        from asu_lora.evaluation.retain_log import read_log, retain_quality
+        from asu_lora.evaluation.retain_log import check_questions, read_log, retain_quality
         from asu_lora.evaluation.scoring import Evaluation
         from asu_lora.evaluation.scoring import evaluate as score
         from asu_lora.evaluation.scoring_models import scoring_models
@@ -84,6 +84,8 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
             sets = chosen.read(data, split, None if task == "all" else task, questions)
         else:
             sets = own_sets(forget, retain, questions, dict(where)) if forget or retain or not tasks else []
+        if asked and log is not None:
+            check_questions(log, sets)
         unseen = _holdout(holdout, questions) if holdout else []
         stack = load(base, adapters, store, precision, device)
         sentence_encoder, nli_model, notes = scoring_models(encoder, nli) if asked and sets else (None, None, [])

@@ -11,7 +11,7 @@ import asu_lora
 from asu_lora.cli import main
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
-from asu_lora.evaluation.suites import SUITES, find_suite, muse, wmdp
+from asu_lora.evaluation.suites import SUITES, muse, wmdp
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from tests.tiny_run import FACTS
@@ -119,6 +119,8 @@ def test_privleak_is_relative_to_a_retrained_models_records(stack, news):
     assert result.more["PrivLeak"].value == pytest.approx(100 * (unlearned - retrained) / retrained)
     with pytest.raises(DataError, match="same data"):
         muse.score(stack, data, log[1:])
+    with pytest.raises(DataError, match="divide by 0"):
+        muse.score(stack, data, [row | {"min_k": -float(row["set"] != "privleak_forget")} for row in log])
 
 
 def test_what_a_folder_lacks_is_missing_and_nothing_is_refused(stack, tmp_path):
@@ -181,8 +183,8 @@ def test_wmdp_of_some_subsets_is_labelled(stack, tmp_path):
 
 
 def test_every_suite_can_be_found_and_the_command_takes_it(taught_base, news):
-    for name in SUITES:
-        assert callable(find_suite(name).read)
+    for suite in SUITES.values():
+        assert callable(suite.read) and (suite.score is None) == (suite.name == "tofu")
     result = CliRunner().invoke(main, ["evaluate", "--base", str(taught_base), *MACHINE, "--suite", "muse-news",
                                        "--data", str(news), "--questions", "2"])
     assert result.exit_code == 0, result.output

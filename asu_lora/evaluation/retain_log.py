@@ -14,7 +14,7 @@ from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.forget_quality import forget_quality
 from asu_lora.evaluation.metrics.score import Score
-from asu_lora.evaluation.question_sets import FORGET
+from asu_lora.evaluation.question_sets import FORGET, QuestionSet
 
 TOFU_FILE = "eval_log_forget.json"
 LOSSES = ("avg_paraphrased_loss", "average_perturb_loss")
@@ -67,19 +67,23 @@ def log_min_k(log: Sequence[dict[str, Any]], name: str, count: int) -> list[floa
     return values
 
 
-def retain_quality(records: Sequence[dict[str, Any]], log: Sequence[dict[str, Any]]) -> Score:
-    """TOFU's forget quality against a log; missing where either side has no truth ratios.
+def check_questions(log: Sequence[dict[str, Any]], sets: Sequence[QuestionSet]) -> None:
+    """Refuse a log of other questions before anything is computed; TOFU's own logs don't say theirs.
 
     Raises:
-        DataError: the log's questions are others than the forget set's.
+        DataError: its questions are others than those of the forget set.
     """
-    ours, theirs = ([row for row in rows if row["set"] == FORGET] for rows in (records, log))
-    asked, answered = ({row["question"] for row in rows if "question" in row} for rows in (ours, theirs))
+    asked = {example.question for questions in sets if questions.name == FORGET for example in questions.examples}
+    answered = {row["question"] for row in log if row["set"] == FORGET and "question" in row}
     if answered and asked != answered:
         raise DataError(f"The retain-only model's log is of other questions ({len(answered - asked)} of its "
                         f"{len(answered)} are not among the {len(asked)} of the forget set): evaluate both on the "
                         "same --data, --split, --task and --questions.")
-    ratios = [[row.get("truth_ratio") for row in rows] for rows in (ours, theirs)]
+
+
+def retain_quality(records: Sequence[dict[str, Any]], log: Sequence[dict[str, Any]]) -> Score:
+    """TOFU's forget quality against a log; missing where either side has no truth ratios."""
+    ratios = [[row.get("truth_ratio") for row in rows if row["set"] == FORGET] for rows in (records, log)]
     if not all(values and None not in values for values in ratios):
         return Score(None, 0, 1, ("truth ratios of both models",), "values")
     return Score(forget_quality(*ratios), 1, 1, (), "values")

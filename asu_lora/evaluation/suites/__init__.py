@@ -9,8 +9,6 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from asu_lora.errors import SettingError
-
 
 @dataclass(frozen=True)
 class Suite:
@@ -49,14 +47,3 @@ SUITES = {suite.name: suite for suite in (
     Suite("muse-books", "muse.read", "muse.score", "muse-bench/MUSE-Books"),
     Suite("wmdp", "wmdp.read", "wmdp.score", "cais/wmdp"),
 )}
-
-
-def find_suite(name: str) -> Suite:
-    """The suite of a name.
-
-    Raises:
-        SettingError: there is none; with the names there are.
-    """
-    if name not in SUITES:
-        raise SettingError(f"There is no suite '{name}': it is one of {', '.join(SUITES)}.")
-    return SUITES[name]

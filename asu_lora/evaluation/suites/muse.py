@@ -1,7 +1,7 @@
 """MUSE, News and Books (arXiv 2407.06460): verbatim memorization, knowledge memorization, privacy leakage.
 
-As its authors' code asks: plain text without a chat template, two sets of example questions before each
-question, greedy answers, ROUGE-L F1 without stemming.
+As its authors' code asks: plain text without a chat template, example questions before each question, greedy
+answers, ROUGE-L F1 without stemming.
 """
 
 from collections.abc import Sequence
@@ -91,16 +91,17 @@ def score(stack: Stack, muse: Muse, log: list[dict] | None = None,
     """
     progress = progress or Progress()
     result = BenchmarkEvaluation({}, [])
+    retrained = retrained_auc(muse, log) if log is not None else None  # before hours of work: it may not fit
     verbatim(stack, muse, result, progress)
     for half in HALVES:
         knowledge(stack, muse, half, result, progress)
-    privacy(stack, muse, log, result, progress)
+    privacy(stack, muse, retrained, result, progress)
     progress.close()
     return result
 
 
 def verbatim(stack: Stack, muse: Muse, result: BenchmarkEvaluation, progress: Progress) -> None:
-    """VerbMem: mean ROUGE-L F1 of the greedy continuation against the true one's first 128 tokens (section 3.1)."""
+    """VerbMem: mean ROUGE-L F1 of the greedy continuation against the true one's first 128 tokens."""
     tokenizer = stack.base.tokenizer
     prompts, truths = [pair[0] for pair in muse.verbatim], [pair[1] for pair in muse.verbatim]
     starts = [tokenizer.decode(tokenizer(truth).input_ids[:VERBATIM_TOKENS], skip_special_tokens=True)
@@ -110,7 +111,7 @@ def verbatim(stack: Stack, muse: Muse, result: BenchmarkEvaluation, progress: Pr
 
 
 def knowledge(stack: Stack, muse: Muse, half: str, result: BenchmarkEvaluation, progress: Progress) -> None:
-    """KnowMem: mean ROUGE-L F1 of the greedy answers to one half's questions (section 3.2)."""
+    """KnowMem: mean ROUGE-L F1 of the greedy answers to one half's questions."""
     before = "".join(f"Question: {question}\nAnswer: {answer}\n\n" for question, answer in muse.shots[half])
     asked, truths = [pair[0] for pair in muse.knowledge[half]], [pair[1] for pair in muse.knowledge[half]]
     if asked and not before:
@@ -120,7 +121,7 @@ def knowledge(stack: Stack, muse: Muse, half: str, result: BenchmarkEvaluation, 
     finish(result, f"KnowMem {half}", KNOWLEDGE.format(half), [cut(answer) for answer in answers], truths, asked)
 
 
-def privacy(stack: Stack, muse: Muse, log: list[dict] | None, result: BenchmarkEvaluation,
+def privacy(stack: Stack, muse: Muse, retrained: float | None, result: BenchmarkEvaluation,
             progress: Progress) -> None:
     """PrivLeak: the Min-40% AUC of forgotten against held-out passages, relative to a retrained model's."""
     model = base_model(stack.model)
@@ -135,17 +136,28 @@ def privacy(stack: Stack, muse: Muse, log: list[dict] | None, result: BenchmarkE
                            for row, value in enumerate(scores[split], start=1)]
         result.sets[name] = {"min_k": fmean(scores[split]) if scores[split] else None}
     both = all(scores.values())
-    result.more["Min-40% AUC"] = one_value(auc(scores["forget"], scores["holdout"]) if both else None,
-                                           "privleak/forget and privleak/holdout")
+    unlearned = auc(scores["forget"], scores["holdout"]) if both else None
+    result.more["Min-40% AUC"] = one_value(unlearned, "privleak/forget and privleak/holdout")
     leakage = None
-    if both and log is not None:
-        wanted = {PRIVACY.format(split): len(values) for split, values in scores.items()}
-        retrained = [log_min_k(log, name, count) for name, count in wanted.items()]
-        leakage = privacy_leakage(auc(scores["forget"], scores["holdout"]), auc(*retrained))
+    if both and retrained is not None:
+        leakage = privacy_leakage(unlearned, retrained)
     elif both:
         result.notes.append("PrivLeak compares with a model that never saw the forget set: evaluate that one with "
                             "--records FILE, and give --retain-log FILE here.")
     result.more["PrivLeak"] = one_value(leakage, "a retain-only model's records" if both else "privleak passages")
+
+
+def retrained_auc(muse: Muse, log: list[dict]) -> float | None:
+    """The retain-only model's Min-40% AUC; None without passages.
+
+    Raises:
+        DataError: the log is of other data, or its AUC leaves PrivLeak nothing to divide by.
+    """
+    if not all(muse.privacy.values()):
+        return None
+    found = auc(*(log_min_k(log, PRIVACY.format(split), len(texts_of)) for split, texts_of in muse.privacy.items()))
+    privacy_leakage(0.5, found)
+    return found
 
 
 def continuations(stack: Stack, prompts: Sequence[str], tokens: int, stage: str, result: BenchmarkEvaluation,
