@@ -32,7 +32,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure, sample
-from asu_lora.evaluation.token_classes import anchored, token_classes
+from asu_lora.evaluation.token_classes import token_classes
 from asu_lora.head import FrozenHead
 from asu_lora.loading import LoadedBase, choose_device, load_base
 from asu_lora.memory import out_of_memory, peak_memory
@@ -45,6 +45,7 @@ from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import Rows, compute_references, passes_needed
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
+from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted
 from asu_lora.training import check_optimizer, last_checkpoint, train, training_arguments
 
@@ -144,17 +145,15 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
 
     if objectives["forget"].uses_teacher():
         record.tau = choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
-    anchors = None
-    if record.tau and config.keep_speaking:
-        anchors = [anchored(row, request.forget[row.example], tokenizer) for row in forget_rows]
+    speaking = keep_speaking(forget_rows, request.forget, tokenizer) if record.tau and config.keep_speaking else None
     record.fingerprint = fingerprint(base, progress)
     entry = find_entry(model, config.first_adapted(number_of_layers(model)))
     for half, objective in objectives.items():
-        kept = anchors if half == "forget" else None
-        if work := passes_needed(halves[half], objective, entry, kept is not None):
+        mine = speaking if half == "forget" else None
+        if work := passes_needed(halves[half], objective, entry, mine is not None):
             progress.stage(f"Teacher and base on the {half} set", work)
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               kept, progress.advance, entry)
+                               mine, progress.advance, entry)
 
     with only_run(store.root / RUNS, name, here), adapted(model, config) as student:
         folder = run_folder(store, name, record, idk, resume, here)
@@ -200,7 +199,7 @@ def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Object
     """The loss of each half, with its parameters."""
     parameters: dict = {}
     if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
-        parameters["forbidden"] = torch.tensor(special_ids(base.tokenizer), device=base.device)
+        parameters |= {"forbidden": torch.tensor(special_ids(base.tokenizer), device=base.device), "rule_out": True}
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
     found = {"forget": forget_objective(config.objective, **parameters)}
