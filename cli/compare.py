@@ -88,22 +88,13 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
 
 def show(result, files) -> None:
     """The table, what failed, what is best, where everything lies."""
-    from rich.text import Text
-
-    from asu_lora.cli.console import print_table
     from asu_lora.comparison.report import best_line
     from asu_lora.comparison.table import paper_table
 
-    styles = {"best": "bold", "second": "underline", None: ""}
     kept = result.best
-    titles = [("\nThe comparison, in percent (best bold, second underlined, the base apart)", kept)]
+    print_compact("\nIn percent; best bold, second underlined, the base apart", paper_table(kept))
     if len(kept) < len(result.results):
-        titles.append(("\nAll learning rates", result.results))
-    for title, results in titles:
-        table = paper_table(results)
-        narrow = [column.replace(" ", "\n") for column in table.columns]
-        print_table(title, narrow, [[Text(cell.text, style=styles[cell.mark]) for cell in row] for row in table.rows],
-                    right=range(1, len(narrow)))
+        print_compact("\nAll learning rates", paper_table(result.results))
     for failed in (each for each in result.results if not each.done):
         click.echo(f"{failed.title} failed: {failed.failure}")
     for note in result.notes:
@@ -113,3 +104,25 @@ def show(result, files) -> None:
     click.echo("Files: " + ", ".join(str(file) for file in files))
     store = result.out / "adapters"
     click.echo(f"Adapters: asu-lora adapters list --store {store}")
+
+
+def print_compact(title: str, table) -> None:
+    """The table in 80 columns: every word of a heading on a line of its own."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from asu_lora.cli.console import stdout
+
+    found = Table(title=title, title_justify="left", header_style="dim", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in table.columns:
+        name, _, holds = column.partition(" (")
+        for long, short in (("probability", "prob."), ("gibberish", "gib- berish"), ("seconds", "s")):
+            name = name.replace(long, short)
+        heading = "\n".join([*name.split(), *holds.rstrip(")").rsplit(" ", 1)]).rstrip()
+        found.add_column(heading, justify="left" if column == table.columns[0] else "right", no_wrap=True)
+    styles = {"best": "bold", "second": "underline", None: ""}
+    for row in table.rows:
+        found.add_row(*(Text(cell.text, style=styles[cell.mark]) for cell in row))
+    console = stdout()
+    console.width = max(console.width, console.measure(found).maximum)  # rather folded by the terminal than cut off
+    console.print(found)

@@ -45,7 +45,7 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
         text += ["## Failed\n", *(f"- {result.title}: {result.failure}" for result in failed), ""]
     if taus := {result.title: result.training["tau"] for result in kept if result.training.get("tau")}:
         text.append("tau: " + ", ".join(f"{title}: {tau:g}" for title, tau in taus.items()) + ".\n")
-    text += ["## Made with\n", f"{comparison.seconds / 60:.0f} minutes in all.\n", *(
+    text += ["## Made with\n", f"{comparison.seconds / 60:.1f} minutes of training and evaluation in all.\n", *(
         f"- {key}: {value}" for key, value in {**comparison.counts, **comparison.shared}.items()),
         *(f"- {name}: {version}" for name, version in library_versions().items()),
         *(f"- {note}" for note in comparison.notes)]

@@ -107,9 +107,9 @@ def best_runs(results: Iterable[RunResult]) -> list[RunResult]:
 
 
 def in_order(results: Iterable[RunResult]) -> list[RunResult]:
-    """Base, the paper's methods in the paper's order, then others."""
+    """Base, the paper's methods in the paper's order, then others; of a method the lowest learning rate first."""
     places = {name: place for place, name in enumerate((BASE, *PAPER))}
-    return sorted(results, key=lambda result: places.get(result.method, len(places)))
+    return sorted(results, key=lambda result: (places.get(result.method, len(places)), result.lr or 0.0))
 
 
 def _merit(result: RunResult) -> float:

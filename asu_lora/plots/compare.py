@@ -48,17 +48,17 @@ def mark(method: str, losses: Sequence[str]) -> dict:
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
-    """Ends of an axis: whole fives around the values, with room for labels."""
+    """Ends of an axis: whole fives (ones, where the values are close) around the values, with room for labels."""
     low, high = min(values), max(values)
-    room = max(3.0, 0.12 * (high - low))
-    return max(-2.0, 5 * math.floor((low - room) / 5)), min(102.0, 5 * math.ceil((high + room) / 5))
+    room, unit = max(1.0, 0.15 * (high - low)), 5 if high - low > 10 else 1
+    return max(-2.0, unit * math.floor((low - room) / unit)), min(102.0, unit * math.ceil((high + room) / unit))
 
 
 def equal_averages(axes) -> None:
     """Thin lines on which (MU + FE) / 2 is the same, named where they leave the axes at the top or the right."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     lowest, highest = (left + bottom) / 2, (right + top) / 2
-    step = 10 if highest - lowest > 30 else 5
+    step = next(step for step in (1, 2, 5, 10, 20) if highest - lowest <= 8 * step or step == 20)
     for average in range(step * math.ceil(lowest / step), int(highest) + 1, step):
         axes.plot([left, right], [2 * average - left, 2 * average - right], color="0.8", linewidth=0.6,
                   linestyle="-", marker="none", zorder=1, scalex=False, scaley=False)
@@ -87,7 +87,7 @@ def label(figure: Figure, axes, points: Sequence[tuple[float, float]], names: Se
     for text, box, (x, y) in zip(texts, place_labels(middles, sizes, bounds), middles, strict=True):
         text.set_position(back.transform((box.left / points_a_pixel, box.bottom / points_a_pixel)))
         near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
-        if math.hypot(near_x - x, near_y - y) > 8:
+        if math.hypot(near_x - x, near_y - y) > 6:
             ends = back.transform([(x / points_a_pixel, y / points_a_pixel),
                                    (near_x / points_a_pixel, near_y / points_a_pixel)])
             axes.plot(*ends.T, color="0.5", linewidth=0.4, linestyle="-", marker="none", zorder=2, scalex=False,
