@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
 from asu_lora.comparison.methods import PAPER, Run, learning_rates, method, methods, plan_runs
 from asu_lora.comparison.questions import comparison_sets
@@ -175,6 +176,21 @@ def test_further_runs_join_the_table(made, base):
     more = again(base, made.out, runs=[Run(method("idk_none"), 1e-3)])
     assert [result.method for result in more.best] == ["Base", "GA_GD", "NPO_GD", "ASU_KL", "IDK_NONE"]
     (made.out / "runs" / "IDK_NONE-lr-0.001.json").unlink()
+
+
+def test_tau_is_chosen_once_for_all_runs_and_the_same_by_a_run_alone(base, tmp_path):
+    runs = [Run(method(name), 1e-3) for name in ("ASU_KL", "ASU_GD")]
+    listener, changes = Stages(), {"tau": "auto", "epochs": 1}
+    result = again(base, tmp_path / "out", listener, runs, **changes)
+    assert sum("Choosing tau" in stage for stage in listener.stages) == 1
+    assert len({r.training["tau"] for r in result.results}) == 1
+    manifest = AdapterStore(tmp_path / "out" / "adapters").get("ASU_GD-lr-0.001").manifest
+    assert manifest.method.tau_chosen_by == "auto" and manifest.method.tau_curve
+    before = weights(tmp_path / "out")
+    (tmp_path / "out" / "runs" / "ASU_GD-lr-0.001.json").unlink()
+    again(base, tmp_path / "out", listener, runs, **changes)
+    assert sum("Choosing tau" in stage for stage in listener.stages) == 2
+    assert weights(tmp_path / "out") == before
 
 
 def fake(name, mu, fe, lr=1e-3, label=""):

@@ -31,7 +31,7 @@ class Maker:
     def __init__(self, request, base, sets, out, config, idk_file, encoder, nli, notes, records, shared):
         self.request, self.base, self.sets, self.config, self.idk_file = request, base, sets, config, idk_file
         self.encoder, self.nli, self.notes, self.records, self.shared = encoder, nli, notes, records, shared
-        self.folder, self.store = out / RUNS, AdapterStore(out / ADAPTERS)
+        self.folder, self.store, self.tau = out / RUNS, AdapterStore(out / ADAPTERS), None
 
     def file(self, run: Run) -> Path:
         return self.folder / f"{run.name}.json"
@@ -74,8 +74,9 @@ class Maker:
                          eval_rows=0)
         with self.failing(result, "training"):
             made = forget(self.request, self.base, config, run.name, self.store, idk_file=self.idk_file,
-                          progress=progress)
+                          progress=progress, tau=self.tau)
             record = made.record
+            self.tau = record.tau or self.tau  # the same for every run: it hangs on nothing that they differ in
             result.adapter = made.name
             result.training = {"tau": record.tau and record.tau.tau, **record.training,
                                "parameters": record.counts["adapter_parameters"],
