@@ -308,6 +308,25 @@ def test_the_command(taught_base, tmp_path):
         assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
 
 
+def test_a_suite_with_the_requests_own_retain_set(taught_base, tmp_path):
+    """TOFU's sets, but for the retain set: the request's rows with perturbed answers stand there."""
+    wrong = {"perturbed_answer": ["No one.", "X sells ham."]}
+    for name, content in (("forget01_perturbed", rows(FACTS[:4])), ("retain_perturbed", rows(FACTS[4:6])),
+                          ("real_authors_perturbed", rows(FACTS[:2])), ("world_facts_perturbed", rows(FACTS[2:4]))):
+        write(tmp_path / f"{name}.json", [{"task_id": "1", **row, **wrong} for row in content])
+    forget = write(tmp_path / "f.jsonl", rows(FACTS[:4]))
+    retain = write(tmp_path / "r.jsonl", [{**row, **wrong} for row in rows(FACTS[8:11])] + rows(FACTS[11:]))
+    result = CliRunner().invoke(main, [
+        "compare", forget, "--retain", retain, "--base", str(taught_base), "--precision", "fp32", "--device", "cpu",
+        "--suite", "tofu", "--data", str(tmp_path), "--methods", "Base", "--out", str(tmp_path / "out"), "--records"])
+    assert result.exit_code == 0, result.output
+    [run] = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
+    assert run["scores"]["questions"] == {"forget": 4, "retain": 3, "real_authors": 2, "world_facts": 2}
+    assert run["scores"]["scores"]["MU"]["label"] == "MU (4 of 6 metrics)"
+    records = map(json.loads, (tmp_path / "out" / "runs" / "Base.records.jsonl").read_text().splitlines())
+    assert [r["question"] for r in records if r["set"] == "retain"] == [r["question"] for r in rows(FACTS[8:11])]
+
+
 def test_an_out_that_is_a_file_is_refused(base, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(StoreError, match="can't be written"):
