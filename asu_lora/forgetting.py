@@ -39,6 +39,7 @@ from asu_lora.memory import out_of_memory, peak_memory
 from asu_lora.objectives import Objective, forget_objective, retain_objective
 from asu_lora.objectives.asu import ASU
 from asu_lora.objectives.asu_idk import ASUWithIDK
+from asu_lora.only_run import only_run
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import Rows, compute_references, passes_needed
@@ -156,8 +157,8 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
                                kept, progress.advance, entry)
 
-    folder = run_folder(store, name, record, idk, resume, here)
-    with adapted(model, config) as student:
+    with only_run(store.root / RUNS, name, here), adapted(model, config) as student:
+        folder = run_folder(store, name, record, idk, resume, here)
         record.count_parameters(student)
         pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), config.retain_per_forget,
                                   config.seed)

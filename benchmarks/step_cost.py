@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from steps import Workload, memory, timed
+from steps import TAU, Workload, memory, timed
 
 from asu_lora import ForgetConfig
 
@@ -25,10 +25,10 @@ KINDS = ("asu", "plain", "plain, all layers", "straightforward")
 SETTINGS = {"plain, all layers": ForgetConfig(adapter_layers="all")}
 
 
-def times(base: str, tofu: Path, rounds: int, slow_rounds: int) -> dict:
+def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str) -> dict:
     """Median seconds of a step of every kind, 8 + 8 rows; the straightforward way takes 4 + 4."""
     made = {}
-    work = Workload(base, tofu)
+    work = Workload(base, tofu, precision)
     found: dict = {"cache seconds": work.cache()}
     began = timed(lambda: forward_only(work), torch.optim.SGD([torch.zeros(1, requires_grad=True)]))[0]
     found["an epoch's forward passes, seconds"] = began
@@ -48,9 +48,9 @@ def times(base: str, tofu: Path, rounds: int, slow_rounds: int) -> dict:
     return found
 
 
-def alternating(base: str, tofu: Path, rounds: int) -> dict:
+def alternating(base: str, tofu: Path, rounds: int, precision: str) -> dict:
     """asu and plain, one step in turn, ``rounds`` times: two adapters on one base, one active at a time."""
-    work = Workload(base, tofu)
+    work = Workload(base, tofu, precision)
     work.cache()
     seconds: dict[str, list[float]] = {"asu": [], "plain": []}
     for turn in range(rounds + 1):
@@ -71,9 +71,9 @@ def forward_only(work: Workload) -> torch.Tensor:
     return hidden_states(work.model, work.items, work.pad_id)[0].sum()
 
 
-def peak(base: str, tofu: Path, kind: str) -> dict:
+def peak(base: str, tofu: Path, kind: str, precision: str) -> dict:
     """Peak bytes above the loaded base over three steps of one kind, cache, adapter and optimizer included."""
-    work = Workload(base, tofu, config=SETTINGS.get(kind))
+    work = Workload(base, tofu, precision, config=SETTINGS.get(kind))
     if kind.startswith("asu"):
         work.cache()
     peft, optimizer = work.student()
@@ -103,24 +103,27 @@ def main() -> None:
     parser.add_argument("tofu", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slow-rounds", type=int, default=2, help="of the straightforward way, a minute each")
+    parser.add_argument("--precision", default="nf4")
+    parser.add_argument("--name", default="step_cost", help="of the files in docs/results")
     parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.peak:
-        print(json.dumps(peak(a.base, a.tofu, a.peak)))
+        print(json.dumps(peak(a.base, a.tofu, a.peak, a.precision)))
         return
-    found = times(a.base, a.tofu, a.rounds, a.slow_rounds)
-    found["alternating"] = alternating(a.base, a.tofu, a.rounds)
+    found = times(a.base, a.tofu, a.rounds, a.slow_rounds, a.precision)
+    found["alternating"] = alternating(a.base, a.tofu, a.rounds, a.precision)
     found["peak"] = {}
     for kind in KINDS:
-        out = subprocess.run([sys.executable, __file__, a.base, str(a.tofu), "--peak", kind], check=True,
-                             capture_output=True, text=True).stdout
+        out = subprocess.run([sys.executable, __file__, a.base, str(a.tofu), "--peak", kind,
+                              "--precision", a.precision], check=True, capture_output=True, text=True).stdout
         found["peak"][kind] = json.loads(out.splitlines()[-1])
         print(kind, found["peak"][kind], flush=True)
     found["losses"] = equal_losses(a.base, a.tofu, 3)
+    found["precision"] = a.precision
     found["machine"] = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "step_cost.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "step_cost.md").write_text(table(found))
+    (RESULTS / f"{a.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{a.name}.md").write_text(table(found))
     print(table(found))
 
 
@@ -128,9 +131,9 @@ def table(found: dict) -> str:
     seconds, peaks = found["seconds"], {k: v["above"] for k, v in found["peak"].items()}
     rows = {kind: 8 if kind == "straightforward" else 16 for kind in KINDS}
     lines = ["# What a training step costs", "",
-             f"`python benchmarks/step_cost.py BASE TOFU`: {found['machine']['threads']} threads, NF4, rank 8, tau "
-             f"{3.0:g}, 8 forget and 8 retain rows a step (straightforward: 4 and 4). Memory is the peak above the "
-             "loaded base, of a process of its own.", "",
+             f"`python benchmarks/step_cost.py BASE TOFU`: {found['machine']['threads']} threads, "
+             f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (straightforward 4 + 4). "
+             "Memory is the peak above the loaded base, of a process of its own.", "",
              "| step | seconds | seconds a row | peak above the base, GB |", "|---|---|---|---|"]
     lines += [f"| {kind} | {seconds[kind]:.2f} | {seconds[kind] / rows[kind]:.3f} | {peaks[kind] / 1e9:.2f} |"
               for kind in KINDS]
