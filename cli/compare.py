@@ -59,8 +59,8 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
     from asu_lora.comparison.report import write_report
     from asu_lora.comparison.runs import compare as run
     from asu_lora.data.request import ForgetRequest
-    from asu_lora.evaluation.question_sets import tofu_sets
     from asu_lora.evaluation.scoring_models import scoring_models
+    from asu_lora.evaluation.suites.tofu import tofu_sets
 
     try:
         chosen = methods_of(PAPER if methods is None else filter(str.strip, methods.split(",")))
