@@ -76,7 +76,7 @@ class ForgetResult:
 def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", config: ForgetConfig | None = None,
            name: str | None = None, store: str | Path | AdapterStore = "adapters", heldout: list[Example] | None = None,
            idk_file: str | Path | None = None, resume: bool = False,
-           progress: Progress | None = None) -> ForgetResult:
+           progress: Progress | None = None, tau: calibration.TauChoice | None = None) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
 
     Args:
@@ -89,6 +89,7 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         idk_file: "I don't know" answers for the objectives that use them, instead of the built-in ones.
         resume: go on where an interrupted run of the same name, request and settings stopped.
         progress: hears what is being done.
+        tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
 
     Raises:
         AsuLoraError: one of its kinds, with one sentence; the store is then as it was, and a loaded base is
@@ -104,7 +105,7 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
             store.check_name(name)
         here.wait_for_everyone()  # a process that starts late must not find the adapter of one that is done
         return _forget(request, base, config, name, store, heldout or [], idk_file, resume,
-                       progress if here.is_main_process else Progress(), started, here)
+                       progress if here.is_main_process else Progress(), started, here, tau)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -114,8 +115,8 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         progress.close()
 
 
-def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started,
-            here) -> ForgetResult:
+def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started, here,
+            tau) -> ForgetResult:
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
         device = str(here.device) if here.use_distributed else config.device
@@ -144,7 +145,7 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     before = measure_sets(model, head, tokenizer, encoder, sets, "before", progress, here)
 
     if objectives["forget"].uses_teacher():
-        record.tau = choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
+        record.tau = tau or choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
     speaking = keep_speaking(forget_rows, request.forget, tokenizer) if record.tau and config.keep_speaking else None
     record.fingerprint = fingerprint(base, progress)
     entry = find_entry(model, config.first_adapted(number_of_layers(model)))
