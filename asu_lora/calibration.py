@@ -37,6 +37,37 @@ class TauPoint:
 
 
 @dataclass(frozen=True)
+class KnownTokens:
+    """The answer tokens that tau is judged by: those the base knows, by class.
+
+    Attributes:
+        base: (T,) NLL of every answer token of all rows in the base, nats.
+        factual, function: (T,) which of them carry facts, which only words.
+    """
+
+    base: torch.Tensor
+    factual: torch.Tensor
+    function: torch.Tensor
+
+    @classmethod
+    def find(cls, base: torch.Tensor, kinds: torch.Tensor) -> "KnownTokens":
+        """Args: ``base`` as above; ``kinds``, (T,), the :class:`TokenClass` of every token."""
+        known = base < -math.log(KNOWN)
+        factual, function = kinds == TokenClass.FACTUAL, kinds == TokenClass.FUNCTION
+        if not factual.any():
+            factual = kinds != TokenClass.FUNCTION  # everything stands in the question: then that is what is known
+        if not factual.any():
+            factual = torch.ones_like(known)
+        return cls(base, factual & known if (factual & known).sum() >= FEWEST_KNOWN else factual,
+                   function & known if (function & known).any() else torch.ones_like(known))
+
+    def point(self, tau: float, nll: torch.Tensor) -> TauPoint:
+        """The point of the curve at which the tokens have these NLLs, (T,)."""
+        rise = nll - self.base
+        return TauPoint(round(tau, 4), rise[self.factual].mean().item(), rise[self.function].mean().item())
+
+
+@dataclass(frozen=True)
 class TauChoice:
     """The tau chosen, the curve it was chosen from, and why in one sentence."""
 
@@ -62,24 +93,15 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
     Raises:
         SettingError: attention has no hold on these facts: even the hottest teacher still knows them.
     """
-    at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
+    at = looked_at(len(items))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
-    base = _nll(model, head, items, pad_id, 1.0, layers)
-    known = base < -math.log(KNOWN)
-    factual, function = kinds == TokenClass.FACTUAL, kinds == TokenClass.FUNCTION
-    if not factual.any():
-        factual = kinds != TokenClass.FUNCTION  # everything stands in the question: then that is what is known
-    if not factual.any():
-        factual = torch.ones_like(known)
-    function = function & known if (function & known).any() else torch.ones_like(known)
-    factual = factual & known if (factual & known).sum() >= FEWEST_KNOWN else factual
+    tokens = KnownTokens.find(_nll(model, head, items, pad_id, 1.0, layers), kinds)
 
     curve = [TauPoint(1.0, 0.0, 0.0)]
     tau = 1.0
     while tau < HIGHEST:
         tau *= STEP
-        rise = _nll(model, head, items, pad_id, tau, layers) - base
-        curve.append(TauPoint(round(tau, 4), rise[factual].mean().item(), rise[function].mean().item()))
+        curve.append(tokens.point(tau, _nll(model, head, items, pad_id, tau, layers)))
         if progress:
             progress(curve[-1])
         if curve[-1].factual_rise >= FACTS_GONE:
@@ -88,6 +110,16 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
             return _between(curve, "function_rise", WORDS_STAND, "the last at which the function words stand")
     raise SettingError(f"Even at tau {HIGHEST:g} the smoothed base still knows what should be forgotten (the NLL of "
                        f"its facts rises by {curve[-1].factual_rise:.2f} nats): smooth more layers, or give --tau.")
+
+
+def looked_at(rows: int, most: int | None = None) -> range:
+    """The indices of at most ``most`` of the rows (MOST_ROWS by default), spread evenly."""
+    return range(0, rows, max(1, math.ceil(rows / (most or MOST_ROWS))))
+
+
+def answer_nll(head: FrozenHead, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(T,) NLL of every answer token of all rows, nats, on the CPU, from each row's final hidden states."""
+    return -torch.cat(answer_logprobs(head, items, states)).cpu()
 
 
 def _between(curve: list[TauPoint], figure: str, threshold: float, reason: str) -> TauChoice:
@@ -102,6 +134,4 @@ def _between(curve: list[TauPoint], figure: str, threshold: float, reason: str) 
 
 
 def _nll(model, head, items, pad_id, tau, layers) -> torch.Tensor:
-    """(T,) NLL of every answer token of all rows, nats, on the CPU."""
-    states = hidden_states(model, items, pad_id, tau, layers)
-    return -torch.cat(answer_logprobs(head, items, states)).cpu()
+    return answer_nll(head, items, hidden_states(model, items, pad_id, tau, layers))
