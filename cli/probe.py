@@ -6,6 +6,8 @@ import click
 
 from asu_lora.cli.options import base_option, json_option, machine_options, where_option
 
+HEADS = ("tau", "NLL\nfactual", "NLL\nfunction", "NLL\ncopied", "entropy\nfactual", "entropy\nfunction", "own\nROUGE",
+         "own\ngibber.")
 GROUPS = ("all", "lower", "middle", "upper")
 
 
@@ -74,9 +76,8 @@ def report(result, files) -> None:
         rows = [(f"{p.tau:g}", *(_number(p.nll[name]) for name in ("factual", "function", "copied")),
                  *(_number(p.entropy[name]) for name in ("factual", "function")),
                  *(_number(p.own and getattr(p.own, name)) for name in ("rouge", "gibberish_rate"))) for p in points]
-        print_table(f"\nLayers {group.label}: NLL and attention entropy in nats, own answers as shares",
-                    ("tau", "factual", "function", "question's", "entropy: factual", "function", "ROUGE", "gibberish"),
-                    rows, right=tuple(range(8)))
+        print_table(f"\nLayers {group.label}: NLL and attention entropy in nats, own answers as shares", HEADS, rows,
+                    right=tuple(range(len(HEADS))))
     tokens = ", ".join(f"{count} {name}" for name, count in result.tokens.items() if count)
     click.echo(f"\n{result.rows} rows ({tokens} tokens), {result.answers} of them answered by each smoothed model.")
     chosen = result.recommended

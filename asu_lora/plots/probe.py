@@ -34,6 +34,7 @@ def probe_figure(probe: Probe) -> Figure:
         for axes, name in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel({"nll": "mean NLL\n(nats a token)", "entropy": "attention entropy\n(nats)",
                              "own": "own answers\n(share)"}[name])
+        grid[0, 0].set_ylim(bottom=0)  # shared by the row
         _limit_own(grid[-1] if probe.answers else [], probe)
         figure.legend(handles=_handles(probe, rows), loc="outside lower center", ncols=3 if columns > 2 else 2,
                       columnspacing=1.4, handlelength=2.6)
@@ -55,8 +56,6 @@ def _draw(axes: Axes, name: str, points: list[ProbePoint]) -> None:
         values = [getattr(p.own, series) if name == "own" else getattr(p, name)[series] for p in points]
         if any(value is not None for value in values):
             axes.plot(taus, values, **look, clip_on=False, zorder=3)
-    if name != "own":
-        axes.set_ylim(bottom=0)
 
 
 def _limit_own(panels, probe: Probe) -> None:
