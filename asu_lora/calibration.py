@@ -93,7 +93,7 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
     Raises:
         SettingError: attention has no hold on these facts: even the hottest teacher still knows them.
     """
-    at = looked_at(len(items))
+    at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
     tokens = KnownTokens.find(_nll(model, head, items, pad_id, 1.0, layers), kinds)
 
@@ -110,11 +110,6 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
             return _between(curve, "function_rise", WORDS_STAND, "the last at which the function words stand")
     raise SettingError(f"Even at tau {HIGHEST:g} the smoothed base still knows what should be forgotten (the NLL of "
                        f"its facts rises by {curve[-1].factual_rise:.2f} nats): smooth more layers, or give --tau.")
-
-
-def looked_at(rows: int, most: int | None = None) -> range:
-    """The indices of at most ``most`` of the rows (MOST_ROWS by default), spread evenly."""
-    return range(0, rows, max(1, math.ceil(rows / (most or MOST_ROWS))))
 
 
 def answer_nll(head: FrozenHead, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> torch.Tensor:

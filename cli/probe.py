@@ -5,16 +5,16 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.options import base_option, json_option, machine_options, where_option
+from asu_lora.probing.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
 
 HEADS = ("tau", "NLL\nfactual", "NLL\nfunction", "NLL\ncopied", "entropy\nfactual", "entropy\nfunction", "own\nROUGE",
          "own\ngibber.")
-GROUPS = ("all", "lower", "middle", "upper")
 
 
 @click.command(short_help="Which words a smoothed teacher loses, and at which tau.")
 @click.argument("file")
 @base_option
-@click.option("--tau", "grid", default="1,1.5,2,2.5,3,4,5,6,8", show_default=True, metavar="GRID",
+@click.option("--tau", "grid", default=DEFAULT_TAUS, show_default=True, metavar="GRID",
               help="Temperatures: FIRST:LAST:STEP, such as 1:4:0.5, or a list. 1, the base, is always measured.")
 @click.option("--layers", multiple=True, metavar="LAYERS", help="A group of decoder layers to smooth: all, lower, "
               "middle, upper (thirds), or ranges such as 4-20; repeat it for several.  [default: these four]")
@@ -48,7 +48,6 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest
-    from asu_lora.probing.grid import parse_taus
 
     taus = parse_taus(grid)
     examples = ForgetRequest.from_files(file, None, dict(where)).forget
@@ -60,7 +59,7 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
 
         check_folder(out)
         loaded = load_base(base, precision, device)
-    result = measure(examples, loaded, taus, layers or GROUPS, question_words, questions, answers, Bars())
+    result = measure(examples, loaded, taus, layers or DEFAULT_GROUPS, question_words, questions, answers, Bars())
     files = write_report(result, out)
     if as_json:
         print_json(as_dict(result))

@@ -22,7 +22,8 @@ from asu_lora.plots.probe import probe_figure
 from asu_lora.probing.answers import OwnAnswers
 from asu_lora.probing.attention import answer_attention
 from asu_lora.probing.grid import DEFAULT_GROUPS, DEFAULT_TAUS, default_group, layer_groups, parse_taus
-from asu_lora.probing.probe import CLASSES, Probe, ProbePoint, probe
+from asu_lora.probing.points import CLASSES, ProbePoint
+from asu_lora.probing.probe import Probe, probe
 from asu_lora.probing.recommendation import Recommendation, recommend
 from asu_lora.smoothing import attention_smoothing
 from tests.tiny import tiny_tokenizer
@@ -129,23 +130,26 @@ def test_layers_without_a_hold_on_the_facts_have_no_recommended_tau(base):
     assert chosen.tau is None and "still knows what should be forgotten" in chosen.reason
 
 
-def test_tau_is_lowered_until_its_teacher_writes_sentences():
-    curve = [TauPoint(1.0, 0.0, 0.0), TauPoint(2.0, 1.0, 0.5), TauPoint(4.0, 4.0, 1.0)]
-    choice = TauChoice(3.5, curve, "tau 3.5 is the first at which the facts are gone: so it is.")
+def test_tau_is_lowered_to_one_whose_teacher_writes_sentences():
+    choice = TauChoice(3.5, [TauPoint(1.0, 0.0, 0.0), TauPoint(4.0, 4.0, 1.0)], "tau 3.5 is the first: it is.")
 
-    def speaks_below(limit):
-        return lambda tau: OwnAnswers(0.2, 0.1 if tau < limit else 0.9, 0.0)
+    def spoken(gibberish):
+        return OwnAnswers(0.2, gibberish, 0.0)
 
-    base = OwnAnswers(1.0, 0.1, 0.0)
-    found = recommend("upper", choice, speaks_below(4), base)
-    assert found.tau == found.auto == 3.5 and found.reason.endswith("(gibberish 10% of its own answers, the base's 10%).")
-    found = recommend("upper", choice, speaks_below(2.5), base)
-    assert (found.tau, found.auto) == (2.431, 3.5)  # 3.5 / 1.2 / 1.2
-    assert "90% of its own answers are gibberish" in found.reason
-    assert f"risen by about {1 + 3 * 0.431 / 2:.2f} nats" in found.reason
-    found = recommend("upper", choice, speaks_below(1), base)
-    assert found.tau is None and found.auto == 3.5 and "smooth other layers" in found.reason
-    assert recommend("upper", choice, None, None).tau == 3.5  # passages
+    def point(tau, gibberish):
+        return ProbePoint(tau, {}, {}, tau / 2, tau / 4, spoken(gibberish))
+
+    points = [point(1, 0.1), point(2, 0.3), point(3, 0.4), point(4, 0.2)]
+    found = recommend("upper", choice, spoken(0.35), points)
+    assert found.tau == found.auto == 3.5
+    assert found.reason.endswith("(gibberish 35% of its own answers, the base's 10%).")
+    found = recommend("upper", choice, spoken(0.9), points)
+    assert (found.tau, found.auto, found.own, found.auto_own) == (2, 3.5, spoken(0.3), spoken(0.9))
+    assert "90% of the teacher's own answers are gibberish" in found.reason and "risen by 1.00 nats" in found.reason
+    found = recommend("upper", choice, spoken(0.9), [points[0], *points[2:]])
+    assert found.tau is None and found.auto == 3.5 and "probe lower ones" in found.reason
+    found = recommend("upper", choice, None, points)  # passages
+    assert found.tau == 3.5 and "was not looked at" in found.reason
 
 
 def test_passages_are_probed_without_own_answers(base):
@@ -216,7 +220,7 @@ def test_groups_of_layers():
             layer_groups(names, 2)
 
 
-def made_up(groups, taus, recommended=6.5):
+def made_up(groups, taus, recommended=6.5, auto=7.0):
     """A probe with curves of plausible shape, for the figure alone."""
     def point(tau):
         heat = math.log(tau)
@@ -224,7 +228,7 @@ def made_up(groups, taus, recommended=6.5):
                           dict.fromkeys(CLASSES, 2 + heat), heat, heat, OwnAnswers(1 / tau, 1 - 1 / tau, 0.0))
     return Probe("base", "nf4", 40, 20, "apart", {"factual": 9, "function": 9, "copied": 0},
                  [(group, [point(tau) for tau in taus]) for group in groups],
-                 Recommendation(groups[-1].name, recommended, recommended, None, "Because."))
+                 Recommendation(groups[-1].name, recommended, auto, "Because."))
 
 
 @pytest.mark.parametrize(("groups", "grid"), [(DEFAULT_GROUPS, DEFAULT_TAUS), (("upper",), "1:16:0.25"),
@@ -242,8 +246,9 @@ def test_nothing_overlaps_in_the_figure(groups, grid):
         assert all(left.x1 < right.x0 for left, right in pairwise(labels))
         assert axes.get_title() == "" or titles.append(axes.title.get_window_extent(renderer)) is None
     assert all(left.x1 < right.x0 for left, right in pairwise(titles))
-    marks = [line for axes in figure.axes for line in axes.lines if list(line.get_xdata()) == [6.5, 6.5]]
-    assert len(marks) == 3 and all(line.axes.get_xlim()[1] > 6.5 for line in marks)
+    for tau in (6.5, 7.0):
+        marks = [line for axes in figure.axes for line in axes.lines if list(line.get_xdata()) == [tau, tau]]
+        assert len(marks) == 3 and all(line.axes.get_xlim()[1] > tau for line in marks)
 
 
 @pytest.fixture
@@ -274,7 +279,8 @@ def test_the_command_writes_figure_and_figures(asked, tmp_path):
     assert [(row["group"], row["tau"]) for row in table] == [(g, t) for g in ("all", "1") for t in ("1.0", "1.5", "2.0")]
     for row, point in zip(table, (p for g in found["groups"] for p in g["points"]), strict=True):
         assert all(float(row[name]) == value for name, value in point.items())  # nothing is missing
-    assert set(found["recommended"]) == {"layers", "tau", "auto", "reason", "own_answers", "curve"}
+    assert set(found["recommended"]) == {"layers", "tau", "auto", "reason", "own_answers", "auto_own_answers",
+                                         "curve"}
     for file in folder.glob("probe.[jcs]*"):
         assert not any(word in file.read_text() for name, does in FACTS for word in (name, does)), "the request's text"
 

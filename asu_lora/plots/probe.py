@@ -6,12 +6,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from asu_lora.plots.style import looks, new_figure, paper_style
-from asu_lora.probing.probe import CLASSES, Probe, ProbePoint
+from asu_lora.probing.points import CLASSES, ProbePoint
+from asu_lora.probing.probe import Probe
 from asu_lora.probing.recommendation import MOST_GIBBERISH
 
 NAMES = {"factual": "factual tokens", "function": "function tokens", "copied": "the question's words"}
 PANEL = 1.7  # inches
 MARK = {"color": "0.35", "linestyle": (0, (1, 1)), "linewidth": 1.2}
+AUTO = {"color": "0.6", "linestyle": (0, (4, 3)), "linewidth": 0.9}
 TICK_ROOM = 0.075  # of the axis: what a label takes of its width
 
 
@@ -25,12 +27,12 @@ def probe_figure(probe: Probe) -> Figure:
                                   squeeze=False, sharex=True, sharey="row")
         for column, (group, points) in enumerate(probe.curves):
             grid[0, column].set_title(f"layers {group.label}".replace("-", "\u2013"))
-            marked = probe.recommended.tau if group.name == probe.recommended.layers else None
+            marked = _marks(probe) if group.name == probe.recommended.layers else []
             for row, name in zip(grid[:, column], rows, strict=True):
                 _draw(row, name, points)
-                if marked:
-                    row.axvline(marked, zorder=1, **MARK)
-            _tau_axis(grid[-1, column], [point.tau for point in points], marked or 1.0)
+                for tau, look, _ in marked:
+                    row.axvline(tau, zorder=1, **look)
+            _tau_axis(grid[-1, column], [point.tau for point in points], max((tau for tau, *_ in marked), default=1.0))
         for axes, name in zip(grid[:, 0], rows, strict=True):
             axes.set_ylabel({"nll": "mean NLL\n(nats a token)", "entropy": "attention entropy\n(nats)",
                              "own": "own answers\n(share)"}[name])
@@ -90,6 +92,13 @@ def _handles(probe: Probe, rows: list[str]) -> list[Line2D]:
         handles += [Line2D([], [], label="ROUGE-L recall", **own["rouge"]),
                     Line2D([], [], label="gibberish rate", **own["gibberish_rate"]),
                     Line2D([], [], label="most gibberish allowed", color="0.35", linewidth=0.8)]
-    if probe.recommended.tau:
-        handles.append(Line2D([], [], label=f"recommended \u03c4 = {probe.recommended.tau:g}", **MARK))
-    return handles
+    return handles + [Line2D([], [], label=label, **look) for _, look, label in _marks(probe)]
+
+
+def _marks(probe: Probe) -> list[tuple[float, dict, str]]:
+    """The recommended temperature, and that of ``auto`` where it is another: place, look, label."""
+    chosen = probe.recommended
+    marks = [(chosen.tau, MARK, f"recommended \u03c4 = {chosen.tau:g}")] if chosen.tau else []
+    if chosen.auto and chosen.auto != chosen.tau:
+        marks.append((chosen.auto, AUTO, f"\u03c4 of \u2018auto\u2019 = {chosen.auto:.3g}"))
+    return marks

@@ -8,8 +8,7 @@ import torch
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.evaluation.figures import enough_tokens
-from asu_lora.evaluation.generation import generate_answers
+from asu_lora.evaluation.generation import TOTAL_TOKENS, generate_answers
 from asu_lora.evaluation.metrics.gibberish import gibberish_rate
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
 from asu_lora.smoothing import attention_smoothing
@@ -32,13 +31,13 @@ class OwnAnswers:
 
 def own_answers(model: torch.nn.Module, encoder: Encoder, examples: Sequence[Example], tau: float,
                 layers: Sequence[int], progress: Callable[[int], None] | None = None) -> OwnAnswers:
-    """Let the smoothed model answer questions greedily.
+    """Let the smoothed model answer questions greedily, for little longer than the longest true answer takes.
 
     Args:
         examples: questions and answers (no passages), at least one.
     """
     prompts = [encoder.prompt_ids(example.prompt) for example in examples]
-    room = enough_tokens(encoder.encode_all(examples), prompts)
+    room = min(TOTAL_TOKENS, 8 + max(map(len, encoder.encode_all(examples))))
     with attention_smoothing(model, tau, layers):
         ids = generate_answers(model, encoder.tokenizer, prompts, room, progress=progress)
     answers = [encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in ids]

@@ -4,13 +4,14 @@ forget set -> classes of its answer tokens -> for every layer group and tau: NLL
 recommended tau, by the code of ``asu-lora forget --tau auto``.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from asu_lora import calibration
-from asu_lora.calibration import KnownTokens, TauChoice, answer_nll, choose_tau, looked_at
+from asu_lora.calibration import KnownTokens, TauChoice, answer_nll, choose_tau
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.errors import DataError, SettingError
@@ -21,32 +22,12 @@ from asu_lora.loading import LoadedBase
 from asu_lora.probing.answers import OwnAnswers, own_answers
 from asu_lora.probing.attention import answer_attention
 from asu_lora.probing.grid import DEFAULT_GROUPS, DEFAULT_TAUS, LayerGroup, default_group, layer_groups, parse_taus
+from asu_lora.probing.points import CLASSES, ProbePoint
 from asu_lora.probing.recommendation import Recommendation, recommend
 from asu_lora.progress import Progress
 from asu_lora.smoothing import number_of_layers
 
-CLASSES = ("factual", "function", "copied")
 MOST_ANSWERS = 20
-
-
-@dataclass(frozen=True)
-class ProbePoint:
-    """One layer group at one temperature.
-
-    Attributes:
-        nll: mean NLL of each class of :data:`CLASSES`, nats a token; None for a class without tokens.
-        entropy: mean attention entropy where a class's tokens are predicted, over heads and the group's layers,
-            nats; None also where the model doesn't give its attention away.
-        factual_rise, function_rise: rise of the NLL of the tokens the base knows, nats: what ``auto`` goes by.
-        own: the smoothed model's own answers; None where no question was asked.
-    """
-
-    tau: float
-    nll: dict[str, float | None]
-    entropy: dict[str, float | None]
-    factual_rise: float
-    function_rise: float
-    own: OwnAnswers | None
 
 
 @dataclass
@@ -78,7 +59,7 @@ def probe(examples: Sequence[Example], base: LoadedBase, taus: Sequence[float] |
 
     Args:
         examples: the forget set. A row's field ``spans`` names its facts itself.
-        taus: temperatures, ascending, the first 1 (see :func:`~asu_lora.probing.grid.parse_taus`).
+        taus: temperatures of at least 1; 1, the base, is always among them.
         layers: groups of layers (see :func:`~asu_lora.probing.grid.layer_groups`).
         question_words: ``"apart"``: a class of their own; ``"function"``: among the function words. The
             recommended tau leaves them out of account either way, as ``tau auto`` does.
@@ -93,13 +74,13 @@ def probe(examples: Sequence[Example], base: LoadedBase, taus: Sequence[float] |
     progress = progress or Progress()
     if not examples:
         raise DataError("There is nothing to probe: the forget set is empty.")
-    taus = parse_taus(DEFAULT_TAUS) if taus is None else taus
+    taus = parse_taus(DEFAULT_TAUS) if taus is None else sorted({1.0, *taus})
     count = number_of_layers(base.model)
     groups = layer_groups(layers, count)
     head, encoder = FrozenHead(base.model), Encoder(base.tokenizer)
     everything = encoder.encode_all(examples, "forget row")
     classes = [token_classes(item, examples[item.example], base.tokenizer) for item in everything]
-    at = looked_at(len(everything), rows)
+    at = sample(range(len(everything)), rows)
     items = [everything[i] for i in at]
     kinds = torch.tensor([kind for i in at for kind in classes[i]])
     asked = sample([examples[i] for i in sorted({item.example for item in items}) if not examples[i].is_passage],
@@ -109,8 +90,8 @@ def probe(examples: Sequence[Example], base: LoadedBase, taus: Sequence[float] |
     curves = [(group, run.curve(group, taus)) for group in groups]
     # the rows that 'forget' looks at, unless fewer were asked for
     chosen_from = range(len(everything)) if rows >= calibration.MOST_ROWS else at
-    recommended = run.recommendation(default_group(groups, count), [everything[i] for i in chosen_from],
-                                     [classes[i] for i in chosen_from])
+    recommended = run.recommendation(*next(c for c in curves if c[0] == default_group(groups, count)),
+                                     [everything[i] for i in chosen_from], [classes[i] for i in chosen_from])
     progress.close()
     return Probe(base.source.name, base.precision, len({item.example for item in items}), len(asked), question_words,
                  {name: int(mask.sum()) for name, mask in run.masks.items()}, curves, recommended, run.notes)
@@ -149,18 +130,17 @@ class _Run:
                               "attention weights away.")
         return points
 
-    def recommendation(self, group: LayerGroup, items: Sequence[Encoded],
+    def recommendation(self, group: LayerGroup, points: Sequence[ProbePoint], items: Sequence[Encoded],
                        classes: Sequence[Sequence[TokenClass]]) -> Recommendation:
-        """The group's tau as ``forget`` chooses it, looked at once more through its teacher's own answers."""
+        """The group's tau as ``forget`` chooses it, and whether that teacher still writes sentences."""
         self.progress.stage(f"Choosing tau for layers {group.label}")
         try:
             choice: TauChoice = choose_tau(
                 self.base.model, self.head, items, classes, self.base.tokenizer.pad_token_id, group.layers,
                 lambda point: self.progress.advance(1, tau=point.tau, facts=point.factual_rise))
         except SettingError as error:  # no tau is a finding, not a failure: the curves show why
-            return Recommendation(group.name, None, None, None, str(error))
-        return recommend(group.name, choice, lambda tau: self._speak(tau, group),
-                         self._speak(1.0, group)) if self.asked else recommend(group.name, choice, None, None)
+            return Recommendation(group.name, None, None, str(error))
+        return recommend(group.name, choice, self._speak(choice.tau, group), points)
 
     def _speak(self, tau: float, group: LayerGroup) -> OwnAnswers | None:
         if not self.asked:
@@ -172,4 +152,4 @@ class _Run:
 
     def _means(self, values: torch.Tensor) -> dict[str, float | None]:
         found = {name: values[mask].mean().item() if mask.any() else None for name, mask in self.masks.items()}
-        return {name: None if value is None or value != value else value for name, value in found.items()}
+        return {name: None if value is None or math.isnan(value) else value for name, value in found.items()}

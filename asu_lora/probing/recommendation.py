@@ -1,14 +1,13 @@
 """The recommended tau: what ``tau auto`` chooses, if the teacher there still writes sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from asu_lora.calibration import STEP, TauChoice, TauPoint
+from asu_lora.calibration import TauChoice, TauPoint
 from asu_lora.probing.answers import OwnAnswers
+from asu_lora.probing.points import ProbePoint
 
 MOST_GIBBERISH = 0.25  # share of the teacher's own answers that may be gibberish, above the base's share
-LEAST_TAU = 1.05  # below it the teacher is the base
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Recommendation:
         layers: the group's name.
         tau: the temperature, None where there is none to recommend.
         auto: what ``asu-lora forget --tau auto`` chooses with these layers, None where it refuses.
-        own: the teacher's own answers at ``tau``, None where it wasn't asked (passages).
+        own: the teacher's own answers at ``tau``; ``auto_own``, those at ``auto``. None where it wasn't asked.
         reason: one sentence.
         curve: the points that ``auto`` was chosen from.
     """
@@ -27,45 +26,41 @@ class Recommendation:
     layers: str
     tau: float | None
     auto: float | None
-    own: OwnAnswers | None
     reason: str
+    own: OwnAnswers | None = None
+    auto_own: OwnAnswers | None = None
     curve: Sequence[TauPoint] = ()
 
 
-def recommend(layers: str, choice: TauChoice, speak: Callable[[float], OwnAnswers] | None,
-              base: OwnAnswers | None) -> Recommendation:
-    """Take the calibrated tau, or the next lower one whose teacher still writes sentences.
+def recommend(layers: str, choice: TauChoice, own: OwnAnswers | None, points: Sequence[ProbePoint]) -> Recommendation:
+    """Take the calibrated tau, or the highest probed one below it whose teacher still writes sentences.
 
     Args:
         choice: what :func:`asu_lora.calibration.choose_tau` chose.
-        speak: the teacher's own answers at a tau; None where there is nothing to ask.
-        base: the base's own answers.
+        own: the teacher's own answers at that tau; None where there is nothing to ask (passages).
+        points: the group's curve, tau ascending, the first of them the base.
     """
-    if speak is None or base is None:
-        return Recommendation(layers, choice.tau, choice.tau, None, choice.reason.rstrip(".") + "; what that teacher "
-                              "says could not be looked at, for passages ask nothing.", choice.curve)
-    most = base.gibberish_rate + MOST_GIBBERISH
-    tau = choice.tau
-    own = first = speak(tau)
-    while own.gibberish_rate > most and tau / STEP > LEAST_TAU:
-        tau = round(tau / STEP, 3)
-        own = speak(tau)
-    rates = f"(gibberish {own.gibberish_rate:.0%} of its own answers, the base's {base.gibberish_rate:.0%})"
-    if own.gibberish_rate > most:
-        return Recommendation(layers, None, choice.tau, None, f"No tau down to {tau:g} has a teacher that loses facts "
-                              f"and writes sentences {rates}: smooth other layers.", choice.curve)
-    if tau == choice.tau:
-        reason = f"{choice.reason.rstrip('.')}, and its teacher still writes sentences {rates}."
-    else:
-        reason = (f"tau {tau:g} is where the teacher still writes sentences {rates} and the NLL of known factual "
-                  f"tokens has risen by about {rise_at(choice.curve, tau):.2f} nats: at {choice.tau:g}, which "
-                  f"'auto' chooses, {first.gibberish_rate:.0%} of its own answers are gibberish or empty.")
-    return Recommendation(layers, tau, choice.tau, own, reason, choice.curve)
+    why = choice.reason.rstrip(".")
+    if own is None:
+        return Recommendation(layers, choice.tau, choice.tau, f"{why}; whether its teacher writes sentences was not "
+                              "looked at, for it was asked nothing.", curve=choice.curve)
+    base = points[0].own.gibberish_rate
+    if own.gibberish_rate <= base + MOST_GIBBERISH:
+        return Recommendation(layers, choice.tau, choice.tau, f"{why}, and its teacher still writes sentences "
+                              f"({_rates(own, base)}).", own, own, choice.curve)
+    lost = (f"at {choice.tau:g}, which 'auto' chooses because the facts are gone, {own.gibberish_rate:.0%} of the "
+            "teacher's own answers are gibberish or empty")
+    speaking = [p for p in points if 1 < p.tau < choice.tau and p.own.gibberish_rate <= base + MOST_GIBBERISH]
+    if not speaking:
+        reason = (f"No probed tau above 1 and below 'auto' has a teacher that writes sentences, and {lost}: probe "
+                  "lower ones, or smooth other layers.")
+        return Recommendation(layers, None, choice.tau, reason, None, own, choice.curve)
+    best = speaking[-1]
+    reason = (f"tau {best.tau:g} is the highest probed one below 'auto' whose teacher still writes sentences "
+              f"({_rates(best.own, base)}), and the NLL of known factual tokens has risen by {best.factual_rise:.2f} "
+              f"nats there; {lost}.")
+    return Recommendation(layers, best.tau, choice.tau, reason, best.own, own, choice.curve)
 
 
-def rise_at(curve: Sequence[TauPoint], tau: float) -> float:
-    """The rise of the factual NLL at a tau between two points of a curve, nats."""
-    for low, high in pairwise(curve):
-        if low.tau <= tau <= high.tau:
-            return low.factual_rise + (tau - low.tau) / (high.tau - low.tau) * (high.factual_rise - low.factual_rise)
-    return curve[-1].factual_rise
+def _rates(own: OwnAnswers, base: float) -> str:
+    return f"gibberish {own.gibberish_rate:.0%} of its own answers, the base's {base:.0%}"

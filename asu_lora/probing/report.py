@@ -8,7 +8,8 @@ from typing import Any
 
 from asu_lora.errors import SettingError
 from asu_lora.probing.grid import LayerGroup
-from asu_lora.probing.probe import CLASSES, Probe, ProbePoint
+from asu_lora.probing.points import CLASSES, ProbePoint
+from asu_lora.probing.probe import Probe
 
 UNITS = {"nll": "nats a token, mean over a class's tokens",
          "entropy": "nats, mean over heads, the group's layers and a class's tokens",
@@ -24,6 +25,7 @@ def as_dict(probe: Probe) -> dict[str, Any]:
         "question_words": probe.question_words, "tokens": probe.tokens,
         "recommended": {"layers": chosen.layers, "tau": chosen.tau, "auto": chosen.auto, "reason": chosen.reason,
                         "own_answers": chosen.own and asdict(chosen.own),
+                        "auto_own_answers": chosen.auto_own and asdict(chosen.auto_own),
                         "curve": [asdict(point) for point in chosen.curve]},
         "groups": [{"name": group.name, "layers": list(group.layers), "points": [_values(point) for point in points]}
                    for group, points in probe.curves],
