@@ -1,7 +1,8 @@
 """Which tokens of an answer carry its facts, and which only hold the sentence together.
 
 Deterministic: closed-class words and punctuation are *function*; words of the question are *copied* (the
-question itself gives them away); what is left is *factual*.
+question itself gives them away); what is left is *factual*. Where a row names its facts itself (a field
+``spans``, see :mod:`asu_lora.evaluation.spans`), they and nothing else are factual.
 """
 
 import re
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
+from asu_lora.evaluation.spans import fact_spans
 
 FUNCTION_WORDS = frozenset(
     """a an the this that these those some any each every no both either neither another such
@@ -40,7 +42,10 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
     """The class of every answer token of an encoded example.
 
     A token belongs to the word its first letter or digit stands in; tokens without one, and special tokens,
-    are function.
+    are function, unless the row's own spans hold them.
+
+    Raises:
+        DataError: the row's spans can't be read.
     """
     asked = {part for word in _WORD.findall(example.question.lower()) for part in _stems(word)}
     parts = pieces(item.answer_ids, tokenizer)
@@ -49,9 +54,16 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
     for match in _WORD.finditer(text):
         kind = _word_class(match.group().lower(), asked)
         kinds[match.start() : match.end()] = [kind] * (match.end() - match.start())
+    spans = fact_spans(example, text)
+    if spans is not None:
+        kinds = [TokenClass.FUNCTION if kind == TokenClass.FACTUAL else kind for kind in kinds]
+        for begin, end in spans:
+            kinds[begin:end] = [TokenClass.FACTUAL] * len(kinds[begin:end])
     classes, start = [], 0
     for tokens, piece in parts:
         inside = next((i for i, letter in enumerate(piece) if letter.isalnum()), None)
+        if inside is None and spans:  # a full stop inside a fact
+            inside = next((i for i, letter in enumerate(piece) if kinds[start + i] == TokenClass.FACTUAL), None)
         classes += [TokenClass.FUNCTION if inside is None else kinds[start + inside]] * tokens
         start += len(piece)
     return classes
