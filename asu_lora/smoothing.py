@@ -110,7 +110,7 @@ def attention_modules(model: nn.Module, layers: Iterable[int] | None = None) -> 
 
     Raises as it does for layers that don't exist and for what isn't a decoder-only model of transformers.
     """
-    stack = _decoder_and_layers(model)[1]
+    stack = decoder_and_layers(model)[1]
     chosen = range(len(stack)) if layers is None else _checked_layers(layers, len(stack))
     return list(dict.fromkeys(module for index in chosen for module in _attentions(stack[index])))
 
