@@ -1,0 +1,139 @@
+"""A merge that lasts in 4 bit: each updated weight's choices on the NF4 grid are made so that its layer answers
+the questions at hand as base + adapters did (see :mod:`asu_lora.merging.compensated`)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asu_lora.bases import BaseSource
+from asu_lora.data.encoding import Encoder
+from asu_lora.data.examples import Example
+from asu_lora.errors import SettingError
+from asu_lora.evaluation.figures import sample
+from asu_lora.merging.compensated import choose, cost, damped
+from asu_lora.merging.moments import InputMoments
+from asu_lora.merging.nf4_grid import Grid
+from asu_lora.merging.residual import Residual, low_rank
+from asu_lora.progress import Progress
+
+DAMPING = 0.01
+MOST_QUESTIONS = 256  # of each set: more add seconds, not figures
+
+
+@dataclass(frozen=True)
+class DurableSettings:
+    """What a durable merge looks at.
+
+    Attributes:
+        forget: what the adapters made the base forget; rows with question and answer, or passages.
+        retain: what must stay; counts as much as the forget rows, however many they are.
+        residual_rank: of a LoRA that carries what rounding lost, 0 for none.
+        damping: share of the mean second moment added to every input's own.
+    """
+
+    forget: Sequence[Example]
+    retain: Sequence[Example] = ()
+    residual_rank: int = 0
+    damping: float = DAMPING
+
+    def __post_init__(self) -> None:
+        if not self.forget:
+            raise SettingError("A durable merge needs the questions that were to be forgotten: name a file of them.")
+        if self.residual_rank < 0:
+            raise SettingError(f"The residual rank must be 0 or more, not {self.residual_rank}.")
+
+
+@dataclass(frozen=True)
+class ModuleDurability:
+    """What is left undone of one module's update on the inputs looked at: mean ||(Q - T) x||^2 over the update's
+    own mean ||D x||^2. 0: the layer does all that the adapter did to it; 1: as if there were no adapter.
+
+    Attributes:
+        nearest: of rounding W + D to nearest.
+        durable: of the choices that were written.
+        with_residual: of these with the residual adapter on; None without one.
+        moved: share of the weights whose choice is not the base's.
+    """
+
+    module: str
+    nearest: float
+    durable: float
+    with_residual: float | None
+    moved: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class DurableRounding:
+    """Chooses, module by module, and gathers what that came to and what it left for the residual adapter."""
+
+    settings: DurableSettings
+    moments: InputMoments
+    modules: list[ModuleDurability] = field(default_factory=list)
+    residual: Residual = field(default_factory=Residual)
+
+    def choose(self, module: str, grid: Grid, before: torch.Tensor, delta: torch.Tensor,
+               nearest: torch.Tensor) -> torch.Tensor:
+        """The choices (out, in) for one weight.
+
+        Args:
+            grid: the base's choices.
+            before: what the update is added to, (out, in) fp32.
+            delta: the update.
+            nearest: the values that rounding to nearest would give.
+        """
+        moment = self.moments.take(module)
+        target, held = before + delta, damped(moment, self.settings.damping)
+        choices = choose(grid, target, held)
+        residual = None
+        if self.settings.residual_rank:
+            choices, residual = self._with_residual(grid, choices, target, held)
+            self.residual.add(module, *residual)
+        values = grid.values(choices)
+        update = cost(before + delta, before, moment).sum().clamp_min(torch.finfo(torch.float32).tiny)
+        self.modules.append(ModuleDurability(
+            module, (cost(nearest, target, moment).sum() / update).item(),
+            (cost(values, target, moment).sum() / update).item(),
+            (cost(values + residual[1] @ residual[0], target, moment).sum() / update).item() if residual else None,
+            (choices != grid.choices).float().mean().item()))
+        return choices
+
+    def _with_residual(self, grid: Grid, choices: torch.Tensor, target: torch.Tensor, moment: torch.Tensor):
+        """The base's choices or the moved ones, whichever a residual of this rank completes better, and its factors.
+
+        From the rank of the update on, the base's own choices and the adapter itself leave nothing undone.
+        """
+        best = None
+        for candidate in (grid.choices, choices):
+            values = grid.values(candidate)
+            a, b = low_rank(target - values, moment, self.settings.residual_rank)
+            left = cost(values + b @ a, target, moment).sum().item()
+            if best is None or left < best[0]:
+                best = (left, candidate, (a, b))
+        return best[1:]
+
+
+def prepare(settings: DurableSettings, source: BaseSource, adapters: Sequence[tuple[Path, float]],
+            order: Sequence[str], trust_remote_code: bool = False,
+            progress: Progress | None = None) -> DurableRounding:
+    """Load base + adapters in NF4 and encode the questions.
+
+    Raises:
+        BaseModelError, AdapterError, DataError: as loading and encoding do.
+    """
+    from asu_lora.loading import load_base
+    from asu_lora.stack import load
+
+    progress = progress or Progress()
+    progress.stage("Loading base + adapters")
+    stack = load(load_base(source, "nf4", trust_remote_code=trust_remote_code), adapters)
+    encoder = Encoder(stack.base.tokenizer)
+    sets = [encoder.encode_all(sample(rows, MOST_QUESTIONS), what)
+            for rows, what in ((settings.forget, "forget row"), (settings.retain, "retain row"))]
+    progress.stage("Durable rounding", len(order))
+    return DurableRounding(settings, InputMoments(stack, sets, order))
