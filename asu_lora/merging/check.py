@@ -11,41 +11,29 @@ less than :data:`LEAST_DROP` is not judged: the quotient would be noise.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.bases import BaseSource
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.errors import AdapterError, SettingError
+from asu_lora.errors import AsuLoraError, SettingError
 from asu_lora.evaluation.figures import measure, sample
 from asu_lora.head import FrozenHead
-from asu_lora.loading import (
-    NF4,
-    causal_lm_config,
-    choose_device,
-    fast_compute_dtype,
-    feed_head_contiguously,
-    first_line,
-    keep_trainable_layout,
-    load_base,
-    load_tokenizer,
-)
-from asu_lora.merging.residual import FOLDER
+from asu_lora.loading import choose_device, first_line, load_base, load_tokenizer
+from asu_lora.merging.deployments import DTYPES, deployments, runnable
 from asu_lora.progress import Progress
-from asu_lora.stack import load, stack_adapters
+from asu_lora.stack import load
 
 TOLERANCE = 0.1
 LEAST_DROP = 0.05
 MOST_QUESTIONS = 100  # of each set
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-FIGURES = ("probability", "rouge")
 
 
 @dataclass(frozen=True)
@@ -103,7 +91,7 @@ class CheckReport:
 
 def check(source: BaseSource, adapters: Sequence[tuple[Path, float]], merged: Path, written: str,
           forget: Sequence[Example], retain: Sequence[Example] = (), tolerance: float = TOLERANCE,
-          trained_in: str = "nf4", device: str | None = None, trust_remote_code: bool = False,
+          onto: str = "quantized", device: str | None = None, trust_remote_code: bool = False,
           progress: Progress | None = None) -> CheckReport:
     """Measure the forget and retain questions on base, base + adapters, and the merged model.
 
@@ -113,7 +101,7 @@ def check(source: BaseSource, adapters: Sequence[tuple[Path, float]], merged: Pa
         merged: the folder that :func:`asu_lora.merging.merge.merge` wrote; with a ``residual-adapter`` in it, the
             merged model is judged with that on.
         written: the precision it was written in, which decides.
-        trained_in: the precision the adapters were trained in: ``nf4`` or one of full precision.
+        onto: where no manifest says what the adapters were trained on: ``quantized`` (NF4) or ``original``.
 
     Raises:
         SettingError: the adapters make the base forget none of these questions, so that nothing can be judged.
@@ -126,7 +114,8 @@ def check(source: BaseSource, adapters: Sequence[tuple[Path, float]], merged: Pa
     sets = {"forget": sample(forget, MOST_QUESTIONS), "retain": sample(retain, MOST_QUESTIONS)}
     asked = _Asked(sets, load_tokenizer(source, trust_remote_code), progress)
 
-    as_trained = trained_in if trained_in == "nf4" else _runnable(trained_in, target)
+    as_trained = _trained_in([folder for folder, _ in adapters], onto)
+    as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
     stack = load(load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code), adapters)
     with_adapters = asked.of(stack.model, f"base + adapters, {as_trained}")
     with stack.without_adapters():
@@ -140,17 +129,17 @@ def check(source: BaseSource, adapters: Sequence[tuple[Path, float]], merged: Pa
             f"The adapters lower the probability of these answers by {drop['probability']:.3f} only, and so nothing "
             "can be judged: check with the questions that they were trained to forget.")
     merged_source = BaseSource(str(merged), Path(merged))
-    for precision, decides, note, open_model in _deployments(merged_source, written, target, trust_remote_code):
+    for way in deployments(merged_source, written, target, trust_remote_code):
         gc.collect()
         try:
-            forget_figures, retain_figures = asked.of(open_model(), f"merged, {precision}")
-        except (RuntimeError, ValueError, ImportError, NotImplementedError, AdapterError) as error:
-            if decides:
+            forget_figures, retain_figures = asked.of(way.open(), f"merged, {way.precision}")
+        except (RuntimeError, ValueError, ImportError, NotImplementedError, AsuLoraError) as error:
+            if way.written:
                 raise
-            rows.append(CheckRow("merged", precision, None, note=f"can't be run here: {first_line(error)}"))
+            rows.append(CheckRow("merged", way.precision, None, note=f"can't be run: {first_line(error)}"))
             continue
         back = {name: (forget_figures[name] - with_adapters[0][name]) / drop[name] for name in judged}
-        rows.append(CheckRow("merged", precision, forget_figures, retain_figures, back, decides, note))
+        rows.append(CheckRow("merged", way.precision, forget_figures, retain_figures, back, way.written, way.note))
     return CheckReport(rows, tolerance)
 
 
@@ -177,53 +166,9 @@ class _Asked:
         return found[0], found[1]
 
 
-def _runnable(precision: str, target: torch.device) -> str:
-    """The precision to compute in that shows weights of this precision as they are, and is fast here."""
-    if target.type == "cpu" and (precision == "fp16" or fast_compute_dtype(target) != torch.bfloat16):
-        return "fp32"
-    return precision if precision in DTYPES else "bf16"
-
-
-def _deployments(source: BaseSource, written: str, target: torch.device, trust: bool,
-                 ) -> Iterator[tuple[str, bool, str, Callable[[], torch.nn.Module]]]:
-    """(precision, whether it decides, note, loader) for every way the merged folder may be used."""
-    residual = source.path / FOLDER
-    if written != "nf4":
-        compute = _runnable(written, target)
-        note = "" if compute == written else f"computed in {compute}"
-        yield written, True, note, lambda: _open(source, target, trust, dtype=DTYPES[compute])
-        yield "int8", False, "LLM.int8, quantised on loading", lambda: _open(
-            source, target, trust, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
-        yield "nf4", False, "quantised on loading, to nearest", lambda: _open(
-            source, target, trust, quantization_config=BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_compute_dtype=fast_compute_dtype(target), **NF4))
-        return
-    has_residual = residual.is_dir()
-    if has_residual:
-        yield f"nf4 + {FOLDER}", True, "", lambda: stack_adapters(_open(source, target, trust), [(residual, 1.0)])
-    yield "nf4", not has_residual, "without its residual adapter" if has_residual else "", \
-        lambda: _open(source, target, trust)
-    full = _runnable("bf16", target)
-    yield full, False, "dequantised", lambda: _dequantised(_open(source, target, trust), DTYPES[full])
-    yield "int8", False, "", lambda: _refuse("it is stored in 4 bit, which bitsandbytes can't load as 8 bit")
-
-
-def _open(source: BaseSource, target: torch.device, trust: bool, **loading: Any) -> torch.nn.Module:
-    """Load it as plain transformers does."""
-    loading.setdefault("dtype", fast_compute_dtype(target))
-    model = AutoModelForCausalLM.from_pretrained(
-        source.path, config=causal_lm_config(source, trust), device_map={"": target}, trust_remote_code=trust, **loading)
-    model.requires_grad_(False).eval()
-    keep_trainable_layout(model)
-    feed_head_contiguously(model)
-    return model
-
-
-def _dequantised(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    model = model.dequantize(dtype).to(dtype).eval()
-    feed_head_contiguously(model)
-    return model
-
-
-def _refuse(why: str) -> torch.nn.Module:
-    raise ValueError(why)
+def _trained_in(folders: Sequence[Path], onto: str) -> str:
+    """The precision that the adapters were trained in, by their manifests."""
+    known = {read_manifest(folder).base.precision for folder in folders if has_manifest(folder)}
+    if len(known) == 1 and known <= {"nf4", *DTYPES}:
+        return known.pop()
+    return "nf4" if onto == "quantized" else "bf16"

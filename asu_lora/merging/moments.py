@@ -29,7 +29,8 @@ class InputMoments:
 
     def __init__(self, stack: Stack, sets: Sequence[Sequence[Encoded]], order: Sequence[str],
                  most_bytes: int = MOST_BYTES, heard: Callable[[int], None] | None = None):
-        self.stack, self.sets, self.most_bytes, self.heard = stack, [items for items in sets if items], most_bytes, heard
+        self.stack, self.most_bytes, self.heard = stack, most_bytes, heard
+        self.sets = [items for items in sets if items]
         self.waiting = list(order)
         base = stack.model.get_base_model() if hasattr(stack.model, "get_base_model") else stack.model
         self.decoder = base.get_decoder()
