@@ -2,9 +2,8 @@
 the questions at hand as base + adapters did (see :mod:`asu_lora.merging.compensated`)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from asu_lora.merging.compensated import choose, cost, damped
 from asu_lora.merging.moments import InputMoments
 from asu_lora.merging.nf4_grid import Grid
 from asu_lora.merging.residual import Residual, low_rank
+from asu_lora.merging.rounding import ModuleDurability
 from asu_lora.progress import Progress
 
 DAMPING = 0.01
@@ -44,28 +44,6 @@ class DurableSettings:
             raise SettingError("A durable merge needs the questions that were to be forgotten: name a file of them.")
         if self.residual_rank < 0:
             raise SettingError(f"The residual rank must be 0 or more, not {self.residual_rank}.")
-
-
-@dataclass(frozen=True)
-class ModuleDurability:
-    """What is left undone of one module's update on the inputs looked at: mean ||(Q - T) x||^2 over the update's
-    own mean ||D x||^2. 0: the layer does all that the adapter did to it; 1: as if there were no adapter.
-
-    Attributes:
-        nearest: of rounding W + D to nearest.
-        durable: of the choices that were written.
-        with_residual: of these with the residual adapter on; None without one.
-        moved: share of the weights whose choice is not the base's.
-    """
-
-    module: str
-    nearest: float
-    durable: float
-    with_residual: float | None
-    moved: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass

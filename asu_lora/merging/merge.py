@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,6 @@ from asu_lora.bases import BaseSource, resolve_base
 from asu_lora.errors import SettingError
 from asu_lora.merging.blocks import workers
 from asu_lora.merging.companions import copy_companions, read_config, stored_quantization, write_config
-from asu_lora.merging.durable import DurableRounding, DurableSettings, prepare
 from asu_lora.merging.nf4 import Quantization
 from asu_lora.merging.onto import choose_onto, refuse_other_base
 from asu_lora.merging.plan import TensorPlan, plan_merge
@@ -27,13 +26,16 @@ from asu_lora.merging.skeleton import skeleton_of
 from asu_lora.merging.streaming import PRECISIONS, Progress, TensorStream
 from asu_lora.merging.writer import TensorWriter, staged_folder
 
+if TYPE_CHECKING:
+    from asu_lora.merging.durable import DurableRounding, DurableSettings
+
 SHARD_SIZE = 5_000_000_000
 
 
 def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, float]], out: str | Path,
           precision: str = "bf16", onto: str | None = None, shard_size: int = SHARD_SIZE,
           progress: Progress | None = None, trust_remote_code: bool = False,
-          durable: DurableSettings | None = None) -> MergeReport:
+          durable: "DurableSettings | None" = None) -> MergeReport:
     """Write a checkpoint of the base with adapters added, which plain transformers loads.
 
     Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4.
@@ -100,8 +102,10 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
                        stream.durable.modules if durable else [], durable.residual_rank if durable else 0)
 
 
-def _durable(settings: DurableSettings, source: BaseSource, adapters: Sequence[tuple[str | Path, float]],
-             plans: Sequence[TensorPlan], trust_remote_code: bool) -> DurableRounding:
+def _durable(settings: "DurableSettings", source: BaseSource, adapters: Sequence[tuple[str | Path, float]],
+             plans: Sequence[TensorPlan], trust_remote_code: bool) -> "DurableRounding":
+    from asu_lora.merging.durable import prepare  # loads libraries that a plain merge does without
+
     order = [plan.module for plan in plans if plan.updates and (plan.four_bit or plan.packed)]
     if not order:
         raise SettingError("The adapters change nothing that is held in 4 bit: a durable merge has nothing to do.")

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asu_lora.merging.durable import ModuleDurability
-from asu_lora.merging.rounding import ModuleRounding, overall
+from asu_lora.merging.rounding import ModuleDurability, ModuleRounding, overall
 
 
 @dataclass

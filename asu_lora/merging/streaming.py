@@ -3,19 +3,22 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from asu_lora.errors import BaseModelError
 from asu_lora.merging import nf4
 from asu_lora.merging.blocks import Workers, add_and_round
-from asu_lora.merging.durable import DurableRounding
 from asu_lora.merging.nf4_grid import Grid
 from asu_lora.merging.plan import TensorPlan
 from asu_lora.merging.reader import LazyTensorReader
 from asu_lora.merging.rounding import ModuleRounding
 from asu_lora.merging.skeleton import Skeleton
 from asu_lora.merging.writer import TensorWriter
+
+if TYPE_CHECKING:
+    from asu_lora.merging.durable import DurableRounding
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "nf4": None}
 
@@ -47,7 +50,7 @@ class TensorStream:
     compare: bool
     settings: nf4.Quantization
     progress: Progress | None = None
-    durable: DurableRounding | None = None
+    durable: "DurableRounding | None" = None
     modules: list[ModuleRounding] = field(default_factory=list)
     storage_dtype: torch.dtype | None = None
     original_square: float = 0.0
