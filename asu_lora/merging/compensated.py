@@ -41,9 +41,9 @@ def choose(grid: Grid, target: torch.Tensor, moment: torch.Tensor) -> torch.Tens
 
 def damped(moment: torch.Tensor, damping: float) -> torch.Tensor:
     """H with ``damping`` times its mean diagonal added to the diagonal, which keeps changes small towards
-    inputs that were never seen."""
-    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    return moment + damping * mean * torch.eye(moment.shape[0])
+    inputs that were never seen; the identity for a layer that was fed nothing."""
+    mean, ones = moment.diagonal().mean(), torch.eye(moment.shape[0])
+    return moment + damping * mean * ones if mean > 0 else ones
 
 
 def cost(values: torch.Tensor, target: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
@@ -54,24 +54,32 @@ def cost(values: torch.Tensor, target: torch.Tensor, moment: torch.Tensor) -> to
 
 def descend(grid: Grid, choices: torch.Tensor, target: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
     """Better choices (out, in): each row takes its best single step, again and again, until none gains."""
-    choices = choices.clone()
-    values = grid.values(choices)
-    slope, diagonal, rows = (values - target) @ moment, moment.diagonal(), torch.arange(len(choices))
-    enough = 1e-6 * cost(values, target, moment)  # smaller gains are rounding errors of the sums
+    choices, rows = choices.clone(), torch.arange(len(choices))
+    values, diagonal = grid.values(choices), moment.diagonal()
+    slope = (values - target) @ moment
+    enough = -1e-6 * cost(values, target, moment)  # smaller gains are rounding errors of the sums
+    down, up = _steps(grid.levels, choices) * grid.scales
     for _ in range(4 * choices.shape[1]):
-        at, here, scales = choices[rows], slope[rows], grid.scales[rows]
-        down = (grid.levels[(at - 1).clamp_min(0)] - grid.levels[at]) * scales
-        up = (grid.levels[(at + 1).clamp_max(15)] - grid.levels[at]) * scales
-        move = torch.where(here > 0, down, up)  # a step against the slope only costs
-        gain, which = (move * (2 * here + move * diagonal)).min(dim=1)
-        gains = gain < -enough[rows]
+        move = torch.where(slope > 0, down, up)  # a step against the slope only costs
+        gain, which = (move * (2 * slope + move * diagonal)).min(dim=1)
+        gains = gain < enough
         if not gains.any():
             break
-        rows, which, move, here = rows[gains], which[gains], move[gains], here[gains]
-        step = move.gather(1, which[:, None])
-        choices[rows, which] += torch.where(step[:, 0] > 0, 1, -1)
-        slope[rows] = here + step * moment[which]
+        if not gains.all():  # rows that are done are no longer looked at
+            slope, down, up, move, enough, which, rows = (
+                part[gains] for part in (slope, down, up, move, enough, which, rows))
+        here = torch.arange(len(rows))
+        step = move[here, which]
+        choices[rows, which] += torch.where(step > 0, 1, -1)
+        slope = slope.addcmul_(step[:, None], moment[which])
+        down[here, which], up[here, which] = _steps(grid.levels, choices[rows, which]) * grid.scales[rows, which]
     return choices
+
+
+def _steps(levels: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+    """What the level below and the level above are from here: (2, ...); 0 where there is none."""
+    here = levels[choices]
+    return torch.stack((levels[(choices - 1).clamp_min(0)] - here, levels[(choices + 1).clamp_max(15)] - here))
 
 
 def feed_errors(grid: Grid, target: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:

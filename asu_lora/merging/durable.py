@@ -20,6 +20,7 @@ from asu_lora.merging.rounding import ModuleDurability
 from asu_lora.progress import Progress
 
 DAMPING = 0.01
+TRIES, CLOSE, MOST_GAIN = 3, 0.03, 2.0  # see _unshrunk
 MOST_QUESTIONS = 256  # of each set: more add seconds, not figures
 
 
@@ -67,7 +68,7 @@ class DurableRounding:
         """
         moment = self.moments.take(module)
         target, held = before + delta, damped(moment, self.settings.damping)
-        choices = choose(grid, target, held)
+        choices = _unshrunk(grid, before, delta, moment, held)
         residual = None
         if self.settings.residual_rank:
             choices, residual = self._with_residual(grid, choices, target, held)
@@ -94,6 +95,26 @@ class DurableRounding:
             if best is None or left < best[0]:
                 best = (left, candidate, (a, b))
         return best[1:]
+
+
+def _unshrunk(grid: Grid, before: torch.Tensor, delta: torch.Tensor, moment: torch.Tensor,
+              held: torch.Tensor) -> torch.Tensor:
+    """Choices that do all of the update along its own direction: mean <(Q - W) x, D x> = mean <D x, D x>.
+
+    Steps that don't pay are left out, so that choices for W + D do a little less everywhere, and layer upon layer
+    that adds up to answers that come back. So they are made for W + gain D.
+    """
+    wanted = delta @ moment
+    size, gain, best = (wanted * delta).sum().clamp_min(torch.finfo(torch.float32).tiny), 1.0, None
+    for _ in range(TRIES):
+        choices = choose(grid, before + gain * delta, held)
+        done = ((grid.values(choices) - before) * wanted).sum() / size
+        if best is None or abs(done - 1) < best[0]:
+            best = (abs(done - 1), choices)
+        if best[0] < CLOSE:
+            break
+        gain = min(gain / max(done.item(), 1 / MOST_GAIN), MOST_GAIN)
+    return best[1]
 
 
 def prepare(settings: DurableSettings, source: BaseSource, adapters: Sequence[tuple[Path, float]],

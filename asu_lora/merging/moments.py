@@ -57,8 +57,10 @@ class InputMoments:
         self.waiting = [name for name in self.waiting if name not in ahead]
         for items in self.sets:
             sums, tokens = self._sums(ahead, items)
-            for name, total in sums.items():
-                share = total.cpu() / (tokens * len(self.sets))
+            for name in ahead:
+                # an expert that no token was sent to has no sum
+                size = self.modules[name].in_features
+                share = sums[name].cpu() / (tokens * len(self.sets)) if name in sums else torch.zeros(size, size)
                 self.held[name] = self.held[name] + share if name in self.held else share
         if self.heard:
             self.heard(len(ahead))
