@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--task", default="1")
     parser.add_argument("--variant", nargs="+", default=["nearest", "durable", "residual"],
                         choices=["nearest", "durable", "residual"])
+    parser.add_argument("--aim", type=float, help="how much of the update to do along its own direction")
     arguments = parser.parse_args()
     quiet_libraries()
     request, _ = request_for(arguments.tofu, arguments.task, False)
@@ -44,21 +45,23 @@ def main() -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for variant in arguments.variant:
         durable = None if variant == "nearest" else DurableSettings(
-            request.forget, looked_at, residual_rank=2 if variant == "residual" else 0)
+            request.forget, looked_at, residual_rank=2 if variant == "residual" else 0,
+            **({"aim": arguments.aim} if arguments.aim else {}))
         with tempfile.TemporaryDirectory() as folder:
             out, started = Path(folder) / "merged", time.process_time()
             report = merge(source, adapters, out, "nf4", durable=durable)
             seconds = time.process_time() - started
             checked = check(source, adapters, out, "nf4", sample(request.forget, QUESTIONS), sample(unseen, QUESTIONS))
         count = max(1, len(report.durability))
-        found[variant] = {
+        key = variant + (f", aim {arguments.aim:g}" if arguments.aim and durable else "")
+        found[key] = {
             "passed": checked.passed, "merge CPU seconds": round(seconds),
             "kept by weights": round(report.overall.kept, 4),
             "left undone": {key: round(sum(getattr(m, key) or 0 for m in report.durability) / count, 4)
                             for key in ("nearest", "durable", "with_residual", "moved")},
             "rows": checked.as_dict()["rows"]}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-        print(variant, json.dumps(found[variant], indent=1))
+        print(key, json.dumps(found[key], indent=1))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from asu_lora.merging.rounding import ModuleDurability
 from asu_lora.progress import Progress
 
 DAMPING = 0.01
-TRIES, CLOSE, MOST_GAIN = 3, 0.03, 2.0  # see _unshrunk
+AIM = 1.0
+TRIES, CLOSE, MOST_GAIN = 3, 0.03, 2.0  # see _aimed
 MOST_QUESTIONS = 256  # of each set: more add seconds, not figures
 
 
@@ -33,12 +34,15 @@ class DurableSettings:
         retain: what must stay; counts as much as the forget rows, however many they are.
         residual_rank: of a LoRA that carries what rounding lost, 0 for none.
         damping: share of the mean second moment added to every input's own.
+        aim: how much of the update to do along its own direction, 1 for all of it. More makes up for what is left
+            undone in other directions.
     """
 
     forget: Sequence[Example]
     retain: Sequence[Example] = ()
     residual_rank: int = 0
     damping: float = DAMPING
+    aim: float = AIM
 
     def __post_init__(self) -> None:
         if not self.forget:
@@ -68,7 +72,7 @@ class DurableRounding:
         """
         moment = self.moments.take(module)
         target, held = before + delta, damped(moment, self.settings.damping)
-        choices = _unshrunk(grid, before, delta, moment, held)
+        choices = _aimed(grid, before, delta, moment, held, self.settings.aim)
         residual = None
         if self.settings.residual_rank:
             choices, residual = self._with_residual(grid, choices, target, held)
@@ -97,23 +101,23 @@ class DurableRounding:
         return best[1:]
 
 
-def _unshrunk(grid: Grid, before: torch.Tensor, delta: torch.Tensor, moment: torch.Tensor,
-              held: torch.Tensor) -> torch.Tensor:
-    """Choices that do all of the update along its own direction: mean <(Q - W) x, D x> = mean <D x, D x>.
+def _aimed(grid: Grid, before: torch.Tensor, delta: torch.Tensor, moment: torch.Tensor, held: torch.Tensor,
+           aim: float) -> torch.Tensor:
+    """Choices that do ``aim`` of the update along its own direction: mean <(Q - W) x, D x> = aim mean <D x, D x>.
 
     Steps that don't pay are left out, so that choices for W + D do a little less everywhere, and layer upon layer
     that adds up to answers that come back. So they are made for W + gain D.
     """
     wanted = delta @ moment
-    size, gain, best = (wanted * delta).sum().clamp_min(torch.finfo(torch.float32).tiny), 1.0, None
+    size, gain, best = (wanted * delta).sum().clamp_min(torch.finfo(torch.float32).tiny), aim, None
     for _ in range(TRIES):
         choices = choose(grid, before + gain * delta, held)
-        done = ((grid.values(choices) - before) * wanted).sum() / size
-        if best is None or abs(done - 1) < best[0]:
-            best = (abs(done - 1), choices)
+        done = ((grid.values(choices) - before) * wanted).sum().item() / size.item()
+        if best is None or abs(done - aim) < best[0]:
+            best = (abs(done - aim), choices)
         if best[0] < CLOSE:
             break
-        gain = min(gain / max(done.item(), 1 / MOST_GAIN), MOST_GAIN)
+        gain = min(gain * aim / max(done, aim / MOST_GAIN), MOST_GAIN * aim)
     return best[1]
 
 
