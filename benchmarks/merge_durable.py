@@ -11,7 +11,6 @@ Writes docs/results/durable.json, a line a variant.
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 
 from forget_tofu import request_for
@@ -48,15 +47,13 @@ def main() -> None:
             request.forget, looked_at, residual_rank=2 if variant == "residual" else 0,
             **({"aim": arguments.aim} if arguments.aim else {}))
         with tempfile.TemporaryDirectory() as folder:
-            out, started = Path(folder) / "merged", time.process_time()
+            out = Path(folder) / "merged"
             report = merge(source, adapters, out, "nf4", durable=durable)
-            seconds = time.process_time() - started
             checked = check(source, adapters, out, "nf4", sample(request.forget, QUESTIONS), sample(unseen, QUESTIONS))
         count = max(1, len(report.durability))
         key = variant + (f", aim {arguments.aim:g}" if arguments.aim and durable else "")
         found[key] = {
-            "passed": checked.passed, "merge CPU seconds": round(seconds),
-            "kept by weights": round(report.overall.kept, 4),
+            "passed": checked.passed, "kept by weights": round(report.overall.kept, 4),
             "left undone": {key: round(sum(getattr(m, key) or 0 for m in report.durability) / count, 4)
                             for key in ("nearest", "durable", "with_residual", "moved")},
             "rows": checked.as_dict()["rows"]}
