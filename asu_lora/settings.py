@@ -42,10 +42,10 @@ class ForgetConfig:
     smooth_layers: str = setting("upper", "Decoder layers the teacher smooths: 'upper' (the last third: facts are read "
                                  "out there, and sentences survive), 'all', or ranges such as '4-20' or '0,5-9', "
                                  "counted from 0.", group="Method")
-    keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact: "
-                                  "punctuation, the end of turn, the spelling of a word once begun, an opening word "
-                                  "that is no fact; and take role and end-of-turn tokens out of the teacher before an "
-                                  "answer's end. Off is the paper's loss.", group="Method")
+    keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact "
+                                  "(punctuation, the question's words, the spelling of a word once begun, the end of "
+                                  "turn), and at a fact learn what the teacher would say instead: without the fact "
+                                  "and without what was already said. Off is the paper's loss.", group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
                                   group="Adapter")
