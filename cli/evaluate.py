@@ -62,7 +62,7 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
                 else own_sets(forget, retain, questions, dict(where)))
         stack = load(base, adapters, store, precision, device)
         sentence_encoder, nli_model, notes = scoring_models(encoder, nli)
-    result = score(stack, sets, sentence_encoder, nli_model, notes, Bars())
+    result = score(stack, sets, sentence_encoder, nli_model, [*stack.notes, *notes], Bars())
     if records:
         result.write_records(records)
     summary = result.summary()
