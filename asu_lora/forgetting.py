@@ -145,7 +145,8 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     forget_rows = halves["forget"].views.get("answer") or encoder.encode_all(request.forget, "forget row")
     tell_about_cuts(halves, config.max_length, progress)
 
-    record = RunRecord(config=config, request=request, base=base, layers=layers, on_top_of=ground.on_top_of)
+    record = RunRecord(config=config, request=request, base=base, layers=layers, on_top_of=ground.on_top_of,
+                       continued=ground.began_with())
     record.count(halves)
     sets = {"forget": sample(request.forget, config.eval_rows), "retain": sample(request.retain, config.eval_rows),
             "heldout": heldout[: config.eval_rows]}

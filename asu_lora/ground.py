@@ -82,10 +82,13 @@ class Ground:
             self.peft.delete_adapter(NEW)
             self.switch(on=True)
 
+    def began_with(self) -> str | None:
+        """The fingerprint of the adapter that is continued, if one is."""
+        return fingerprint_of(self.continued) if self.continued else None
+
     def identity(self) -> list:
         """What a resumed run must stand on too."""
-        return [*([below.fingerprint, below.weight] for below in self.on_top_of),
-                *([fingerprint_of(self.continued)] if self.continued else [])]
+        return [[[below.fingerprint, below.weight] for below in self.on_top_of], self.began_with()]
 
 
 @contextmanager

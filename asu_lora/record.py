@@ -38,6 +38,7 @@ class RunRecord:
     base: LoadedBase
     layers: list[int] | None
     on_top_of: list[StackedOn] = field(default_factory=list)
+    continued: str | None = None  # the fingerprint of the adapter whose weights this one began with
     fingerprint: str = ""
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
@@ -82,7 +83,8 @@ class RunRecord:
                 smooth_layers=self.layers,
                 details={"beta": self.config.beta, "keep_speaking": self.config.keep_speaking}
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
-                | ({"teacher": self.config.teacher} if self.on_top_of else {})),
+                | ({"teacher": self.config.teacher} if self.on_top_of else {})
+                | ({"continued_from": self.continued} if self.continued else {})),
             lora=lora, training=training,
             request=RequestRecord(
                 fingerprint=self.request.fingerprint(), forget_rows=len(self.request.forget),

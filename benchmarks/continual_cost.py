@@ -157,8 +157,8 @@ def markdown(found: dict, count: int) -> str:
     errors = [row["fold_error"] for rows in found.values() for row in rows if row["fold_error"]]
     if errors:
         lines += ["", f"Cutting to rank {RANK} cost a relative error of the update of {min(errors):.2g} to "
-                      f"{max(errors):.2g} each time. (These requests are learned by a few optimizer steps only, and all "
-                      "adapters of a history begin with the same A, that of its seed: real ones differ more.)"]
+                      f"{max(errors):.2g} each time. (These requests are learned by a few optimizer steps only, and "
+                      "all adapters of a history begin with the same A, that of its seed: real ones differ more.)"]
     return "\n".join(lines) + "\n\n" + extrapolation()
 
 
@@ -176,7 +176,8 @@ def extrapolation() -> str:
              f"A 7B Llama (hidden size {hidden}, {layers} layers), rank {rank} on all linear layers of the upper half: "
              f"{one / 1e6:.1f} million parameters an adapter, {2 * one / 1e6:.0f} MB in bf16. A token costs 2 "
              f"operations a parameter; the base's linear layers have {linear / 1e9:.2f} billion.", "",
-             "| history | active adapters | parameters | bf16 | extra arithmetic a token |", "|---|---:|---:|---:|---:|"]
+             "| history | active adapters | parameters | bf16 | extra arithmetic a token |",
+             "|---|---:|---:|---:|---:|"]
     lines += [f"| {name} | {active:,} | {size / 1e6:,.0f} M | {2 * size / 1e9:,.2f} GB | {100 * size / linear:,.1f} % |"
               for name, active, size in rows]
     lines += ["", f"Exact folding stops growing at min(in, out) ranks a module: after {hidden // rank} requests here. "

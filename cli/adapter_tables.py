@@ -113,13 +113,22 @@ def tau_curve(adapter: StoredAdapter) -> tuple[list[str], list[list[str]]]:
 def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Path) -> str:
     """What to type to train an adapter again once the adapters ``without`` are gone."""
     method = adapter.manifest.method
+    if method.objective == "combined":
+        parts = [_weighted(source["name"], source["weight"]) for source in method.details.get("sources", ())]
+        return shlex.join(["asu-lora", "adapters", "combine", *parts, "--name", f"{adapter.name}-again", "--store",
+                           str(store)])
     words = ["asu-lora", "forget", "FILE", "--base", adapter.base_id, "--store", str(store)]
     words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
     words += ["--retain-loss", method.retain_loss or "none"]
     for below in adapter.manifest.on_top_of:
         if below.name not in without:
-            words += ["--on-top-of", below.name + (f":{below.weight:g}" if below.weight != 1 else "")]
+            words += ["--on-top-of", _weighted(below.name, below.weight)]
     return shlex.join(words)
+
+
+def _weighted(name: str, weight: float) -> str:
+    """As commands take it: ``a``, or ``a:0.5``."""
+    return name if weight == 1 else f"{name}:{weight:g}"
 
 
 def _method(manifest) -> str:

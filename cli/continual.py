@@ -34,12 +34,14 @@ from asu_lora.cli.settings import read_config, setting_options
               "facts, without which MU is missing values.")
 @click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.")
 @click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.")
+@click.option("--take-back", type=click.IntRange(1), metavar="STEP", help="At the end, score every request again "
+              "without this step's adapter; the store stays as it is.")
 @click.option("--resume", is_flag=True, help="Go on with the run that lies in OUT; requests added at the end are done "
               "too.")
 @json_option
 @setting_options
 def continual(requests, by, steps, base, retain, method, mode, consolidate_every, consolidate_rank, out, questions,
-              data, encoder, nli, resume, as_json, config, **typed):
+              data, encoder, nli, take_back, resume, as_json, config, **typed):
     """Unlearn requests in the order they came: one adapter each, scored after every step.
 
     \b
@@ -50,7 +52,7 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
     time and size, as table, CSV, JSON, Markdown and figure in OUT. A stopped run goes on with --resume, where it was.
 
     \b
-      asu-lora ask "..." --store continual/ASU_KL/adapters --adapter 01-a --adapter 02-b
+      asu-lora ask "..." --store continual/ASU_KL/adapters --adapter 001-a --adapter 002-b
     """
     config = read_config(config, typed)
     from asu_lora.cli.console import print_json, print_table
@@ -59,23 +61,28 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
 
     quiet_libraries()
     from asu_lora.continual.histories import run_methods
-    from asu_lora.continual.report import table
+    from asu_lora.continual.report import table, taken_rows
     from asu_lora.continual.run import HistoryConfig
 
     history = HistoryConfig(mode, consolidate_every, consolidate_rank)
     try:
-        records, written = run_methods(requests, base, config, out, method, history, retain, by, steps, questions, data,
-                                       encoder, nli, resume, Bars())
+        records, taken, written = run_methods(requests, base, config, out, method, history, retain, by, steps,
+                                              questions, data, encoder, nli, resume, Bars(), take_back)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("Interrupted: the steps done so far are kept; the same command with --resume goes on "
                                 "in the step it was in.") from interrupt
     if as_json:
         from dataclasses import asdict
 
-        print_json({name: [asdict(record) for record in found] for name, found in records.items()})
+        print_json({name: [asdict(record) for record in found] for name, found in records.items()}
+                   | ({"taken_back": {name: asdict(found) for name, found in taken.items()}} if taken else {}))
         return
     headings, rows = table(records)
     print_table(None, headings, rows, right=tuple(range(1, len(headings))))
+    for name, found in taken.items():
+        print_table(f"{name}: step {found.number} taken back", ("", "before", "after"),
+                    [(what, *("-" if score is None else f"{score:.1f}" for score in scores))
+                     for what, *scores in taken_rows(found)], right=(1, 2))
     click.echo(f"Written: {', '.join(str(path) for path in written)}")
     name, last = next((name, found[-1]) for name, found in records.items())
     active = "".join(f" --adapter {adapter}" for adapter, _ in last.active)

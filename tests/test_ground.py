@@ -187,6 +187,7 @@ def test_continuing_begins_with_the_adapters_weights(base, store, tmp_path):
     result = forget(request(2, 4, "next"), base, tiny_settings(lr=1e-9, epochs=1, eval_rows=2), store=tmp_path,
                     continue_from=store.root / "a")
     after = load_file(result.path / "adapter_model.safetensors")
+    assert read_manifest(result.path).method.details["continued_from"] == fingerprint_of(store.root / "a")
     assert first.keys() == after.keys() and all(torch.allclose(first[k], after[k], atol=1e-6) for k in first)
     assert (on(base, store, result.path) - on(base, store, "a")).abs().max() < 1e-3
     assert result.before["forget_probability"] == pytest.approx(result.after["forget_probability"], abs=1e-3)

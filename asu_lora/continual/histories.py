@@ -10,7 +10,8 @@ from asu_lora.continual.methods import folder_name, method_configs
 from asu_lora.continual.report import write_report
 from asu_lora.continual.run import HistoryConfig, StepRecord, check_resumable, run_history
 from asu_lora.continual.steps import Step, read_steps
-from asu_lora.errors import DataError
+from asu_lora.continual.taking_back import TakenBack, take_back
+from asu_lora.errors import DataError, SettingError
 from asu_lora.evaluation.question_sets import AUTHORS, WORLD, tofu_sets
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.loading import LoadedBase, load_base
@@ -25,7 +26,8 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
                 methods: str | None = None, history: HistoryConfig | None = None, retain: str | Path | None = None,
                 by: str | None = None, most_steps: int | None = None, questions: int = 40,
                 data: str | Path | None = None, encoder: str | None = None, nli: str | None = None,
-                resume: bool = False, progress: Progress | None = None) -> tuple[Records, list[Path]]:
+                resume: bool = False, progress: Progress | None = None,
+                back: int | None = None) -> tuple[Records, dict[str, TakenBack], list[Path]]:
     """Unlearn the requests with every method, in ``out/METHOD``; the report is written anew after every step.
 
     Args:
@@ -34,9 +36,10 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
         questions: most questions of a request or set; 0 scores nothing.
         data: TOFU's folder or hub id, for real authors and world facts.
         encoder, nli: models behind two of the scores.
+        back: at the end, score every method without this step's adapter too.
 
     Returns:
-        The steps of every method, and the files of the report.
+        The steps of every method, what taking one back did, and the files of the report.
 
     Raises:
         AsuLoraError: one of its kinds; all files and settings are checked before anything is trained.
@@ -46,26 +49,31 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
     steps = read_steps(requests, retain, by, most_steps)
     for name in chosen:
         check_resumable(out / folder_name(name), resume)
+    if back is not None and (not questions or not 1 <= back <= len(steps) or history.mode == "running"):
+        raise SettingError(f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
+                           "steps, and --mode stack or independent.")
     asked = _questions(steps, questions, data, encoder, nli)
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
         base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     about = _about(base, config, history, steps, asked)
     records: Records = {}
-    written: list[Path] = []
 
     for name, own in chosen.items():
         def report(done: list[StepRecord], name: str = name) -> None:
             records[name] = done
-            written[:] = write_report(out, records, about)
+            write_report(out, records, about)
 
         progress.note(f"Method {name}")
         before = next((found[0] for found in records.values()), None)  # the base is the same for all methods
         records[name] = run_history(steps, base, own, out / folder_name(name), history, asked, resume, progress,
                                     report, before)
+    taken = {}
+    for name in chosen if back is not None else ():
+        progress.note(f"Method {name} without step {back}")
+        taken[name] = take_back(steps, base, out / folder_name(name), back, asked, progress)
     progress.close()
-    written = write_report(out, records, about)
-    return records, written
+    return records, taken, write_report(out, records, about, taken)
 
 
 def _questions(steps: Sequence[Step], most: int, data: str | Path | None, encoder: str | None,

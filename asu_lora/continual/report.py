@@ -11,6 +11,7 @@ from typing import Any
 from asu_lora.adapters.atomic import write_atomic
 from asu_lora.adapters.staging import disk_errors
 from asu_lora.continual.run import StepRecord
+from asu_lora.continual.taking_back import TakenBack
 from asu_lora.plots.continual import save_curves
 
 # key, heading
@@ -36,25 +37,33 @@ def table(records: Records) -> tuple[list[str], list[list[str]]]:
     return headings, rows
 
 
-def write_report(folder: str | Path, records: Records, about: Mapping[str, Any]) -> list[Path]:
+def write_report(folder: str | Path, records: Records, about: Mapping[str, Any],
+                 taken: Mapping[str, TakenBack] | None = None) -> list[Path]:
     """Write ``continual.csv``, ``.json``, ``.md`` and the figure (where there are scores) into ``folder``.
 
     Args:
         records: the steps of every method.
         about: what to say of the run: settings, versions, notes. It must hold no text of a request.
+        taken: a request of each method that was taken back.
     """
-    folder = Path(folder)
+    folder, taken = Path(folder), taken or {}
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        written = {f"{NAME}.csv": _csv(records), f"{NAME}.md": _markdown(records, about),
+        written = {f"{NAME}.csv": _csv(records), f"{NAME}.md": _markdown(records, about, taken),
                    f"{NAME}.json": json.dumps({"about": about, "methods": {
-                       method: [asdict(record) for record in steps] for method, steps in records.items()}},
-                       indent=1) + "\n"}
+                       method: [asdict(record) for record in steps] for method, steps in records.items()},
+                       "taken_back": {method: asdict(found) for method, found in taken.items()}}, indent=1) + "\n"}
         for name, text in written.items():
             write_atomic(folder / name, text)
         figures = save_curves({method: steps for method, steps in records.items() if any(s.scores for s in steps)},
                               folder / NAME)
     return [*(folder / name for name in written), *figures]
+
+
+def taken_rows(found: TakenBack) -> list[tuple[str, float | None, float | None]]:
+    """(what, before, after) of a request that was taken back."""
+    return [("MU", *found.utility), *((f"FE of step {number}" + (" (taken back)" if number == found.number else ""),
+                                       *scores) for number, scores in found.efficacy.items())]
 
 
 def _csv(records: Records) -> str:
@@ -71,7 +80,7 @@ def _csv(records: Records) -> str:
     return text.getvalue()
 
 
-def _markdown(records: Records, about: Mapping[str, Any]) -> str:
+def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, TakenBack]) -> str:
     headings, rows = table(records)
     lines = ["# Requests one after another", "",
              "Scores in percent. Avg is the mean of MU and the FE of the step's own request; FE so far is over "
@@ -86,6 +95,10 @@ def _markdown(records: Records, about: Mapping[str, Any]) -> str:
                          f"{_change(first.scores['average'], last.scores['average'])}, FE of step 1 "
                          f"{_change(first.scores['efficacy_first'], last.scores['efficacy_first'])}.")
             lines.append("")
+    for method, found in taken.items():
+        lines += [f"## {method}: step {found.number} taken back", "", "| | before | after |", "|---|---:|---:|",
+                  *(f"| {what} | {_shown(before)} | {_shown(after)} |" for what, before, after in taken_rows(found)),
+                  ""]
     labels = sorted({label for steps in records.values() for r in steps for label in r.scores.get("labels", ())})
     lines += [f"Scores: {', '.join(labels)}.", ""] if labels else []
     lines += [f"- {key.replace('_', ' ')}: {_said(value)}" for key, value in about.items()]

@@ -17,7 +17,7 @@ class Step:
 
     Attributes:
         number: from 1.
-        name: what its adapter is called: ``01-ticket-4711``.
+        name: what its adapter is called: ``001-ticket-4711``.
         request: its forget rows, and the retain rows that no request has named up to here.
     """
 
@@ -45,7 +45,7 @@ def read_steps(sources: Sequence[str | Path], retain: str | Path | None = None, 
         raise DataError("There are no requests: name at least one file, or a folder with files in it.")
     kept = general_retain() if retain is None else read_examples(retain)
     source = GENERAL if retain is None else "file"
-    width, steps = max(2, len(str(len(parts)))), []
+    width, steps = max(3, len(str(len(parts)))), []  # as wide as it will be when requests have been added
     for number, (name, examples) in enumerate(parts, start=1):
         named = {asked(example) for example in examples}
         kept = [example for example in kept if asked(example) not in named]

@@ -26,7 +26,8 @@ def continual_figure(records: "Mapping[str, Sequence[StepRecord]]"):
                 if points:
                     axis.plot(*zip(*points, strict=True), label=method, **look)
             axis.set(xlabel="requests unlearned", ylabel="%", title=title, ylim=(0, 100))
-            axis.set_xticks(range(0, most + 1, max(1, -(-most // 10))))
+            ticks = range(0, most + 1, max(1, -(-most // 10)))
+            axis.set_xticks(ticks, ["base", *ticks[1:]])
         handles, labels = axes[0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
