@@ -45,7 +45,7 @@ HISTORIES = {
 SETTINGS = ForgetConfig(precision="fp32", device="cpu", tau=3.0, smooth_layers="all", adapter_layers="all", rank=RANK,
                         epochs=1, warmup=0.0, eval_rows=0, batch_size=2, retain_per_forget=1)
 TOKENS = 512
-REPEATS = 7
+REPEATS = 5
 
 
 def build(folder: Path) -> None:
@@ -119,9 +119,12 @@ def measure(count: int, rounds: int) -> dict:
         base, steps = load_base(str(Path(scratch) / "base"), "fp32", "cpu"), requests(count)
         benches = {name: Bench(base, Path(scratch) / str(i), steps, history)
                    for i, (name, history) in enumerate(HISTORIES.items())}
-        times: dict = {name: {k: {"train": [], "serve": []} for k in range(1, count + 1)} for name in benches}
+        # the first step, and whole cycles of folding early, half way and at the end
+        timed = sorted({1, *range(FOLD + 1, 2 * FOLD + 1), *range(count // 2 + 1, count // 2 + FOLD + 1),
+                        *range(count - FOLD + 1, count + 1)})
+        times: dict = {name: {k: {"train": [], "serve": []} for k in timed} for name in benches}
         for _ in range(rounds):
-            for k in range(1, count + 1):
+            for k in timed:
                 for name, bench in benches.items():
                     times[name][k]["train"].append(bench.training_step(k))
                     times[name][k]["serve"].append(bench.serving(k))
@@ -129,12 +132,12 @@ def measure(count: int, rounds: int) -> dict:
                         "serve_us_per_token": 1e6 * statistics.median(times[name][k]["serve"]) / TOKENS,
                         "active": len(bench.records[k].active), "ranks": bench.records[k].active_rank,
                         "bytes": bench.records[k].active_bytes, "fold_error": bench.records[k].fold}
-                       for k in range(1, count + 1)] for name, bench in benches.items()}
+                       for k in timed] for name, bench in benches.items()}
 
 
 def growth(rows: list[dict], key: str) -> float:
     """The last cycle of folding against the second: in the first, nothing is folded yet."""
-    second, last = rows[FOLD : 2 * FOLD], rows[-FOLD:]
+    second, last = rows[1 : 1 + FOLD], rows[-FOLD:]
     return statistics.fmean(row[key] for row in last) / statistics.fmean(row[key] for row in second)
 
 
@@ -150,7 +153,7 @@ def markdown(found: dict, count: int) -> str:
     for name, rows in found.items():
         cells = []
         for key in ("train_ms", "serve_us_per_token"):
-            cells += [f"{rows[i][key]:.2f}" for i in (0, FOLD, -1)] + [f"{growth(rows, key):.2f}"]
+            cells += [f"{rows[i][key]:.2f}" for i in (0, 1, -1)] + [f"{growth(rows, key):.2f}"]
         last = rows[-1]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {last['active']} | {last['ranks']} | "
                      f"{last['bytes'] / 1e6:.3f} |")
@@ -192,7 +195,7 @@ def extrapolation() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30, help="requests (at least 10)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each step is timed")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each step is timed")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     quiet_libraries()
