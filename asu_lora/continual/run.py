@@ -205,7 +205,6 @@ def _records(state: dict) -> list[StepRecord]:
 def _train(step: Step, base: LoadedBase, config: ForgetConfig, store: AdapterStore, history: HistoryConfig,
            active: list[tuple[str, float]], progress: Progress) -> StepRecord:
     """Train one step's adapter, unless it lies in the store already, and fold what is due."""
-    started = time.monotonic()
     if step.name not in store.names():
         ground = active if history.mode == "stack" else []
         previous = active[-1][0] if history.mode == "running" and active else None
@@ -219,12 +218,14 @@ def _train(step: Step, base: LoadedBase, config: ForgetConfig, store: AdapterSto
                         before=stored.manifest.figures.before, after=stored.manifest.figures.after,
                         adapter_bytes=stored.size_bytes)
     record.active = [*(active if history.mode != "running" else []), (step.name, 1.0)]
+    started = time.monotonic()
     if history.consolidate_every and step.number % history.consolidate_every == 0 and len(record.active) > 1:
         progress.stage("Folding the active adapters into one")
         name, record.fold = fold(record.active, store, f"folded-{step.name[: step.name.index('-')]}",
                                  history.consolidate_rank)
         record.active = [(name, 1.0)]
-    record.seconds = round(time.monotonic() - started, 1)
+    # the manifest's time outlives a run that was stopped while scoring
+    record.seconds = round((stored.manifest.wall_time_s or 0.0) + time.monotonic() - started, 1)
     return record
 
 
