@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from asu_lora.data.encoding import Encoded
+from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.token_classes import TokenClass
 from asu_lora.head import FrozenHead
@@ -64,7 +65,9 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
     """
     at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
-    base = _nll(model, head, items, pad_id, 1.0, layers)
+    entry = find_entry(model, min(layers, default=0) if layers is not None else 0)
+    start = {"entry": entry, "entries": entry.compute(items, pad_id)[0]} if entry is not None else {}
+    base = _nll(model, head, items, pad_id, 1.0, layers, **start)
     known = base < -math.log(KNOWN)
     factual, function = kinds == TokenClass.FACTUAL, kinds == TokenClass.FUNCTION
     if not factual.any():
@@ -78,7 +81,7 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
     tau = 1.0
     while tau < HIGHEST:
         tau *= STEP
-        rise = _nll(model, head, items, pad_id, tau, layers) - base
+        rise = _nll(model, head, items, pad_id, tau, layers, **start) - base
         curve.append(TauPoint(round(tau, 4), rise[factual].mean().item(), rise[function].mean().item()))
         if progress:
             progress(curve[-1])
@@ -101,7 +104,7 @@ def _between(curve: list[TauPoint], figure: str, threshold: float, reason: str) 
                                  f"{facts:.2f} nats, that of function words by {words:.2f}.")
 
 
-def _nll(model, head, items, pad_id, tau, layers) -> torch.Tensor:
+def _nll(model, head, items, pad_id, tau, layers, **start) -> torch.Tensor:
     """(T,) NLL of every answer token of all rows, nats, on the CPU."""
-    states = hidden_states(model, items, pad_id, tau, layers)
+    states = hidden_states(model, items, pad_id, tau, layers, **start)
     return -torch.cat(answer_logprobs(head, items, states)).cpu()

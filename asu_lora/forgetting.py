@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from asu_lora.data.examples import Example
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure, sample
 from asu_lora.evaluation.token_classes import anchored, token_classes
@@ -40,6 +41,7 @@ from asu_lora.memory import out_of_memory, peak_memory
 from asu_lora.objectives import Objective, forget_objective, retain_objective
 from asu_lora.objectives.asu import ASU
 from asu_lora.objectives.asu_idk import ASUWithIDK
+from asu_lora.only_run import only_run
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import Rows, compute_references, passes_needed
@@ -159,23 +161,26 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     if record.tau and config.keep_speaking:
         anchors = [anchored(row, request.forget[row.example], tokenizer) for row in forget_rows]
     record.fingerprint = fingerprint(base, progress)
+    entry = find_entry(model, ground.lowest(config.first_adapted(number_of_layers(model))))
     for half, objective in objectives.items():
-        if work := passes_needed(halves[half], objective):
+        kept = anchors if half == "forget" else None
+        if work := passes_needed(halves[half], objective, entry, kept is not None):
             progress.stage(f"Teacher and base on the {half} set", work)
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               anchors if half == "forget" else None, progress.advance)
+                               kept, progress.advance, entry)
     ground.switch(on=True)
 
-    folder = run_folder(store, name, record, idk, resume, here, ground)
-    with adapted(model, config, ground) as student:
+    with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:
+        folder = run_folder(store, name, record, idk, resume, here, ground)
         record.count_parameters(student)
         pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), config.retain_per_forget,
                                   config.seed)
         arguments = training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True)
         try:
-            with disk_errors(store.root):
-                record.training = train(Student(student, config.gradient_checkpointing), objectives, head, pairs,
-                                        Collator(halves, objectives, pad_id), config, arguments, progress, resume)
+            with disk_errors(store.root), entry.above() if entry is not None else nullcontext():
+                record.training = train(Student(student, config.gradient_checkpointing, entry), objectives, head,
+                                        pairs, Collator(halves, objectives, pad_id), config, arguments, progress,
+                                        resume)
             check_finite(student)
         except BaseException as error:
             # the same run would fail the same way again, and without a checkpoint there is nothing to resume

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 
 from asu_lora.adapters.manifest import StackedOn, fingerprint_of, has_manifest, read_manifest
@@ -20,6 +21,7 @@ from asu_lora.adapters.stored import read_adapter_config
 from asu_lora.bases import BaseSource
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.loading import LoadedBase
+from asu_lora.smoothing import decoder_and_layers
 from asu_lora.stack import adapter_folders, check_base, remove_adapters, stack_adapters
 
 NEW = "default"  # PEFT's name of the adapter that trains; that of a plain folder
@@ -81,6 +83,22 @@ class Ground:
             self.peft.base_model.set_adapter(list(set(self.peft.peft_config) - {NEW}), inference_mode=True)
             self.peft.delete_adapter(NEW)
             self.switch(on=True)
+
+    def lowest(self, first: int) -> int:
+        """The lowest decoder layer in which the student may differ from the untouched base.
+
+        Args:
+            first: the lowest layer of the new adapter.
+
+        Returns:
+            That, or the ground's, if that is lower; 0 where it changes something outside the layers.
+        """
+        if self.peft is None:
+            return first
+        changed = [module for module in self.peft.modules() if isinstance(module, BaseTunerLayer) and module.r]
+        layers = decoder_and_layers(self.peft)[1]
+        inside = {id(module): index for index, layer in enumerate(layers) for module in layer.modules()}
+        return min(first, *(inside.get(id(module), 0) for module in changed))
 
     def began_with(self) -> str | None:
         """The fingerprint of the adapter that is continued, if one is."""

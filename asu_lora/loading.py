@@ -119,9 +119,16 @@ def feed_head_contiguously(model: torch.nn.Module) -> None:
     ``generate`` cuts the last position out of a prompt's states. Torch multiplies such a strided batch row by
     row with a copy of the head's weight for each row: 57 MB a row on SmolLM2-135M, gigabytes a batch.
     """
+    def in_one_piece(module, args, kwargs):
+        return (tuple(map(_contiguous, args)), {name: _contiguous(value) for name, value in kwargs.items()})
+
     head = model.get_output_embeddings()
     if head is not None:
-        head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))
+        head.register_forward_pre_hook(in_one_piece, with_kwargs=True)
+
+
+def _contiguous(value):
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
 
 
 def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):

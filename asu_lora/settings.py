@@ -136,6 +136,10 @@ class ForgetConfig:
         """The layers to smooth of a base with ``number`` of them; None is all."""
         return parse_layers(self.smooth_layers, number)
 
+    def first_adapted(self, number: int) -> int:
+        """The lowest layer with an adapter, of a base with ``number`` layers."""
+        return min(parse_layers(self.adapter_layers, number) or [0])
+
 
 _SHARES = {"upper": 3, "upper-half": 2}
 

@@ -10,6 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from asu_lora.data.batching import answer_hidden
+from asu_lora.entry import Entry
 from asu_lora.errors import SettingError
 from asu_lora.ground import Ground
 from asu_lora.settings import ALL_LINEAR, ForgetConfig, parse_layers
@@ -78,11 +79,13 @@ class Student(torch.nn.Module):
     Args:
         model: the base with its adapter.
         gradient_checkpointing: recompute each layer in the backward pass.
+        entry: where the layers begin that are run; its :meth:`~asu_lora.entry.Entry.above` must be in force.
     """
 
-    def __init__(self, model: PeftModel, gradient_checkpointing: bool = False):
+    def __init__(self, model: PeftModel, gradient_checkpointing: bool = False, entry: Entry | None = None):
         super().__init__()
         self.model = model
+        self.entry = entry
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
@@ -90,7 +93,12 @@ class Student(torch.nn.Module):
     def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
         """Final hidden states (T, H) at the answer positions of all passes, one pass after another."""
         decoder = self.model.get_base_model().get_decoder()
-        return torch.cat([answer_hidden(decoder, batch) for batch in passes])
+        states = []
+        for batch in passes:
+            if self.entry is not None:
+                self.entry.states = batch["entry"]
+            states.append(answer_hidden(decoder, batch))
+        return torch.cat(states)
 
     def train(self, mode: bool = True) -> "Student":
         """Only the adapter trains: the base's own dropout stays off, as it is off in teacher and reference."""

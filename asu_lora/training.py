@@ -9,7 +9,7 @@ from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from asu_lora.collate import Collator, losses
 from asu_lora.data.pairs import ForgetRetainPairs
@@ -135,7 +135,21 @@ def training_arguments(config: ForgetConfig, folder: Path, device: torch.device,
     )
     # a process works on one device: DataParallel, Trainer's way with several, can't split a batch of passes
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    if device.index and arguments.parallel_mode != ParallelMode.DISTRIBUTED:
+        stay_on(device, arguments)
     return arguments
+
+
+def stay_on(device: torch.device, arguments: TrainingArguments) -> None:
+    """Train on the device the base is on; a process on its own would take the first there is, and move the base.
+
+    TrainingArguments takes ``cuda:0`` and makes it the current device, whatever was current before; Trainer's
+    batches go where ``arguments.device`` says, accelerate's where the shared state says.
+    """
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device.index)
+    arguments.__dict__["_setup_devices"] = device  # what the cached property ``device`` gives
+    arguments.distributed_state.device = device
 
 
 def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,

@@ -182,6 +182,26 @@ def same(root, *names):
     return first == second
 
 
+def test_layers_below_all_adapters_are_run_once_and_no_others(base, store, tmp_path, monkeypatch):
+    """What enters the first adapted layer is kept from the untouched base: the ground must not begin below it."""
+    upper = tiny_settings(adapter_layers="1", smooth_layers="1", lr=1e-2)
+    forget(request(0, 2, "upper"), base, upper, store=tmp_path)
+    with standing_on(base, [tmp_path / "upper"]) as ground:
+        assert (ground.lowest(1), ground.lowest(0)) == (1, 0)
+        with adapted(base.model, tiny_settings(), ground):
+            pass
+        assert ground.lowest(1) == 1, "an adapter that was dropped is none"
+    with standing_on(base, ["a"], store) as ground:
+        assert ground.lowest(1) == 0
+    for name, beneath in (("on-upper", tmp_path / "upper"), ("on-a", store.root / "a")):
+        forget(request(2, 4, name), base, upper, store=tmp_path, on_top_of=[beneath])
+        monkeypatch.setattr("asu_lora.forgetting.find_entry", lambda *args: None)  # every layer is run
+        forget(request(2, 4, f"{name}-whole"), base, upper, store=tmp_path, on_top_of=[beneath])
+        monkeypatch.undo()
+        kept, whole = (load_file(tmp_path / n / "adapter_model.safetensors") for n in (name, f"{name}-whole"))
+        assert all(torch.allclose(kept[key], whole[key], atol=1e-5) for key in whole)
+
+
 def test_continuing_begins_with_the_adapters_weights(base, store, tmp_path):
     first = load_file(store.root / "a" / "adapter_model.safetensors")
     result = forget(request(2, 4, "next"), base, tiny_settings(lr=1e-9, epochs=1, eval_rows=2), store=tmp_path,
