@@ -12,8 +12,9 @@ from asu_lora.continual.run import HistoryConfig, StepRecord, check_resumable, r
 from asu_lora.continual.steps import Step, read_steps
 from asu_lora.continual.taking_back import TakenBack, take_back
 from asu_lora.errors import DataError, SettingError
-from asu_lora.evaluation.question_sets import AUTHORS, WORLD, tofu_sets
+from asu_lora.evaluation.question_sets import AUTHORS, WORLD
 from asu_lora.evaluation.scoring_models import scoring_models
+from asu_lora.evaluation.suites.tofu import tofu_sets
 from asu_lora.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.record import library_versions
