@@ -42,6 +42,13 @@ class Stack:
         answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
         return [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
 
+    def unload(self) -> None:
+        """Take the adapters off for good: the base is a plain base again."""
+        if isinstance(self.model, PeftModel):
+            self.model.unload()
+            remove_adapters(self.base.model)
+            self.model = self.base.model
+
     @contextmanager
     def without_adapters(self):
         """Inside, the stack answers as its base."""

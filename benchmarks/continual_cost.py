@@ -30,7 +30,7 @@ from asu_lora.continual.run import HistoryConfig, run_history
 from asu_lora.continual.steps import Step
 from asu_lora.ground import standing_on
 from asu_lora.loading import LoadedBase, load_base
-from asu_lora.stack import load, remove_adapters
+from asu_lora.stack import load
 from asu_lora.student import adapted
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -99,8 +99,7 @@ class Bench:
             with torch.no_grad():
                 return best(lambda: stack.model(input_ids=self.ids, use_cache=False))
         finally:
-            stack.model.unload()
-            remove_adapters(self.base.model)
+            stack.unload()
 
 
 def best(function) -> float:

@@ -202,9 +202,7 @@ def test_folding_is_exact_and_later_steps_stand_on_it(base, steps, tmp_path):
         loaded = stack.load(base, names, store)
         assert loaded.notes == []
         found.append(logits(loaded.model))
-        if names:
-            loaded.model.unload()
-            stack.remove_adapters(base.model)
+        loaded.unload()
     untouched, one, parts = found
     assert (one - parts).abs().max() < 1e-4 < 0.1 < (one - untouched).abs().max()
 
@@ -253,8 +251,7 @@ def test_taking_one_back_leaves_the_others(base, steps, stacked, tmp_path, folde
     assert found.efficacy[2][1] < found.efficacy[2][0]
     loaded = stack.load(base, ["001-history-1", "003-history-3"], store)
     expected = efficacies(loaded, steps, Questions((kept,), 2), Stop(0))
-    loaded.model.unload()
-    stack.remove_adapters(base.model)
+    loaded.unload()
     assert found.utility[1] == pytest.approx(expected[0], abs=0.1)
     assert [after for _, after in found.efficacy.values()] == pytest.approx(list(expected[1].values()), abs=0.1)
     assert plain(base)

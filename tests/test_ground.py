@@ -84,9 +84,7 @@ def on(base, store, *adapters):
     """Logits of base + adapters as :func:`asu_lora.load` puts them on."""
     loaded = stack.load(base, adapters, store)
     found = logits(loaded.model)
-    if adapters:
-        loaded.model.unload()
-        stack.remove_adapters(base.model)
+    loaded.unload()
     return found
 
 
@@ -225,13 +223,18 @@ def test_a_ground_of_other_weights_or_none_is_refused(base, store, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name not in ("other", ".lock")]
 
 
-def test_on_nf4_the_base_with_all_off_is_the_base(taught_base, store):
+def test_on_nf4_too(taught_base, store, tmp_path):
+    """All off is the base, bit by bit; a run on top of another trains and leaves it as it was."""
     quantized = load_base(str(taught_base), "nf4", "cpu")
     plain = logits(quantized.model)
     with standing_on(quantized, ["a"], store) as standing:
         assert (logits(quantized.model) - plain).abs().max() > 0.05
         standing.switch(on=False)
         assert torch.equal(logits(quantized.model), plain)
+    result = forget(tiny_request(2, 2), quantized, tiny_settings(precision="nf4", lr=1e-2), store=tmp_path,
+                    on_top_of=[store.root / "a"])
+    assert result.record.base.precision == "nf4" and result.record.training["steps"] == 3
+    assert all(value.any() for value in load_file(result.path / "adapter_model.safetensors").values())
     assert torch.equal(logits(quantized.model), plain)
 
 

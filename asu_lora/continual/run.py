@@ -23,7 +23,7 @@ from asu_lora.forgetting import RUNS, forget
 from asu_lora.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.settings import ForgetConfig
-from asu_lora.stack import load, remove_adapters
+from asu_lora.stack import load
 
 MODES = ("stack", "independent", "running")
 STATE = "run.json"
@@ -137,9 +137,7 @@ def run_history(steps: Sequence[Step], base: LoadedBase, config: ForgetConfig, f
             try:
                 scores, _ = score_step(stack, steps, record.number, questions, progress)
             finally:
-                if record.active:
-                    stack.model.unload()
-                    remove_adapters(base.model)
+                stack.unload()
             record.scores, record.evaluation_seconds = scores.as_dict(), round(time.monotonic() - started, 1)
         records.append(record)
         with disk_errors(folder):

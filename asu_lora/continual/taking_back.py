@@ -14,7 +14,7 @@ from asu_lora.continual.steps import Step
 from asu_lora.errors import SettingError
 from asu_lora.loading import LoadedBase
 from asu_lora.progress import Progress
-from asu_lora.stack import load, remove_adapters
+from asu_lora.stack import load
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def take_back(steps: Sequence[Step], base: LoadedBase, folder: str | Path, numbe
             try:
                 found.append(efficacies(stack, done, questions, progress))
             finally:
-                if adapters:
-                    stack.model.unload()
-                    remove_adapters(base.model)
+                stack.unload()
     (utility, before), (later, after) = found
     return TakenBack(number, (utility, later), {step.number: (before[step.number], after[step.number])
                                                 for step in done})
