@@ -33,7 +33,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure, sample
-from asu_lora.evaluation.token_classes import anchored, token_classes
+from asu_lora.evaluation.token_classes import token_classes
 from asu_lora.ground import Ground, standing_on
 from asu_lora.head import FrozenHead
 from asu_lora.loading import LoadedBase, choose_device, load_base
@@ -47,6 +47,7 @@ from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import Rows, compute_references, passes_needed
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
+from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted
 from asu_lora.training import check_optimizer, last_checkpoint, train, training_arguments
 
@@ -77,7 +78,7 @@ class ForgetResult:
 def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", config: ForgetConfig | None = None,
            name: str | None = None, store: str | Path | AdapterStore = "adapters", heldout: list[Example] | None = None,
            idk_file: str | Path | None = None, resume: bool = False, progress: Progress | None = None,
-           on_top_of: Iterable[str | Path | tuple[str | Path, float]] = (),
+           tau: calibration.TauChoice | None = None, on_top_of: Iterable[str | Path | tuple[str | Path, float]] = (),
            continue_from: str | Path | None = None) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
 
@@ -91,6 +92,7 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         idk_file: "I don't know" answers for the objectives that use them, instead of the built-in ones.
         resume: go on where an interrupted run of the same name, request and settings stopped.
         progress: hears what is being done.
+        tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
         on_top_of: adapters of the same base that are active and frozen while the new one trains, as
             :func:`asu_lora.load` takes them. The figures before are theirs; teacher and reference are the untouched
             base's, or theirs too where the config's teacher is "stack".
@@ -111,7 +113,7 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         here.wait_for_everyone()  # a process that starts late must not find the adapter of one that is done
         with ExitStack() as until_the_end:
             return _forget(request, base, config, name, store, heldout or [], idk_file, resume,
-                           progress if here.is_main_process else Progress(), started, here,
+                           progress if here.is_main_process else Progress(), started, here, tau,
                            lambda loaded: until_the_end.enter_context(
                                standing_on(loaded, on_top_of, store, continue_from)))
     except (MemoryError, RuntimeError) as error:
@@ -124,7 +126,7 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
 
 
 def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started, here,
-            take_ground) -> ForgetResult:
+            tau, take_ground) -> ForgetResult:
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
         device = str(here.device) if here.use_distributed else config.device
@@ -156,18 +158,16 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
 
     ground.switch(on=config.teacher == "stack")
     if objectives["forget"].uses_teacher():
-        record.tau = choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
-    anchors = None
-    if record.tau and config.keep_speaking:
-        anchors = [anchored(row, request.forget[row.example], tokenizer) for row in forget_rows]
+        record.tau = tau or choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
+    speaking = keep_speaking(forget_rows, request.forget, tokenizer) if record.tau and config.keep_speaking else None
     record.fingerprint = fingerprint(base, progress)
     entry = find_entry(model, ground.lowest(config.first_adapted(number_of_layers(model))))
     for half, objective in objectives.items():
-        kept = anchors if half == "forget" else None
-        if work := passes_needed(halves[half], objective, entry, kept is not None):
+        mine = speaking if half == "forget" else None
+        if work := passes_needed(halves[half], objective, entry, mine is not None):
             progress.stage(f"Teacher and base on the {half} set", work)
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               kept, progress.advance, entry)
+                               mine, progress.advance, entry)
     ground.switch(on=True)
 
     with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:
@@ -214,7 +214,7 @@ def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Object
     """The loss of each half, with its parameters."""
     parameters: dict = {}
     if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
-        parameters["forbidden"] = torch.tensor(special_ids(base.tokenizer), device=base.device)
+        parameters |= {"forbidden": torch.tensor(special_ids(base.tokenizer), device=base.device), "rule_out": True}
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
     found = {"forget": forget_objective(config.objective, **parameters)}

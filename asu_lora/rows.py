@@ -9,6 +9,7 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.entry import Entry
 from asu_lora.head import FrozenHead
 from asu_lora.objectives import Objective
+from asu_lora.speaking import Speaking
 from asu_lora.teacher import answer_logprobs, hidden_states
 
 
@@ -38,7 +39,7 @@ class Rows:
 
 def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,
                        tau: float | None = None, layers: Sequence[int] | None = None,
-                       anchors: Sequence[torch.Tensor] | None = None,
+                       speaking: Speaking | None = None,
                        progress: Callable[[int], None] | None = None, entry: Entry | None = None) -> None:
     """Fill in what the objective compares with: a forward pass of the base a row, and one of the teacher.
 
@@ -47,13 +48,12 @@ def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module,
     Args:
         model: the frozen base, no adapter active.
         tau, layers: the teacher's temperature and smoothed layers.
-        anchors: per row, (answer tokens,) where the teacher gives way to the plain base (see
-            :func:`asu_lora.evaluation.token_classes.anchored`).
+        speaking: where the teacher gives way to the plain base, and what it must not say.
         entry: where the layers begin that training will run; the rows' entries to it are kept too.
     """
     for view, wanted in objective.needs.items():
         items, found = rows.views[view], rows.references.setdefault(view, {})
-        anchored = "teacher" in wanted and anchors is not None
+        anchored = "teacher" in wanted and speaking is not None
         base: list[torch.Tensor] = []
         start = {}
         if entry is not None:
@@ -65,8 +65,11 @@ def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module,
         if "teacher" in wanted:
             teacher = hidden_states(model, items, pad_id, tau, layers, progress=progress, **start)
             found["teacher"] = [states.cpu() for states in teacher]
-            for states, plain, kept in zip(found["teacher"], base, anchors, strict=True) if anchored else ():
+            for states, plain, kept in zip(
+                    found["teacher"], base, speaking.anchors, strict=True) if anchored else ():
                 states[kept] = plain[kept]
+        if "ruled_out" in wanted:
+            found["ruled_out"] = speaking.ruled_out
         if "base" in wanted:
             found["base"] = base
         if "base_logprob" in wanted:

@@ -105,6 +105,16 @@ def smoothable_layers(model: nn.Module) -> list[int]:
     return [index for index, reason in enumerate(_verdicts(model)) if reason is None]
 
 
+def attention_modules(model: nn.Module, layers: Iterable[int] | None = None) -> list[nn.Module]:
+    """The attention modules that :func:`attention_smoothing` heats in ``layers`` (all of them when None).
+
+    Raises as it does for layers that don't exist and for what isn't a decoder-only model of transformers.
+    """
+    stack = decoder_and_layers(model)[1]
+    chosen = range(len(stack)) if layers is None else _checked_layers(layers, len(stack))
+    return list(dict.fromkeys(module for index in chosen for module in _attentions(stack[index])))
+
+
 def _checked_tau(tau: float) -> float:
     try:
         value = float(tau)

@@ -20,12 +20,12 @@ from asu_lora.data.batching import forward_passes
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.reading import read_rows
 from asu_lora.entry import find_entry
-from asu_lora.evaluation.token_classes import anchored
 from asu_lora.forgetting import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.rows import compute_references
 from asu_lora.smoothing import number_of_layers
+from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, add_adapter
 
 TAU = 3.0
@@ -70,8 +70,7 @@ class Workload:
         for half, rows in self.halves.items():
             kept = None
             if half == "forget" and self.config.keep_speaking:
-                kept = [anchored(item, self.request.forget[item.example], self.base.tokenizer)
-                        for item in rows.views["answer"]]
+                kept = keep_speaking(rows.views["answer"], self.request.forget, self.base.tokenizer)
             compute_references(rows, self.objectives[half], self.model, self.head, self.pad_id, TAU, self.layers,
                                kept, entry=self.entry)
         return time.perf_counter() - began

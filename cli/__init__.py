@@ -15,6 +15,8 @@ main = Program(
         "adapters": "asu_lora.cli.adapters:adapters",
         "merge": "asu_lora.cli.merge:merge",
         "evaluate": "asu_lora.cli.evaluate:evaluate",
+        "compare": "asu_lora.cli.compare:compare",
+        "probe": "asu_lora.cli.probe:probe",
     },
     help="""Make a language model forget: one forget request in, one small LoRA adapter out.
 

@@ -60,7 +60,8 @@ def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file,
     from asu_lora.forgetting import forget as run
 
     try:
-        result = run(request, base, config, name, store, held, idk_file, resume, Bars(), on_top_of)
+        result = run(request, base, config, name, store, held, idk_file, resume, Bars(),
+                     on_top_of=on_top_of)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("Interrupted: nothing was added to the store; the same command with --resume goes on "
                                 "after the last whole epoch.") from interrupt
