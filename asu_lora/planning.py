@@ -4,6 +4,7 @@ Shapes come from the config, on the meta device; tokens from the tokenizer. No w
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases import resolve_base
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.request import ForgetRequest
+from asu_lora.ground import check_ground
 from asu_lora.head import CHUNK_ELEMENTS
 from asu_lora.loading import causal_lm_config, choose_device, compute_dtype, load_tokenizer
 from asu_lora.settings import ForgetConfig
@@ -25,7 +27,8 @@ from asu_lora.training import check_optimizer
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, an 8-bit scale each 64, a 32-bit one each 256 of those
 
 
-def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str, store: str | Path) -> dict[str, str]:
+def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str, store: str | Path,
+             on_top_of: Iterable[str] = ()) -> dict[str, str]:
     """Check everything that can be checked, and say what the run would do.
 
     Raises:
@@ -35,6 +38,7 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
     with disk_errors(Path(store)):
         AdapterStore(store).check_name(name)
     source = resolve_base(base)
+    ground = check_ground(source, on_top_of, store)
     model_config = causal_lm_config(source, config.trust_remote_code)
     tokenizer = load_tokenizer(source, config.trust_remote_code)
     encoder = Encoder(tokenizer, config.max_length)
@@ -58,6 +62,7 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
         "adapter": f"{name}, in {store}",
         "base": f"{source.name} ({model_config.architectures[0] if model_config.architectures else '?'}), "
                 f"{config.precision} on {device}, arithmetic in {str(compute).removeprefix('torch.')}",
+        **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in ground)} if ground else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
         "retain rows": f"{len(request.retain)} ({sum(map(len, retain))} tokens), {request.retain_source}",
         "answers cut off": str(cut),

@@ -46,6 +46,8 @@ class ForgetConfig:
                                   "(punctuation, the question's words, the spelling of a word once begun, the end of "
                                   "turn), and at a fact learn what the teacher would say instead: without the fact "
                                   "and without what was already said. Off is the paper's loss.", group="Method")
+    teacher: str = setting("base", "What teacher and reference are made of, with --on-top-of: the untouched base, or "
+                           "the stack beneath the new adapter.", choices=("base", "stack"), group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
                                   group="Adapter")

@@ -63,7 +63,7 @@ class UnlearningTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             # "auto" would ask the hub for the base's config
-            self.model.model.save_pretrained(folder, save_embedding_layers=False)
+            self.model.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         set_peft_model_state_dict(self.model.model, load_peft_weights(resume_from_checkpoint, device="cpu"))

@@ -92,7 +92,7 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
     if not asked:
         result = chosen.score(stack, sets, **({"log": log} if log is not None else {}), progress=Bars())
     elif sets:
-        result = score(stack, sets, sentence_encoder, nli_model, notes, Bars())
+        result = score(stack, sets, sentence_encoder, nli_model, [*stack.notes, *notes], Bars())
         if log is not None:
             result.more["forget quality"] = retain_quality(result.records, log)
         if unseen:
