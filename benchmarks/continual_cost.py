@@ -43,7 +43,7 @@ HISTORIES = {
     "running": HistoryConfig("running"),
 }
 SETTINGS = ForgetConfig(precision="fp32", device="cpu", tau=3.0, smooth_layers="all", adapter_layers="all", rank=RANK,
-                        epochs=1, warmup=0.0, eval_rows=0, batch_size=2, retain_per_forget=1)
+                        epochs=3, warmup=0.0, eval_rows=0, batch_size=2, retain_per_forget=1)
 TOKENS = 512
 REPEATS = 5
 
