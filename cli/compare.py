@@ -52,8 +52,7 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
     progress = Bars()
     progress.stage("Reading the request")
     quiet_libraries()
-    from asu_lora.comparison.methods import PAPER, learning_rates, plan_runs
-    from asu_lora.comparison.methods import methods as methods_of
+    from asu_lora.comparison.plan import learning_rates, plan_runs
     from asu_lora.comparison.questions import comparison_sets
     from asu_lora.comparison.report import as_json as everything
     from asu_lora.comparison.report import write_report
@@ -61,6 +60,8 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
     from asu_lora.data.request import ForgetRequest
     from asu_lora.evaluation.scoring_models import scoring_models
     from asu_lora.evaluation.suites.tofu import tofu_sets
+    from asu_lora.methods import PAPER
+    from asu_lora.methods import methods as methods_of
 
     try:
         chosen = methods_of(PAPER if methods is None else filter(str.strip, methods.split(",")))

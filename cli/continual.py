@@ -63,6 +63,7 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
     from asu_lora.continual.histories import run_methods
     from asu_lora.continual.report import table, taken_rows
     from asu_lora.continual.run import HistoryConfig
+    from asu_lora.methods import file_name
 
     history = HistoryConfig(mode, consolidate_every, consolidate_rank)
     try:
@@ -86,4 +87,4 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
     click.echo(f"Written: {', '.join(str(path) for path in written)}")
     name, last = next((name, found[-1]) for name, found in records.items())
     active = "".join(f" --adapter {adapter}" for adapter, _ in last.active)
-    click.echo(f'Ask it:  asu-lora ask "..." --base {base} --store {out / name.replace("+", "-") / "adapters"}{active}')
+    click.echo(f'Ask it:  asu-lora ask "..." --base {base} --store {out / file_name(name) / "adapters"}{active}')

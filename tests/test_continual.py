@@ -15,7 +15,6 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
 from asu_lora.continual.evaluating import Questions, efficacies, retain_questions, score_step
 from asu_lora.continual.folding import fold
-from asu_lora.continual.methods import method_configs
 from asu_lora.continual.run import HistoryConfig, read_records, run_history
 from asu_lora.continual.steps import read_steps
 from asu_lora.continual.taking_back import take_back
@@ -24,6 +23,7 @@ from asu_lora.evaluation.metrics.harmonic import forget_efficacy
 from asu_lora.evaluation.scoring import means
 from asu_lora.forgetting import forget
 from asu_lora.loading import load_base
+from asu_lora.methods import method_configs
 from asu_lora.plots.continual import continual_figure
 from tests.test_ground import Stop, logits
 from tests.tiny_run import FACTS, rows, tiny_settings
@@ -110,7 +110,7 @@ def test_histories_that_cannot_be_read(tmp_path, files):
             read_steps(sources, by=by)
 
 
-@pytest.mark.parametrize("text", ["ASU", "ASU_XX", "ASU_KL=much", "ASU_KL=-1", ",", "ASU_KL,asu_kl"])
+@pytest.mark.parametrize("text", ["ASU", "ASU_XX", "ASU_KL=much", "ASU_KL=-1", ",", "ASU_KL,asu_kl", "Base"])
 def test_methods_that_are_none(text):
     with pytest.raises(SettingError):
         method_configs(text, tiny_settings())

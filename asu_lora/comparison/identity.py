@@ -10,7 +10,7 @@ from typing import Any
 import asu_lora
 from asu_lora.adapters.atomic import write_atomic
 from asu_lora.comparison import VARIED
-from asu_lora.comparison.methods import Run
+from asu_lora.comparison.plan import Run
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.question_sets import QuestionSet

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.comparison.identity import run_identity
-from asu_lora.comparison.methods import Run, method
+from asu_lora.comparison.plan import Run
 from asu_lora.comparison.results import DONE, FAILED, TRAINED, RunResult, in_order, read_result
 from asu_lora.errors import AsuLoraError, StoreError
 from asu_lora.evaluation.scoring import Evaluation, evaluate
 from asu_lora.forgetting import forget
 from asu_lora.loading import LoadedBase
 from asu_lora.memory import out_of_memory
+from asu_lora.methods import method
 from asu_lora.progress import Progress
 from asu_lora.record import library_versions
 from asu_lora.stack import Stack, load, remove_adapters

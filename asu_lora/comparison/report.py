@@ -7,10 +7,10 @@ from pathlib import Path
 
 from asu_lora.adapters.atomic import write_atomic
 from asu_lora.comparison.maker import disk_sentence
-from asu_lora.comparison.methods import lr_text
 from asu_lora.comparison.results import SCORES, percent
 from asu_lora.comparison.runs import Comparison
 from asu_lora.comparison.table import csv_text, paper_table
+from asu_lora.methods import lr_text
 from asu_lora.plots.compare import compare_figure
 from asu_lora.plots.style import save_figure
 from asu_lora.record import library_versions

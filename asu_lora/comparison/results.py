@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from asu_lora.adapters.atomic import write_atomic
-from asu_lora.comparison.methods import BASE, PAPER, lr_text
+from asu_lora.methods import BASE, PAPER, lr_text
 
 SCORES = ("MU", "FE", "Avg")
 TRAINED, DONE, FAILED = "trained", "done", "failed"  # an adapter without scores; all there; why not

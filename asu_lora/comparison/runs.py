@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from asu_lora.comparison.identity import claim, shared_identity
 from asu_lora.comparison.maker import Maker, disk_sentence
-from asu_lora.comparison.methods import Run
+from asu_lora.comparison.plan import Run
 from asu_lora.comparison.results import RunResult, best_runs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
@@ -70,7 +70,7 @@ def compare(request: ForgetRequest, base: str | LoadedBase, sets: Sequence[Quest
     Args:
         request: what to forget and to keep, the same for all.
         sets: what every run is scored on (:func:`~asu_lora.comparison.questions.comparison_sets`).
-        runs: methods and learning rates (:func:`~asu_lora.comparison.methods.plan_runs`).
+        runs: methods and learning rates (:func:`~asu_lora.comparison.plan.plan_runs`).
         out: the comparison's folder: ``adapters/`` is a store, ``runs/`` holds a JSON file a run.
         config: the settings of every run; objective, retain loss, learning rate and eval_rows are set here.
         records: also write every question's answer and scores, ``runs/NAME.records.jsonl``. They hold text.

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asu_lora.comparison.methods import BASE, lr_text
 from asu_lora.comparison.results import SCORES, RunResult, percent
 from asu_lora.evaluation.question_sets import FORGET, RETAIN
+from asu_lora.methods import BASE, lr_text
 
 BEST, SECOND = "best", "second"
 BESIDE = (("forget ROUGE", FORGET, "rouge"), ("forget probability", FORGET, "probability"),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from asu_lora.continual.evaluating import Questions, retain_questions
-from asu_lora.continual.methods import folder_name, method_configs
 from asu_lora.continual.report import write_report
 from asu_lora.continual.run import HistoryConfig, StepRecord, check_resumable, run_history
 from asu_lora.continual.steps import Step, read_steps
@@ -16,6 +15,7 @@ from asu_lora.evaluation.question_sets import AUTHORS, WORLD
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites.tofu import tofu_sets
 from asu_lora.loading import LoadedBase, load_base
+from asu_lora.methods import file_name, method_configs
 from asu_lora.progress import Progress
 from asu_lora.record import library_versions
 from asu_lora.settings import ForgetConfig
@@ -33,7 +33,7 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
 
     Args:
         requests, retain, by, most_steps: see :func:`~asu_lora.continual.steps.read_steps`.
-        methods: see :func:`~asu_lora.continual.methods.method_configs`.
+        methods: see :func:`~asu_lora.methods.method_configs`.
         questions: most questions of a request or set; 0 scores nothing.
         data: TOFU's folder or hub id, for real authors and world facts.
         encoder, nli: models behind two of the scores.
@@ -49,7 +49,7 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
     chosen = method_configs(methods, config)
     steps = read_steps(requests, retain, by, most_steps)
     for name in chosen:
-        check_resumable(out / folder_name(name), resume)
+        check_resumable(out / file_name(name), resume)
     if back is not None and (not questions or not 1 <= back <= len(steps) or history.mode == "running"):
         raise SettingError(f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
                            "steps, and --mode stack or independent.")
@@ -67,12 +67,12 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
 
         progress.note(f"Method {name}")
         before = next((found[0] for found in records.values()), None)  # the base is the same for all methods
-        records[name] = run_history(steps, base, own, out / folder_name(name), history, asked, resume, progress,
+        records[name] = run_history(steps, base, own, out / file_name(name), history, asked, resume, progress,
                                     report, before)
     taken = {}
     for name in chosen if back is not None else ():
         progress.note(f"Method {name} without step {back}")
-        taken[name] = take_back(steps, base, out / folder_name(name), back, asked, progress)
+        taken[name] = take_back(steps, base, out / file_name(name), back, asked, progress)
     progress.close()
     return records, taken, write_report(out, records, about, taken)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from asu_lora.comparison.methods import BASE
 from asu_lora.comparison.results import RunResult
 from asu_lora.comparison.table import common_label
+from asu_lora.methods import BASE
 from asu_lora.plots.labels import Box, place_labels
 from asu_lora.plots.style import COLOURS, COLUMN, MARKERS, new_figure, paper_style
 
