@@ -104,6 +104,20 @@ class TellEpoch(TrainerCallback):
         self.pairs.set_epoch(int(state.epoch))
 
 
+class Arguments(TrainingArguments):
+    """transformers' arguments, but for the warm-up of short runs."""
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """The share of the steps, rounded up; none where it is less than a step.
+
+        The rate of a warm-up's first step is 0: rounded up from less, it would waste a step, and a run of one step
+        would train nothing.
+        """
+        if self.warmup_steps * num_training_steps < 1:
+            return 0
+        return min(super().get_warmup_steps(num_training_steps), num_training_steps - 1)
+
+
 def check_optimizer(config: ForgetConfig) -> None:
     """Refuse an optimizer that Trainer doesn't have.
 
@@ -120,7 +134,7 @@ def training_arguments(config: ForgetConfig, folder: Path, device: torch.device,
     """transformers' arguments for a run in ``folder``."""
     cuda = device.type == "cuda"
     optimizer = config.optimizer if config.optimizer != "auto" else ("paged_adamw_8bit" if cuda else "adamw_torch")
-    arguments = TrainingArguments(
+    arguments = Arguments(
         output_dir=str(folder), per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.grad_accum, num_train_epochs=config.epochs, learning_rate=config.lr,
         lr_scheduler_type=config.scheduler if config.scheduler != "constant" else "constant_with_warmup",

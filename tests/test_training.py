@@ -24,6 +24,7 @@ from asu_lora.progress import Progress
 from asu_lora.rows import Rows, compute_references
 from asu_lora.settings import ForgetConfig
 from asu_lora.student import Student, adapted, add_adapter
+from asu_lora.training import training_arguments
 from tests.tiny_run import encoded_facts, rows, tiny_request, tiny_settings
 
 
@@ -155,6 +156,21 @@ def test_every_objective_runs(base, tmp_path, objective, retain):
                     store=tmp_path)
     assert math.isfinite(result.record.training["train_loss"])
     assert (result.record.tau is not None) == objective.startswith("asu")
+
+
+@pytest.mark.parametrize("changes", [{}, {"scheduler": "cosine"}, {"scheduler": "constant"}, {"warmup": 0.9}])
+def test_a_run_of_one_step_trains(base, tmp_path, changes):
+    result = forget(tiny_request(), base, tiny_settings(epochs=1, batch_size=6, **changes), store=tmp_path / "store")
+    assert result.record.training["steps"] == 1
+    moved = [bool(weight.any()) for key, weight in weights(tmp_path / "store", result.name).items() if "lora_B" in key]
+    assert moved and all(moved)
+
+
+def test_the_warm_up_is_a_share_of_the_steps(tmp_path):
+    arguments = training_arguments(ForgetConfig(warmup=0.05), tmp_path, torch.device("cpu"), torch.float32, False)
+    assert [arguments.get_warmup_steps(steps) for steps in (1, 2, 19, 20, 21, 100)] == [0, 0, 0, 1, 2, 5]
+    arguments = training_arguments(ForgetConfig(warmup=0.99), tmp_path, torch.device("cpu"), torch.float32, False)
+    assert [arguments.get_warmup_steps(steps) for steps in (1, 2, 3)] == [0, 1, 2]
 
 
 def test_a_request_that_keeps_nothing_says_so(base, tmp_path, snapshot):
