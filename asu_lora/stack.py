@@ -11,10 +11,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adapters.weighted import parse_adapter, weighted
 from asu_lora.bases import BaseSource
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import question_answer
-from asu_lora.errors import AdapterError, SettingError
+from asu_lora.errors import AdapterError
 from asu_lora.evaluation.generation import generate_answers
 from asu_lora.loading import LoadedBase, load_base
 
@@ -112,31 +113,13 @@ def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
             active[fingerprint] = active.get(fingerprint, 0.0) + share
     notes = []
     for (folder, _), manifest in zip(folders, manifests, strict=True):
-        gone = [f"{below.name}:{below.weight:g}" if below.weight != 1 else below.name
-                for below in (manifest.on_top_of if manifest else ())
+        gone = [weighted(below.name, below.weight) for below in (manifest.on_top_of if manifest else ())
                 if not math.isclose(active.get(below.fingerprint, 0.0), below.weight, rel_tol=1e-6)]
         if gone:
             notes.append(f"The adapter '{folder.name}' was trained on top of {', '.join(gone)}, which this stack "
                          "doesn't have as it was then, so it may forget less and spoil more than its figures say; add "
                          f"{' '.join(f'--adapter {name}' for name in gone)}.")
     return notes
-
-
-def parse_adapter(text: str | Path) -> tuple[str, float]:
-    """``"name"`` or ``"name:0.5"`` into a name and a weight.
-
-    Raises:
-        SettingError: the weight is no number.
-    """
-    name, colon, weight = str(text).rpartition(":")
-    if not colon or "/" in weight or "\\" in weight:
-        return str(text), 1.0
-    try:
-        if math.isfinite(float(weight)):
-            return name, float(weight)
-        raise ValueError(weight)
-    except ValueError as error:
-        raise SettingError(f"The adapter '{text}' should be NAME or NAME:WEIGHT; '{weight}' is no number.") from error
 
 
 def check_base(folder: Path, source: BaseSource) -> None:

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from asu_lora.adapters.model_card import figure, figure_rows
 from asu_lora.adapters.stored import StoredAdapter
+from asu_lora.adapters.weighted import weighted
 from asu_lora.cli.console import stdout
+from asu_lora.reports import number
 
 
 def size(count: float) -> str:
@@ -47,7 +49,7 @@ def list_row(adapter: StoredAdapter) -> tuple[Any, ...]:
     space, state = size(adapter.size_bytes), adapter.state.split(":")[0]
     if manifest is None:
         return adapter.name, "-", base, "-", "-", space, "-", state
-    before, after = (_share(figures.get("forget_probability"))
+    before, after = (number(figures.get("forget_probability"))
                      for figures in (manifest.figures.before, manifest.figures.after))
     return (adapter.name, manifest.request.forget_rows, base, _method(manifest), manifest.created[:10], space,
             f"{before} -> {after}", state)
@@ -114,7 +116,7 @@ def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Pat
     """What to type to train an adapter again once the adapters ``without`` are gone."""
     method = adapter.manifest.method
     if method.objective == "combined":
-        parts = [_weighted(source["name"], source["weight"]) for source in method.details.get("sources", ())]
+        parts = [weighted(source["name"], source["weight"]) for source in method.details.get("sources", ())]
         return shlex.join(["asu-lora", "adapters", "combine", *parts, "--name", f"{adapter.name}-again", "--store",
                            str(store)])
     words = ["asu-lora", "forget", "FILE", "--base", adapter.base_id, "--store", str(store)]
@@ -122,22 +124,13 @@ def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Pat
     words += ["--retain-loss", method.retain_loss or "none"]
     for below in adapter.manifest.on_top_of:
         if below.name not in without:
-            words += ["--on-top-of", _weighted(below.name, below.weight)]
+            words += ["--on-top-of", weighted(below.name, below.weight)]
     return shlex.join(words)
-
-
-def _weighted(name: str, weight: float) -> str:
-    """As commands take it: ``a``, or ``a:0.5``."""
-    return name if weight == 1 else f"{name}:{weight:g}"
 
 
 def _method(manifest) -> str:
     tau = manifest.method.tau
     return manifest.method.objective + (f", tau {tau:g}" if tau is not None else "")
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _value(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import click
 
+from asu_lora.adapters.weighted import weighted
 from asu_lora.cli.options import adapter_option, base_option, json_option, machine_options, store_option
 
 
@@ -33,8 +34,7 @@ def ask(question, base, adapters, store, precision, device, as_json):
         stack = load(base, adapters, store, precision, device)
     for note in stack.notes:
         click.echo(f"Warning: {note}", err=True)
-    names = " + ".join(["base", *(f"{name}" if weight == 1 else f"{name}:{weight:g}"
-                                  for name, weight in stack.adapters)])
+    names = " + ".join(["base", *(weighted(name, weight) for name, weight in stack.adapters)])
 
     def answer(text: str) -> None:
         with stderr().status("Thinking ..."):

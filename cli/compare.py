@@ -3,11 +3,18 @@
 import shlex
 import sys
 from functools import partial
-from pathlib import Path
 
 import click
 
-from asu_lora.cli.options import base_option, json_option, scoring_options, where_option
+from asu_lora.cli.options import (
+    base_option,
+    check_suite,
+    json_option,
+    out_option,
+    retain_option,
+    scoring_options,
+    where_option,
+)
 from asu_lora.cli.settings import read_config, setting_options
 from asu_lora.comparison import VARIED
 
@@ -15,16 +22,13 @@ from asu_lora.comparison import VARIED
 @click.command(short_help="Train and score every unlearning method on one request.")
 @click.argument("file")
 @base_option
-@click.option("--retain", metavar="FILE", help="What must be kept: the same formats as FILE. Where its rows carry "
-              "perturbed answers, they are the retain set that is scored.  [default: built-in general questions]")
+@retain_option(" Where its rows carry perturbed answers, they are the retain set that is scored.")
 @where_option
 @click.option("--methods", "-m", metavar="NAME,...", help="Methods, FORGET_RETAIN: forget loss ga, npo, dpo, idk, me, "
               "asu or asu+idk, retain loss gd, kl, ap or none.  [default: the 13 of the paper's table]")
 @click.option("--lr", "rates", multiple=True, metavar="LR,...", help="Learning rates tried for each method, the best "
               "Avg is kept; METHOD=LR,... for one method alone. Repeatable.  [default: 0.001]")
-@click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default="comparison",
-              show_default=True, help="Folder for adapters, scores, table and figure. A comparison that lies there "
-              "goes on.")
+@out_option("Folder for adapters, scores, table and figure. A comparison that lies there goes on.", "comparison")
 @scoring_options
 @click.option("--records", is_flag=True, help="Also write every question's answer and scores, a JSON lines file a run. "
               "They hold the questions' text.")
@@ -44,8 +48,7 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
     table. A method that fails is a row that says so. The adapters lie in OUT/adapters, a store.
     """
     config = read_config(config, typed)
-    if suite and not data:
-        raise click.UsageError("--suite needs --data: the folder with its files, or its hub id.")
+    check_suite(suite, data)
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
@@ -68,7 +71,7 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
         runs = plan_runs(chosen, learning_rates(rates, chosen, config.lr))
         request = ForgetRequest.from_files(file, retain, dict(where))
         sets, notes = comparison_sets(
-            request, tofu_sets(data, split, None if task == "all" else task, questions) if suite else (), questions)
+            request, tofu_sets(data, split, task, questions) if suite else (), questions)
         progress.stage("Looking for the scoring models")
         sentence_encoder, nli_model, missing = scoring_models(encoder, nli)
         result = run(request, base, sets, runs, out, config, idk_file, sentence_encoder, nli_model, notes + missing,

@@ -1,10 +1,9 @@
 """asu-lora continual: requests one after another, and the curve that shows what holds."""
 
-from pathlib import Path
-
 import click
 
-from asu_lora.cli.options import base_option, json_option
+from asu_lora.adapters.weighted import weighted
+from asu_lora.cli.options import base_option, json_option, out_option, retain_option, scoring_models_options
 from asu_lora.cli.settings import read_config, setting_options
 
 
@@ -15,8 +14,7 @@ from asu_lora.cli.settings import read_config, setting_options
               "order its values first appear.")
 @click.option("--steps", type=click.IntRange(1), help="Only the first requests.  [default: all]")
 @base_option
-@click.option("--retain", metavar="FILE", help="What must be kept. From the step that asks a question on, it is left "
-              "out.  [default: built-in general questions]")
+@retain_option(" From the step that asks one of its questions on, that row is left out.")
 @click.option("--method", "-m", metavar="NAME,...", help="FORGET_RETAIN, such as ASU_KL; several give a line each in "
               "the figure. ASU_KL=1e-3 gives a method its own learning rate.  [default: --objective and --retain-loss]")
 @click.option("--mode", type=click.Choice(["stack", "independent", "running"]), default="stack", show_default=True,
@@ -26,14 +24,12 @@ from asu_lora.cli.settings import read_config, setting_options
               "into one after every K steps.  [default: never]")
 @click.option("--consolidate-rank", type=click.IntRange(1), metavar="R", help="Cut the folded adapter to this rank.  "
               "[default: exact]")
-@click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default="continual",
-              show_default=True, help="Folder for the adapters (OUT/METHOD/adapters), table, figure and state.")
+@out_option("Folder for the adapters (OUT/METHOD/adapters), table, figure and state.", "continual")
 @click.option("--questions", type=click.IntRange(0), default=40, show_default=True, help="Most questions of a request "
               "or set that are scored; five times as many over everything so far. 0 scores nothing.")
 @click.option("--data", metavar="DIR", help="Folder of TOFU's files, or locuslab/TOFU: adds its real authors and world "
               "facts, without which MU is missing values.")
-@click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.")
-@click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.")
+@scoring_models_options
 @click.option("--take-back", type=click.IntRange(1), metavar="STEP", help="At the end, score every request again "
               "without this step's adapter; the store stays as it is.")
 @click.option("--resume", is_flag=True, help="Go on with the run that lies in OUT; requests added at the end are done "
@@ -64,11 +60,13 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
     from asu_lora.continual.report import table, taken_rows
     from asu_lora.continual.run import HistoryConfig
     from asu_lora.methods import file_name
+    from asu_lora.reports import number
 
     history = HistoryConfig(mode, consolidate_every, consolidate_rank)
     try:
-        records, taken, written = run_methods(requests, base, config, out, method, history, retain, by, steps,
-                                              questions, data, encoder, nli, resume, Bars(), take_back)
+        with Bars() as progress:
+            records, taken, written = run_methods(requests, base, config, out, method, history, retain, by, steps,
+                                                  questions, data, encoder, nli, resume, progress, take_back)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("Interrupted: the steps done so far are kept; the same command with --resume goes on "
                                 "in the step it was in.") from interrupt
@@ -82,9 +80,9 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
     print_table(None, headings, rows, right=tuple(range(1, len(headings))))
     for name, found in taken.items():
         print_table(f"{name}: step {found.number} taken back", ("", "before", "after"),
-                    [(what, *("-" if score is None else f"{score:.1f}" for score in scores))
+                    [(what, *(number(score, 1) for score in scores))
                      for what, *scores in taken_rows(found)], right=(1, 2))
     click.echo(f"Written: {', '.join(str(path) for path in written)}")
     name, last = next((name, found[-1]) for name, found in records.items())
-    active = "".join(f" --adapter {adapter}" for adapter, _ in last.active)
+    active = "".join(f" --adapter {weighted(*entry)}" for entry in last.active)
     click.echo(f'Ask it:  asu-lora ask "..." --base {base} --store {out / file_name(name) / "adapters"}{active}')

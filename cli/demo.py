@@ -33,7 +33,8 @@ def demo(store, name, seed, replace, as_json):
         AdapterStore(store).remove(name)
     # the defaults, in half the memory: two forward passes a step
     config = ForgetConfig(seed=seed, batch_size=2, grad_accum=2)
-    result = run_demo(store, name, config, Bars())
+    with Bars() as progress:
+        result = run_demo(store, name, config, progress)
     parts = {"forget questions": result.forget, "held-out paraphrases": result.heldout,
              "control questions": result.controls}
     if as_json:

@@ -1,5 +1,6 @@
 """asu-lora evaluate: every score of a base with adapters."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -7,12 +8,15 @@ import click
 from asu_lora.cli.options import (
     adapter_option,
     base_option,
+    check_suite,
     json_option,
     machine_options,
+    scoring_options,
     store_option,
     where_option,
 )
 from asu_lora.evaluation.suites import SUITES
+from asu_lora.reports import percent
 
 NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC, percent already
 
@@ -24,16 +28,7 @@ NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC
 @click.option("--forget", metavar="FILE", help="Questions that should be forgotten.")
 @click.option("--retain", metavar="FILE", help="Questions that should be kept.")
 @where_option
-@click.option("--suite", type=click.Choice(list(SUITES)), help="A benchmark's sets instead of your own files.")
-@click.option("--data", metavar="DIR", help="The suite's folder, or its hub id (locuslab/TOFU). "
-              "MUSE and WMDP come from the hub by default.")
-@click.option("--split", default="forget01", show_default=True, help="TOFU's forget split.")
-@click.option("--task", default="1", show_default=True, help="task_id within TOFU's split; 'all' for every row.")
-@click.option("--questions", type=click.IntRange(1), default=300, show_default=True, help="Most questions of a set.")
-@click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.  "
-              "[default: paraphrase-MiniLM-L6-v2]")
-@click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.  "
-              "[default: deberta-v3-base-tasksource-nli]")
+@partial(scoring_options, suites=tuple(SUITES))
 @click.option("--retain-log", metavar="FILE", help="The --records of a model that never saw the forget set, or TOFU's "
               "eval log: gives forget quality (MUSE: PrivLeak).")
 @click.option("--holdout", metavar="FILE", help="Examples that the model never saw, like those to forget: gives the "
@@ -81,7 +76,7 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
         if not asked:
             sets = chosen.read(data or chosen.hub, questions)
         elif chosen:
-            sets = chosen.read(data, split, None if task == "all" else task, questions)
+            sets = chosen.read(data, split, task, questions)
         else:
             sets = own_sets(forget, retain, questions, dict(where)) if forget or retain or not tasks else []
         if asked and log is not None:
@@ -89,18 +84,19 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
         unseen = _holdout(holdout, questions) if holdout else []
         stack = load(base, adapters, store, precision, device)
         sentence_encoder, nli_model, notes = scoring_models(encoder, nli) if asked and sets else (None, None, [])
-    if not asked:
-        result = chosen.score(stack, sets, **({"log": log} if log is not None else {}), progress=Bars())
-    elif sets:
-        result = score(stack, sets, sentence_encoder, nli_model, [*stack.notes, *notes], Bars())
-        if log is not None:
-            result.more["forget quality"] = retain_quality(result.records, log)
-        if unseen:
-            from asu_lora.evaluation.membership import add_membership
+    with Bars() as progress:
+        if not asked:
+            result = chosen.score(stack, sets, **({"log": log} if log is not None else {}), progress=progress)
+        elif sets:
+            result = score(stack, sets, sentence_encoder, nli_model, [*stack.notes, *notes], progress)
+            if log is not None:
+                result.more["forget quality"] = retain_quality(result.records, log)
+            if unseen:
+                from asu_lora.evaluation.membership import add_membership
 
-            add_membership(result, stack, sets, unseen, Bars())
-    else:
-        result = Evaluation({}, [])
+                add_membership(result, stack, sets, unseen, progress)
+        else:
+            result = Evaluation({}, [])
     if tasks:
         with stderr().status("lm-evaluation-harness ..."):
             result.lm_eval = run_tasks(stack, tasks)
@@ -112,8 +108,7 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
 
 
 def _refuse_contradictions(suite, data, forget, retain, retain_log, holdout, asked, lm_eval):
-    if suite == "tofu" and not data:
-        raise click.UsageError("--suite needs --data: the folder with its files, or its hub id.")
+    check_suite(suite, data)
     if holdout and not asked:
         raise click.UsageError(f"--holdout is for questions of your own or of TOFU; {suite} has its own sets.")
     if retain_log and suite == "wmdp":
@@ -156,6 +151,4 @@ def _value(values, metric):
 
 
 def _score(name, value):
-    if value is None:
-        return "missing"
-    return f"{value:.3g}" if name in NOT_PERCENT else f"{100 * value:.2f}"
+    return percent(value) if value is None or name not in NOT_PERCENT else f"{value:.3g}"

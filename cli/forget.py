@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from asu_lora.cli.options import base_option, json_option, store_option, where_option
+from asu_lora.adapters.weighted import weighted
+from asu_lora.cli.options import base_option, json_option, retain_option, store_option, where_option
 from asu_lora.cli.settings import read_config, setting_options
 
 
 @click.command(short_help="Train one adapter that makes a base forget a request.")
 @click.argument("file")
 @base_option
-@click.option("--retain", metavar="FILE", help="What must be kept: the same formats as FILE.  "
-              "[default: built-in general questions]")
+@retain_option()
 @click.option("--name", "-n", help="The adapter's name in the store.  [default: FILE's name]")
 @store_option
 @where_option
@@ -94,8 +94,7 @@ def report(result, base: str, store: Path) -> None:
                f"peak memory {record.peak_memory / 1e9:.1f} GB.")
     click.echo(f"The adapter ({size:.1f} MB): {result.path}")
     asked = "" if str(store) == "adapters" else f" --store {store}"
-    stack = "".join(f" --adapter {below.name}" + (f":{below.weight:g}" if below.weight != 1 else "")
-                    for below in record.on_top_of)
+    stack = "".join(f" --adapter {weighted(below.name, below.weight)}" for below in record.on_top_of)
     click.echo(f"\nAsk it:   asu-lora ask --base {base}{stack} --adapter {result.name}{asked}"
                f"\nShow it:  asu-lora adapters show {result.name}{asked}"
                f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged")

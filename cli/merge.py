@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.console import print_json, stderr
-from asu_lora.cli.options import adapter_option, base_option, json_option, store_option
+from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, store_option
 
 CAME_BACK = 3  # the exit code of a check that fails
 
@@ -13,8 +13,7 @@ CAME_BACK = 3  # the exit code of a check that fails
 @click.command()
 @base_option
 @adapter_option
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path),
-              help="The folder to write; it must not hold anything yet.")
+@out_option("The folder to write; it must not hold anything yet.")
 @click.option("-p", "--precision", type=click.Choice(["bf16", "fp16", "fp32", "nf4"]), default="bf16",
               show_default=True, help="What the merged weights are stored in.")
 @click.option("--onto", type=click.Choice(["quantized", "original"]),
@@ -117,12 +116,9 @@ def merge(base: str, adapters: tuple[str, ...], out: Path, precision: str, onto:
     if check:
         from asu_lora.merging.check import check as check_merged
 
-        bars = Bars()
-        try:
+        with Bars() as bars:
             checked = check_merged(source, chosen, out, precision, asked, kept, tolerance, report.onto,
                                    trust_remote_code=trust_remote_code, progress=bars)
-        finally:
-            bars.close()
     if as_json:
         print_json(report.as_dict() | ({"check": checked.as_dict()} if checked else {}))
     else:

@@ -4,6 +4,7 @@ from statistics import fmean
 
 import click
 
+from asu_lora.adapters.weighted import weighted
 from asu_lora.cli.console import print_table
 
 LOST_TOO_MUCH = 0.1  # of the update: said aloud, because forgotten facts may return
@@ -48,7 +49,7 @@ def _check_row(row, checked) -> tuple:
 
 
 def _summary(report) -> list[str]:
-    names = " + ".join(name if weight == 1 else f"{name}:{weight:g}" for name, weight in report.adapters)
+    names = " + ".join(weighted(name, weight) for name, weight in report.adapters)
     total = report.overall
     files = f"{report.shards} file{'s' * (report.shards > 1)}"
     lines = [f"{report.base} + {names} -> {report.out}: {report.precision}, {report.bytes / 1e9:.2f} GB in "

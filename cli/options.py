@@ -1,6 +1,6 @@
 """Options that several commands share, each set as one decorator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -49,6 +49,57 @@ def machine_options(command: Callable) -> Callable:
     return command
 
 
+def retain_option(more: str = "") -> Callable[[Callable], Callable]:
+    """What must be kept; ``more`` is what a command does with it."""
+    return click.option("--retain", metavar="FILE", help=f"What must be kept: the same formats as FILE.{more}  "
+                        "[default: built-in general questions]")
+
+
+def out_option(help: str, default: str | None = None) -> Callable[[Callable], Callable]:
+    """A folder to write; required where there is no default."""
+    return click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=default,
+                        required=default is None, show_default=True, help=help)
+
+
+def scoring_models_options(command: Callable) -> Callable:
+    """The models behind two of the scores."""
+    for option in (
+        click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.  "
+                     "[default: deberta-v3-base-tasksource-nli]"),
+        click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.  "
+                     "[default: paraphrase-MiniLM-L6-v2]"),
+    ):
+        command = option(command)
+    return command
+
+
+def scoring_options(command: Callable, suites: Collection[str] = ("tofu",)) -> Callable:
+    """What a model is scored on, and with which models; ``task`` is None for every row."""
+    more = " MUSE and WMDP come from the hub by default." if len(suites) > 1 else ""
+    command = scoring_models_options(command)
+    for option in reversed((
+        click.option("--suite", type=click.Choice(list(suites)), help="A benchmark's sets instead of your own files."),
+        click.option("--data", metavar="DIR", help=f"The suite's folder, or its hub id (locuslab/TOFU).{more}"),
+        click.option("--split", default="forget01", show_default=True, help="TOFU's forget split."),
+        click.option("--task", default="1", show_default=True, callback=_none_for_all,
+                     help="task_id within TOFU's split; 'all' for every row."),
+        click.option("--questions", type=click.IntRange(1), default=300, show_default=True,
+                     help="Most questions of a set."),
+    )):
+        command = option(command)
+    return command
+
+
+def check_suite(suite: str | None, data: str | None) -> None:
+    """Refuse TOFU without its files: unlike the others', its place must be said."""
+    if suite == "tofu" and not data:
+        raise click.UsageError("--suite needs --data: the folder with its files, or its hub id.")
+
+
+def _none_for_all(ctx, param, task):
+    return None if task == "all" else task
+
+
 def _pairs(ctx, param, values):
     pairs = []
     for value in values:
@@ -59,21 +110,3 @@ def _pairs(ctx, param, values):
             raise click.BadParameter(f"the column '{column}' is named twice; a row has one value of it.")
         pairs.append((column, wanted))
     return pairs
-
-
-def scoring_options(command: Callable) -> Callable:
-    """What a model is scored on, and with which models."""
-    for option in reversed((
-        click.option("--suite", type=click.Choice(["tofu"]), help="A benchmark's sets instead of your own files."),
-        click.option("--data", metavar="DIR", help="The suite's folder, or its hub id (locuslab/TOFU)."),
-        click.option("--split", default="forget01", show_default=True, help="The suite's forget split."),
-        click.option("--task", default="1", show_default=True, help="task_id within the split; 'all' for every row."),
-        click.option("--questions", type=click.IntRange(1), default=300, show_default=True,
-                     help="Most questions of a set."),
-        click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.  "
-                     "[default: paraphrase-MiniLM-L6-v2]"),
-        click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.  "
-                     "[default: deberta-v3-base-tasksource-nli]"),
-    )):
-        command = option(command)
-    return command

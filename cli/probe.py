@@ -1,10 +1,8 @@
 """asu-lora probe: which words a smoothed teacher loses, at which tau."""
 
-from pathlib import Path
-
 import click
 
-from asu_lora.cli.options import base_option, json_option, machine_options, where_option
+from asu_lora.cli.options import base_option, json_option, machine_options, out_option, where_option
 from asu_lora.probing.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
 
 HEADS = ("tau", "NLL\nfactual", "NLL\nfunction", "NLL\ncopied", "entropy\nfactual", "entropy\nfunction", "own\nROUGE",
@@ -18,8 +16,7 @@ HEADS = ("tau", "NLL\nfactual", "NLL\nfunction", "NLL\ncopied", "entropy\nfactua
               help="Temperatures: FIRST:LAST:STEP, such as 1:4:0.5, or a list. 1, the base, is always measured.")
 @click.option("--layers", multiple=True, metavar="LAYERS", help="A group of decoder layers to smooth: all, lower, "
               "middle, upper (thirds), or ranges such as 4-20; repeat it for several.  [default: these four]")
-@click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default="probe", show_default=True,
-              help="The folder for the figure (SVG, PDF, PNG), probe.json and probe.csv. They hold no text of FILE.")
+@out_option("Folder for the figure (SVG, PDF, PNG), probe.json and probe.csv. They hold no text of FILE.", "probe")
 @where_option
 @click.option("--question-words", type=click.Choice(["apart", "function"]), default="apart", show_default=True,
               help="Answer words that stand in the question: a class of their own, or function words.")
@@ -59,7 +56,8 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
 
         check_folder(out)
         loaded = load_base(base, precision, device)
-    result = measure(examples, loaded, taus, layers or DEFAULT_GROUPS, question_words, questions, answers, Bars())
+    with Bars() as progress:
+        result = measure(examples, loaded, taus, layers or DEFAULT_GROUPS, question_words, questions, answers, progress)
     files = write_report(result, out)
     if as_json:
         print_json(as_dict(result))
@@ -70,11 +68,12 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
 def report(result, files) -> None:
     """A table a layer group, the recommended tau and why, and where the figure lies."""
     from asu_lora.cli.console import print_table
+    from asu_lora.reports import number
 
     for group, points in result.curves:
-        rows = [(f"{p.tau:g}", *(_number(p.nll[name]) for name in ("factual", "function", "copied")),
-                 *(_number(p.entropy[name]) for name in ("factual", "function")),
-                 *(_number(p.own and getattr(p.own, name)) for name in ("rouge", "gibberish_rate"))) for p in points]
+        rows = [(f"{p.tau:g}", *(number(p.nll[name]) for name in ("factual", "function", "copied")),
+                 *(number(p.entropy[name]) for name in ("factual", "function")),
+                 *(number(p.own and getattr(p.own, name)) for name in ("rouge", "gibberish_rate"))) for p in points]
         print_table(f"\nLayers {group.label}: NLL and attention entropy in nats, own answers as shares", HEADS, rows,
                     right=tuple(range(len(HEADS))))
     tokens = ", ".join(f"{count} {name}" for name, count in result.tokens.items() if count)
@@ -85,7 +84,3 @@ def report(result, files) -> None:
     for note in result.notes:
         click.echo(note, err=True)
     click.echo("Figure and figures: " + ", ".join(map(str, files)))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -27,6 +27,12 @@ class Bars(Progress):
         self.name, self.total, self.done, self.began, self.said = "", None, 0, 0.0, 0.0
         self.figures: dict[str, float] = {}
 
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()
         self.name, self.total, self.done, self.figures, self.began = name, total, 0, {}, time.monotonic()

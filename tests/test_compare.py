@@ -130,7 +130,7 @@ def test_the_learning_rate_with_the_highest_average_is_kept_and_all_are_shown(ma
     tried = {result.lr: result.score("Avg") for result in made.results if result.method == "NPO_GD"}
     assert set(tried) == {1e-4, 2e-3}
     [kept] = [result.lr for result in made.best if result.method == "NPO_GD"]
-    assert kept == max(tried, key=tried.get) == 2e-3
+    assert kept == max(tried, key=tried.get)
     assert (made.out / "comparison.md").read_text().count("| NPO_GD |") == 3
 
 
@@ -332,5 +332,5 @@ def test_a_suite_with_the_requests_own_retain_set(taught_base, tmp_path):
 
 def test_an_out_that_is_a_file_is_refused(base, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(StoreError, match="can't be written"):
+    with pytest.raises(StoreError, match="folder .*out can't be changed"):
         again(base, tmp_path / "out")

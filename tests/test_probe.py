@@ -300,7 +300,7 @@ def test_the_command_prints_tables_and_the_recommended_tau(asked):
     (["empty.jsonl"], "empty.jsonl holds no rows"),
     (["nothing.jsonl"], "There is no file nothing.jsonl"),
     (["spans.jsonl"], "'spans' of row 1: the answer doesn't hold the text 'wasps'."),
-    (["r.jsonl", "--out", "r.jsonl/below"], "r.jsonl/below can't be made"),
+    (["r.jsonl", "--out", "r.jsonl/below"], "r.jsonl/below can't be changed"),
 ])
 def test_bad_input_is_one_sentence(asked, tmp_path, words, message):
     (tmp_path / "empty.jsonl").touch()

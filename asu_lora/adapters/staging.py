@@ -122,11 +122,11 @@ class Staging:
 
 
 @contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Say a refusal of the disk (full, read-only, no permission) in one sentence."""
+def disk_errors(root: Path, what: str = "adapter store") -> Iterator[None]:
+    """Say a refusal of the disk (full, read-only, no permission) in one sentence, about ``what`` lies at ``root``."""
     try:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename and str(error.filename) != str(root) else ""
         why = f"{error.strerror or error}{where}"
-        raise StoreError(f"The adapter store {root} can't be changed: {why}.") from error
+        raise StoreError(f"The {what} {root} can't be changed: {why}.") from error

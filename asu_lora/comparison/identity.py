@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import asu_lora
-from asu_lora.adapters.atomic import write_atomic
 from asu_lora.comparison import VARIED
 from asu_lora.comparison.plan import Run
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.loading import LoadedBase
+from asu_lora.reports import write_files
 from asu_lora.settings import ForgetConfig
 
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
@@ -46,8 +46,7 @@ def claim(file: Path, shared: dict[str, Any]) -> None:
         SettingError: it holds another comparison; the first difference is named.
     """
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps(shared, indent=1) + "\n")
+        write_files(file.parent, {file.name: json.dumps(shared, indent=1) + "\n"})
         return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.comparison.identity import run_identity
 from asu_lora.comparison.plan import Run
@@ -89,7 +90,7 @@ class Maker:
                 scored = evaluate(stack, self.sets, self.encoder, self.nli, self.notes, progress)
             result.scores, result.state = checked_summary(scored), DONE
             if self.records:
-                with disk_sentence(self.folder):
+                with disk_errors(self.folder, "folder"):
                     scored.write_records(self.records_file(run))
 
     @contextmanager
@@ -148,12 +149,3 @@ def checked_summary(scored: Evaluation) -> dict:
             if value is not None and not math.isfinite(value):
                 values[metric] = None
     return summary
-
-
-@contextmanager
-def disk_sentence(out: Path) -> Iterator[None]:
-    """Say a refusal of the disk in one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"The comparison's folder {out} can't be written: {error.strerror or error}.") from error

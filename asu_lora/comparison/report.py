@@ -5,15 +5,15 @@ import platform
 from dataclasses import asdict
 from pathlib import Path
 
-from asu_lora.adapters.atomic import write_atomic
-from asu_lora.comparison.maker import disk_sentence
-from asu_lora.comparison.results import SCORES, percent
+from asu_lora.adapters.staging import disk_errors
+from asu_lora.comparison.results import SCORES
 from asu_lora.comparison.runs import Comparison
 from asu_lora.comparison.table import csv_text, paper_table
 from asu_lora.methods import lr_text
 from asu_lora.plots.compare import compare_figure
 from asu_lora.plots.style import save_figure
 from asu_lora.record import library_versions
+from asu_lora.reports import percent, write_files
 
 STEM = "comparison"
 
@@ -58,17 +58,14 @@ def write_report(comparison: Comparison, command: str | None = None) -> list[Pat
     Raises:
         StoreError: the disk refuses.
     """
-    stem, kept = comparison.out / STEM, comparison.best
-    texts = {".md": as_markdown(comparison, command), ".csv": csv_text(comparison.results, kept),
-             ".json": json.dumps(as_json(comparison, command), indent=1, ensure_ascii=False) + "\n"}
-    written = []
-    with disk_sentence(comparison.out):
-        for ending, text in texts.items():
-            written.append(stem.with_suffix(ending))
-            write_atomic(written[-1], text)
+    kept = comparison.best
+    with disk_errors(comparison.out, "folder"):
+        written = write_files(comparison.out, {
+            f"{STEM}.md": as_markdown(comparison, command), f"{STEM}.csv": csv_text(comparison.results, kept),
+            f"{STEM}.json": json.dumps(as_json(comparison, command), indent=1, ensure_ascii=False) + "\n"})
         points = [result for result in kept if result.done and None not in map(result.score, SCORES)]
         if points:
-            written += save_figure(compare_figure(points), stem)
+            written += save_figure(compare_figure(points), comparison.out / STEM)
     return written
 
 

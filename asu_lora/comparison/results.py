@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from asu_lora.adapters.atomic import write_atomic
 from asu_lora.methods import BASE, PAPER, lr_text
+from asu_lora.reports import percent, write_files
 
 SCORES = ("MU", "FE", "Avg")
 TRAINED, DONE, FAILED = "trained", "done", "failed"  # an adapter without scores; all there; why not
@@ -78,13 +78,7 @@ class RunResult:
 
     def write(self, path: Path) -> None:
         """Write the run's file: whole, or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
-
-
-def percent(value: float | None) -> str:
-    """A share as the tables have it: percent, two decimals."""
-    return "missing" if value is None else f"{100 * value:.2f}"
+        write_files(path.parent, {path.name: json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"})
 
 
 def read_result(path: Path, identity: str) -> RunResult | None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from asu_lora.adapters.staging import disk_errors
 from asu_lora.comparison.identity import claim, shared_identity
-from asu_lora.comparison.maker import Maker, disk_sentence
+from asu_lora.comparison.maker import Maker
 from asu_lora.comparison.plan import Run
 from asu_lora.comparison.results import RunResult, best_runs
 from asu_lora.data.refusals import refusals
@@ -155,7 +156,7 @@ def alone(out: Path) -> Iterator[None]:
     Raises:
         StoreError: another process is at it, or the disk refuses, here or in the block.
     """
-    with disk_sentence(out):
+    with disk_errors(out, "folder"):
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
         try:

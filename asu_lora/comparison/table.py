@@ -1,14 +1,13 @@
 """The table of a comparison, in the paper's form: MU, FE and Avg in percent, best bold, second underlined."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asu_lora.comparison.results import SCORES, RunResult, percent
+from asu_lora.comparison.results import SCORES, RunResult
 from asu_lora.evaluation.question_sets import FORGET, RETAIN
 from asu_lora.methods import BASE, lr_text
+from asu_lora.reports import csv_table, markdown_table, percent
 
 BEST, SECOND = "best", "second"
 BESIDE = (("forget ROUGE", FORGET, "rouge"), ("forget probability", FORGET, "probability"),
@@ -32,12 +31,9 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown: **best**, <u>second</u>."""
-        lines = ["| " + " | ".join(self.columns) + " |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
         shown = {BEST: "**{}**", SECOND: "<u>{}</u>", None: "{}"}
-        for row in self.rows:
-            cells = [shown[cell.mark].format(cell.text.replace("|", "\\|").replace("\n", " ")) for cell in row]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
+        return markdown_table(self.columns, [[shown[cell.mark].format(cell.text) for cell in row]
+                                             for row in self.rows])
 
 
 def paper_table(results: Sequence[RunResult]) -> Table:
@@ -78,17 +74,15 @@ def ranks(results: Sequence[RunResult], name: str, label: str) -> dict[int, str]
 
 def csv_text(results: Sequence[RunResult], kept: Sequence[RunResult]) -> str:
     """Every run a line, in full precision, shares as shares; a partial score's label says so."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     scored = [column for name in SCORES for column in (name, f"{name} label")]
-    writer.writerow(["method", "lr", "kept", "state", *scored, *(title for title, _, _ in BESIDE), "gibberish", "tau",
-                     "training seconds", "evaluation seconds", "adapter", "failure"])
+    rows = []
     for result in results:
         scores = [value for name in SCORES
                   for value in ((result.score(name), result.label(name)) if result.done else (None, None))]
-        writer.writerow([
+        rows.append([
             result.method, result.lr, "yes" if result in kept else "no", result.state, *scores,
             *(result.figure(questions, metric) for _, questions, metric in BESIDE), result.gibberish_rate(),
             result.training.get("tau"), result.seconds.get("training"), result.seconds.get("evaluation"),
             result.adapter, result.failure])
-    return file.getvalue()
+    return csv_table(["method", "lr", "kept", "state", *scored, *(title for title, _, _ in BESIDE), "gibberish", "tau",
+                      "training seconds", "evaluation seconds", "adapter", "failure"], rows)

@@ -1,18 +1,16 @@
 """A history's figures as CSV, JSON and Markdown; every file is whole at any moment."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.atomic import write_atomic
 from asu_lora.adapters.staging import disk_errors
 from asu_lora.continual.run import StepRecord
 from asu_lora.continual.taking_back import TakenBack
 from asu_lora.plots.continual import save_curves
+from asu_lora.reports import csv_table, markdown_table, number, write_files
 
 # key, heading
 COLUMNS = (("average", "Avg"), ("utility", "MU"), ("efficacy", "FE, this request"), ("efficacy_so_far", "FE so far"),
@@ -30,8 +28,8 @@ def table(records: Records) -> tuple[list[str], list[list[str]]]:
     rows = []
     for method, steps in records.items():
         for record in steps:
-            scores = [record.scores.get(key) for key, _ in COLUMNS]
-            rows.append([method, str(record.number) if record.number else "base", *(_shown(score) for score in scores),
+            scores = [number(record.scores.get(key), 1) for key, _ in COLUMNS]
+            rows.append([method, str(record.number) if record.number else "base", *scores,
                          f"{record.seconds:.0f}", f"{record.evaluation_seconds:.0f}",
                          f"{record.adapter_bytes / 1e6:.2f}", str(len(record.active)), str(record.active_rank)])
     return headings, rows
@@ -47,17 +45,15 @@ def write_report(folder: str | Path, records: Records, about: Mapping[str, Any],
         taken: a request of each method that was taken back.
     """
     folder, taken = Path(folder), taken or {}
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        written = {f"{NAME}.csv": _csv(records), f"{NAME}.md": _markdown(records, about, taken),
-                   f"{NAME}.json": json.dumps({"about": about, "methods": {
-                       method: [asdict(record) for record in steps] for method, steps in records.items()},
-                       "taken_back": {method: asdict(found) for method, found in taken.items()}}, indent=1) + "\n"}
-        for name, text in written.items():
-            write_atomic(folder / name, text)
-        figures = save_curves({method: steps for method, steps in records.items() if any(s.scores for s in steps)},
-                              folder / NAME)
-    return [*(folder / name for name in written), *figures]
+    everything = {"about": about,
+                  "methods": {method: [asdict(record) for record in steps] for method, steps in records.items()},
+                  "taken_back": {method: asdict(found) for method, found in taken.items()}}
+    with disk_errors(folder, "folder"):
+        written = write_files(folder, {
+            f"{NAME}.csv": _csv(records), f"{NAME}.md": _markdown(records, about, taken),
+            f"{NAME}.json": json.dumps(everything, indent=1) + "\n"})
+        scored = {method: steps for method, steps in records.items() if any(step.scores for step in steps)}
+        return written + save_curves(scored, folder / NAME)
 
 
 def taken_rows(found: TakenBack) -> list[tuple[str, float | None, float | None]]:
@@ -67,17 +63,15 @@ def taken_rows(found: TakenBack) -> list[tuple[str, float | None, float | None]]
 
 
 def _csv(records: Records) -> str:
-    text = io.StringIO()
     keys = ["number", "adapter", *(key for key, _ in COLUMNS), "seconds", "evaluation_seconds", "adapter_bytes",
             "active_bytes", "active_rank", "fold"]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", *keys, "active"])
+    rows = []
     for method, steps in records.items():
         for record in steps:
             values = asdict(record) | record.scores
-            writer.writerow([method, *("" if values.get(key) is None else values[key] for key in keys),
-                             " ".join(f"{name}:{weight:g}" for name, weight in record.active)])
-    return text.getvalue()
+            rows.append([method, *(values.get(key) for key in keys),
+                         " ".join(f"{name}:{weight:g}" for name, weight in record.active)])
+    return csv_table(["method", *keys, "active"], rows)
 
 
 def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, TakenBack]) -> str:
@@ -85,8 +79,7 @@ def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, Ta
     lines = ["# Requests one after another", "",
              "Scores in percent. Avg is the mean of MU and the FE of the step's own request; FE so far is over "
              "everything forgotten up to that step.", "",
-             "| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1),
-             *("| " + " | ".join(row) + " |" for row in rows), ""]
+             markdown_table(headings, rows)]
     for method, steps in records.items():
         scored = [record for record in steps if record.number and record.scores]
         if len(scored) > 1:
@@ -96,17 +89,13 @@ def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, Ta
                          f"{_change(first.scores['efficacy_first'], last.scores['efficacy_first'])}.")
             lines.append("")
     for method, found in taken.items():
-        lines += [f"## {method}: step {found.number} taken back", "", "| | before | after |", "|---|---:|---:|",
-                  *(f"| {what} | {_shown(before)} | {_shown(after)} |" for what, before, after in taken_rows(found)),
-                  ""]
+        lines += [f"## {method}: step {found.number} taken back", "",
+                  markdown_table(("", "before", "after"), [(what, number(before, 1), number(after, 1))
+                                                           for what, before, after in taken_rows(found)])]
     labels = sorted({label for steps in records.values() for r in steps for label in r.scores.get("labels", ())})
     lines += [f"Scores: {', '.join(labels)}.", ""] if labels else []
     lines += [f"- {key.replace('_', ' ')}: {_said(value)}" for key, value in about.items()]
     return "\n".join(lines) + "\n"
-
-
-def _shown(score: float | None) -> str:
-    return "-" if score is None else f"{score:.1f}"
 
 
 def _change(first: float | None, last: float | None) -> str:

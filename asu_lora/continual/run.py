@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.atomic import write_atomic
 from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.continual.evaluating import Questions, score_step
@@ -22,6 +21,7 @@ from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting import RUNS, forget
 from asu_lora.loading import LoadedBase
 from asu_lora.progress import Progress
+from asu_lora.reports import write_files
 from asu_lora.settings import ForgetConfig
 from asu_lora.stack import load
 
@@ -140,9 +140,9 @@ def run_history(steps: Sequence[Step], base: LoadedBase, config: ForgetConfig, f
                 stack.unload()
             record.scores, record.evaluation_seconds = scores.as_dict(), round(time.monotonic() - started, 1)
         records.append(record)
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / STATE, json.dumps(state | {"steps": [asdict(r) for r in records]}, indent=1) + "\n")
+        with disk_errors(folder, "folder"):
+            written = state | {"steps": [asdict(record) for record in records]}
+            write_files(folder, {STATE: json.dumps(written, indent=1) + "\n"})
         if done:
             done(records)
     return records

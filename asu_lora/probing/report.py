@@ -1,15 +1,15 @@
 """A probe as JSON and as a table."""
 
-import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asu_lora.errors import SettingError
+from asu_lora.adapters.staging import disk_errors
 from asu_lora.probing.grid import LayerGroup
 from asu_lora.probing.points import CLASSES, ProbePoint
 from asu_lora.probing.probe import Probe
+from asu_lora.reports import csv_table, write_files
 
 UNITS = {"nll": "nats a token, mean over a class's tokens",
          "entropy": "nats, mean over heads, the group's layers and a class's tokens",
@@ -43,35 +43,27 @@ def write_report(probe: Probe, folder: str | Path) -> list[Path]:
     """Write ``probe.json``, ``probe.csv`` and the figure (SVG, PDF, PNG) into a folder.
 
     Raises:
-        SettingError: the folder can't be written to.
+        StoreError: the disk refuses.
     """
     from asu_lora.plots.probe import probe_figure
     from asu_lora.plots.style import save_figure
 
-    folder = Path(folder)
-    check_folder(folder)
-    try:
-        (folder / "probe.json").write_text(json.dumps(as_dict(probe), indent=2) + "\n", encoding="utf-8")
-        rows = as_rows(probe)
-        with (folder / "probe.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        return [folder / "probe.json", folder / "probe.csv", *save_figure(probe_figure(probe), folder / "probe")]
-    except OSError as error:
-        raise SettingError(f"The report can't be written to {folder}: {error.strerror or error}.") from error
+    folder, rows = Path(folder), as_rows(probe)
+    with disk_errors(folder, "folder"):
+        written = write_files(folder, {
+            "probe.json": json.dumps(as_dict(probe), indent=2) + "\n",
+            "probe.csv": csv_table(list(rows[0]), [list(row.values()) for row in rows])})
+        return written + save_figure(probe_figure(probe), folder / "probe")
 
 
 def check_folder(folder: str | Path) -> None:
     """Make the folder of a report, before minutes of measuring.
 
     Raises:
-        SettingError: it can't be made.
+        StoreError: it can't be made.
     """
-    try:
+    with disk_errors(Path(folder), "folder"):
         Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"The folder {folder} can't be made: {error.strerror or error}.") from error
 
 
 def _values(point: ProbePoint) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""An adapter with its weight, as people type it: ``a``, or ``a:0.5``."""
+
+import math
+from pathlib import Path
+
+from asu_lora.errors import SettingError
+
+
+def parse_adapter(text: str | Path) -> tuple[str, float]:
+    """``"name"`` or ``"name:0.5"`` into a name and a weight.
+
+    Raises:
+        SettingError: the weight is no number.
+    """
+    name, colon, weight = str(text).rpartition(":")
+    if not colon or "/" in weight or "\\" in weight:
+        return str(text), 1.0
+    try:
+        if math.isfinite(float(weight)):
+            return name, float(weight)
+        raise ValueError(weight)
+    except ValueError as error:
+        raise SettingError(f"The adapter '{text}' should be NAME or NAME:WEIGHT; '{weight}' is no number.") from error
+
+
+def weighted(name: str, weight: float) -> str:
+    """A name and a weight as :func:`parse_adapter` reads them; 1 is left out."""
+    return name if weight == 1 else f"{name}:{weight:g}"
