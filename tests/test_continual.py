@@ -58,7 +58,7 @@ def steps(files):
 def stacked(base, steps, tmp_path_factory):
     """The folder of a history that has been stacked."""
     folder = tmp_path_factory.mktemp("stacked")
-    run_history(steps, base, tiny_settings(lr=1e-2, teacher="stack"), folder)
+    run_history(steps, base, tiny_settings(lr=5e-3, teacher="stack"), folder)
     return folder
 
 
