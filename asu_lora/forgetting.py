@@ -7,51 +7,45 @@ Under ``accelerate launch`` every process runs all of this: they share the train
 are measured, and the first of them alone writes and tells.
 """
 
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from asu_lora import calibration
 from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.collate import Collator
-from asu_lora.data.encoding import Encoded, Encoder, special_ids
+from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
 from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError, TrainingError
-from asu_lora.evaluation.figures import SetFigures, measure, sample
+from asu_lora.evaluation.figures import SetFigures, measure_sets, sample
 from asu_lora.evaluation.token_classes import token_classes
 from asu_lora.ground import Ground, standing_on
+from asu_lora.halves import build_objectives, encode_halves, tell_about_cuts
 from asu_lora.head import FrozenHead
 from asu_lora.loading import LoadedBase, choose_device, load_base
 from asu_lora.memory import out_of_memory, peak_memory
-from asu_lora.objectives import Objective, forget_objective, retain_objective
-from asu_lora.objectives.asu import ASU
-from asu_lora.objectives.asu_idk import ASUWithIDK
 from asu_lora.only_run import only_run
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
-from asu_lora.rows import Rows, compute_references, passes_needed
+from asu_lora.rows import compute_references, passes_needed
+from asu_lora.run_folder import RUNS, remove_run, run_folder
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
 from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted
 from asu_lora.training import check_optimizer, last_checkpoint, train, training_arguments
-
-RUNS = ".runs"  # checkpoints of unfinished runs, beside the adapters of the store
 
 
 @dataclass
@@ -210,69 +204,6 @@ def this_process(config: ForgetConfig, base: str | LoadedBase) -> PartialState:
     return PartialState(cpu=device.type == "cpu")
 
 
-def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Objective]:
-    """The loss of each half, with its parameters."""
-    parameters: dict = {}
-    if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
-        parameters |= {"forbidden": torch.tensor(special_ids(base.tokenizer), device=base.device), "rule_out": True}
-    if config.objective in ("npo", "dpo"):
-        parameters["beta"] = config.beta
-    found = {"forget": forget_objective(config.objective, **parameters)}
-    retain = retain_objective(config.retain_loss, **({"beta": config.beta} if config.retain_loss == "ap" else {}))
-    if retain is not None and config.retain_coeff > 0 and config.retain_per_forget > 0:
-        found["retain"] = retain
-    return found
-
-
-def encode_halves(request: ForgetRequest, encoder: Encoder, objectives: dict[str, Objective], idk: list[str],
-                  seed: int) -> dict[str, Rows]:
-    """Encode the views that the objectives look at; each row's refusal is drawn once, by the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    halves = {}
-    for half, objective in objectives.items():
-        examples = request.forget if half == "forget" else request.retain
-        views: dict[str, list[Encoded]] = {}
-        for view in objective.needs:
-            if view == "idk":
-                drawn = torch.randint(len(idk), (len(examples),), generator=generator).tolist()
-                asked = [Example(e.prompt, idk[i], {}, e.row) for e, i in zip(examples, drawn, strict=True)]
-                refuse_passages(asked)
-                views[view] = encoder.encode_all(asked, f"{half} row")
-            else:
-                views[view] = encoder.encode_all(examples, f"{half} row")
-        halves[half] = Rows(views)
-    return halves
-
-
-def refuse_passages(examples: list[Example]) -> None:
-    if any(example.is_passage for example in examples):
-        raise TrainingError('An "I don\'t know" answers a question, and this request has passages of plain text: use '
-                            "another objective or retain loss, such as asu with kl.")
-
-
-def tell_about_cuts(halves: dict[str, Rows], max_length: int, progress: Progress) -> None:
-    for half, rows in halves.items():
-        cut = sum(item.cut for item in rows.views.get("answer", []))
-        if cut:
-            progress.note(f"{cut} of {len(rows)} {half} answers are longer than --max-length {max_length} and were cut "
-                          "off: what stands beyond it is not trained on.")
-
-
-def measure_sets(model, head, tokenizer, encoder, sets, when: str, progress: Progress,
-                 here: PartialState) -> dict[str, SetFigures]:
-    """Figures of every set that has questions; each process measures its share of them."""
-    found = {}
-    for name, examples in sets.items():
-        if examples:
-            with here.split_between_processes(examples) as mine:
-                progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in mine))
-                part = measure(model, head, tokenizer, encoder, mine, progress)
-            parts = gather_object([part])
-            found[name] = SetFigures(*(sum(lists, []) for lists in zip(
-                *((p.probability, p.rouge, p.answers) for p in parts), strict=True)))
-    return found
-
-
 def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded], model, head, tokenizer, layers,
                progress: Progress) -> calibration.TauChoice:
     if config.tau != "auto":
@@ -295,41 +226,3 @@ def check_finite(student: torch.nn.Module) -> None:
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise TrainingError(f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was "
                                 "added to the store.")
-
-
-def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str], resume: bool,
-               here: PartialState, ground: Ground) -> Path:
-    """The folder of this run's checkpoints; a resumed run must be the run that was interrupted.
-
-    Raises:
-        TrainingError: what was interrupted was another run.
-        StoreError: the disk refuses.
-    """
-    folder = store.root / RUNS / name
-    identity = json.dumps({"request": record.request.fingerprint(), "base": record.fingerprint,
-                           "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
-                           "config": asdict(record.config), "precision": record.base.precision,
-                           "processes": here.num_processes, "ground": ground.identity()}, sort_keys=True)
-    kept = folder / "run.json"
-    found = resume and kept.is_file()
-    if found and kept.read_text() != identity:
-        raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
-                            "other adapters: give the same ones, or leave --resume out to start anew.")
-    here.wait_for_everyone()  # all have looked
-    if not found and here.is_main_process:
-        remove_run(folder)
-        with disk_errors(store.root):
-            folder.mkdir(parents=True, exist_ok=True)
-            kept.write_text(identity)
-    here.wait_for_everyone()
-    return folder
-
-
-def remove_run(folder: Path) -> None:
-    """Remove a run's checkpoints; what a logger wrote beside them (``--report-to tensorboard``) stays."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    (folder / "run.json").unlink(missing_ok=True)
-    with suppress(OSError):  # not empty, or gone
-        folder.rmdir()
-        folder.parent.rmdir()

@@ -20,7 +20,7 @@ from asu_lora.data.batching import forward_passes
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.reading import read_rows
 from asu_lora.entry import find_entry
-from asu_lora.forgetting import build_objectives, encode_halves
+from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.rows import compute_references

@@ -16,7 +16,8 @@ from asu_lora.collate import Collator, losses
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.errors import SettingError, TrainingError
-from asu_lora.forgetting import build_objectives, encode_halves, forget
+from asu_lora.forgetting import forget
+from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.objectives import retain_objective

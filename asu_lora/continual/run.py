@@ -18,10 +18,11 @@ from asu_lora.continual.evaluating import Questions, score_step
 from asu_lora.continual.folding import fold
 from asu_lora.continual.steps import Step
 from asu_lora.errors import SettingError, TrainingError
-from asu_lora.forgetting import RUNS, forget
+from asu_lora.forgetting import forget
 from asu_lora.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.reports import write_files
+from asu_lora.run_folder import RUNS
 from asu_lora.settings import ForgetConfig
 from asu_lora.stack import load
 

@@ -1,10 +1,12 @@
 """The figures of a forget run, before and after: what the model gives away, what it still knows, how it speaks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded, Encoder
@@ -63,6 +65,22 @@ def measure(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedToken
         model, tokenizer, prompts, enough_tokens(items, prompts), progress=progress.advance)]
     rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]
     return SetFigures(probability, rouge, answers)
+
+
+def measure_sets(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedTokenizerBase, encoder: Encoder,
+                 sets: Mapping[str, Sequence[Example]], when: str, progress: Progress,
+                 here: PartialState) -> dict[str, SetFigures]:
+    """Figures of every set that has questions; each process measures its share of them."""
+    found = {}
+    for name, examples in sets.items():
+        if examples:
+            with here.split_between_processes(examples) as mine:
+                progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in mine))
+                part = measure(model, head, tokenizer, encoder, mine, progress)
+            parts = gather_object([part])
+            found[name] = SetFigures(*(sum(lists, []) for lists in zip(
+                *((p.probability, p.rouge, p.answers) for p in parts), strict=True)))
+    return found
 
 
 def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> int:
