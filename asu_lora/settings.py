@@ -43,9 +43,10 @@ class ForgetConfig:
                                  "out there, and sentences survive), 'all', or ranges such as '4-20' or '0,5-9', "
                                  "counted from 0.", group="Method")
     keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact "
-                                  "(punctuation, the question's words, the spelling of a word once begun, the end of "
-                                  "turn), and at a fact learn what the teacher would say instead: without the fact "
-                                  "and without what was already said. Off is the paper's loss.", group="Method")
+                                  "(punctuation, names in the question, the spelling of a word once begun, the end of "
+                                  "turn), and at other content words learn what the teacher would say instead: "
+                                  "without that word and without those already said. Off is the paper's loss.",
+                                  group="Method")
     teacher: str = setting("base", "What teacher and reference are made of, with --on-top-of: the untouched base, or "
                            "the stack beneath the new adapter.", choices=("base", "stack"), group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")

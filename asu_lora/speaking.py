@@ -5,10 +5,10 @@ word writes loops and noise. Two things are put right before anything is learnt,
 
 *Anchors.* At tokens that hold an answer together and tell no fact, the target is the plain base.
 
-*Ruled out.* At a fact, the teacher's distribution is left without the fact itself and without the content words
-that question and answer have already said. What remains is what the teacher would say instead: another name,
-another place. So the teacher need not be hot enough to have lost the last trace of a fact (and with it its
-sentences), and does not fill the gap with echoes, which is how loops begin.
+*Ruled out.* At every other content word, the teacher's distribution is left without that word itself and without the
+content words that have already been said. What remains is what the teacher would say instead: another place,
+another trade, another turn of phrase. So the teacher need not be hot enough to have lost the last trace of a fact
+(and with it its sentences), and does not fill the gap with echoes, which is how loops begin.
 
 Neither is in the paper; ``--no-keep-speaking`` is its loss as it stands.
 """
@@ -63,8 +63,8 @@ def keep_speaking(rows: Sequence[Encoded], examples: Sequence[Example], tokenize
 def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """(answer tokens,) which tokens hold an answer together without telling a fact.
 
-    Punctuation; the end of turn; words of the question, which it gives away itself; the pieces of a word after
-    its first, which spell what that one has decided; and the first word, unless it is a fact.
+    Punctuation; the end of turn; names that the question gives away itself (its words with a capital); the pieces
+    of a word after its first, which spell what that one has decided; and the first word, unless it is a fact.
     """
     classes = token_classes(item, example, tokenizer)
     kept: list[bool] = []
@@ -73,24 +73,30 @@ def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase
         opening = opening and (not kept or not piece[:1].isspace())
         tells_nothing = not any(letter.isalnum() for letter in piece)
         spelling = _spells(before[-1:]) and _spells(piece[:1])
-        copied = classes[len(kept)] == TokenClass.COPIED
-        kept += [opening or tells_nothing or spelling or copied] * tokens
+        name = classes[len(kept)] == TokenClass.COPIED and piece.strip()[:1].isupper()
+        kept += [opening or tells_nothing or spelling or name] * tokens
         before = piece
     return torch.tensor(kept)
 
 
 def ruled_out(item: Encoded, example: Example, anchors: torch.Tensor,
               tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """For every answer token, the ids that a teacher must not say there: nothing but at facts."""
-    classes = token_classes(item, example, tokenizer)
+    """For every answer token, the ids that a teacher must not say there: nothing at function words and anchors.
+
+    At a fact these are the fact and the content words of the question and of the answer so far; at a word of the
+    question, that word and those of the answer so far.
+    """
     asked = [token for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
              if _is_content(tokenizer.decode([token]))]
-    said: dict[int, None] = dict.fromkeys(asked)
+    said: dict[int, None] = {}
     found = []
-    for token, kind, kept in zip(item.answer_ids, classes, anchors.tolist(), strict=True):
-        at_fact = kind == TokenClass.FACTUAL and not kept
-        latest = [other for other in list(said)[1 - MOST_RULED_OUT :] if other != token]
-        found.append([token, *latest] if at_fact else [])
+    for token, kind, kept in zip(item.answer_ids, token_classes(item, example, tokenizer), anchors.tolist(),
+                                 strict=True):
+        if kind == TokenClass.FUNCTION or kept:
+            found.append([])
+        else:
+            before = [*(asked if kind == TokenClass.FACTUAL else ()), *said]
+            found.append([token, *(i for i in dict.fromkeys(before[1 - MOST_RULED_OUT :]) if i != token)])
         if kind != TokenClass.FUNCTION:
             said.pop(token, None)
             said[token] = None  # the latest at the end

@@ -41,7 +41,12 @@ def marked(tokenizer, question, answer):
 
 def test_punctuation_spelling_end_and_opening_are_kept(tokenizer):
     assert marked(tokenizer, "Where was the author born?", "The author was born in Oslo.") == \
-        "[The author] was[ born] in Oslo[.<|im_end|>]"
+        "[The] author was born in Oslo[.<|im_end|>]"
+
+
+def test_names_of_the_question_are_kept(tokenizer):
+    assert marked(tokenizer, "Where was Qux born?", "The author Qux was born in Oslo.") == \
+        "[The] author[ Qux] was born in Oslo[.<|im_end|>]"
 
 
 def test_a_rare_word_is_decided_by_its_first_piece(tokenizer):
@@ -85,7 +90,8 @@ def test_at_a_fact_the_fact_and_what_was_said_are_ruled_out(tokenizer):
     table = dict(silenced(tokenizer, "Where was the author born?", "The author was born in Oslo on the day."))
     assert {" Oslo", " author", " born"} <= table[" Oslo"] and " was" not in table[" Oslo"]
     assert {" day", " Oslo", " author"} <= table[" day"]
-    for word in ("The", " author", " was", " in", " on", " the", ".", "<|im_end|>"):
+    assert table[" author"] == {" author"} and table[" born"] == {" born", " author"}  # words of the question
+    for word in ("The", " was", " in", " on", " the", ".", "<|im_end|>"):
         assert table[word] == set(), word
 
 
