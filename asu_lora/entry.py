@@ -17,7 +17,7 @@ import torch
 
 from asu_lora.data.batching import answer_hidden, forward_passes, pad_group
 from asu_lora.data.encoding import Encoded
-from asu_lora.smoothing import decoder_and_layers
+from asu_lora.decoder import decoder_and_layers
 
 MOST_TOKENS = 8192  # in one forward pass without gradients
 

@@ -27,6 +27,7 @@ from asu_lora.data.examples import Example
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.decoder import number_of_layers
 from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure_sets, sample
@@ -42,7 +43,6 @@ from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import compute_references, passes_needed
 from asu_lora.run_folder import RUNS, remove_run, run_folder
 from asu_lora.settings import ForgetConfig
-from asu_lora.smoothing import number_of_layers
 from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted
 from asu_lora.training import check_optimizer, last_checkpoint, train, training_arguments

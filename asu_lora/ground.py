@@ -19,9 +19,9 @@ from asu_lora.adapters.manifest import StackedOn, fingerprint_of, has_manifest, 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.stored import read_adapter_config
 from asu_lora.bases import BaseSource
+from asu_lora.decoder import decoder_and_layers
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.loading import LoadedBase
-from asu_lora.smoothing import decoder_and_layers
 from asu_lora.stack import adapter_folders, check_base, remove_adapters, stack_adapters
 
 NEW = "default"  # PEFT's name of the adapter that trains; that of a plain folder

@@ -16,11 +16,11 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases import resolve_base
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.request import ForgetRequest
+from asu_lora.decoder import number_of_layers
 from asu_lora.ground import check_ground
 from asu_lora.head import CHUNK_ELEMENTS
 from asu_lora.loading import causal_lm_config, choose_device, compute_dtype, load_tokenizer
 from asu_lora.settings import ForgetConfig
-from asu_lora.smoothing import number_of_layers
 from asu_lora.student import add_adapter
 from asu_lora.training import check_optimizer
 

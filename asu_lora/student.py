@@ -10,11 +10,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from asu_lora.data.batching import answer_hidden
+from asu_lora.decoder import number_of_layers
 from asu_lora.entry import Entry
 from asu_lora.errors import SettingError
 from asu_lora.ground import Ground
 from asu_lora.settings import ALL_LINEAR, ForgetConfig, parse_layers
-from asu_lora.smoothing import number_of_layers
 
 
 def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: Ground | None = None) -> PeftModel:

@@ -19,12 +19,12 @@ from asu_lora.collate import Collator, losses
 from asu_lora.data.batching import forward_passes
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.reading import read_rows
+from asu_lora.decoder import number_of_layers
 from asu_lora.entry import find_entry
 from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.rows import compute_references
-from asu_lora.smoothing import number_of_layers
 from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, add_adapter
 

@@ -26,8 +26,8 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases import resolve_base
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoder
+from asu_lora.decoder import base_model
 from asu_lora.evaluation.figures import measure, sample
-from asu_lora.evaluation.scoring import base_model
 from asu_lora.head import FrozenHead
 from asu_lora.loading import feed_head_contiguously, keep_trainable_layout, load_tokenizer
 from asu_lora.merging.durable import DurableSettings

@@ -20,6 +20,7 @@ from asu_lora.comparison.plan import Run
 from asu_lora.comparison.results import RunResult, best_runs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.decoder import number_of_layers
 from asu_lora.errors import SettingError, StoreError
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
@@ -27,7 +28,6 @@ from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.settings import ForgetConfig
-from asu_lora.smoothing import number_of_layers
 from asu_lora.student import adapted
 from asu_lora.training import check_optimizer
 

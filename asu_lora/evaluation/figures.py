@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
+from asu_lora.decoder import base_model
 from asu_lora.evaluation.generation import TOTAL_TOKENS, generate_answers
 from asu_lora.evaluation.metrics.gibberish import gibberish_rate, repetition
 from asu_lora.evaluation.metrics.probability import answer_probability
@@ -55,7 +56,7 @@ def measure(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedToken
         model: a causal LM, or a PEFT model with whatever adapters are active.
     """
     progress = progress or Progress()
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     items = encoder.encode_all(examples)
     states = hidden_states(base, items, tokenizer.pad_token_id)
     probability = example_probabilities(items, answer_logprobs(head, items, states))

@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import stop_ids
+from asu_lora.decoder import base_model
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
 BATCH_ROWS = 40
@@ -69,7 +70,7 @@ def _only_setting(model: torch.nn.Module, config: GenerationConfig) -> Iterator[
     A checkpoint's own settings (a repetition penalty, say) would fill whatever a config that is handed to
     ``generate`` leaves open, and a greedy answer is the model's, not its settings'.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     kept, base.generation_config = base.generation_config, config
     try:
         yield

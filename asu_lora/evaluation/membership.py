@@ -6,10 +6,11 @@ import torch
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
+from asu_lora.decoder import base_model
 from asu_lora.evaluation.metrics.min_k import auc, min_k
 from asu_lora.evaluation.metrics.score import Score
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet
-from asu_lora.evaluation.scoring import Evaluation, base_model
+from asu_lora.evaluation.scoring import Evaluation
 from asu_lora.head import FrozenHead
 from asu_lora.progress import Progress
 from asu_lora.stack import Stack

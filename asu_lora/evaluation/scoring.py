@@ -10,6 +10,7 @@ import torch
 
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
+from asu_lora.decoder import base_model
 from asu_lora.evaluation.generation import generate_answers
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, cosine_similarity
 from asu_lora.evaluation.metrics.entailment import EntailmentModel, entailment
@@ -120,11 +121,6 @@ def evaluate(stack: Stack, sets: Sequence[QuestionSet], encoder: SentenceEncoder
         result.sets[questions.name] = means(records, questions.name)
     progress.close()
     return result
-
-
-def base_model(model: torch.nn.Module) -> torch.nn.Module:
-    """The causal LM inside a PEFT model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def likelihoods(model: torch.nn.Module, head: FrozenHead, encoder: Encoder, examples: Sequence[Example],

@@ -23,6 +23,7 @@ from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.bases import BaseSource
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
+from asu_lora.decoder import base_model
 from asu_lora.errors import AsuLoraError, SettingError
 from asu_lora.evaluation.figures import measure, sample
 from asu_lora.head import FrozenHead
@@ -153,7 +154,7 @@ class _Asked:
 
     def of(self, model: torch.nn.Module, what: str) -> tuple[dict[str, float], dict[str, float] | None]:
         """Mean figures of the forget and of the retain questions."""
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        plain = base_model(model)
         head, encoder, found = FrozenHead(plain), Encoder(self.tokenizer), []
         for examples in self.sets.values():
             if not examples:

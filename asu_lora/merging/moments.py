@@ -6,6 +6,7 @@ import torch
 
 from asu_lora.data.batching import forward_passes
 from asu_lora.data.encoding import Encoded
+from asu_lora.decoder import base_model
 from asu_lora.errors import AdapterError
 from asu_lora.stack import Stack
 
@@ -32,7 +33,7 @@ class InputMoments:
         self.stack, self.most_bytes, self.heard = stack, most_bytes, heard
         self.sets = [items for items in sets if items]
         self.waiting = list(order)
-        base = stack.model.get_base_model() if hasattr(stack.model, "get_base_model") else stack.model
+        base = base_model(stack.model)
         self.decoder = base.get_decoder()
         modules = dict(base.named_modules())
         missing = [name for name in order if name not in modules]

@@ -14,6 +14,7 @@ from asu_lora import calibration
 from asu_lora.calibration import KnownTokens, TauChoice, answer_nll, choose_tau
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
+from asu_lora.decoder import number_of_layers
 from asu_lora.errors import DataError, SettingError
 from asu_lora.evaluation.figures import sample
 from asu_lora.evaluation.token_classes import TokenClass, token_classes
@@ -25,7 +26,6 @@ from asu_lora.probing.grid import DEFAULT_GROUPS, DEFAULT_TAUS, LayerGroup, defa
 from asu_lora.probing.points import CLASSES, ProbePoint
 from asu_lora.probing.recommendation import Recommendation, recommend
 from asu_lora.progress import Progress
-from asu_lora.smoothing import number_of_layers
 
 MOST_ANSWERS = 20
 

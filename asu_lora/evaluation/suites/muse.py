@@ -11,6 +11,7 @@ from statistics import fmean
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
+from asu_lora.decoder import base_model
 from asu_lora.errors import DataError
 from asu_lora.evaluation.figures import sample
 from asu_lora.evaluation.generation import generate_answers
@@ -20,7 +21,6 @@ from asu_lora.evaluation.metrics.min_k import auc
 from asu_lora.evaluation.metrics.privacy_leakage import privacy_leakage
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
 from asu_lora.evaluation.retain_log import log_min_k
-from asu_lora.evaluation.scoring import base_model
 from asu_lora.evaluation.suites.benchmark import BenchmarkEvaluation, one_value, read_split, texts
 from asu_lora.head import FrozenHead
 from asu_lora.progress import Progress

@@ -14,10 +14,10 @@ import torch
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.reading import read_rows
+from asu_lora.decoder import base_model
 from asu_lora.errors import DataError
 from asu_lora.evaluation.figures import sample
 from asu_lora.evaluation.metrics.score import Score
-from asu_lora.evaluation.scoring import base_model
 from asu_lora.evaluation.suites.benchmark import SUFFIXES, BenchmarkEvaluation, read_split, texts
 from asu_lora.head import FrozenHead
 from asu_lora.objectives.answers import label_logprob

@@ -1,0 +1,36 @@
+"""The text decoder inside a causal language model, whoever wraps it."""
+
+from torch import nn
+
+from asu_lora.errors import SmoothingError
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model that a PEFT model wraps, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_and_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+    """The text decoder and the list of its layers."""
+    base = base_model(model)
+    config = getattr(base, "config", None)
+    if not hasattr(base, "get_decoder") or getattr(config, "is_encoder_decoder", False):
+        raise SmoothingError(f"{class_name(base)} can't be smoothed: it is no decoder-only model of transformers.")
+    count = config.get_text_config().num_hidden_layers
+    for decoder in (base.get_decoder(), base.base_model):  # ModernBERT calls its output layer the decoder
+        for module in decoder.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return decoder, module
+    raise SmoothingError(f"{class_name(base)} can't be smoothed: it has no list of its {count} decoder layers.")
+
+
+def number_of_layers(model: nn.Module) -> int:
+    """How many decoder layers ``model`` (or the model a PEFT model wraps) has.
+
+    Raises SmoothingError for what isn't a decoder-only model of transformers.
+    """
+    return len(decoder_and_layers(model)[1])
+
+
+def class_name(module: nn.Module) -> str:
+    return type(module).__name__
