@@ -116,3 +116,17 @@ def test_i_dont_know_answers_are_our_own():
         pytest.skip("shared/tofu is not here")
     lines = {normal(line) for line in theirs.read_text(encoding="utf-8").splitlines()}
     assert not [row for row in rows("data/idontknow.jsonl") if normal(row["answer"]) in lines]
+
+
+def test_every_module_and_data_file_is_packaged():
+    """What a wheel holds is what pyproject.toml lists: a new package or kind of file must be added there."""
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    root = PACKAGE.parent
+    tool = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {package: root / tool["package-dir"].get(package, package.replace(".", "/"))
+               for package in tool["packages"]}
+    listed = {file for folder in folders.values() for file in folder.glob("*.py")}
+    listed |= {file for package, patterns in tool["package-data"].items() for pattern in patterns
+               for file in folders[package].glob(pattern)}
+    there = {file for folder in (PACKAGE, root / "cli") for file in folder.rglob("*") if file.is_file()}
+    assert {file for file in there if file.suffix != ".pyc"} == listed
