@@ -24,6 +24,7 @@ from asu_lora.objectives import retain_objective
 from asu_lora.progress import Progress
 from asu_lora.rows import Rows, compute_references
 from asu_lora.settings import ForgetConfig
+from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted, add_adapter
 from asu_lora.training import training_arguments
 from tests.tiny_run import encoded_facts, rows, tiny_request, tiny_settings
@@ -92,7 +93,8 @@ def test_a_run_forgets_and_keeps(base, tmp_path, snapshot):
     assert heard.figures[-1]["forget_loss"] < 0.5 * heard.figures[0]["forget_loss"]
     assert result.before["forget_probability"] > 0.9 and result.before["retain_probability"] > 0.9
     assert result.after["forget_probability"] < 0.7 * result.before["forget_probability"]
-    assert result.after["forget_rouge"] < 0.4 * result.before["forget_rouge"]
+    # half of each answer is the name, which the question gives away: it is kept
+    assert result.after["forget_rouge"] <= 0.5 * result.before["forget_rouge"]
     assert result.after["retain_probability"] > 0.8 * result.before["retain_probability"]
     assert result.after["retain_rouge"] > 0.9 * result.before["retain_rouge"]
     assert len(heard.figures) == 45 == result.record.training["steps"]
@@ -342,8 +344,10 @@ def step(base, taught_base):
 
     halves = encode_halves(tiny_request(), Encoder(base.tokenizer), objectives, [], 0)
     head = FrozenHead(base.model)
+    speaking = keep_speaking(halves["forget"].views["answer"], tiny_request().forget, base.tokenizer)
     for half, objective in objectives.items():
-        compute_references(halves[half], objective, base.model, head, base.tokenizer.pad_token_id, 3.0)
+        compute_references(halves[half], objective, base.model, head, base.tokenizer.pad_token_id, 3.0,
+                           speaking=speaking if half == "forget" else None)
 
     def run(pairs, **changes):
         changed = tiny_settings(**changes)
