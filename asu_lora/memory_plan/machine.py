@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -31,7 +32,7 @@ class MachineMemory:
     def live(self, count: float) -> int:
         return int(count * self.waste)
 
-    def loading(self, weights: int, checkpoint: int, unquantised: int) -> Loading:
+    def loading(self, checkpoint: int, unquantised: int) -> Loading:
         """transformers maps the checkpoint's files, and 4-bit weights are made of copies in the compute type."""
         if not self.host_loading:
             return Loading(0, 0)
@@ -45,11 +46,22 @@ def machine_memory(device: torch.device) -> MachineMemory:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a new process can have on this device."""
+    """Bytes that this process can hold on the device, with what it holds already."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    page = os.sysconf("SC_PAGE_SIZE")
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        available = next(int(line.split()[1]) << 10 for line in _lines("/proc/meminfo") if "MemAvailable" in line)
+        own = int(next(iter(_lines("/proc/self/statm"))).split()[1]) * page
+    except (OSError, StopIteration):  # no Linux: all there is
+        return os.sysconf("SC_PHYS_PAGES") * page
+    try:  # a container may be allowed less than the machine has
+        limit, used = (int(_lines(f"/sys/fs/cgroup/memory.{name}")[0]) for name in ("max", "current"))
+        available = min(available, limit - used)
+    except (OSError, ValueError, IndexError):  # "max": no limit
+        pass
+    return available + own
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="ascii").splitlines()

@@ -21,7 +21,7 @@ from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.evaluation.figures import enough_tokens
 from asu_lora.evaluation.generation import BATCH_ROWS
 from asu_lora.head import FrozenHead
-from asu_lora.memory_plan.machine import MachineMemory, machine_memory
+from asu_lora.memory_plan.machine import machine_memory
 from asu_lora.memory_plan.simulation import LiveBytes, kernels
 from asu_lora.objectives import Objective
 from asu_lora.rows import Rows
@@ -96,13 +96,14 @@ def plan_memory(run: PlannedRun, config: ForgetConfig, lower_cache: bool = False
     machine = machine_memory(run.device)
     quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
     weights = weight_bytes(run.model, quantised)
-    loading = machine.loading(weights, run.checkpoint, sum(w.numel() for w in quantised.values()) * run.compute.itemsize)
+    state = _hidden(run) * run.compute.itemsize
+    loading = machine.loading(run.checkpoint, sum(w.numel() for w in quantised.values()) * run.compute.itemsize)
     fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
     phases = {"loading": fixed | {"left of loading": loading.peak}}
     reading = _reading(run, quantised, [items for rows in run.halves.values() for items in rows.views.values()])
     if config.eval_rows and run.evaluated:
         evaluating = _reading(run, quantised, run.evaluated)
-        states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * _hidden(run) * run.compute.itemsize
+        states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * state
         cache, others, logits = _answering(run, quantised)
         phases["evaluating"] = fixed | max(
             ({"activations": machine.live(evaluating), "cache": states},
@@ -112,10 +113,12 @@ def plan_memory(run: PlannedRun, config: ForgetConfig, lower_cache: bool = False
     kept = {"cache": references}
     if lower_cache:
         tokens = sum(len(i) for rows in run.halves.values() for items in rows.views.values() for i in items)
-        kept["lower layers' cache"] = tokens * _hidden(run) * run.compute.itemsize
-    again = sum(len(i.answer_ids) for i in run.halves["forget"].views.get("answer", ())) * _hidden(run)
+        kept["lower layers' cache"] = tokens * state
+    again = sum(len(i.answer_ids) for i in run.halves["forget"].views.get("answer", ())) * state
     phases["targets"] = fixed | kept | {"activations": machine.live(reading),
-                                        "cache": references + again * run.compute.itemsize}
+                                        "cache": references + again}
+    if run.device.type != "cpu":
+        kept = {}  # the references wait in the host's memory; a batch brings its own along
     with adapted(run.model, config) as student:
         trainable = [p for p in student.parameters() if p.requires_grad]
         others, logits = _step(run, config, student, trainable, quantised)
