@@ -18,6 +18,10 @@ from asu_lora.hub import hub_answers
 
 EMBEDDED = "smollm2-135m"
 _CHUNK = 8 << 20
+# Config, tokenizer in each of its formats, chat templates (also those of additional_chat_templates/), weights,
+# custom code, and the terms that whoever hands on a merged model must pass along.
+FETCHED = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer.model*", "*.spm", "*.tiktoken", "*.safetensors", "*.py",
+           "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,9 @@ def resolve_base(name: str, revision: str | None = None) -> BaseSource:
 def _from_hub(name: str, revision: str | None) -> BaseSource:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.py"]
     online = hub_answers()
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=not online)
+        folder = snapshot_download(name, revision=revision, allow_patterns=FETCHED, local_files_only=not online)
     except Exception as error:  # hub, network and cache errors all mean the same to the person
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         if not online:

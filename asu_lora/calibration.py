@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from asu_lora.data.encoding import Encoded
+from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.token_classes import TokenClass
 from asu_lora.head import FrozenHead
@@ -34,6 +35,37 @@ class TauPoint:
     tau: float
     factual_rise: float
     function_rise: float
+
+
+@dataclass(frozen=True)
+class KnownTokens:
+    """The answer tokens that tau is judged by: those the base knows, by class.
+
+    Attributes:
+        base: (T,) NLL of every answer token of all rows in the base, nats.
+        factual, function: (T,) which of them carry facts, which only words.
+    """
+
+    base: torch.Tensor
+    factual: torch.Tensor
+    function: torch.Tensor
+
+    @classmethod
+    def find(cls, base: torch.Tensor, kinds: torch.Tensor) -> "KnownTokens":
+        """Args: ``base`` as above; ``kinds``, (T,), the :class:`TokenClass` of every token."""
+        known = base < -math.log(KNOWN)
+        factual, function = kinds == TokenClass.FACTUAL, kinds == TokenClass.FUNCTION
+        if not factual.any():
+            factual = kinds != TokenClass.FUNCTION  # everything stands in the question: then that is what is known
+        if not factual.any():
+            factual = torch.ones_like(known)
+        return cls(base, factual & known if (factual & known).sum() >= FEWEST_KNOWN else factual,
+                   function & known if (function & known).any() else torch.ones_like(known))
+
+    def point(self, tau: float, nll: torch.Tensor) -> TauPoint:
+        """The point of the curve at which the tokens have these NLLs, (T,)."""
+        rise = nll - self.base
+        return TauPoint(round(tau, 4), rise[self.factual].mean().item(), rise[self.function].mean().item())
 
 
 @dataclass(frozen=True)
@@ -64,22 +96,15 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
     """
     at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
-    base = _nll(model, head, items, pad_id, 1.0, layers)
-    known = base < -math.log(KNOWN)
-    factual, function = kinds == TokenClass.FACTUAL, kinds == TokenClass.FUNCTION
-    if not factual.any():
-        factual = kinds != TokenClass.FUNCTION  # everything stands in the question: then that is what is known
-    if not factual.any():
-        factual = torch.ones_like(known)
-    function = function & known if (function & known).any() else torch.ones_like(known)
-    factual = factual & known if (factual & known).sum() >= FEWEST_KNOWN else factual
+    entry = find_entry(model, min(layers, default=0) if layers is not None else 0)
+    start = {"entry": entry, "entries": entry.compute(items, pad_id)[0]} if entry is not None else {}
+    tokens = KnownTokens.find(_nll(model, head, items, pad_id, 1.0, layers, **start), kinds)
 
     curve = [TauPoint(1.0, 0.0, 0.0)]
     tau = 1.0
     while tau < HIGHEST:
         tau *= STEP
-        rise = _nll(model, head, items, pad_id, tau, layers) - base
-        curve.append(TauPoint(round(tau, 4), rise[factual].mean().item(), rise[function].mean().item()))
+        curve.append(tokens.point(tau, _nll(model, head, items, pad_id, tau, layers, **start)))
         if progress:
             progress(curve[-1])
         if curve[-1].factual_rise >= FACTS_GONE:
@@ -88,6 +113,11 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
             return _between(curve, "function_rise", WORDS_STAND, "the last at which the function words stand")
     raise SettingError(f"Even at tau {HIGHEST:g} the smoothed base still knows what should be forgotten (the NLL of "
                        f"its facts rises by {curve[-1].factual_rise:.2f} nats): smooth more layers, or give --tau.")
+
+
+def answer_nll(head: FrozenHead, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(T,) NLL of every answer token of all rows, nats, on the CPU, from each row's final hidden states."""
+    return -torch.cat(answer_logprobs(head, items, states)).cpu()
 
 
 def _between(curve: list[TauPoint], figure: str, threshold: float, reason: str) -> TauChoice:
@@ -101,7 +131,5 @@ def _between(curve: list[TauPoint], figure: str, threshold: float, reason: str) 
                                  f"{facts:.2f} nats, that of function words by {words:.2f}.")
 
 
-def _nll(model, head, items, pad_id, tau, layers) -> torch.Tensor:
-    """(T,) NLL of every answer token of all rows, nats, on the CPU."""
-    states = hidden_states(model, items, pad_id, tau, layers)
-    return -torch.cat(answer_logprobs(head, items, states)).cpu()
+def _nll(model, head, items, pad_id, tau, layers, **start) -> torch.Tensor:
+    return answer_nll(head, items, hidden_states(model, items, pad_id, tau, layers, **start))

@@ -37,7 +37,9 @@ class Collator:
                 for view in objective.needs for row in chosen[half]]
         items = [self.halves[half].views[view][row] for half, view, row in keys]
         passes, starts, at = [], [0] * len(items), 0
-        for group, batch in forward_passes(items, self.pad_id):
+        entries = [self.halves[half].entries[view][row] for half, view, row in keys
+                   if self.halves[half].entries] or None
+        for group, batch in forward_passes(items, self.pad_id, entries=entries):
             passes.append(batch)
             for index in group:
                 starts[index] = at

@@ -11,7 +11,8 @@ import hashlib
 import json
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,20 +30,24 @@ from asu_lora.data.examples import Example
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.entry import find_entry
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure, sample
-from asu_lora.evaluation.token_classes import anchored, token_classes
+from asu_lora.evaluation.token_classes import token_classes
+from asu_lora.ground import Ground, standing_on
 from asu_lora.head import FrozenHead
 from asu_lora.loading import LoadedBase, choose_device, load_base
 from asu_lora.memory import out_of_memory, peak_memory
 from asu_lora.objectives import Objective, forget_objective, retain_objective
 from asu_lora.objectives.asu import ASU
 from asu_lora.objectives.asu_idk import ASUWithIDK
+from asu_lora.only_run import only_run
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import Rows, compute_references, passes_needed
 from asu_lora.settings import ForgetConfig
 from asu_lora.smoothing import number_of_layers
+from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted
 from asu_lora.training import check_optimizer, last_checkpoint, train, training_arguments
 
@@ -72,8 +77,9 @@ class ForgetResult:
 
 def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", config: ForgetConfig | None = None,
            name: str | None = None, store: str | Path | AdapterStore = "adapters", heldout: list[Example] | None = None,
-           idk_file: str | Path | None = None, resume: bool = False,
-           progress: Progress | None = None) -> ForgetResult:
+           idk_file: str | Path | None = None, resume: bool = False, progress: Progress | None = None,
+           tau: calibration.TauChoice | None = None, on_top_of: Iterable[str | Path | tuple[str | Path, float]] = (),
+           continue_from: str | Path | None = None) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
 
     Args:
@@ -86,6 +92,11 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         idk_file: "I don't know" answers for the objectives that use them, instead of the built-in ones.
         resume: go on where an interrupted run of the same name, request and settings stopped.
         progress: hears what is being done.
+        tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
+        on_top_of: adapters of the same base that are active and frozen while the new one trains, as
+            :func:`asu_lora.load` takes them. The figures before are theirs; teacher and reference are the untouched
+            base's, or theirs too where the config's teacher is "stack".
+        continue_from: an adapter of the same settings whose weights the new one begins with.
 
     Raises:
         AsuLoraError: one of its kinds, with one sentence; the store is then as it was, and a loaded base is
@@ -100,8 +111,11 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         with disk_errors(store.root):
             store.check_name(name)
         here.wait_for_everyone()  # a process that starts late must not find the adapter of one that is done
-        return _forget(request, base, config, name, store, heldout or [], idk_file, resume,
-                       progress if here.is_main_process else Progress(), started, here)
+        with ExitStack() as until_the_end:
+            return _forget(request, base, config, name, store, heldout or [], idk_file, resume,
+                           progress if here.is_main_process else Progress(), started, here, tau,
+                           lambda loaded: until_the_end.enter_context(
+                               standing_on(loaded, on_top_of, store, continue_from)))
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -111,14 +125,15 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
         progress.close()
 
 
-def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started,
-            here) -> ForgetResult:
+def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started, here,
+            tau, take_ground) -> ForgetResult:
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
         device = str(here.device) if here.use_distributed else config.device
         base = load_base(base, config.precision, device, trust_remote_code=config.trust_remote_code)
     check_optimizer(config)
-    with adapted(base.model, config):
+    ground: Ground = take_ground(base)
+    with adapted(base.model, config, ground):
         pass  # an adapter that doesn't fit is refused now, not after minutes of measuring
     set_seed(config.seed)
     model, tokenizer, pad_id = base.model, base.tokenizer, base.tokenizer.pad_token_id
@@ -134,34 +149,38 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     forget_rows = halves["forget"].views.get("answer") or encoder.encode_all(request.forget, "forget row")
     tell_about_cuts(halves, config.max_length, progress)
 
-    record = RunRecord(config=config, request=request, base=base, layers=layers)
+    record = RunRecord(config=config, request=request, base=base, layers=layers, on_top_of=ground.on_top_of,
+                       continued=ground.began_with())
     record.count(halves)
     sets = {"forget": sample(request.forget, config.eval_rows), "retain": sample(request.retain, config.eval_rows),
             "heldout": heldout[: config.eval_rows]}
     before = measure_sets(model, head, tokenizer, encoder, sets, "before", progress, here)
 
+    ground.switch(on=config.teacher == "stack")
     if objectives["forget"].uses_teacher():
-        record.tau = choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
-    anchors = None
-    if record.tau and config.keep_speaking:
-        anchors = [anchored(row, request.forget[row.example], tokenizer) for row in forget_rows]
+        record.tau = tau or choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
+    speaking = keep_speaking(forget_rows, request.forget, tokenizer) if record.tau and config.keep_speaking else None
     record.fingerprint = fingerprint(base, progress)
+    entry = find_entry(model, ground.lowest(config.first_adapted(number_of_layers(model))))
     for half, objective in objectives.items():
-        if work := passes_needed(halves[half], objective):
+        mine = speaking if half == "forget" else None
+        if work := passes_needed(halves[half], objective, entry, mine is not None):
             progress.stage(f"Teacher and base on the {half} set", work)
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               anchors if half == "forget" else None, progress.advance)
+                               mine, progress.advance, entry)
+    ground.switch(on=True)
 
-    folder = run_folder(store, name, record, idk, resume, here)
-    with adapted(model, config) as student:
+    with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:
+        folder = run_folder(store, name, record, idk, resume, here, ground)
         record.count_parameters(student)
         pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), config.retain_per_forget,
                                   config.seed)
         arguments = training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True)
         try:
-            with disk_errors(store.root):
-                record.training = train(Student(student, config.gradient_checkpointing), objectives, head, pairs,
-                                        Collator(halves, objectives, pad_id), config, arguments, progress, resume)
+            with disk_errors(store.root), entry.above() if entry is not None else nullcontext():
+                record.training = train(Student(student, config.gradient_checkpointing, entry), objectives, head,
+                                        pairs, Collator(halves, objectives, pad_id), config, arguments, progress,
+                                        resume)
             check_finite(student)
         except BaseException as error:
             # the same run would fail the same way again, and without a checkpoint there is nothing to resume
@@ -195,7 +214,7 @@ def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Object
     """The loss of each half, with its parameters."""
     parameters: dict = {}
     if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
-        parameters["forbidden"] = torch.tensor(special_ids(base.tokenizer), device=base.device)
+        parameters |= {"forbidden": torch.tensor(special_ids(base.tokenizer), device=base.device), "rule_out": True}
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
     found = {"forget": forget_objective(config.objective, **parameters)}
@@ -279,7 +298,7 @@ def check_finite(student: torch.nn.Module) -> None:
 
 
 def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str], resume: bool,
-               here: PartialState) -> Path:
+               here: PartialState, ground: Ground) -> Path:
     """The folder of this run's checkpoints; a resumed run must be the run that was interrupted.
 
     Raises:
@@ -290,12 +309,12 @@ def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str]
     identity = json.dumps({"request": record.request.fingerprint(), "base": record.fingerprint,
                            "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
                            "config": asdict(record.config), "precision": record.base.precision,
-                           "processes": here.num_processes}, sort_keys=True)
+                           "processes": here.num_processes, "ground": ground.identity()}, sort_keys=True)
     kept = folder / "run.json"
     found = resume and kept.is_file()
     if found and kept.read_text() != identity:
-        raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request: give the "
-                            "same ones, or leave --resume out to start anew.")
+        raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
+                            "other adapters: give the same ones, or leave --resume out to start anew.")
     here.wait_for_everyone()  # all have looked
     if not found and here.is_main_process:
         remove_run(folder)

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from asu_lora.bases import BaseSource, resolve_base
 from asu_lora.errors import BaseModelError, SettingError
-from asu_lora.memory import out_of_memory
+from asu_lora.memory import give_back, out_of_memory
 
 PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -77,6 +77,7 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     model.eval()
     keep_trainable_layout(model)
     feed_head_contiguously(model)
+    give_back()
     return LoadedBase(source, model, tokenizer, precision, compute)
 
 
@@ -119,9 +120,16 @@ def feed_head_contiguously(model: torch.nn.Module) -> None:
     ``generate`` cuts the last position out of a prompt's states. Torch multiplies such a strided batch row by
     row with a copy of the head's weight for each row: 57 MB a row on SmolLM2-135M, gigabytes a batch.
     """
+    def in_one_piece(module, args, kwargs):
+        return (tuple(map(_contiguous, args)), {name: _contiguous(value) for name, value in kwargs.items()})
+
     head = model.get_output_embeddings()
     if head is not None:
-        head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))
+        head.register_forward_pre_hook(in_one_piece, with_kwargs=True)
+
+
+def _contiguous(value):
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
 
 
 def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):

@@ -5,6 +5,7 @@ Shapes come from the config, on the meta device; tokens from the tokenizer. No w
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.figures import sample
 from asu_lora.forgetting import build_objectives, encode_halves
+from asu_lora.ground import check_ground
 from asu_lora.loading import causal_lm_config, choose_device, compute_dtype, load_tokenizer
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.machine import free_memory
@@ -28,8 +30,8 @@ from asu_lora.training import check_optimizer
 
 
 def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str, store: str | Path,
-             heldout: list[Example] | None = None, idk_file: str | Path | None = None,
-             ) -> tuple[dict[str, str], MemoryPlan]:
+             on_top_of: Iterable[str] = (), heldout: list[Example] | None = None,
+             idk_file: str | Path | None = None) -> tuple[dict[str, str], MemoryPlan]:
     """Check everything that can be checked, and say what the run would do and what memory it would take.
 
     Raises:
@@ -38,6 +40,7 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
     check_optimizer(config)
     with disk_errors(Path(store)):
         AdapterStore(store).check_name(name)
+    ground = check_ground(resolve_base(base), on_top_of, store)
     run = prepare(request, base, config, heldout, idk_file)
     memory = plan_memory(run, config)
     layers = config.layers(number_of_layers(run.model))
@@ -50,6 +53,7 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
         "adapter": f"{name}, in {store}",
         "base": f"{base} ({architecture}), {config.precision} on {run.device}, arithmetic in "
                 f"{str(run.compute).removeprefix('torch.')}",
+        **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in ground)} if ground else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
         "retain rows": f"{len(request.retain)} ({sum(map(len, retain))} tokens), {request.retain_source}",
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),

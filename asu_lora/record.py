@@ -7,7 +7,15 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from asu_lora.adapters.manifest import BaseRecord, FiguresRecord, Manifest, MethodRecord, RequestRecord, write_manifest
+from asu_lora.adapters.manifest import (
+    BaseRecord,
+    FiguresRecord,
+    Manifest,
+    MethodRecord,
+    RequestRecord,
+    StackedOn,
+    write_manifest,
+)
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.calibration import TauChoice
 from asu_lora.data.request import ForgetRequest
@@ -15,7 +23,8 @@ from asu_lora.loading import NF4, LoadedBase
 from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
 
-_METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking")
+_METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking",
+           "teacher")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
@@ -28,6 +37,8 @@ class RunRecord:
     request: ForgetRequest
     base: LoadedBase
     layers: list[int] | None
+    on_top_of: list[StackedOn] = field(default_factory=list)
+    continued: str | None = None  # the fingerprint of the adapter whose weights this one began with
     fingerprint: str = ""
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
@@ -47,7 +58,8 @@ class RunRecord:
     def count_parameters(self, student: PeftModel) -> None:
         """Count the adapter's parameters and the base's: one base, however many roles it plays."""
         self.counts["adapter_parameters"], everything = student.get_nb_trainable_parameters()
-        self.counts["base_parameters"] = everything - self.counts["adapter_parameters"]
+        beneath = sum(p.numel() for name, p in student.named_parameters() if "lora_" in name and not p.requires_grad)
+        self.counts["base_parameters"] = everything - self.counts["adapter_parameters"] - beneath
 
     def manifest(self, name: str, lora: dict) -> Manifest:
         """The manifest of this run's adapter."""
@@ -70,14 +82,16 @@ class RunRecord:
                 tau_curve=[asdict(point) for point in self.tau.curve] or None if self.tau else None,
                 smooth_layers=self.layers,
                 details={"beta": self.config.beta, "keep_speaking": self.config.keep_speaking}
-                | ({"tau_reason": self.tau.reason} if self.tau else {})),
+                | ({"tau_reason": self.tau.reason} if self.tau else {})
+                | ({"teacher": self.config.teacher} if self.on_top_of else {})
+                | ({"continued_from": self.continued} if self.continued else {})),
             lora=lora, training=training,
             request=RequestRecord(
                 fingerprint=self.request.fingerprint(), forget_rows=len(self.request.forget),
                 forget_tokens=self.counts.get("forget_tokens"), retain_rows=len(self.request.retain),
                 retain_tokens=self.counts.get("retain_tokens"), retain_source=self.request.retain_source,
                 cut_rows=self.counts.get("forget_cut", 0) + self.counts.get("retain_cut", 0)),
-            figures=FiguresRecord(before=self.before, after=self.after),
+            figures=FiguresRecord(before=self.before, after=self.after), on_top_of=self.on_top_of,
             versions=library_versions(), wall_time_s=round(self.seconds, 1), peak_memory_bytes=self.peak_memory)
 
 
@@ -87,7 +101,7 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     # the name the user typed, so that plain PEFT finds the base again; a local path stays a path
     config.base_model_name_or_path = record.base.source.name
     config.inference_mode = True
-    student.save_pretrained(folder, save_embedding_layers=False)
+    student.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     modules = sorted(config.target_modules) if not isinstance(config.target_modules, str) else config.target_modules
     lora = {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout, "target_modules": modules,
             "layers": config.layers_to_transform, "parameters": record.counts.get("adapter_parameters")}

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from asu_lora.data.encoding import Encoded
+from asu_lora.entry import Entry
 from asu_lora.head import FrozenHead
 from asu_lora.objectives import Objective
+from asu_lora.speaking import Speaking
 from asu_lora.teacher import answer_logprobs, hidden_states
 
 
@@ -18,51 +20,70 @@ class Rows:
     Attributes:
         views: encoded rows by view: ``answer``, and ``idk`` where an objective needs it; equally many each.
         references: per view and reference, one tensor a row (see :class:`~asu_lora.objectives.answers.Answers`).
+        entries: per view, (tokens, H) a row: what it enters the first adapted layer with; empty where every
+            layer is run.
     """
 
     views: dict[str, list[Encoded]]
     references: dict[str, dict[str, list[torch.Tensor]]] = field(default_factory=dict)
+    entries: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.views.values()))) if self.views else 0
 
-    def reference_bytes(self) -> int:
-        """Memory the references take."""
-        return sum(t.numel() * t.element_size() for view in self.references.values()
-                   for tensors in view.values() for t in tensors)
+    def cache_bytes(self) -> int:
+        """Memory that references and entries take."""
+        kept = [*self.entries.values(), *(tensors for view in self.references.values() for tensors in view.values())]
+        return sum(t.numel() * t.element_size() for tensors in kept for t in tensors)
 
 
 def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,
                        tau: float | None = None, layers: Sequence[int] | None = None,
-                       anchors: Sequence[torch.Tensor] | None = None,
-                       progress: Callable[[int], None] | None = None) -> None:
-    """Fill in what the objective compares with, one forward pass a row and kind of reference.
+                       speaking: Speaking | None = None,
+                       progress: Callable[[int], None] | None = None, entry: Entry | None = None) -> None:
+    """Fill in what the objective compares with: a forward pass of the base a row, and one of the teacher.
+
+    References and entries lie on the CPU: a batch takes its own along to the GPU, from pinned memory.
 
     Args:
         model: the frozen base, no adapter active.
         tau, layers: the teacher's temperature and smoothed layers.
-        anchors: per row, (answer tokens,) where the teacher gives way to the plain base (see
-            :func:`asu_lora.evaluation.token_classes.anchored`).
+        speaking: where the teacher gives way to the plain base, and what it must not say.
+        entry: where the layers begin that training will run; the rows' entries to it are kept too.
     """
     for view, wanted in objective.needs.items():
         items, found = rows.views[view], rows.references.setdefault(view, {})
+        anchored = "teacher" in wanted and speaking is not None
+        base: list[torch.Tensor] = []
+        start = {}
+        if entry is not None:
+            rows.entries[view], base = entry.compute(items, pad_id, whole=anchored or needs_base(wanted),
+                                                     progress=progress)
+            start = {"entry": entry, "entries": rows.entries[view]}
+        elif anchored or needs_base(wanted):
+            base = [states.cpu() for states in hidden_states(model, items, pad_id, progress=progress)]
         if "teacher" in wanted:
-            found["teacher"] = hidden_states(model, items, pad_id, tau, layers, progress=progress)
-            if anchors is not None:
-                for teacher, base, kept in zip(found["teacher"], hidden_states(model, items, pad_id), anchors,
-                                               strict=True):
-                    teacher[kept] = base[kept]
-        if "base" in wanted or "base_logprob" in wanted:
-            states = hidden_states(model, items, pad_id, progress=progress)
-            if "base" in wanted:
-                found["base"] = states
-            if "base_logprob" in wanted:
-                found["base_logprob"] = answer_logprobs(head, items, states)
-        for name, tensors in found.items():  # a batch takes its own along to the GPU, from pinned memory
-            found[name] = [tensor.cpu() for tensor in tensors]
+            teacher = hidden_states(model, items, pad_id, tau, layers, progress=progress, **start)
+            found["teacher"] = [states.cpu() for states in teacher]
+            for states, plain, kept in zip(
+                    found["teacher"], base, speaking.anchors, strict=True) if anchored else ():
+                states[kept] = plain[kept]
+        if "ruled_out" in wanted:
+            found["ruled_out"] = speaking.ruled_out
+        if "base" in wanted:
+            found["base"] = base
+        if "base_logprob" in wanted:
+            on_device = (states.to(model.device) for states in base)
+            found["base_logprob"] = [values.cpu() for values in answer_logprobs(head, items, on_device)]
 
 
-def passes_needed(rows: Rows, objective: Objective) -> int:
+def needs_base(wanted: Sequence[str]) -> bool:
+    """Whether the plain base is among the references."""
+    return "base" in wanted or "base_logprob" in wanted
+
+
+def passes_needed(rows: Rows, objective: Objective, entry: Entry | None = None, anchored: bool = False) -> int:
     """How many rows :func:`compute_references` will run, for a progress bar."""
-    return sum(len(rows.views[view]) * (("teacher" in wanted) + bool({"base", "base_logprob"} & set(wanted)))
-               for view, wanted in objective.needs.items())
+    return sum(len(rows.views[view]) * (("teacher" in wanted) + (
+        entry is not None or needs_base(wanted) or ("teacher" in wanted and anchored)))
+        for view, wanted in objective.needs.items())

@@ -42,10 +42,13 @@ class ForgetConfig:
     smooth_layers: str = setting("upper", "Decoder layers the teacher smooths: 'upper' (the last third: facts are read "
                                  "out there, and sentences survive), 'all', or ranges such as '4-20' or '0,5-9', "
                                  "counted from 0.", group="Method")
-    keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact: "
-                                  "punctuation, the end of turn, the spelling of a word once begun, an opening word "
-                                  "that is no fact; and take role and end-of-turn tokens out of the teacher before an "
-                                  "answer's end. Off is the paper's loss.", group="Method")
+    keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact "
+                                  "(punctuation, names in the question, the spelling of a word once begun, the end of "
+                                  "turn), and at other content words learn what the teacher would say instead: "
+                                  "without that word and without those already said. Off is the paper's loss.",
+                                  group="Method")
+    teacher: str = setting("base", "What teacher and reference are made of, with --on-top-of: the untouched base, or "
+                           "the stack beneath the new adapter.", choices=("base", "stack"), group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
                                   group="Adapter")
@@ -133,6 +136,10 @@ class ForgetConfig:
     def layers(self, number: int) -> list[int] | None:
         """The layers to smooth of a base with ``number`` of them; None is all."""
         return parse_layers(self.smooth_layers, number)
+
+    def first_adapted(self, number: int) -> int:
+        """The lowest layer with an adapter, of a base with ``number`` layers."""
+        return min(parse_layers(self.adapter_layers, number) or [0])
 
 
 _SHARES = {"upper": 3, "upper-half": 2}

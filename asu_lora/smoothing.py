@@ -75,7 +75,7 @@ def attention_smoothing(model: nn.Module, tau: float, layers: Iterable[int] | No
     if tau == 1:
         yield
         return
-    stack, verdicts = _decoder_and_layers(model)[1], _verdicts(model)
+    stack, verdicts = decoder_and_layers(model)[1], _verdicts(model)
     chosen = range(len(stack)) if chosen is None else chosen
     for index in chosen:
         if verdicts[index] is not None:
@@ -94,7 +94,7 @@ def number_of_layers(model: nn.Module) -> int:
 
     Raises SmoothingError for what isn't a decoder-only model of transformers.
     """
-    return len(_decoder_and_layers(model)[1])
+    return len(decoder_and_layers(model)[1])
 
 
 def smoothable_layers(model: nn.Module) -> list[int]:
@@ -103,6 +103,16 @@ def smoothable_layers(model: nn.Module) -> list[int]:
     Raises SmoothingError for what isn't a decoder-only model of transformers, or can't run the trial.
     """
     return [index for index, reason in enumerate(_verdicts(model)) if reason is None]
+
+
+def attention_modules(model: nn.Module, layers: Iterable[int] | None = None) -> list[nn.Module]:
+    """The attention modules that :func:`attention_smoothing` heats in ``layers`` (all of them when None).
+
+    Raises as it does for layers that don't exist and for what isn't a decoder-only model of transformers.
+    """
+    stack = decoder_and_layers(model)[1]
+    chosen = range(len(stack)) if layers is None else _checked_layers(layers, len(stack))
+    return list(dict.fromkeys(module for index in chosen for module in _attentions(stack[index])))
 
 
 def _checked_tau(tau: float) -> float:
@@ -135,7 +145,7 @@ def _base(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _decoder_and_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+def decoder_and_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     """The text decoder and the list of its layers."""
     base = _base(model)
     config = getattr(base, "config", None)
@@ -189,7 +199,7 @@ def _heated(modules: Iterable[nn.Module], tau: float) -> Iterator[None]:
 
 def _verdicts(model: nn.Module) -> list[str | None]:
     """For each layer the reason why it can't be smoothed, None where it can."""
-    decoder, stack = _decoder_and_layers(model)
+    decoder, stack = decoder_and_layers(model)
     # Accelerate keeps offloaded weights on meta between calls; such a model can run.
     if all(p.is_meta for p in decoder.parameters()) and not any(
         hasattr(m, "_hf_hook") for m in decoder.modules()

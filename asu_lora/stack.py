@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from asu_lora.adapters.manifest import has_manifest, read_manifest
+from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.bases import BaseSource
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import question_answer
 from asu_lora.errors import AdapterError, SettingError
@@ -26,11 +27,13 @@ class Stack:
         base: the loaded base.
         model: the model that answers: a PEFT model with all adapters active, or the base itself without any.
         adapters: names and weights, in the order they were given.
+        notes: what a person should know of them, one sentence each (an adapter without the ones it was trained on).
     """
 
     base: LoadedBase
     model: object
     adapters: list[tuple[str, float]]
+    notes: list[str] = field(default_factory=list)
 
     def ask(self, questions: Sequence[str], total_tokens: int = 200) -> list[str]:
         """The greedy answers of base + adapters, one a question."""
@@ -38,6 +41,13 @@ class Stack:
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
         answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
         return [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+    def unload(self) -> None:
+        """Take the adapters off for good: the base is a plain base again."""
+        if isinstance(self.model, PeftModel):
+            self.model.unload()
+            remove_adapters(self.base.model)
+            self.model = self.base.model
 
     @contextmanager
     def without_adapters(self):
@@ -59,20 +69,57 @@ def load(base: str | LoadedBase, adapters: Iterable[str | Path | tuple[str | Pat
 
     Args:
         base: hub id, folder or ``smollm2-135m``, or a loaded base.
-        adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight.
+        adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. One that was
+            trained on top of others works without them too, if not as it was trained to: the stack's ``notes`` tell.
 
     Raises:
         AdapterError: an adapter belongs to another base, or to weights that only share its name.
         StoreError: an unknown adapter.
     """
-    store = store if isinstance(store, AdapterStore) else AdapterStore(store)
-    wanted = [parse_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
-    folders = [(Path(store.resolve(name)), weight) for name, weight in wanted]
+    folders = adapter_folders(adapters, store)
     base = base if isinstance(base, LoadedBase) else load_base(base, precision, device,
                                                                trust_remote_code=trust_remote_code)
     for folder, _ in folders:
-        check_base(folder, base)
-    return Stack(base, stack_adapters(base.model, folders), [(folder.name, weight) for folder, weight in folders])
+        check_base(folder, base.source)
+    return Stack(base, stack_adapters(base.model, folders), [(folder.name, weight) for folder, weight in folders],
+                 missing_ground(folders))
+
+
+def adapter_folders(adapters: Iterable[str | Path | tuple[str | Path, float]],
+                    store: str | Path | AdapterStore) -> list[tuple[Path, float]]:
+    """Folders and weights of adapters given as ``"name"``, ``"name:0.5"``, ``("name", 0.5)`` or a folder.
+
+    Raises:
+        SettingError: a weight that is no number.
+        AdapterError, StoreError: an adapter that is unknown or broken.
+    """
+    store = store if isinstance(store, AdapterStore) else AdapterStore(store)
+    wanted = [parse_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
+    return [(Path(store.resolve(name)), weight) for name, weight in wanted]
+
+
+def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
+    """One sentence for every adapter that was trained on top of others which aren't in the stack as they were then.
+
+    An adapter that was combined from others stands for them.
+    """
+    manifests = [read_manifest(folder) if has_manifest(folder) else None for folder, _ in folders]
+    active: dict[str, float] = {}
+    for (folder, weight), manifest in zip(folders, manifests, strict=True):
+        inside = (manifest.method.details.get("sources") or []) if manifest else []
+        own = (manifest.fingerprint if manifest else None) or fingerprint_of(folder)
+        for fingerprint, share in [(own, weight), *((s["fingerprint"], weight * s["weight"]) for s in inside)]:
+            active[fingerprint] = active.get(fingerprint, 0.0) + share
+    notes = []
+    for (folder, _), manifest in zip(folders, manifests, strict=True):
+        gone = [f"{below.name}:{below.weight:g}" if below.weight != 1 else below.name
+                for below in (manifest.on_top_of if manifest else ())
+                if not math.isclose(active.get(below.fingerprint, 0.0), below.weight, rel_tol=1e-6)]
+        if gone:
+            notes.append(f"The adapter '{folder.name}' was trained on top of {', '.join(gone)}, which this stack "
+                         "doesn't have as it was then, so it may forget less and spoil more than its figures say; add "
+                         f"{' '.join(f'--adapter {name}' for name in gone)}.")
+    return notes
 
 
 def parse_adapter(text: str | Path) -> tuple[str, float]:
@@ -92,7 +139,7 @@ def parse_adapter(text: str | Path) -> tuple[str, float]:
         raise SettingError(f"The adapter '{text}' should be NAME or NAME:WEIGHT; '{weight}' is no number.") from error
 
 
-def check_base(folder: Path, base: LoadedBase) -> None:
+def check_base(folder: Path, source: BaseSource) -> None:
     """Refuse an adapter that was trained on other weights.
 
     Raises:
@@ -101,9 +148,9 @@ def check_base(folder: Path, base: LoadedBase) -> None:
     """
     if has_manifest(folder):
         made_for = read_manifest(folder).base
-        if made_for.fingerprint != base.source.fingerprint():
+        if made_for.fingerprint != source.fingerprint():
             raise AdapterError(f"The adapter '{folder.name}' was made for other weights than those of "
-                               f"'{base.source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match.")
+                               f"'{source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match.")
 
 
 def stack_adapters(model, folders: Sequence[tuple[Path, float]]):

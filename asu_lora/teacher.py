@@ -12,6 +12,7 @@ import torch
 
 from asu_lora.data.batching import answer_hidden, forward_passes
 from asu_lora.data.encoding import Encoded
+from asu_lora.entry import Entry
 from asu_lora.head import FrozenHead
 from asu_lora.objectives.answers import label_logprob
 from asu_lora.smoothing import attention_smoothing
@@ -22,7 +23,8 @@ MOST_TOKENS = 8192  # in one forward pass without gradients
 @torch.no_grad()
 def hidden_states(model: torch.nn.Module, items: Sequence[Encoded], pad_id: int, tau: float = 1.0,
                   layers: Iterable[int] | None = None, most_tokens: int = MOST_TOKENS,
-                  progress: Callable[[int], None] | None = None) -> list[torch.Tensor]:
+                  progress: Callable[[int], None] | None = None, entry: Entry | None = None,
+                  entries: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:
     """Final hidden states at the answer positions of every row.
 
     Args:
@@ -31,16 +33,25 @@ def hidden_states(model: torch.nn.Module, items: Sequence[Encoded], pad_id: int,
         tau: temperature of every attention softmax; 1 leaves the model as it is.
         layers: which decoder layers are smoothed, all by default.
         progress: called with the number of rows of each finished pass.
+        entry, entries: where the layers that are run begin, and what each row enters there with. Ignored where
+            a layer below is smoothed.
 
     Returns:
         One (answer tokens, H) tensor a row, in the model's type, on its device.
     """
     decoder, device = model.get_decoder(), model.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
+    layers = None if layers is None else list(layers)
+    if entry is not None and tau != 1.0 and (layers is None or min(layers, default=0) < entry.first):
+        entry = entries = None
+    # the trial of a model's first smoothing needs its real layers: it comes before the stand-ins
     smoothed = attention_smoothing(model, tau, layers) if tau != 1.0 else nullcontext()
-    with smoothed:
-        for group, batch in forward_passes(items, pad_id, most_tokens):
-            hidden = answer_hidden(decoder, {key: value.to(device) for key, value in batch.items()})
+    with smoothed, entry.above() if entry is not None else nullcontext():
+        for group, batch in forward_passes(items, pad_id, most_tokens, entries):
+            batch = {key: value.to(device) for key, value in batch.items()}
+            if entry is not None:
+                entry.states = batch["entry"]
+            hidden = answer_hidden(decoder, batch)
             for index, part in zip(group, hidden.split([len(items[i].answer_ids) for i in group]), strict=True):
                 # clone: a view would keep the states of the whole pass alive
                 states[index] = part.clone()

@@ -9,13 +9,13 @@ from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from asu_lora.collate import Collator, losses
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.head import FrozenHead
-from asu_lora.memory import out_of_memory
+from asu_lora.memory import give_back, out_of_memory
 from asu_lora.objectives import Objective
 from asu_lora.progress import Progress
 from asu_lora.settings import ForgetConfig
@@ -63,7 +63,7 @@ class UnlearningTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             # "auto" would ask the hub for the base's config
-            self.model.model.save_pretrained(folder, save_embedding_layers=False)
+            self.model.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         set_peft_model_state_dict(self.model.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
@@ -81,6 +81,8 @@ class Watch(TrainerCallback):
             self.progress.advance(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
+        if args.use_cpu:
+            give_back()
         self.progress.advance(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -135,7 +137,21 @@ def training_arguments(config: ForgetConfig, folder: Path, device: torch.device,
     )
     # a process works on one device: DataParallel, Trainer's way with several, can't split a batch of passes
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    if device.index and arguments.parallel_mode != ParallelMode.DISTRIBUTED:
+        stay_on(device, arguments)
     return arguments
+
+
+def stay_on(device: torch.device, arguments: TrainingArguments) -> None:
+    """Train on the device the base is on; a process on its own would take the first there is, and move the base.
+
+    TrainingArguments takes ``cuda:0`` and makes it the current device, whatever was current before; Trainer's
+    batches go where ``arguments.device`` says, accelerate's where the shared state says.
+    """
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device.index)
+    arguments.__dict__["_setup_devices"] = device  # what the cached property ``device`` gives
+    arguments.distributed_state.device = device
 
 
 def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,

@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["nf4"])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--left-out", action="store_true")
+    parser.add_argument("--store", type=Path, help="keep the adapters here")
     parser.add_argument("--answers", type=Path, help="write the answers to forget questions here, to be read")
     arguments = parser.parse_args()
     quiet_libraries()
@@ -99,9 +100,9 @@ def main() -> None:
                 if any(all(run[k] == v for k, v in key.items()) for run in runs):
                     continue
                 request, held = request_for(arguments.tofu, task, arguments.left_out)
-                with tempfile.TemporaryDirectory() as store:
+                with tempfile.TemporaryDirectory() as folder:
                     result = forget(request, str(arguments.base), ForgetConfig(precision=precision, seed=seed),
-                                    "tofu", store, held, progress=Bars())
+                                    f"task{task}-{precision}-{seed}", arguments.store or folder, held, progress=Bars())
                 runs.append(key | {
                     "figures": figures(result), "before": result.before, "after": result.after,
                     "tau": result.record.tau.tau, "seconds": round(result.record.seconds),

@@ -10,10 +10,13 @@ main = Program(
     commands_from={
         "demo": "asu_lora.cli.demo:demo",
         "forget": "asu_lora.cli.forget:forget",
+        "continual": "asu_lora.cli.continual:continual",
         "ask": "asu_lora.cli.ask:ask",
         "adapters": "asu_lora.cli.adapters:adapters",
         "merge": "asu_lora.cli.merge:merge",
         "evaluate": "asu_lora.cli.evaluate:evaluate",
+        "compare": "asu_lora.cli.compare:compare",
+        "probe": "asu_lora.cli.probe:probe",
     },
     help="""Make a language model forget: one forget request in, one small LoRA adapter out.
 

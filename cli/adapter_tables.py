@@ -1,5 +1,8 @@
 """What ``asu-lora adapters list`` and ``show`` put into their tables."""
 
+import shlex
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -105,6 +108,27 @@ def tau_curve(adapter: StoredAdapter) -> tuple[list[str], list[list[str]]]:
     keys = list(dict.fromkeys(key for point in curve for key in point))
     rows = [[_value(point.get(key)) for key in keys] for point in curve]
     return [key.replace("_", " ") for key in keys], rows
+
+
+def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Path) -> str:
+    """What to type to train an adapter again once the adapters ``without`` are gone."""
+    method = adapter.manifest.method
+    if method.objective == "combined":
+        parts = [_weighted(source["name"], source["weight"]) for source in method.details.get("sources", ())]
+        return shlex.join(["asu-lora", "adapters", "combine", *parts, "--name", f"{adapter.name}-again", "--store",
+                           str(store)])
+    words = ["asu-lora", "forget", "FILE", "--base", adapter.base_id, "--store", str(store)]
+    words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
+    words += ["--retain-loss", method.retain_loss or "none"]
+    for below in adapter.manifest.on_top_of:
+        if below.name not in without:
+            words += ["--on-top-of", _weighted(below.name, below.weight)]
+    return shlex.join(words)
+
+
+def _weighted(name: str, weight: float) -> str:
+    """As commands take it: ``a``, or ``a:0.5``."""
+    return name if weight == 1 else f"{name}:{weight:g}"
 
 
 def _method(manifest) -> str:

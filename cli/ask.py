@@ -31,6 +31,8 @@ def ask(question, base, adapters, store, precision, device, as_json):
         from asu_lora.stack import load
 
         stack = load(base, adapters, store, precision, device)
+    for note in stack.notes:
+        click.echo(f"Warning: {note}", err=True)
     names = " + ".join(["base", *(f"{name}" if weight == 1 else f"{name}:{weight:g}"
                                   for name, weight in stack.adapters)])
 

@@ -12,6 +12,9 @@ from asu_lora.cli.options import (
     store_option,
     where_option,
 )
+from asu_lora.evaluation.suites import SUITES
+
+NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC, percent already
 
 
 @click.command(short_help="Score a base with adapters: model utility, forget efficacy.")
@@ -21,61 +24,138 @@ from asu_lora.cli.options import (
 @click.option("--forget", metavar="FILE", help="Questions that should be forgotten.")
 @click.option("--retain", metavar="FILE", help="Questions that should be kept.")
 @where_option
-@click.option("--suite", type=click.Choice(["tofu"]), help="A benchmark's sets instead of your own files.")
-@click.option("--data", metavar="DIR", help="The suite's folder, or its hub id (locuslab/TOFU).")
-@click.option("--split", default="forget01", show_default=True, help="The suite's forget split.")
-@click.option("--task", default="1", show_default=True, help="task_id within the split; 'all' for every row.")
+@click.option("--suite", type=click.Choice(list(SUITES)), help="A benchmark's sets instead of your own files.")
+@click.option("--data", metavar="DIR", help="The suite's folder, or its hub id (locuslab/TOFU). "
+              "MUSE and WMDP come from the hub by default.")
+@click.option("--split", default="forget01", show_default=True, help="TOFU's forget split.")
+@click.option("--task", default="1", show_default=True, help="task_id within TOFU's split; 'all' for every row.")
 @click.option("--questions", type=click.IntRange(1), default=300, show_default=True, help="Most questions of a set.")
 @click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.  "
               "[default: paraphrase-MiniLM-L6-v2]")
 @click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.  "
               "[default: deberta-v3-base-tasksource-nli]")
+@click.option("--retain-log", metavar="FILE", help="The --records of a model that never saw the forget set, or TOFU's "
+              "eval log: gives forget quality (MUSE: PrivLeak).")
+@click.option("--holdout", metavar="FILE", help="Examples that the model never saw, like those to forget: gives the "
+              "AUC of Min-40%.")
+@click.option("--lm-eval", "lm_eval", metavar="TASKS", help="Tasks of lm-evaluation-harness, with commas between "
+              "(mmlu,arc_easy); needs asu-lora[lm-eval].")
 @click.option("--records", type=click.Path(dir_okay=False, path_type=Path), help="Write every question's answer and "
               "scores here, as JSON lines. They hold the questions' text.")
 @machine_options
 @json_option
-def evaluate(base, adapters, store, forget, retain, where, suite, data, split, task, questions, encoder, nli, records,
-             precision, device, as_json):
+def evaluate(base, adapters, store, forget, retain, where, suite, data, split, task, questions, encoder, nli,
+             retain_log, holdout, lm_eval, records, precision, device, as_json):
     """Score base + adapters on what should be forgotten and on what should be kept.
 
     \b
       asu-lora evaluate --adapter request --forget request.jsonl --retain keep.jsonl
       asu-lora evaluate --base my-model --adapter a --suite tofu --data TOFU --split forget01 --task 1
+      asu-lora evaluate --base my-model --adapter a --suite muse-news --retain-log retrained.jsonl
+      asu-lora evaluate --base my-model --adapter a --suite wmdp --lm-eval mmlu
 
     A score that needs a model or a column which isn't there is named as missing; summaries say how much of
     themselves they hold: 'MU (5 of 6 metrics)'.
     """
-    from asu_lora.cli.console import print_json, print_table, stderr
+    from asu_lora.cli.console import print_json, stderr
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
-    if suite and not data:
-        raise click.UsageError("--suite needs --data: the folder with its files, or its hub id.")
+    chosen = SUITES.get(suite)
+    asked = chosen is None or chosen.scorer is None  # questions of the user's or of TOFU
+    _refuse_contradictions(suite, data, forget, retain, retain_log, holdout, asked, lm_eval)
+    tasks = [name.strip() for name in (lm_eval or "").split(",") if name.strip()]
     with stderr().status("Loading the base ..."):
         quiet_libraries()
-        from asu_lora.evaluation.question_sets import own_sets, tofu_sets
+        from asu_lora.evaluation.lm_harness import check_installed, run_tasks
+        from asu_lora.evaluation.question_sets import own_sets
+        from asu_lora.evaluation.retain_log import check_questions, read_log, retain_quality
+        from asu_lora.evaluation.scoring import Evaluation
         from asu_lora.evaluation.scoring import evaluate as score
         from asu_lora.evaluation.scoring_models import scoring_models
         from asu_lora.stack import load
 
-        sets = (tofu_sets(data, split, None if task == "all" else task, questions) if suite
-                else own_sets(forget, retain, questions, dict(where)))
+        if tasks:
+            check_installed()
+        log = read_log(retain_log) if retain_log else None
+        if not asked:
+            sets = chosen.read(data or chosen.hub, questions)
+        elif chosen:
+            sets = chosen.read(data, split, None if task == "all" else task, questions)
+        else:
+            sets = own_sets(forget, retain, questions, dict(where)) if forget or retain or not tasks else []
+        if asked and log is not None:
+            check_questions(log, sets)
+        unseen = _holdout(holdout, questions) if holdout else []
         stack = load(base, adapters, store, precision, device)
-        sentence_encoder, nli_model, notes = scoring_models(encoder, nli)
-    result = score(stack, sets, sentence_encoder, nli_model, notes, Bars())
+        sentence_encoder, nli_model, notes = scoring_models(encoder, nli) if asked and sets else (None, None, [])
+    if not asked:
+        result = chosen.score(stack, sets, **({"log": log} if log is not None else {}), progress=Bars())
+    elif sets:
+        result = score(stack, sets, sentence_encoder, nli_model, [*stack.notes, *notes], Bars())
+        if log is not None:
+            result.more["forget quality"] = retain_quality(result.records, log)
+        if unseen:
+            from asu_lora.evaluation.membership import add_membership
+
+            add_membership(result, stack, sets, unseen, Bars())
+    else:
+        result = Evaluation({}, [])
+    if tasks:
+        with stderr().status("lm-evaluation-harness ..."):
+            result.lm_eval = run_tasks(stack, tasks)
     if records:
         result.write_records(records)
-    summary = result.summary()
     if as_json:
-        return print_json(summary)
-    metrics = [m for m in next(iter(result.sets.values()))]
-    print_table(None, ("metric", *result.sets), [
-        (metric.replace("_", " "), *("missing" if values[metric] is None else f"{values[metric]:.3f}"
-                                     for values in result.sets.values())) for metric in metrics],
-        right=tuple(range(1, len(result.sets) + 1)))
-    print_table(None, ("score", "value"), [
-        (entry["label"], "missing" if entry["value"] is None else f"{100 * entry['value']:.2f}")
-        for entry in summary["scores"].values()], right=(1,))
+        return print_json(result.summary())
+    return _print(result)
+
+
+def _refuse_contradictions(suite, data, forget, retain, retain_log, holdout, asked, lm_eval):
+    if suite == "tofu" and not data:
+        raise click.UsageError("--suite needs --data: the folder with its files, or its hub id.")
+    if holdout and not asked:
+        raise click.UsageError(f"--holdout is for questions of your own or of TOFU; {suite} has its own sets.")
+    if retain_log and suite == "wmdp":
+        raise click.UsageError("--retain-log is for TOFU, MUSE and questions of your own; nothing of wmdp needs it.")
+    if (retain_log or holdout) and lm_eval and not (suite or forget or retain):
+        raise click.UsageError("--retain-log and --holdout need something to compare with: name --forget or --suite.")
+
+
+def _holdout(source, most):
+    from asu_lora.data.request import read_examples
+    from asu_lora.evaluation.figures import sample
+
+    return sample(read_examples(source), most)
+
+
+def _print(result):
+    from asu_lora.cli.console import print_table
+
+    metrics = list(dict.fromkeys(metric for values in result.sets.values() for metric in values))
+    if result.sets:
+        print_table(None, ("metric", *result.sets), [
+            (metric.replace("_", " "), *(_value(values, metric) for values in result.sets.values()))
+            for metric in metrics], right=tuple(range(1, len(result.sets) + 1)))
+        print_table(None, ("score", "value"), [
+            (entry["label"], _score(name, entry["value"])) for name, entry in result.summary()["scores"].items()],
+            right=(1,))
+    if result.lm_eval:
+        print_table(None, ("task", "metric", "value"), [
+            (task, metric, f"{value:.4g}") for task, values in result.lm_eval.items()
+            for metric, value in values.items()], right=(2,))
     for note in result.notes:
         click.echo(note, err=True)
-    return None
+
+
+def _value(values, metric):
+    """One cell: empty where a set has no such metric."""
+    if metric not in values:
+        return ""
+    return "missing" if values[metric] is None else f"{values[metric]:.3f}"
+
+
+def _score(name, value):
+    if value is None:
+        return "missing"
+    return f"{value:.3g}" if name in NOT_PERCENT else f"{100 * value:.2f}"

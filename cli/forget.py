@@ -16,6 +16,8 @@ from asu_lora.cli.settings import read_config, setting_options
 @click.option("--name", "-n", help="The adapter's name in the store.  [default: FILE's name]")
 @store_option
 @where_option
+@click.option("--on-top-of", "-t", multiple=True, metavar="NAME[:WEIGHT]", help="An adapter of the store, or a PEFT "
+              "folder, that is active and frozen while this one trains; repeat it for several.")
 @click.option("--heldout", metavar="FILE", help="Questions to measure before and after, trained on by neither side: "
               "paraphrases, say.")
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
@@ -27,8 +29,8 @@ from asu_lora.cli.settings import read_config, setting_options
               "device has free. Alone it stands after FILE.")
 @json_option
 @setting_options
-def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dry_run, fit, as_json, config,
-           **typed):
+def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json,
+           config, **typed):
     """Make a base forget the questions and answers, or the passages, in FILE.
 
     FILE is JSONL, JSON, CSV or Parquet, or a dataset on the hub, with columns 'question' and 'answer', or
@@ -40,6 +42,11 @@ def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dr
 
     What must be kept matters as much as what must go: a --retain file with questions near to the request
     protects best. Without one, general knowledge is kept.
+
+    A next request is trained on top of the adapters that will be active beside it:
+
+    \b
+      asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
     config = read_config(config, typed)
     from asu_lora.cli.quiet import quiet_libraries
@@ -52,13 +59,14 @@ def forget(file, base, retain, name, store, where, heldout, idk_file, resume, dr
     if fit:
         config = _fitted(request, base, config, fit, held, idk_file)
     if dry_run:
-        return _dry_run(request, base, config, name, store, held, idk_file, as_json)
+        return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
     from asu_lora.cli.progress import Bars
     from asu_lora.forgetting import forget as run
 
     try:
-        result = run(request, base, config, name, store, held, idk_file, resume, Bars())
+        result = run(request, base, config, name, store, held, idk_file, resume, Bars(),
+                     on_top_of=on_top_of)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("Interrupted: nothing was added to the store; the same command with --resume goes on "
                                 "after the last whole epoch.") from interrupt
@@ -91,9 +99,11 @@ def report(result, base: str, store: Path) -> None:
                f"peak memory {record.peak_memory / 1e9:.1f} GB.")
     click.echo(f"The adapter ({size:.1f} MB): {result.path}")
     asked = "" if str(store) == "adapters" else f" --store {store}"
-    click.echo(f"\nAsk it:   asu-lora ask --base {base} --adapter {result.name}{asked}"
+    stack = "".join(f" --adapter {below.name}" + (f":{below.weight:g}" if below.weight != 1 else "")
+                    for below in record.on_top_of)
+    click.echo(f"\nAsk it:   asu-lora ask --base {base}{stack} --adapter {result.name}{asked}"
                f"\nShow it:  asu-lora adapters show {result.name}{asked}"
-               f"\nMerge it: asu-lora merge --base {base} --adapter {result.name}{asked} --out merged")
+               f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged")
 
 
 FIGURES = (
@@ -119,10 +129,10 @@ def _fitted(request, base, config, budget, held, idk_file):
     return fitted
 
 
-def _dry_run(request, base, config, name, store, held, idk_file, as_json) -> None:
+def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json) -> None:
     from asu_lora.planning import memory_summary, plan_run
 
-    plan, memory = plan_run(request, base, config, name, store, held, idk_file)
+    plan, memory = plan_run(request, base, config, name, store, on_top_of, held, idk_file)
     if as_json:
         from asu_lora.cli.console import print_json
 

@@ -59,3 +59,21 @@ def _pairs(ctx, param, values):
             raise click.BadParameter(f"the column '{column}' is named twice; a row has one value of it.")
         pairs.append((column, wanted))
     return pairs
+
+
+def scoring_options(command: Callable) -> Callable:
+    """What a model is scored on, and with which models."""
+    for option in reversed((
+        click.option("--suite", type=click.Choice(["tofu"]), help="A benchmark's sets instead of your own files."),
+        click.option("--data", metavar="DIR", help="The suite's folder, or its hub id (locuslab/TOFU)."),
+        click.option("--split", default="forget01", show_default=True, help="The suite's forget split."),
+        click.option("--task", default="1", show_default=True, help="task_id within the split; 'all' for every row."),
+        click.option("--questions", type=click.IntRange(1), default=300, show_default=True,
+                     help="Most questions of a set."),
+        click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.  "
+                     "[default: paraphrase-MiniLM-L6-v2]"),
+        click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.  "
+                     "[default: deberta-v3-base-tasksource-nli]"),
+    )):
+        command = option(command)
+    return command

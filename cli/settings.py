@@ -4,7 +4,7 @@ The fields are read without importing torch: ``asu_lora.settings`` is plain data
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,10 +15,11 @@ from asu_lora.errors import SettingError
 from asu_lora.settings import ForgetConfig, config_from
 
 
-def setting_options(command: Callable) -> Callable:
-    """Add an option for every setting, and ``--config``, a file with any of the command's options."""
+def setting_options(command: Callable, without: Collection[str] = ()) -> Callable:
+    """Add an option for every setting (but those named), and ``--config``, a file with any of the command's options."""
     for spec in reversed(dataclasses.fields(ForgetConfig)):
-        command = _option(spec)(command)
+        if spec.name not in without:
+            command = _option(spec)(command)
     return click.option(
         "--config", type=click.Path(path_type=Path), is_eager=True, callback=_config_file,
         help="YAML file with any of these options (batch_size: 8); what is typed wins over it.")(command)
@@ -72,7 +73,8 @@ def _config_file(ctx: click.Context, param: click.Parameter, file: Path | None) 
     if file is None:
         return Config()
     source, values = f"The config {file}", _read_yaml(file)
-    settings = [spec.name for spec in dataclasses.fields(ForgetConfig)]
+    options = {option.name for option in ctx.command.params}
+    settings = [spec.name for spec in dataclasses.fields(ForgetConfig) if spec.name in options]
     others = {_key(option): option for option in ctx.command.params
               if isinstance(option, click.Option) and option.name not in settings and option is not param}
     if unknown := sorted(set(values) - set(settings) - set(others), key=str):

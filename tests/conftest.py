@@ -58,3 +58,14 @@ def taught_base(tmp_path_factory) -> Path:
     from tests.tiny_run import save_taught_base
 
     return save_taught_base(tmp_path_factory.mktemp("bases") / "taught")
+
+
+@pytest.fixture(scope="session")
+def forgetting_adapter(taught_base, tmp_path_factory) -> Path:
+    """An adapter trained on the taught base in NF4: it has forgotten a good part of the first six facts."""
+    from asu_lora import forget
+    from tests.tiny_run import tiny_request, tiny_settings
+
+    store = tmp_path_factory.mktemp("stores") / "store"
+    config = tiny_settings(precision="nf4", epochs=12, lr=3e-3)
+    return forget(tiny_request(), str(taught_base), config, "forgetting", store).path

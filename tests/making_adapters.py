@@ -122,6 +122,30 @@ def folder_in_memory() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """What test files of the store take for their ``tmp_path``."""
+    with folder_in_memory() as folder:
+        yield folder
+
+
+@pytest.fixture
+def empty_store(tmp_path) -> AdapterStore:
+    return AdapterStore(tmp_path / "adapters")
+
+
+@pytest.fixture
+def store_of_one(tmp_path) -> AdapterStore:
+    store = AdapterStore(tmp_path / "adapters")
+    add(store, "kept", seed=1)
+    return store
+
+
+def leftovers(store: AdapterStore) -> list[str]:
+    """What lies in the store's staging folder."""
+    return os.listdir(store.root / ".staging") if (store.root / ".staging").exists() else []
+
+
 def refused(store: AdapterStore, source, says: str) -> str:
     """Importing a source is refused in one sentence, and nothing around it has changed."""
     before = files_of(store.root.parent)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
@@ -115,3 +116,9 @@ def save_two(base: Path, folder: Path) -> list[tuple[Path, float]]:
     return [(save_lora(base, folder / "a", seed=1, target_modules=LINEAR), 1.0),
             (save_lora(base, folder / "b", seed=2, r=7, use_rslora=True,
                        rank_pattern={"layers.0.*v_proj": 2}), 0.5)]
+
+
+@pytest.fixture(scope="module")
+def two_adapters(tiny_base, tmp_path_factory) -> list[tuple[Path, float]]:
+    """Of :func:`save_two`, on the tiny base."""
+    return save_two(tiny_base, tmp_path_factory.mktemp("loras"))

@@ -23,24 +23,14 @@ from tests.making_adapters import (
     entries,
     files_of,
     flip_byte,
-    folder_in_memory,
+    in_memory,
     refused,
+    store_of_one,
     tar_of,
     write_lora,
 )
 
-
-@pytest.fixture
-def tmp_path():
-    with folder_in_memory() as folder:
-        yield folder
-
-
-@pytest.fixture
-def store(tmp_path) -> AdapterStore:
-    store = AdapterStore(tmp_path / "adapters")
-    add(store, "kept", seed=1)
-    return store
+tmp_path, store = in_memory, store_of_one
 
 
 # ---- out and in again

@@ -65,7 +65,8 @@ def test_answers_are_the_facts_without_the_end_of_turn(base, taught_base):
 
 
 @pytest.mark.parametrize("changes", [{"do_sample": True, "temperature": 5.0, "top_k": 3, "top_p": 0.5},
-                                     {"num_beams": 3}])
+                                     {"num_beams": 3}, {"repetition_penalty": 9.0}, {"no_repeat_ngram_size": 1},
+                                     {"min_new_tokens": 30}, {"max_length": 12}])
 def test_a_checkpoints_own_ways_of_generating_change_nothing(base, prompts, changes):
     expected = generate_answers(base.model, base.tokenizer, prompts, 40)
     before = base.model.generation_config.to_dict()

@@ -1,7 +1,11 @@
 """Loading a base: what it refuses, and that an NF4 base stays differentiable after a teacher's pass."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from asu_lora.errors import BaseModelError, SettingError
 from asu_lora.loading import load_base
 from asu_lora.settings import ForgetConfig
 from asu_lora.student import Student, add_adapter
+from tests.hub_server import hub
 from tests.tiny import save_tiny_base
 
 
@@ -94,3 +99,34 @@ def test_the_fingerprint_is_of_the_weights_not_of_the_files(tiny_base, tmp_path)
     assert resolve_base(str(tmp_path / "shards")).fingerprint() == one
     other = save_tiny_base(tmp_path / "other", seed=1)
     assert resolve_base(str(other)).fingerprint() != one
+
+
+def test_the_head_is_fed_in_one_piece_however_it_is_called(tiny_base):
+    base = load_base(str(tiny_base), "fp32", "cpu")
+    head, heard = base.model.get_output_embeddings(), []
+    head.register_forward_pre_hook(lambda module, args, kwargs: heard.append((*args, *kwargs.values())),
+                                   with_kwargs=True)
+    states = torch.randn(3, 5, 64)[:, -1:]
+    assert not states.is_contiguous()
+    assert torch.equal(head(states), head(input=states))
+    assert [value.is_contiguous() for values in heard for value in values] == [True, True]
+
+
+def test_everything_a_base_needs_is_fetched_from_the_hub_and_no_pickle(tiny_base, tmp_path):
+    """Through the real client, from a hub on this machine."""
+    there = tmp_path / "hub" / "me" / "base"
+    shutil.copytree(tiny_base, there)
+    wanted = ("LICENSE", "LICENSE.txt", "NOTICE", "qwen.tiktoken", "tokenizer.model.v3", "tokenizer.model",
+              "additional_chat_templates/tool_use.jinja", "modeling_own.py")
+    for name in (*wanted, "pytorch_model.bin", "README.md", "original/consolidated.00.pth"):
+        (there / name).parent.mkdir(exist_ok=True)
+        (there / name).write_text("content")
+    here = {path.relative_to(tiny_base).as_posix() for path in tiny_base.rglob("*") if path.is_file()}
+    with hub(tmp_path / "hub") as (address, _):
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
+                                    "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        code = "from asu_lora.bases import resolve_base; print(resolve_base('me/base').path)"
+        found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    folder = Path(found.stdout.strip().splitlines()[-1])
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == here | set(wanted)

@@ -12,7 +12,7 @@ from asu_lora.errors import SettingError
 from asu_lora.loading import load_base
 from asu_lora.memory_plan import fit, plan_memory
 from asu_lora.memory_plan.fit import parse_size
-from asu_lora.memory_plan.plan import fill_references, quantised_weights, weight_bytes
+from asu_lora.memory_plan.plan import fill_cache, quantised_weights, weight_bytes
 from asu_lora.planning import prepare
 from asu_lora.student import adapted
 from tests.tiny import save_tiny_base
@@ -55,8 +55,8 @@ def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     for half, planned in run.halves.items():
         filled = Rows(planned.views)
         compute_references(filled, run.objectives[half], base.model, FrozenHead(base.model), 0, 2.0)
-        real += filled.reference_bytes()
-    assert fill_references(run) == real > 0
+        real += filled.cache_bytes()
+    assert fill_cache(run, None) == real > 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"adapter_layers": "1"}])
@@ -108,20 +108,26 @@ def test_more_rows_and_longer_rows_take_more(tiny_base, run):
     assert plan_memory(short, tiny_settings()).totals["training"] < training()
 
 
-def test_the_lower_layers_cache_is_counted_when_it_is_kept(run):
-    tokens = sum(len(item) for half in run.halves.values() for item in half.views["answer"])
-    plain, kept = (plan_memory(run, tiny_settings(), lower).totals["training"] for lower in (False, True))
-    assert kept - plain == tokens * 64 * 4
+def test_what_enters_the_first_adapted_layer_is_counted(tiny_base, run):
+    from asu_lora.entry import find_entry
+
+    config = tiny_settings(adapter_layers="1")
+    every, upper = (plan_memory(run, settings).phases["training"] for settings in (tiny_settings(), config))
+    entries, _ = find_entry(load_base(str(tiny_base), "fp32", "cpu").model, 1).compute(
+        [item for half in run.halves.values() for item in half.views["answer"]], 0)
+    assert upper["cache"] - every["cache"] == held(entries) > 0
+    assert upper["activations"] < every["activations"]
 
 
 def test_fit_keeps_the_rows_a_step_and_stays_within_the_budget(run):
     config = tiny_settings(batch_size=6, grad_accum=2)
-    full, one = (plan_memory(run, dataclasses.replace(config, batch_size=b)).peak for b in (6, 1))
+    full = plan_memory(run, config).peak
     assert fit(run, config, full)[0] == config
     settings, plan = fit(run, config, full - 1)
     assert settings.batch_size == 3 and settings.grad_accum == 4 and plan.peak < full
-    settings, plan = fit(run, config, one - 1)
-    assert settings.gradient_checkpointing and settings.batch_size * settings.grad_accum == 12 and plan.peak < one
+    single = tiny_settings(retain_per_forget=6, batch_size=1, grad_accum=12)
+    settings, plan = fit(run, single, plan_memory(run, single).peak - 1)
+    assert settings == dataclasses.replace(single, gradient_checkpointing=True)
     with pytest.raises(SettingError, match=r"doesn't fit into 100\.0 MB.*--max-length.*smaller base"):
         fit(run, config, 100_000_000)
 

@@ -17,17 +17,14 @@ from tests.making_loras import (
     relative,
     save_lora,
     save_tiny_gpt2,
-    save_two,
     stacked,
     tensors_of,
+    two_adapters,
     update_of,
 )
 from tests.tiny import save_tiny_base
 
-
-@pytest.fixture(scope="module")
-def two(tiny_base, tmp_path_factory):
-    return save_two(tiny_base, tmp_path_factory.mktemp("loras"))
+two = two_adapters
 
 
 def test_fp32_answers_as_the_stack(tiny_base, two, tmp_path):

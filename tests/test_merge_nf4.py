@@ -19,16 +19,13 @@ from tests.making_loras import (
     relative,
     save_lora,
     save_tiny_gpt2,
-    save_two,
     stacked,
     tensors_of,
+    two_adapters,
     update_of,
 )
 
-
-@pytest.fixture(scope="module")
-def two(tiny_base, tmp_path_factory):
-    return save_two(tiny_base, tmp_path_factory.mktemp("loras"))
+two = two_adapters
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,8 @@ class Batch:
         self.labels = torch.full((rows, width), -100)
         for row, length in enumerate(lengths):  # a prompt of 2, the answer, padding
             self.labels[row, 2 : 2 + length] = torch.randint(VOCABULARY, (length,), generator=generator)
+        # up to 3 ids a token, -1 for none
+        self.ruled_out = torch.randint(-1, VOCABULARY, (rows, width, 3), generator=generator)
         self.head = head
 
     def answers(self) -> Answers:
@@ -47,7 +49,8 @@ class Batch:
         labels = self.labels[at]
         base_logprob = self.head.logits(self.base[at]).log_softmax(1).gather(1, labels[:, None])[:, 0]
         return Answers(self.head, self.hidden[at], labels, row, len(self.labels),
-                       {"teacher": self.teacher[at], "base": self.base[at], "base_logprob": base_logprob})
+                       {"teacher": self.teacher[at], "base": self.base[at], "base_logprob": base_logprob,
+                        "ruled_out": self.ruled_out[at]})
 
     # ---- the second implementation, the way a Trainer that knows nothing of chunks would write it
 
@@ -62,7 +65,7 @@ class Batch:
     def mean_nll(self, states):
         return cross_entropy(self.logits(states).flatten(0, 1), self.labels.flatten(), ignore_index=-100)
 
-    def kl(self, reference, forbidden=(), skip_first=False):
+    def kl(self, reference, forbidden=(), skip_first=False, ruled_out=False):
         """Mean over rows of the mean over answer tokens of KL(reference || student)."""
         target = self.logits(reference).detach().softmax(-1)
         losses = []
@@ -74,7 +77,10 @@ class Batch:
                 if place != places[-1]:
                     for token in forbidden:
                         p[token] = 0
-                    p = p / p.sum()
+                if ruled_out:
+                    for token in self.ruled_out[row, place].tolist():
+                        p[token] = 0 if token >= 0 else p[token]
+                p = p / p.sum()
                 log_q = self.logits(self.hidden)[row, place].log_softmax(-1)
                 values.append(kl_div(log_q, p, reduction="sum"))
             losses.append(sum(values) / max(len(values), 1))
@@ -106,11 +112,15 @@ forbidden = torch.tensor(FORBIDDEN)
 CASES = {
     "asu": (lambda: forget_objective("asu"), lambda a, i: a.kl(a.teacher)),
     "asu, forbidden": (lambda: forget_objective("asu", forbidden=forbidden), lambda a, i: a.kl(a.teacher, FORBIDDEN)),
+    "asu, ruled out": (lambda: forget_objective("asu", forbidden=forbidden, rule_out=True),
+                       lambda a, i: a.kl(a.teacher, FORBIDDEN, ruled_out=True)),
     "asu, without first token": (lambda: ASU(skip_first_token=True), lambda a, i: a.kl(a.teacher, skip_first=True)),
     "asu+idk": (lambda: forget_objective("asu+idk"),
                 lambda a, i: a.kl(a.teacher, skip_first=True) + i.mean_nll(i.hidden)),
     "asu+idk, forbidden": (lambda: ASUWithIDK(forbidden),
                            lambda a, i: a.kl(a.teacher, FORBIDDEN, True) + i.mean_nll(i.hidden)),
+    "asu+idk, ruled out": (lambda: ASUWithIDK(forbidden, rule_out=True),
+                           lambda a, i: a.kl(a.teacher, FORBIDDEN, True, True) + i.mean_nll(i.hidden)),
     "npo": (lambda: forget_objective("npo", beta=0.3), lambda a, i: npo(a, 0.3)),
     "dpo": (lambda: forget_objective("dpo", beta=0.3), lambda a, i: dpo(a, i, 0.3)),
     "idk": (lambda: forget_objective("idk"), lambda a, i: i.mean_nll(i.hidden)),

@@ -132,9 +132,9 @@ def asked(monkeypatch, tmp_path):
                     '{"question": "When?", "answer": "1907.", "task_id": 2}\n')
     seen = {}
 
-    def forget(request, base, config, name, store, heldout, idk_file, resume, progress):
+    def forget(request, base, config, name, store, heldout, idk_file, resume, progress, on_top_of):
         seen.update(request=request, base=base, config=config, name=name, store=str(store), idk_file=idk_file,
-                    resume=resume)
+                    resume=resume, on_top_of=on_top_of)
         raise AsuLoraError("Enough.")
 
     monkeypatch.setattr("asu_lora.forgetting.forget", forget)
@@ -162,7 +162,7 @@ def test_without_options_the_defaults_hold(asked):
 def test_every_setting_is_an_option(asked):
     typed = {"objective": "npo", "retain_loss": "gd", "tau": "2.5", "scheduler": "cosine", "precision": "fp32",
              "device": "cpu", "report_to": "none", "smooth_layers": "1-2", "adapter_layers": "0", "alpha": "3",
-             "target_modules": "q_proj", "optimizer": "sgd", "seed": "9", "max_length": "99"}
+             "target_modules": "q_proj", "optimizer": "sgd", "teacher": "stack", "seed": "9", "max_length": "99"}
     arguments, expected = [], {}
     for name, spec in FIELDS.items():
         flag = "--" + name.replace("_", "-")
@@ -179,7 +179,8 @@ def test_every_setting_is_an_option(asked):
 
 
 def test_short_flags(asked):
-    seen = asked("-r", "4", "-b", "2", "-n", "short")
+    seen = asked("-r", "4", "-b", "2", "-n", "short", "-t", "a", "-t", "b:0.5")
+    assert seen["on_top_of"] == ("a", "b:0.5")
     assert (seen["config"].rank, seen["config"].batch_size, seen["name"]) == (4, 2, "short")
 
 

@@ -14,29 +14,18 @@ from asu_lora.adapters.verify import verify_adapter
 from asu_lora.errors import AdapterError, AsuLoraError, StoreError
 from tests.making_adapters import (
     add,
+    empty_store,
     files_of,
     fill,
     flip_byte,
-    folder_in_memory,
+    in_memory,
+    leftovers,
     on,
     truncate,
     write_lora,
 )
 
-
-@pytest.fixture
-def tmp_path():
-    with folder_in_memory() as folder:
-        yield folder
-
-
-@pytest.fixture
-def store(tmp_path) -> AdapterStore:
-    return AdapterStore(tmp_path / "adapters")
-
-
-def leftovers(store: AdapterStore) -> list[str]:
-    return os.listdir(store.root / ".staging") if (store.root / ".staging").exists() else []
+tmp_path, store = in_memory, empty_store
 
 
 # ---- adding and looking
@@ -322,3 +311,12 @@ def test_adapters_as_plain_values_are_json(store):
     values = json.loads(json.dumps([adapter.as_dict() for adapter in store.list()]))
     assert values[0]["manifest"]["figures"]["after"]["forget_probability"] == 0.082
     assert values[1]["manifest"] is None
+
+
+def test_a_store_below_a_file_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    store = AdapterStore(tmp_path / "file" / "store")
+    for act in (lambda: store.check_name("a"), store.names, lambda: store.resolve("a")):
+        with pytest.raises(StoreError, match="Not a directory") as caught:
+            act()
+        assert "\n" not in str(caught.value)

@@ -12,22 +12,9 @@ from safetensors.numpy import load_file
 from asu_lora.adapters.manifest import WEIGHTS_NAME
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import StoreError
-from tests.making_adapters import add, factors, files_of, folder_in_memory, on
+from tests.making_adapters import add, empty_store, factors, files_of, in_memory, leftovers, on
 
-
-@pytest.fixture
-def tmp_path():
-    with folder_in_memory() as folder:
-        yield folder
-
-
-@pytest.fixture
-def store(tmp_path) -> AdapterStore:
-    return AdapterStore(tmp_path / "adapters")
-
-
-def leftovers(store: AdapterStore) -> list[str]:
-    return os.listdir(store.root / ".staging") if (store.root / ".staging").exists() else []
+tmp_path, store = in_memory, empty_store
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")

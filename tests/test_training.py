@@ -370,7 +370,7 @@ def test_passes_are_only_a_way_to_compute(step, monkeypatch):
     for smallest, most in ((0, 1), (10**9, None)):
         from asu_lora.data import batching
 
-        monkeypatch.setattr("asu_lora.collate.forward_passes", lambda items, pad, smallest=smallest, most=most: [
+        monkeypatch.setattr("asu_lora.collate.forward_passes", lambda items, pad, entries, smallest=smallest, most=most: [
             (group, batching.pad_group([items[i] for i in group], pad))
             for group in batching.length_groups([len(item) for item in items], most, smallest)])
         other_parts, other = step(PAIRS)
@@ -466,4 +466,4 @@ def test_references_are_computed_in_passes_that_change_nothing(base, taught_base
         with torch.no_grad():
             alone = base.model.model(input_ids=ids).last_hidden_state[0, len(item.prompt_ids) - 1 : -1]
         assert torch.allclose(state, alone, atol=1e-5)
-    assert halves.reference_bytes() == sum(len(item.answer_ids) for item in items) * 64 * 4
+    assert halves.cache_bytes() == sum(len(item.answer_ids) for item in items) * 64 * 4

@@ -7,36 +7,24 @@ import numpy
 import pytest
 
 from asu_lora.adapters.manifest import WEIGHTS_NAME
-from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.verify import verify_adapter
 from asu_lora.adapters.weights import not_finite, read_header
 from asu_lora.errors import AdapterError
 from tests.making_adapters import (
     MODULES,
-    add,
     entries,
     factors,
     fill,
     flip_byte,
-    folder_in_memory,
+    in_memory,
     refused,
+    store_of_one,
     tar_of,
     truncate,
     write_lora,
 )
 
-
-@pytest.fixture
-def tmp_path():
-    with folder_in_memory() as folder:
-        yield folder
-
-
-@pytest.fixture
-def store(tmp_path) -> AdapterStore:
-    store = AdapterStore(tmp_path / "adapters")
-    add(store, "kept", seed=1)
-    return store
+tmp_path, store = in_memory, store_of_one
 
 
 def nan(folder):

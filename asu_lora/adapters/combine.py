@@ -1,9 +1,9 @@
 """Several adapters as one: their weighted sum as a single plain PEFT LoRA.
 
 With the updates scaling_i B_i A_i and the weights w_i, sum_i w_i scaling_i B_i A_i = [w_1 scaling_1 B_1, ...]
-[A_1; ...]: concatenating ranks is exact. Truncating to rank R keeps the R largest singular values of that
-sum, found from thin QR factors and one small SVD (Eckart-Young: no other sum of rank R is nearer), so that a
-full (out, in) matrix is never made.
+[A_1; ...]: concatenating ranks is exact, and never needs more than min(in, out) of them. Truncating to rank R
+keeps the R largest singular values of that sum, found from thin QR factors and one small SVD (Eckart-Young: no
+other sum of rank R is nearer), so that a full (out, in) matrix is never made.
 """
 
 import hashlib
@@ -167,8 +167,11 @@ def _truncated(module: str, a: torch.Tensor, b: torch.Tensor, rank: int | None):
     """The best rank-``rank`` approximation of B A as new factors, with its error, computed in fp64.
 
     B = Q_B R_B and A^T = Q_A R_A give B A = Q_B (R_B R_A^T) Q_A^T, whose singular values are those of the
-    small matrix in the middle.
+    small matrix in the middle. Without a rank the sum is exact: no matrix has more singular values than min(in,
+    out), so more ranks than that are folded into as many.
     """
+    if rank is None and a.shape[0] > min(a.shape[1], b.shape[0]):
+        rank = min(a.shape[1], b.shape[0])
     q_b, r_b = torch.linalg.qr(b.double())
     q_a, r_a = torch.linalg.qr(a.double().T)
     total = a.shape[0]

@@ -91,9 +91,12 @@ class Staging:
         return any(entry.rpartition("-")[0] == name and self._alive(entry) for entry in self._entries())
 
     def _entries(self) -> list[str]:
-        with suppress(FileNotFoundError):
+        try:
             return [entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)]
-        return []
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # the store's path lies below a file, or may not be looked into
+            raise StoreError(f"The adapter store {self.root} can't be read: {error.strerror}.") from error
 
     def _lock_of(self, entry: str) -> Path:
         return self.folder / f"{entry}.lock"

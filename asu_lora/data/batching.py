@@ -64,10 +64,27 @@ def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
 
 
 def forward_passes(items: Sequence[Encoded], pad_id: int, most_tokens: int | None = None,
+                   entries: Sequence[torch.Tensor] | None = None,
                    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """The padded forward passes that cover ``items``, each with the indices of its rows."""
+    """The padded forward passes that cover ``items``, each with the indices of its rows.
+
+    Args:
+        entries: per row, (tokens, H) what it enters the first layer that runs with (see :mod:`asu_lora.entry`);
+            the passes then have ``entry``, (b, L, H), too.
+    """
     for group in length_groups([len(item) for item in items], most_tokens):
-        yield group, pad_group([items[index] for index in group], pad_id)
+        batch = pad_group([items[index] for index in group], pad_id)
+        if entries is not None:
+            batch["entry"] = pad_states([entries[index] for index in group], batch["input_ids"].shape[1])
+        yield group, batch
+
+
+def pad_states(states: Sequence[torch.Tensor], width: int) -> torch.Tensor:
+    """States of rows, (tokens, H) each, side by side: (b, width, H), zeros where a row has ended."""
+    padded = states[0].new_zeros(len(states), width, states[0].shape[1])
+    for row, own in enumerate(states):
+        padded[row, : len(own)] = own
+    return padded
 
 
 def answer_hidden(decoder: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -75,7 +92,7 @@ def answer_hidden(decoder: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -
 
     Args:
         decoder: the base without its head (``model.get_decoder()``), adapters and all.
-        batch: what :func:`pad_group` gave, on the decoder's device.
+        batch: what :func:`pad_group` gave, on the decoder's device. (An ``entry`` is the caller's business.)
     """
     hidden = decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
                      use_cache=False).last_hidden_state

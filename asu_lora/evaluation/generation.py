@@ -1,9 +1,10 @@
 """Greedy answers to many questions: batched by length, stopped at the end of the turn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import stop_ids
 
@@ -14,7 +15,7 @@ BATCH_ROWS = 40
 @torch.no_grad()
 def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]],
                      total_tokens: int = TOTAL_TOKENS, batch_rows: int = BATCH_ROWS,
-                     progress: Callable[[int], None] | None = None) -> list[list[int]]:
+                     progress: Callable[[int], None] | None = None, new_tokens: int | None = None) -> list[list[int]]:
     """Answer every prompt greedily.
 
     Args:
@@ -24,10 +25,14 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
             each prompt by its own length, whatever prompts stand beside it.
         batch_rows: prompts answered at once; prompts of like length stand together.
         progress: called with the number of prompts of each finished batch.
+        new_tokens: most tokens of an answer, however long its prompt, instead of ``total_tokens``.
 
     Returns:
         The token ids of each answer, without the end-of-turn token.
     """
+    def room(prompt_tokens: int) -> int:
+        return new_tokens or max(16, total_tokens - prompt_tokens)
+
     stops = stop_ids(tokenizer)
     answers: list[list[int]] = [[]] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -42,15 +47,12 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
             for at, row in enumerate(rows):
                 ids[at, width - len(prompts[row]) :] = torch.tensor(prompts[row])
                 mask[at, width - len(prompts[row]) :] = 1
-            output = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
-                max_new_tokens=max(16, total_tokens - shortest), eos_token_id=stops,
-                pad_token_id=tokenizer.pad_token_id,
-                # a checkpoint's sampling settings mean nothing to a greedy answer, and transformers warns of them
-                temperature=None, top_p=None, top_k=None, num_beams=1,
-            )
+            greedy = GenerationConfig(do_sample=False, max_new_tokens=room(shortest), eos_token_id=stops,
+                                      pad_token_id=tokenizer.pad_token_id)
+            with _only_setting(model, greedy):
+                output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
             for row, tokens in zip(rows, output[:, width:].tolist(), strict=True):
-                tokens = tokens[: max(16, total_tokens - len(prompts[row]))]
+                tokens = tokens[: room(len(prompts[row]))]
                 ends = [at for at, token in enumerate(tokens) if token in stops]
                 answers[row] = tokens[: ends[0]] if ends else tokens
             if progress:
@@ -58,3 +60,18 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     finally:
         model.train(training)
     return answers
+
+
+@contextmanager
+def _only_setting(model: torch.nn.Module, config: GenerationConfig) -> Iterator[None]:
+    """Inside, the model generates by ``config`` alone.
+
+    A checkpoint's own settings (a repetition penalty, say) would fill whatever a config that is handed to
+    ``generate`` leaves open, and a greedy answer is the model's, not its settings'.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept, base.generation_config = base.generation_config, config
+    try:
+        yield
+    finally:
+        base.generation_config = kept

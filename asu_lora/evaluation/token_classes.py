@@ -1,19 +1,19 @@
 """Which tokens of an answer carry its facts, and which only hold the sentence together.
 
 Deterministic: closed-class words and punctuation are *function*; words of the question are *copied* (the
-question itself gives them away); what is left is *factual*.
+question itself gives them away); what is left is *factual*. Where a row names its facts itself (a field
+``spans``, see :mod:`asu_lora.evaluation.spans`), they and nothing else are factual.
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from enum import IntEnum
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
+from asu_lora.evaluation.spans import fact_spans
 
 FUNCTION_WORDS = frozenset(
     """a an the this that these those some any each every no both either neither another such
@@ -27,7 +27,6 @@ FUNCTION_WORDS = frozenset(
     well even still often always never ever""".split()
 )
 ENDINGS = ("", "s", "d", "ll", "m", "re", "ve")  # what may stand behind an apostrophe: "he'll", not "d'Artagnan"
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
 
@@ -43,24 +42,34 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
     """The class of every answer token of an encoded example.
 
     A token belongs to the word its first letter or digit stands in; tokens without one, and special tokens,
-    are function.
+    are function, unless the row's own spans hold them.
+
+    Raises:
+        DataError: the row's spans can't be read.
     """
     asked = {part for word in _WORD.findall(example.question.lower()) for part in _stems(word)}
-    pieces = _pieces(item.answer_ids, tokenizer)
-    text = "".join(piece for _, piece in pieces)
+    parts = pieces(item.answer_ids, tokenizer)
+    text = "".join(piece for _, piece in parts)
     kinds = [TokenClass.FUNCTION] * (len(text) + 1)
     for match in _WORD.finditer(text):
         kind = _word_class(match.group().lower(), asked)
         kinds[match.start() : match.end()] = [kind] * (match.end() - match.start())
+    spans = fact_spans(example, text)
+    if spans is not None:
+        kinds = [TokenClass.FUNCTION if kind == TokenClass.FACTUAL else kind for kind in kinds]
+        for begin, end in spans:
+            kinds[begin:end] = [TokenClass.FACTUAL] * len(kinds[begin:end])
     classes, start = [], 0
-    for tokens, piece in pieces:
+    for tokens, piece in parts:
         inside = next((i for i, letter in enumerate(piece) if letter.isalnum()), None)
+        if inside is None and spans:  # a full stop inside a fact
+            inside = next((i for i, letter in enumerate(piece) if kinds[start + i] == TokenClass.FACTUAL), None)
         classes += [TokenClass.FUNCTION if inside is None else kinds[start + inside]] * tokens
         start += len(piece)
     return classes
 
 
-def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, str]]:
+def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, str]]:
     """The text of an answer in pieces, each with the number of tokens that make it.
 
     A token's text is what it adds after the token before it: decoded alone, many tokenizers' tokens lose the
@@ -69,39 +78,15 @@ def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tupl
     def decode(start: int, end: int) -> str:
         return tokenizer.decode(list(ids[start:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    pieces = []
+    found = []
     before, start = 0, 0
     for end in range(1, len(ids) + 1):
         known, text = decode(before, start), decode(before, end)
         if text.endswith("\ufffd") and end < len(ids):  # in the middle of a character
             continue
-        pieces.append((end - start, text[len(known) :]))
+        found.append((end - start, text[len(known) :]))
         before, start = start, end
-    return pieces
-
-
-def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """(answer tokens,) which tokens hold an answer together without telling a fact.
-
-    Punctuation; the end of turn; the pieces of a word after its first, which spell what that one has decided;
-    and the first word, unless it is a fact. A heated teacher loses them first: its answers open with noise,
-    spell loops for names, and don't end.
-    """
-    first_is_a_fact = token_classes(item, example, tokenizer)[0] == TokenClass.FACTUAL
-    kept: list[bool] = []
-    opening, before = not example.is_passage and not first_is_a_fact, ""
-    for tokens, piece in _pieces(item.answer_ids, tokenizer):
-        opening = opening and (not kept or not piece[:1].isspace())
-        tells_nothing = not any(letter.isalnum() for letter in piece)
-        spelling = _spells(before[-1:]) and _spells(piece[:1])
-        kept += [opening or tells_nothing or spelling] * tokens
-        before = piece
-    return torch.tensor(kept)
-
-
-def _spells(letter: str) -> bool:
-    """Whether it is a letter of a script that sets words apart: a digit, or a Chinese character, tells by itself."""
-    return letter.isalpha() and not unicodedata.name(letter, "").startswith(_UNSPACED)
+    return found
 
 
 def _word_class(word: str, asked: set[str]) -> TokenClass:

@@ -12,8 +12,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def fit(run: PlannedRun, config: ForgetConfig, budget: int, lower_cache: bool = False,
-        ) -> tuple[ForgetConfig, MemoryPlan]:
+def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfig, MemoryPlan]:
     """The settings nearest to ``config`` with which the run fits.
 
     Only what leaves the result as it is changes: fewer rows in a forward pass and as many more passes a step, then
@@ -27,7 +26,7 @@ def fit(run: PlannedRun, config: ForgetConfig, budget: int, lower_cache: bool = 
     """
     smallest = None
     for settings in candidates(config):
-        plan = plan_memory(run, settings, lower_cache)
+        plan = plan_memory(run, settings)
         if plan.peak <= budget:
             return settings, plan
         if smallest is None or plan.peak < smallest.peak:

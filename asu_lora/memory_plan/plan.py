@@ -7,6 +7,7 @@ that the request's own rows will make. docs/memory.md has the arithmetic.
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +16,10 @@ from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM
 
 from asu_lora.collate import Collator, losses
-from asu_lora.data.batching import WIDTH_STEP, forward_passes, length_groups
+from asu_lora.data.batching import WIDTH_STEP, answer_hidden, forward_passes, length_groups
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.pairs import ForgetRetainPairs
+from asu_lora.entry import Entry
 from asu_lora.evaluation.figures import enough_tokens
 from asu_lora.evaluation.generation import BATCH_ROWS
 from asu_lora.head import FrozenHead
@@ -26,6 +28,7 @@ from asu_lora.memory_plan.simulation import LiveBytes, kernels
 from asu_lora.objectives import Objective
 from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
+from asu_lora.smoothing import number_of_layers
 from asu_lora.student import Student, adapted
 from asu_lora.teacher import MOST_TOKENS
 
@@ -87,12 +90,8 @@ def meta_model(model_config, compute: torch.dtype, trust_remote_code: bool = Fal
     return model.requires_grad_(False).eval()
 
 
-def plan_memory(run: PlannedRun, config: ForgetConfig, lower_cache: bool = False) -> MemoryPlan:
-    """Plan the memory of a run.
-
-    Args:
-        lower_cache: whether the states that enter the first adapted layer are kept for all tokens of all rows.
-    """
+def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
+    """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
     machine = machine_memory(run.device)
     quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
     weights = weight_bytes(run.model, quantised)
@@ -100,7 +99,7 @@ def plan_memory(run: PlannedRun, config: ForgetConfig, lower_cache: bool = False
     loading = machine.loading(run.checkpoint, sum(w.numel() for w in quantised.values()) * run.compute.itemsize)
     fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
     phases = {"loading": fixed | {"left of loading": loading.peak}}
-    reading = _reading(run, quantised, [items for rows in run.halves.values() for items in rows.views.values()])
+    reading = _reading(run, quantised, [_items(run)])
     if config.eval_rows and run.evaluated:
         evaluating = _reading(run, quantised, run.evaluated)
         states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * state
@@ -109,19 +108,17 @@ def plan_memory(run: PlannedRun, config: ForgetConfig, lower_cache: bool = False
             ({"activations": machine.live(evaluating), "cache": states},
              {"activations": machine.live(others), "logits": machine.live(logits), "cache": cache}),
             key=lambda parts: sum(parts.values()))
-    references = fill_references(run)
-    kept = {"cache": references}
-    if lower_cache:
-        tokens = sum(len(i) for rows in run.halves.values() for items in rows.views.values() for i in items)
-        kept["lower layers' cache"] = tokens * state
+    entry = planned_entry(run, config, quantised)
+    kept = {"cache": fill_cache(run, entry)}
+    # beside the teacher's states stand the base's, until what tells no fact has been taken from them
     again = sum(len(i.answer_ids) for i in run.halves["forget"].views.get("answer", ())) * state
-    phases["targets"] = fixed | kept | {"activations": machine.live(reading),
-                                        "cache": references + again}
+    phases["targets"] = fixed | {"activations": machine.live(reading), "cache": kept["cache"] + again}
     if run.device.type != "cpu":
-        kept = {}  # the references wait in the host's memory; a batch brings its own along
+        kept = {}  # references and entries wait in the host's memory; a batch brings its own along
+        phases["targets"]["cache"] = max(again, max(len(i) for i in _items(run)) * state)
     with adapted(run.model, config) as student:
         trainable = [p for p in student.parameters() if p.requires_grad]
-        others, logits = _step(run, config, student, trainable, quantised)
+        others, logits = _step(run, config, student, trainable, quantised, entry)
         adapter = sum(p.numel() * p.element_size() for p in trainable)
         phases["training"] = fixed | kept | {
             "adapter": adapter, "gradients": adapter, "optimizer": optimizer_bytes(trainable, config, run.device),
@@ -159,16 +156,50 @@ def optimizer_bytes(parameters: Sequence[torch.Tensor], config: ForgetConfig, de
     return sum(p.numel() * moments * (1 if small and p.numel() >= 4096 else 4) for p in parameters)
 
 
-def fill_references(run: PlannedRun) -> int:
-    """Put the references' shapes beside the rows, and say what they will take, bytes."""
+def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> Entry | None:
+    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.entry`).
+
+    Without numbers the trial of :func:`asu_lora.entry.find_entry` can only find out whether the layers do without
+    those below, not whether they say the same.
+    """
+    first = config.first_adapted(number_of_layers(run.model))
+    if first < 1:
+        return None
+    entry, kind = Entry(run.model, first), []
+    hook = entry.layers[first - 1].register_forward_hook(lambda module, args, output: kind.append(type(output)))
+    ids = torch.ones(1, WIDTH_STEP, dtype=torch.long, device="meta")
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "positions": ids[0]}
+    with torch.no_grad(), kernels(quantised), _live(run):
+        try:
+            answer_hidden(entry.decoder, batch)
+        finally:
+            hook.remove()
+        entry.tuples = kind == [tuple]
+        try:
+            entry.states = torch.empty(1, WIDTH_STEP, _hidden(run), dtype=run.compute, device="meta")
+            with entry.above():
+                answer_hidden(entry.decoder, batch)
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
+            return None
+    entry.states = None
+    return entry
+
+
+def fill_cache(run: PlannedRun, entry: Entry | None) -> int:
+    """Put the shapes of references and entries beside the rows, and say what they will take, bytes."""
     for half, objective in run.objectives.items():
         rows = run.halves[half]
+        rows.entries.clear()
         for view, wanted in objective.needs.items():
+            items = rows.views[view]
             rows.references[view] = {name: [
                 torch.empty(len(item.answer_ids), device="meta") if name == "base_logprob" else
                 torch.empty(len(item.answer_ids), _hidden(run), dtype=run.compute, device="meta")
-                for item in rows.views[view]] for name in wanted}
-    return sum(rows.reference_bytes() for rows in run.halves.values())
+                for item in items] for name in wanted}
+            if entry is not None:
+                rows.entries[view] = [torch.empty(len(item), _hidden(run), dtype=run.compute, device="meta")
+                                      for item in items]
+    return sum(rows.cache_bytes() for rows in run.halves.values())
 
 
 def widest_batch(run: PlannedRun, config: ForgetConfig) -> list[tuple[int, list[int]]]:
@@ -195,17 +226,17 @@ def _tokens(run: PlannedRun, batch: list[tuple[int, list[int]]]) -> int:
                for group in length_groups(lengths))
 
 
-def _step(run, config, student, trainable, quantised) -> tuple[int, int]:
+def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
     """Bytes of activations and of logits at the fullest moment of a training step."""
     collator = Collator(run.halves, run.objectives, 0)
     batch = _on_meta(collator(widest_batch(run, config)))
-    module = Student(student, config.gradient_checkpointing)
+    module = Student(student, config.gradient_checkpointing, entry)
     module.train()
     for parameter in trainable:
         parameter.grad = torch.empty_like(parameter)
     live = _live(run)
     live.ignore(p.grad for p in trainable)
-    with kernels(quantised), live, torch.enable_grad():
+    with kernels(quantised), live, torch.enable_grad(), entry.above() if entry else nullcontext():
         parts = losses(module(batch["passes"]), batch, run.objectives, FrozenHead(run.model))
         torch.autograd.backward(sum(parts.values()))
     return live.peak
@@ -251,6 +282,10 @@ def _live(run: PlannedRun) -> LiveBytes:
 
 def _on_meta(batch):
     return tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, batch)
+
+
+def _items(run: PlannedRun) -> list[Encoded]:
+    return [item for rows in run.halves.values() for items in rows.views.values() for item in items]
 
 
 def _hidden(run: PlannedRun) -> int:

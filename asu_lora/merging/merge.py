@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,22 +18,29 @@ from asu_lora.merging.blocks import workers
 from asu_lora.merging.companions import copy_companions, read_config, stored_quantization, write_config
 from asu_lora.merging.nf4 import Quantization
 from asu_lora.merging.onto import choose_onto, refuse_other_base
-from asu_lora.merging.plan import plan_merge
+from asu_lora.merging.plan import TensorPlan, plan_merge
 from asu_lora.merging.reader import LazyTensorReader
 from asu_lora.merging.report import MergeReport
+from asu_lora.merging.residual import FOLDER
 from asu_lora.merging.skeleton import skeleton_of
 from asu_lora.merging.streaming import PRECISIONS, Progress, TensorStream
 from asu_lora.merging.writer import TensorWriter, staged_folder
+
+if TYPE_CHECKING:
+    from asu_lora.merging.durable import DurableRounding, DurableSettings
 
 SHARD_SIZE = 5_000_000_000
 
 
 def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, float]], out: str | Path,
           precision: str = "bf16", onto: str | None = None, shard_size: int = SHARD_SIZE,
-          progress: Progress | None = None, trust_remote_code: bool = False) -> MergeReport:
+          progress: Progress | None = None, trust_remote_code: bool = False,
+          durable: "DurableSettings | None" = None) -> MergeReport:
     """Write a checkpoint of the base with adapters added, which plain transformers loads.
 
     Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4.
+    A durable merge also loads the base in NF4 with the adapters on, and holds up to 2 GiB of the second moments
+    of its layers' inputs (:mod:`asu_lora.merging.moments`).
 
     Args:
         base: hub id, folder, or what :func:`asu_lora.bases.resolve_base` gave.
@@ -44,6 +51,8 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
             were trained on.
         shard_size: bytes of tensors a file, at most, unless one tensor is larger.
         progress: called with (bytes of the base done, bytes in all).
+        durable: with nf4, choose the rounding that keeps what the adapters do on these questions; with a residual
+            rank, what it lost is written as a PEFT folder ``residual-adapter`` in ``out``.
 
     Raises:
         AdapterError: an adapter that is broken, more than a LoRA, or of another base.
@@ -55,6 +64,8 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
         raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
     if not adapters:
         raise SettingError("There is nothing to merge: name at least one adapter.")
+    if durable and precision != "nf4":
+        raise SettingError(f"A durable merge is one to nf4: in {precision} rounding takes next to nothing.")
     source = base if isinstance(base, BaseSource) else resolve_base(str(base))
     loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
     for lora, weight in loras:
@@ -73,16 +84,32 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
         skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
         stream = TensorStream(reader, writer, threads, skeleton, precision, onto == "quantized",
                               on_nf4 or onto == "quantized", settings, progress)
-        for plan in plan_merge(reader, skeleton, loras):
+        plans = plan_merge(reader, skeleton, loras)
+        if durable:
+            stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
+        for plan in plans:
             stream.tensor(plan)
         shards = writer.finish()
+        if durable and stream.durable.residual.factors:
+            stream.durable.residual.write(stage / FOLDER, str(out))
         copy_companions(source.path, stage)
         write_config(config, stage, PRECISIONS[precision],
                      _quantization_config(settings, skeleton.skipped, stream.storage_dtype)
                      if precision == "nf4" else None)
     names = [(lora.name, weight) for lora, weight in loras]
     return MergeReport(Path(out), source.name, names, precision, onto, stream.onto_difference, stream.modules,
-                       len(shards), writer.total_bytes, time.perf_counter() - started)
+                       len(shards), writer.total_bytes, time.perf_counter() - started,
+                       stream.durable.modules if durable else [], durable.residual_rank if durable else 0)
+
+
+def _durable(settings: "DurableSettings", source: BaseSource, adapters: Sequence[tuple[str | Path, float]],
+             plans: Sequence[TensorPlan], trust_remote_code: bool) -> "DurableRounding":
+    from asu_lora.merging.durable import prepare  # loads libraries that a plain merge does without
+
+    order = [plan.module for plan in plans if plan.updates and (plan.four_bit or plan.packed)]
+    if not order:
+        raise SettingError("The adapters change nothing that is held in 4 bit: a durable merge has nothing to do.")
+    return prepare(settings, source, [(Path(folder), weight) for folder, weight in adapters], order, trust_remote_code)
 
 
 def _quantization_config(settings: Quantization, skipped: list[str],

@@ -74,8 +74,8 @@ def statistics_of(name: str, tensors: dict[str, Any]) -> list[str]:
     return found if any(_STATE in other for other in found) else []
 
 
-def read_packed(reader: LazyTensorReader, name: str) -> torch.Tensor:
-    """The fp32 weights (out, in) of a tensor that the checkpoint keeps in 4 bit.
+def read_state(reader: LazyTensorReader, name: str) -> tuple[torch.Tensor, Any]:
+    """A tensor that the checkpoint keeps in 4 bit, as :func:`quantize` gives one.
 
     Raises:
         BaseModelError: the statistics stored beside it make no sense.
@@ -85,6 +85,19 @@ def read_packed(reader: LazyTensorReader, name: str) -> torch.Tensor:
     prefix = len(name) + 1
     try:
         parts = {other[prefix:]: reader.read(other) for other in statistics_of(name, reader.tensors)}
-        return dequantize(reader.read(name).reshape(-1, 1), QuantState.from_dict(parts, torch.device("cpu")))
+        return reader.read(name).reshape(-1, 1), QuantState.from_dict(parts, torch.device("cpu"))
     except (ValueError, KeyError, AssertionError, RuntimeError) as error:
+        raise BaseModelError(f"The 4-bit tensor {name} of the base is damaged: {error}.") from error
+
+
+def read_packed(reader: LazyTensorReader, name: str) -> torch.Tensor:
+    """The fp32 weights (out, in) of a tensor that the checkpoint keeps in 4 bit.
+
+    Raises:
+        BaseModelError: what is stored makes no sense.
+    """
+    packed, state = read_state(reader, name)
+    try:
+        return dequantize(packed, state)
+    except (ValueError, RuntimeError) as error:
         raise BaseModelError(f"The 4-bit tensor {name} of the base is damaged: {error}.") from error

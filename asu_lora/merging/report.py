@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asu_lora.merging.rounding import ModuleRounding, overall
+from asu_lora.merging.rounding import ModuleDurability, ModuleRounding, overall
 
 
 @dataclass
@@ -18,6 +18,8 @@ class MergeReport:
             no adapter was trained on NF4 and the question does not arise.
         modules: rounding of every module that took an update (see :mod:`asu_lora.merging.rounding`).
         bytes: of tensors written.
+        durability: of a durable merge, what is left undone of each module's update.
+        residual_rank: of the residual adapter, 0 without one.
     """
 
     out: Path
@@ -30,6 +32,8 @@ class MergeReport:
     shards: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    durability: list[ModuleDurability] = field(default_factory=list, repr=False)
+    residual_rank: int = 0
 
     @property
     def overall(self) -> ModuleRounding:
@@ -46,4 +50,5 @@ class MergeReport:
             "onto_difference": self.onto_difference, "rounding": self.overall.as_dict(),
             "modules": [module.as_dict() for module in self.modules],
             "shards": self.shards, "bytes": self.bytes, "seconds": round(self.seconds, 3),
+            "durability": [module.as_dict() for module in self.durability], "residual_rank": self.residual_rank,
         }

@@ -13,7 +13,8 @@ The two differ: rounding errors of random sign leave *kept* near 1 and can still
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -67,6 +68,28 @@ class ModuleRounding:
         return {"module": self.module, "update_norm": self.update_norm,
                 "rounding_error_norm": math.sqrt(self.change), "kept": self.kept, "lost": self.lost,
                 "error": self.error}
+
+
+@dataclass(frozen=True)
+class ModuleDurability:
+    """What is left undone of one module's update on the inputs looked at: mean ||(Q - T) x||^2 over the update's
+    own mean ||D x||^2. 0: the layer does all that the adapter did to it; 1: as if there were no adapter.
+
+    Attributes:
+        nearest: of rounding W + D to nearest.
+        durable: of the choices that were written.
+        with_residual: of these with the residual adapter on; None without one.
+        moved: share of the weights whose choice is not the base's.
+    """
+
+    module: str
+    nearest: float
+    durable: float
+    with_residual: float | None
+    moved: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def overall(modules: Iterable[ModuleRounding]) -> ModuleRounding:

@@ -3,17 +3,22 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from asu_lora.errors import BaseModelError
 from asu_lora.merging import nf4
 from asu_lora.merging.blocks import Workers, add_and_round
+from asu_lora.merging.nf4_grid import Grid
 from asu_lora.merging.plan import TensorPlan
 from asu_lora.merging.reader import LazyTensorReader
 from asu_lora.merging.rounding import ModuleRounding
 from asu_lora.merging.skeleton import Skeleton
 from asu_lora.merging.writer import TensorWriter
+
+if TYPE_CHECKING:
+    from asu_lora.merging.durable import DurableRounding
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "nf4": None}
 
@@ -30,6 +35,7 @@ class TensorStream:
         quantized: add to the weights as NF4 shows them.
         compare: measure how far these are from the original ones.
         settings: of NF4, as the adapters were trained on and as it is written.
+        durable: chooses the 4-bit numbers of weights that take an update; None rounds them to nearest.
         modules: filled with the rounding of every module that takes an update.
         storage_dtype: filled with the type of the base's first float that is not in 4 bit.
         original_square, difference_square: filled with the sums for :attr:`onto_difference`.
@@ -44,6 +50,7 @@ class TensorStream:
     compare: bool
     settings: nf4.Quantization
     progress: Progress | None = None
+    durable: "DurableRounding | None" = None
     modules: list[ModuleRounding] = field(default_factory=list)
     storage_dtype: torch.dtype | None = None
     original_square: float = 0.0
@@ -137,14 +144,30 @@ class TensorStream:
             delta = factors[0] @ factors[1]
             exact = base + delta
         packed, state = nf4.quantize(exact.T if plan.conv1d else exact, self.settings)
+        rounded = None
+        if factors is not None:
+            rounded = nf4.dequantize(packed, state)
+            if self.durable:
+                packed, state, rounded = self._durably(plan, base, delta, rounded)
         for name, tensor in nf4.stored_tensors(plan.name, packed, state).items():
             self.writer.add(name, tensor)
         if factors is not None:
-            rounded = nf4.dequantize(packed, state)
             # What 4 bit would hold without the update: what NF4 shows is in 4 bit already.
             before = base if self.quantized else self._through_nf4(plan, original)
             rounding.measure(delta, exact, rounded.T if plan.conv1d else rounded, before)
         self._advance(self._size(plan))
+
+    def _durably(self, plan: TensorPlan, base: torch.Tensor, delta: torch.Tensor, nearest: torch.Tensor):
+        """Packed numbers, state and values (out, in) of the choices that keep the update, on the base's own scales."""
+        if plan.packed:
+            grid = Grid.stored(self.reader, plan.name)
+        else:
+            original = self.reader.read(plan.name).to(torch.float32)
+            grid = Grid.of(original.T if plan.conv1d else original, self.settings)
+        if plan.conv1d:
+            base, delta = base.T, delta.T
+        choices = self.durable.choose(plan.module, grid, base, delta, nearest)
+        return grid.pack(choices), grid.state, grid.values(choices)
 
     def _original_and_seen(self, plan: TensorPlan) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """A linear layer's weight in fp32 as it was (None: not stored) and, where updates go onto that, as

@@ -18,7 +18,8 @@ class Answers:
         row: (T,) index of each token's row, from 0.
         rows: the number of rows.
         references: what was computed once, before training: ``teacher`` and ``base``, (T, H) final hidden
-            states of the smoothed and of the plain base; ``base_logprob``, (T,) log-probabilities in nats.
+            states of the smoothed and of the plain base; ``base_logprob``, (T,) log-probabilities in nats;
+            ``ruled_out``, (T, k) ids that the teacher must not say.
     """
 
     head: FrozenHead

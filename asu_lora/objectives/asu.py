@@ -17,18 +17,25 @@ class ASU(Objective):
             teacher puts much of its mass on them (on SmolLM2-135M above tau 1.9 it answers with nothing at
             all), and a student would learn silence. Before an answer's last token they are taken out of the
             teacher's distribution. None is the paper's loss as it stands.
+        rule_out: also take out, token by token, what the reference ``ruled_out`` names (see
+            :mod:`asu_lora.speaking`).
         skip_first_token: leave each answer's first token without loss (used beside ``idk``).
     """
 
     name = "asu"
     needs = {"answer": ("teacher",)}
 
-    def __init__(self, forbidden: torch.Tensor | None = None, skip_first_token: bool = False):
+    def __init__(self, forbidden: torch.Tensor | None = None, rule_out: bool = False,
+                 skip_first_token: bool = False):
         self.forbidden = forbidden
+        self.rule_out = rule_out
+        if rule_out:
+            self.needs = {"answer": ("teacher", "ruled_out")}
         self.skip_first_token = skip_first_token
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         answers = views["answer"]
-        kl = token_kl(answers, answers.references["teacher"], self.forbidden)
+        kl = token_kl(answers, answers.references["teacher"], self.forbidden,
+                      answers.references["ruled_out"] if self.rule_out else None)
         weight = ~answers.first() if self.skip_first_token else None
         return answers.row_mean(kl, weight).mean()

@@ -16,8 +16,9 @@ class ASUWithIDK(Objective):
     name = "asu+idk"
     needs = {"answer": ("teacher",), "idk": ()}
 
-    def __init__(self, forbidden: torch.Tensor | None = None):
-        self.asu = ASU(forbidden, skip_first_token=True)
+    def __init__(self, forbidden: torch.Tensor | None = None, rule_out: bool = False):
+        self.asu = ASU(forbidden, rule_out, skip_first_token=True)
+        self.needs = {**self.asu.needs, "idk": ()}
         self.idk = IDK()
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:

@@ -37,6 +37,7 @@ LESS, MORE = "lower on the forget set, higher elsewhere", "higher"
 
 METRICS = (
     Metric("rouge", "rouge.rouge_l_recall", "question", LESS),
+    Metric("rouge_f1", "rouge.rouge_l_f1", "question", LESS),
     Metric("probability", "probability.answer_probability", "question", LESS),
     Metric("normalized_probability", "probability.normalized_probability", "question", MORE),
     Metric("truth_ratio", "truth_ratio.truth_ratio", "question", "1 on the forget set, higher elsewhere"),

@@ -7,21 +7,7 @@ from pathlib import Path
 import torch
 
 from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
-
-HUB_SECONDS = 5.0  # to wait for the hub's first word; its own client retries for most of a minute
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-    except Exception:  # each version of the hub's client brings its own network errors
-        return False
-    return True
+from asu_lora.hub import hub_answers
 
 
 @contextmanager
@@ -78,7 +64,7 @@ def load_pretrained(auto_class: type, name: str, score: str, way_out: str, unuse
             raise refuse(f"can't be loaded ({_first_line(error)})") from error
         if name.startswith(("/", ".", "~")):
             raise refuse("is no folder on this machine") from error
-        if not _hub_answers():
+        if not hub_answers():
             raise refuse("is not in the hub's cache and the hub can't be reached") from error
         try:
             model, tokenizer, report = load()
@@ -95,7 +81,7 @@ def find_file(name: str, file: str) -> Path | None:
     from transformers.utils import cached_file
 
     for where in ({"local_files_only": True}, {}):
-        if where or (not Path(name).is_dir() and _hub_answers()):
+        if where or (not Path(name).is_dir() and hub_answers()):
             try:
                 return Path(cached_file(name, file, **where))
             except OSError:  # no such file there

@@ -1,13 +1,13 @@
-"""ROUGE-L recall: how much of the truth the model still says, in the truth's order."""
+"""ROUGE-L: how much of the truth the model still says, in the truth's order."""
 
 from functools import lru_cache
 
 from rouge_score.rouge_scorer import RougeScorer
 
 
-@lru_cache(maxsize=1)
-def _scorer() -> RougeScorer:
-    return RougeScorer(["rougeL"], use_stemmer=True)
+@lru_cache(maxsize=2)
+def _scorer(stemmed: bool) -> RougeScorer:
+    return RougeScorer(["rougeL"], use_stemmer=stemmed)
 
 
 def rouge_l_recall(prediction: str, reference: str) -> float:
@@ -17,4 +17,12 @@ def rouge_l_recall(prediction: str, reference: str) -> float:
     (Google's rouge-score). So a text in another script has no words at all, and the score is 0 wherever
     either side has none. "ROUGE" of "A Closer Look at Machine Unlearning for LLMs" (ICLR 2025) and of TOFU.
     """
-    return float(_scorer().score(reference, prediction)["rougeL"].recall)
+    return float(_scorer(True).score(reference, prediction)["rougeL"].recall)
+
+
+def rouge_l_f1(prediction: str, reference: str) -> float:
+    """``2 P R / (P + R)`` of the longest common subsequence's precision and recall, in words as they stand; in [0, 1].
+
+    Words as in :func:`rouge_l_recall`, not stemmed. Verbatim and knowledge memorization of MUSE (arXiv 2407.06460).
+    """
+    return float(_scorer(False).score(reference, prediction)["rougeL"].fmeasure)

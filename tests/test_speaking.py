@@ -1,4 +1,4 @@
-"""Anchors: what the teacher leaves to the base, on a real word-piece tokenizer trained in the test."""
+"""Anchors and ruled-out words, on a real word-piece tokenizer trained in the test."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, question_answer
-from asu_lora.evaluation.token_classes import anchored
+from asu_lora.speaking import NOTHING, anchored, keep_speaking
 from tests.tiny import TEMPLATE
 
 
@@ -44,6 +44,11 @@ def test_punctuation_spelling_end_and_opening_are_kept(tokenizer):
         "[The] author was born in Oslo[.<|im_end|>]"
 
 
+def test_names_of_the_question_are_kept(tokenizer):
+    assert marked(tokenizer, "Where was Qux born?", "The author Qux was born in Oslo.") == \
+        "[The] author[ Qux] was born in Oslo[.<|im_end|>]"
+
+
 def test_a_rare_word_is_decided_by_its_first_piece(tokenizer):
     assert marked(tokenizer, "Who is it?", "The author is Qux.") == "[The] author is[ ]Q[ux.<|im_end|>]"
 
@@ -70,3 +75,34 @@ def test_passages_have_no_opening(tokenizer):
     kept = anchored(item, example, tokenizer).tolist()
     assert kept[pieces.index(" author")] is False
     assert kept[-1] is True
+
+
+def silenced(tokenizer, question, answer):
+    """For each answer token, the text of what is ruled out there."""
+    example = question_answer(question, answer)
+    (item,) = Encoder(tokenizer).encode(example)
+    (table,) = keep_speaking([item], [example], tokenizer).ruled_out
+    return [(tokenizer.decode([token]), {tokenizer.decode([i]) for i in ids if i != NOTHING})
+            for token, ids in zip(item.answer_ids, table.tolist(), strict=True)]
+
+
+def test_at_a_fact_the_fact_and_what_was_said_are_ruled_out(tokenizer):
+    table = dict(silenced(tokenizer, "Where was the author born?", "The author was born in Oslo on the day."))
+    assert {" Oslo", " author", " born"} <= table[" Oslo"] and " was" not in table[" Oslo"]
+    assert {" day", " Oslo", " author"} <= table[" day"]
+    assert table[" author"] == {" author"} and table[" born"] == {" born", " author"}  # words of the question
+    for word in ("The", " was", " in", " on", " the", ".", "<|im_end|>"):
+        assert table[word] == set(), word
+
+
+def test_only_the_latest_words_are_ruled_out(tokenizer, monkeypatch):
+    monkeypatch.setattr("asu_lora.speaking.MOST_RULED_OUT", 4)
+    table = silenced(tokenizer, "?", "Q in R in B in K in U in V.")
+    assert [ruled for token, ruled in table if token.strip() == "V"] == [{"V", "B", "K", "U"}]
+
+
+def test_rows_share_one_width(tokenizer):
+    examples = [question_answer("Who?", "Qux."), question_answer("Where was she born?", "She was born in Oslo, city of Oslo.")]
+    rows = Encoder(tokenizer).encode_all(examples, "rows")
+    tables = keep_speaking(rows, examples, tokenizer).ruled_out
+    assert len({table.shape[1] for table in tables}) == 1

@@ -1,0 +1,174 @@
+"""Whether a merged model has got back what its adapters made it forget, at every precision it may be deployed in.
+
+With p a figure of the forget questions (mean answer probability, mean ROUGE-L recall), the model at hand *has
+got back*
+
+    (p - p_adapters) / (p_base - p_adapters)
+
+of what was forgotten: 0 as base + adapters were trained, 1 as if there had been no adapter. Base and base +
+adapters are measured at the precision that the adapters were trained in. A figure that the adapters lowered by
+less than :data:`LEAST_DROP` is not judged: the quotient would be noise.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from asu_lora.adapters.manifest import has_manifest, read_manifest
+from asu_lora.bases import BaseSource
+from asu_lora.data.encoding import Encoder
+from asu_lora.data.examples import Example
+from asu_lora.errors import AsuLoraError, SettingError
+from asu_lora.evaluation.figures import measure, sample
+from asu_lora.head import FrozenHead
+from asu_lora.loading import choose_device, first_line, load_base, load_tokenizer
+from asu_lora.merging.deployments import DTYPES, deployments, runnable
+from asu_lora.progress import Progress
+from asu_lora.stack import load
+
+TOLERANCE = 0.1
+LEAST_DROP = 0.05
+MOST_QUESTIONS = 100  # of each set
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One model, measured.
+
+    Attributes:
+        model: ``base``, ``base + adapters`` or ``merged``.
+        precision: what its weights are held in.
+        forget, retain: ``probability`` and ``rouge``, means over the questions; None where it could not be run, or
+            where there are no such questions.
+        back: of each judged figure, the share of what was forgotten that the model has got back.
+        judged: whether the merge stands or falls with this row: the precision that was written.
+        note: why it could not be run, or what was done to run it.
+    """
+
+    model: str
+    precision: str
+    forget: dict[str, float] | None
+    retain: dict[str, float] | None = None
+    back: dict[str, float] = field(default_factory=dict)
+    judged: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The figures of base, base + adapters and the merged model at every precision.
+
+    Attributes:
+        rows: in this order.
+        tolerance: the most of what was forgotten that may have come back.
+    """
+
+    rows: list[CheckRow]
+    tolerance: float
+
+    def verdict(self, row: CheckRow) -> str:
+        """``kept`` (what was forgotten stays so), ``came back``, ``not run``, or nothing for what is no merge."""
+        if row.model != "merged":
+            return ""
+        if row.forget is None:
+            return "not run"
+        return "came back" if any(share > self.tolerance for share in row.back.values()) else "kept"
+
+    @property
+    def passed(self) -> bool:
+        """Whether no judged figure came back by more than the tolerance."""
+        return all(self.verdict(row) == "kept" for row in self.rows if row.judged)
+
+    def as_dict(self) -> dict[str, Any]:
+        rows = [asdict(row) | {"verdict": self.verdict(row)} for row in self.rows]
+        return {"tolerance": self.tolerance, "passed": self.passed, "rows": rows}
+
+
+def check(source: BaseSource, adapters: Sequence[tuple[Path, float]], merged: Path, written: str,
+          forget: Sequence[Example], retain: Sequence[Example] = (), tolerance: float = TOLERANCE,
+          onto: str = "quantized", device: str | None = None, trust_remote_code: bool = False,
+          progress: Progress | None = None) -> CheckReport:
+    """Measure the forget and retain questions on base, base + adapters, and the merged model.
+
+    One model is in memory at a time. At most :data:`MOST_QUESTIONS` of each set are asked, spread over it.
+
+    Args:
+        merged: the folder that :func:`asu_lora.merging.merge.merge` wrote; with a ``residual-adapter`` in it, the
+            merged model is judged with that on.
+        written: the precision it was written in, which decides.
+        onto: where no manifest says what the adapters were trained on: ``quantized`` (NF4) or ``original``.
+
+    Raises:
+        SettingError: the adapters make the base forget none of these questions, so that nothing can be judged.
+        AsuLoraError: as loading does.
+    """
+    if not forget:
+        raise SettingError("The check has no questions: name a file of what was to be forgotten.")
+    progress = progress or Progress()
+    target = choose_device(device)
+    sets = {"forget": sample(forget, MOST_QUESTIONS), "retain": sample(retain, MOST_QUESTIONS)}
+    asked = _Asked(sets, load_tokenizer(source, trust_remote_code), progress)
+
+    as_trained = _trained_in([folder for folder, _ in adapters], onto)
+    as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
+    stack = load(load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code), adapters)
+    with_adapters = asked.of(stack.model, f"base + adapters, {as_trained}")
+    with stack.without_adapters():
+        plain = asked.of(stack.model, f"base, {as_trained}")
+    del stack
+    rows = [CheckRow("base", as_trained, *plain), CheckRow("base + adapters", as_trained, *with_adapters)]
+    drop = {name: plain[0][name] - with_adapters[0][name] for name in plain[0]}
+    judged = [name for name in drop if drop[name] >= LEAST_DROP]
+    if not judged:
+        raise SettingError(
+            f"The adapters lower the probability of these answers by {drop['probability']:.3f} only, and so nothing "
+            "can be judged: check with the questions that they were trained to forget.")
+    merged_source = BaseSource(str(merged), Path(merged))
+    for way in deployments(merged_source, written, target, trust_remote_code):
+        gc.collect()
+        try:
+            forget_figures, retain_figures = asked.of(way.open(), f"merged, {way.precision}")
+        except (RuntimeError, ValueError, ImportError, NotImplementedError, AsuLoraError) as error:
+            if way.written:
+                raise
+            rows.append(CheckRow("merged", way.precision, None, note=f"can't be run: {first_line(error)}"))
+            continue
+        back = {name: (forget_figures[name] - with_adapters[0][name]) / drop[name] for name in judged}
+        rows.append(CheckRow("merged", way.precision, forget_figures, retain_figures, back, way.written, way.note))
+    return CheckReport(rows, tolerance)
+
+
+@dataclass
+class _Asked:
+    """The questions, ready to be put to one model after the other."""
+
+    sets: dict[str, Sequence[Example]]
+    tokenizer: Any
+    progress: Progress
+
+    def of(self, model: torch.nn.Module, what: str) -> tuple[dict[str, float], dict[str, float] | None]:
+        """Mean figures of the forget and of the retain questions."""
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        head, encoder, found = FrozenHead(plain), Encoder(self.tokenizer), []
+        for examples in self.sets.values():
+            if not examples:
+                found.append(None)
+                continue
+            self.progress.stage(f"Checking {what}", sum(not example.is_passage for example in examples))
+            figures = measure(model, head, self.tokenizer, encoder, examples, self.progress)
+            lists = {"probability": figures.probability, "rouge": figures.rouge}
+            found.append({name: fmean(values) for name, values in lists.items() if values})
+        return found[0], found[1]
+
+
+def _trained_in(folders: Sequence[Path], onto: str) -> str:
+    """The precision that the adapters were trained in, by their manifests."""
+    known = {read_manifest(folder).base.precision for folder in folders if has_manifest(folder)}
+    if len(known) == 1 and known <= {"nf4", *DTYPES}:
+        return known.pop()
+    return "nf4" if onto == "quantized" else "bf16"

@@ -1,0 +1,113 @@
+"""What keeps a student talking: where the teacher gives way to the base, and what it must not say.
+
+A teacher hot enough to have lost the facts has lost more than them, and a student that learns from it word by
+word writes loops and noise. Two things are put right before anything is learnt, from the request alone:
+
+*Anchors.* At tokens that hold an answer together and tell no fact, the target is the plain base.
+
+*Ruled out.* At every other content word, the teacher's distribution is left without that word itself and without the
+content words that have already been said. What remains is what the teacher would say instead: another place,
+another trade, another turn of phrase. So the teacher need not be hot enough to have lost the last trace of a fact
+(and with it its sentences), and does not fill the gap with echoes, which is how loops begin.
+
+Neither is in the paper; ``--no-keep-speaking`` is its loss as it stands.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from asu_lora.data.encoding import Encoded
+from asu_lora.data.examples import Example
+from asu_lora.evaluation.token_classes import FUNCTION_WORDS, TokenClass, pieces, token_classes
+
+MOST_RULED_OUT = 64  # ids a token: the latest words, loops are near
+NOTHING = -1  # fills up the table of ruled-out ids
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """One tensor a row each.
+
+    Attributes:
+        anchors: (answer tokens,) whether the target is the plain base.
+        ruled_out: (answer tokens, k) ids taken out of the teacher's distribution, filled up with NOTHING; k is
+            the same for all rows.
+    """
+
+    anchors: list[torch.Tensor]
+    ruled_out: list[torch.Tensor]
+
+
+def keep_speaking(rows: Sequence[Encoded], examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Speaking:
+    """Anchors and ruled-out tokens of forget rows.
+
+    Args:
+        rows: encoded; ``row.example`` is an index into ``examples``.
+    """
+    anchors, tables = [], []
+    for row in rows:
+        example = examples[row.example]
+        anchors.append(anchored(row, example, tokenizer))
+        tables.append(ruled_out(row, example, anchors[-1], tokenizer))
+    width = max([1, *(len(ids) for table in tables for ids in table)])
+    filled = [torch.tensor([ids + [NOTHING] * (width - len(ids)) for ids in table], dtype=torch.int32)
+              for table in tables]
+    return Speaking(anchors, filled)
+
+
+def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """(answer tokens,) which tokens hold an answer together without telling a fact.
+
+    Punctuation; the end of turn; names that the question gives away itself (its words with a capital); the pieces
+    of a word after its first, which spell what that one has decided; and the first word, unless it is a fact.
+    """
+    classes = token_classes(item, example, tokenizer)
+    kept: list[bool] = []
+    opening, before = not example.is_passage and classes[0] != TokenClass.FACTUAL, ""
+    for tokens, piece in pieces(item.answer_ids, tokenizer):
+        opening = opening and (not kept or not piece[:1].isspace())
+        tells_nothing = not any(letter.isalnum() for letter in piece)
+        spelling = _spells(before[-1:]) and _spells(piece[:1])
+        name = classes[len(kept)] == TokenClass.COPIED and piece.strip()[:1].isupper()
+        kept += [opening or tells_nothing or spelling or name] * tokens
+        before = piece
+    return torch.tensor(kept)
+
+
+def ruled_out(item: Encoded, example: Example, anchors: torch.Tensor,
+              tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """For every answer token, the ids that a teacher must not say there: nothing at function words and anchors.
+
+    At a fact these are the fact and the content words of the question and of the answer so far; at a word of the
+    question, that word and those of the answer so far.
+    """
+    asked = [token for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
+             if _is_content(tokenizer.decode([token]))]
+    said: dict[int, None] = {}
+    found = []
+    for token, kind, kept in zip(item.answer_ids, token_classes(item, example, tokenizer), anchors.tolist(),
+                                 strict=True):
+        if kind == TokenClass.FUNCTION or kept:
+            found.append([])
+        else:
+            before = [*(asked if kind == TokenClass.FACTUAL else ()), *said]
+            found.append([token, *(i for i in dict.fromkeys(before[1 - MOST_RULED_OUT :]) if i != token)])
+        if kind != TokenClass.FUNCTION:
+            said.pop(token, None)
+            said[token] = None  # the latest at the end
+    return found
+
+
+def _is_content(piece: str) -> bool:
+    word = piece.strip().lower()
+    return any(letter.isalnum() for letter in word) and word not in FUNCTION_WORDS
+
+
+def _spells(letter: str) -> bool:
+    """Whether it is a letter of a script that sets words apart: a digit, or a Chinese character, tells by itself."""
+    return letter.isalpha() and not unicodedata.name(letter, "").startswith(_UNSPACED)

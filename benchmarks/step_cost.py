@@ -1,0 +1,156 @@
+"""What a step of ASU costs: against plain QLoRA on the same tokens, and against the straightforward way.
+
+    python benchmarks/step_cost.py BASE TOFU
+
+Time: medians of alternating steps in one process. Memory: one process a kind of step, its peak above the loaded
+base. Losses: the first steps of ASU and of the straightforward way from one adapter, in fp32. Writes
+docs/results/step_cost.json and .md.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import torch
+from steps import TAU, Workload, memory, timed
+
+from asu_lora import ForgetConfig
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+KINDS = ("asu", "plain", "plain, all layers", "straightforward")
+SETTINGS = {"plain, all layers": ForgetConfig(adapter_layers="all")}
+
+
+def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str) -> dict:
+    """Median seconds of a step of every kind, 8 + 8 rows; the straightforward way takes 4 + 4."""
+    made = {}
+    work = Workload(base, tofu, precision)
+    found: dict = {"cache seconds": work.cache()}
+    began = timed(lambda: forward_only(work), torch.optim.SGD([torch.zeros(1, requires_grad=True)]))[0]
+    found["an epoch's forward passes, seconds"] = began
+    for kind in KINDS:
+        work.config = SETTINGS.get(kind, ForgetConfig())
+        peft, optimizer = work.student()
+        step = getattr(work, kind.split(",")[0])(peft)
+        seconds = []
+        for turn in range(1 + (slow_rounds if kind == "straightforward" else rounds)):
+            taken, _ = timed(step, optimizer)
+            seconds.append(taken)
+            print(f"{kind}, step {turn}: {taken:.2f} s", flush=True)
+        made[kind] = seconds[1:]  # the first step of a shape compiles its kernels
+        peft.unload()
+    found["seconds"] = {kind: median(values) for kind, values in made.items()}
+    found["runs"] = made
+    return found
+
+
+def alternating(base: str, tofu: Path, rounds: int, precision: str) -> dict:
+    """asu and plain, one step in turn, ``rounds`` times: two adapters on one base, one active at a time."""
+    work = Workload(base, tofu, precision)
+    work.cache()
+    seconds: dict[str, list[float]] = {"asu": [], "plain": []}
+    for turn in range(rounds + 1):
+        for kind in seconds:
+            peft, optimizer = work.student()
+            taken = [timed(getattr(work, kind)(peft), optimizer)[0] for _ in range(2)]
+            peft.unload()
+            if turn:
+                seconds[kind].append(taken[1])
+                print(f"alternating, {kind}: {taken[1]:.2f} s", flush=True)
+    ratios = [a / b for a, b in zip(seconds["asu"], seconds["plain"], strict=True)]
+    return {"seconds": seconds, "ratio": median(ratios)}
+
+
+def forward_only(work: Workload) -> torch.Tensor:
+    from asu_lora.teacher import hidden_states
+
+    return hidden_states(work.model, work.items, work.pad_id)[0].sum()
+
+
+def peak(base: str, tofu: Path, kind: str, precision: str) -> dict:
+    """Peak bytes above the loaded base over three steps of one kind, cache, adapter and optimizer included."""
+    work = Workload(base, tofu, precision, config=SETTINGS.get(kind))
+    if kind.startswith("asu"):
+        work.cache()
+    peft, optimizer = work.student()
+    step = getattr(work, kind.split(",")[0])(peft)
+    for _ in range(3 if kind != "straightforward" else 1):
+        timed(step, optimizer)
+    return {"above": memory() - work.loaded, "loaded": work.loaded}
+
+
+def equal_losses(base: str, tofu: Path, steps: int) -> list[tuple[float, float]]:
+    """(ours, straightforward) losses of the first steps, fp32, the same 4 + 4 rows and adapter."""
+    work = Workload(base, tofu, "fp32", 4, 4, ForgetConfig(keep_speaking=False))
+    found = []
+    for kind in ("asu", "straightforward"):
+        if kind == "asu":
+            work.cache()
+        peft, optimizer = work.student()
+        step = getattr(work, kind)(peft)
+        found.append([timed(step, optimizer)[1] for _ in range(steps)])
+        peft.unload()
+    return list(zip(*found, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("tofu", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slow-rounds", type=int, default=2, help="of the straightforward way, a minute each")
+    parser.add_argument("--precision", default="nf4")
+    parser.add_argument("--name", default="step_cost", help="of the files in docs/results")
+    parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.peak:
+        print(json.dumps(peak(a.base, a.tofu, a.peak, a.precision)))
+        return
+    found = times(a.base, a.tofu, a.rounds, a.slow_rounds, a.precision)
+    found["alternating"] = alternating(a.base, a.tofu, a.rounds, a.precision)
+    found["peak"] = {}
+    for kind in KINDS:
+        out = subprocess.run([sys.executable, __file__, a.base, str(a.tofu), "--peak", kind,
+                              "--precision", a.precision], check=True, capture_output=True, text=True).stdout
+        found["peak"][kind] = json.loads(out.splitlines()[-1])
+        print(kind, found["peak"][kind], flush=True)
+    found["losses"] = equal_losses(a.base, a.tofu, 3)
+    found["precision"] = a.precision
+    found["machine"] = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{a.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{a.name}.md").write_text(table(found))
+    print(table(found))
+
+
+def table(found: dict) -> str:
+    seconds, peaks = found["seconds"], {k: v["above"] for k, v in found["peak"].items()}
+    rows = {kind: 8 if kind == "straightforward" else 16 for kind in KINDS}
+    lines = ["# What a training step costs", "",
+             f"`python benchmarks/step_cost.py BASE TOFU`: {found['machine']['threads']} threads, "
+             f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (straightforward 4 + 4). "
+             "Memory is the peak above the loaded base, of a process of its own.", "",
+             "| step | seconds | seconds a row | peak above the base, GB |", "|---|---|---|---|"]
+    lines += [f"| {kind} | {seconds[kind]:.2f} | {seconds[kind] / rows[kind]:.3f} | {peaks[kind] / 1e9:.2f} |"
+              for kind in KINDS]
+    per_row = (seconds["straightforward"] / 8) / (seconds["asu"] / 16)
+    worst = max(abs(ours - theirs) for ours, theirs in found["losses"])
+    lines += ["", "| figure | wanted | seen |", "|---|---|---|",
+              f"| ASU / plain QLoRA, time, {len(found['alternating']['seconds']['asu'])} alternating steps | at most "
+              f"1.10 | {found['alternating']['ratio']:.2f} |",
+              f"| straightforward / ASU, time a row | at least 10 | {per_row:.1f} |",
+              f"| straightforward / ASU, peak memory | at least 8 | "
+              f"{peaks['straightforward'] / peaks['asu']:.1f} |",
+              f"| ASU / plain QLoRA, peak memory | at most 1.05 | {peaks['asu'] / peaks['plain']:.2f} |",
+              f"| largest difference of losses, fp32, {len(found['losses'])} steps | below 1e-4 | {worst:.1e} |",
+              f"| cache, seconds / an epoch's forward passes of the same rows, seconds | at most 1 | "
+              f"{found['cache seconds']:.2f} / {found['an epoch' + chr(39) + 's forward passes, seconds']:.2f} |"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

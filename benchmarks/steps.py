@@ -1,0 +1,194 @@
+"""Training steps to be compared: ASU as this program does it, plain QLoRA, and the straightforward way.
+
+What the benchmarks of time and memory share. All three train the same adapter on the same rows.
+"""
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.nn.functional import log_softmax
+
+from asu_lora import ForgetConfig, ForgetRequest, attention_smoothing
+from asu_lora.cli.quiet import quiet_libraries
+from asu_lora.collate import Collator, losses
+from asu_lora.data.batching import forward_passes
+from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.reading import read_rows
+from asu_lora.entry import find_entry
+from asu_lora.forgetting import build_objectives, encode_halves
+from asu_lora.head import FrozenHead
+from asu_lora.loading import load_base
+from asu_lora.rows import compute_references
+from asu_lora.smoothing import number_of_layers
+from asu_lora.speaking import keep_speaking
+from asu_lora.student import Student, add_adapter
+
+TAU = 3.0
+PADDED = 500  # tokens: what the paper's code pads every row to
+
+
+class Workload:
+    """A base in memory, rows of a request, and one training step of each kind.
+
+    Args:
+        base: a checkpoint.
+        precision: of the base.
+        forget, retain: rows of each.
+        config: further settings.
+    """
+
+    def __init__(self, base: str, tofu: Path, precision: str = "nf4", forget: int = 8, retain: int = 8,
+                 config: ForgetConfig | None = None):
+        quiet_libraries()
+        self.config = replace(config or ForgetConfig(), precision=precision)
+        self.base = load_base(base, precision, "cpu")
+        self.loaded = settled_memory()
+        self.model, self.pad_id = self.base.model, self.base.tokenizer.pad_token_id
+        self.request = ForgetRequest.from_rows(plain(read_rows(tofu / "forget01.json")[:forget]),
+                                               plain(read_rows(tofu / "retain_perturbed.json")[:retain]))
+        self.encoder = Encoder(self.base.tokenizer, self.config.max_length)
+        self.pairs = [(i, [i]) for i in range(min(forget, retain))]
+        self.head = FrozenHead(self.model)
+        self.objectives = build_objectives(self.config, self.base)
+        self.halves = encode_halves(self.request, self.encoder, self.objectives, [], 0)
+        self.layers = self.config.layers(number_of_layers(self.model))
+        self.entry = None
+
+    @property
+    def items(self) -> list[Encoded]:
+        return [item for rows in self.halves.values() for item in rows.views["answer"]]
+
+    def cache(self) -> float:
+        """Compute entries and references, once; returns the seconds it took."""
+        began = time.perf_counter()
+        self.entry = find_entry(self.model, self.config.first_adapted(number_of_layers(self.model)))
+        for half, rows in self.halves.items():
+            kept = None
+            if half == "forget" and self.config.keep_speaking:
+                kept = keep_speaking(rows.views["answer"], self.request.forget, self.base.tokenizer)
+            compute_references(rows, self.objectives[half], self.model, self.head, self.pad_id, TAU, self.layers,
+                               kept, entry=self.entry)
+        return time.perf_counter() - began
+
+    def student(self, seed: int = 0):
+        """A fresh adapter on the base, and its optimizer."""
+        torch.manual_seed(seed)
+        peft = add_adapter(self.model, self.config)
+        optimizer = torch.optim.AdamW([p for p in peft.parameters() if p.requires_grad], lr=1e-3, weight_decay=0)
+        return peft, optimizer
+
+    def asu(self, peft, pairs=None) -> Callable[[], torch.Tensor]:
+        """This program's step: cached targets, layers above the entry, the head on answer tokens."""
+        student, collator = Student(peft, entry=self.entry), Collator(self.halves, self.objectives, self.pad_id)
+
+        def loss() -> torch.Tensor:
+            batch = collator(pairs or self.pairs)
+            parts = losses(student(batch["passes"]), batch, self.objectives, self.head)
+            total = parts["forget"] + parts["retain"]
+            total.backward()
+            return total.detach()
+
+        if self.entry is None:
+            return loss
+
+        def above() -> torch.Tensor:
+            with self.entry.above():
+                return loss()
+
+        return above
+
+    def plain(self, peft) -> Callable[[], torch.Tensor]:
+        """QLoRA as users run it: cross-entropy on the answers, transformers' own loss, the same padded passes."""
+        passes = [(batch, labels_of([self.items[i] for i in group], batch["input_ids"]))
+                  for group, batch in forward_passes(self.items, self.pad_id)]
+        tokens = sum(len(item.answer_ids) for item in self.items)
+
+        def loss() -> torch.Tensor:
+            total = torch.zeros(())
+            for batch, labels in passes:
+                part = peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
+                            use_cache=False).loss * ((labels != -100).sum() / tokens)
+                part.backward()
+                total += part.detach()
+            return total
+
+        return loss
+
+    def straightforward(self, peft, pairs=None) -> Callable[[], torch.Tensor]:
+        """As the paper's code does it: rows padded to 500, teacher and base run at every step, logits of every
+        position. (Its second and third model are here the same weights: adapter off, adapter off and smoothed.)"""
+        pairs = pairs or self.pairs[:4]
+        forget = padded([self.halves["forget"].views["answer"][i] for i, _ in pairs], self.pad_id)
+        retain = padded([self.halves["retain"].views["answer"][j] for _, js in pairs for j in js], self.pad_id)
+
+        def logits(batch):
+            return peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+        def loss() -> torch.Tensor:
+            with torch.no_grad(), peft.disable_adapter():
+                with attention_smoothing(self.model, TAU, self.layers):
+                    teacher = logits(forget)
+                reference = logits(retain)
+            total = full_kl(teacher, logits(forget), forget["labels"]) + full_kl(reference, logits(retain),
+                                                                                retain["labels"])
+            total.backward()
+            return total.detach()
+
+        return loss
+
+
+def full_kl(reference: torch.Tensor, student: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean over rows of the mean over answer tokens of KL(reference || student), from full logits (b, L, V)."""
+    target, found = log_softmax(reference[:, :-1].float(), -1), log_softmax(student[:, :-1].float(), -1)
+    kl, mask = (target.exp() * (target - found)).sum(-1), labels[:, 1:] != -100
+    return ((kl * mask).sum(1) / mask.sum(1)).mean()
+
+
+def padded(items: list[Encoded], pad_id: int, width: int = PADDED) -> dict[str, torch.Tensor]:
+    ids, mask = torch.full((len(items), width), pad_id), torch.zeros((len(items), width), dtype=torch.long)
+    for row, item in enumerate(items):
+        ids[row, : len(item)] = torch.tensor(item.prompt_ids + item.answer_ids)
+        mask[row, : len(item)] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels_of(items, ids)}
+
+
+def labels_of(items: list[Encoded], ids: torch.Tensor) -> torch.Tensor:
+    """transformers' labels: -100 where there is no loss."""
+    labels = torch.full_like(ids, -100)
+    for row, item in enumerate(items):
+        labels[row, len(item.prompt_ids) : len(item)] = torch.tensor(item.answer_ids)
+    return labels
+
+
+def plain(rows: list[dict]) -> list[dict]:
+    return [{"question": row["question"], "answer": row["answer"]} for row in rows]
+
+
+def timed(step: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    """Seconds and loss of one step, optimizer included."""
+    began = time.perf_counter()
+    value = step()
+    optimizer.step()
+    optimizer.zero_grad()
+    return time.perf_counter() - began, float(value)
+
+
+def settled_memory() -> int:
+    """Resident bytes now, after handing back to the system what is free; the peak is counted from here on."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+    return memory("VmRSS")
+
+
+def memory(what: str = "VmHWM") -> int:
+    """Bytes of this process: resident (VmRSS) or its peak (VmHWM)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(what):
+            return int(line.split()[1]) * 1024
+    raise LookupError(what)

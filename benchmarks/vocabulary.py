@@ -1,0 +1,51 @@
+"""Peak memory of a training step against the size of the vocabulary.
+
+    python benchmarks/vocabulary.py BASE TOFU
+
+The same small Gemma-like model with 32,768, 131,072 and 262,144 words; BASE gives the tokenizer. What a step
+takes above the loaded base should not grow. Writes docs/results/vocabulary.json and .md.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from gemma_like import save
+from step_cost import RESULTS
+
+SIZES = (65_536, 131_072, 262_144)
+KINDS = ("asu", "plain", "straightforward")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("tofu", type=Path)
+    a = parser.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in SIZES:
+            base = save(a.base, Path(folder) / str(size), size)
+            for kind in KINDS:
+                out = subprocess.run([sys.executable, str(Path(__file__).with_name("step_cost.py")), str(base),
+                                      str(a.tofu), "--peak", kind, "--precision", "fp32"], check=True,
+                                     capture_output=True, text=True).stdout
+                found.append({"vocabulary": size, "step": kind} | json.loads(out.splitlines()[-1]))
+                print(found[-1], flush=True)
+    (RESULTS / "vocabulary.json").write_text(json.dumps(found, indent=1) + "\n")
+    cells = {(run["vocabulary"], run["step"]): run["above"] for run in found}
+    lines = ["# Memory against vocabulary", "",
+             "`python benchmarks/vocabulary.py BASE TOFU`: a Gemma-like model (8 layers, hidden size 256, random "
+             "weights) in fp32, 8 + 8 rows a step (straightforward: 4 + 4). Peak above the loaded base, MB.", "",
+             "| words | head, MB | " + " | ".join(KINDS) + " |", "|---" * (2 + len(KINDS)) + "|"]
+    lines += [f"| {size:,} | {size * 256 * 4 / 1e6:.0f} | "
+              + " | ".join(f"{cells[size, kind] / 1e6:.0f}" for kind in KINDS) + " |" for size in SIZES]
+    (RESULTS / "vocabulary.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""asu-lora compare: every unlearning method on one base and one request, each trained and scored alike."""
+
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+
+from asu_lora.cli.options import base_option, json_option, scoring_options, where_option
+from asu_lora.cli.settings import read_config, setting_options
+from asu_lora.comparison import VARIED
+
+
+@click.command(short_help="Train and score every unlearning method on one request.")
+@click.argument("file")
+@base_option
+@click.option("--retain", metavar="FILE", help="What must be kept: the same formats as FILE. Where its rows carry "
+              "perturbed answers, they are the retain set that is scored.  [default: built-in general questions]")
+@where_option
+@click.option("--methods", "-m", metavar="NAME,...", help="Methods, FORGET_RETAIN: forget loss ga, npo, dpo, idk, me, "
+              "asu or asu+idk, retain loss gd, kl, ap or none.  [default: the 13 of the paper's table]")
+@click.option("--lr", "rates", multiple=True, metavar="LR,...", help="Learning rates tried for each method, the best "
+              "Avg is kept; METHOD=LR,... for one method alone. Repeatable.  [default: 0.001]")
+@click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default="comparison",
+              show_default=True, help="Folder for adapters, scores, table and figure. A comparison that lies there "
+              "goes on.")
+@scoring_options
+@click.option("--records", is_flag=True, help="Also write every question's answer and scores, a JSON lines file a run. "
+              "They hold the questions' text.")
+@click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
+@json_option
+@partial(setting_options, without=VARIED)
+def compare(file, base, retain, where, methods, rates, out, suite, data, split, task, questions, encoder, nli, records,
+            idk_file, as_json, config, **typed):
+    """Train and score every method of the ASU paper's table on FILE, with the same base, data, steps and rank.
+
+    \b
+      asu-lora compare request.jsonl --retain keep.jsonl --out table
+      asu-lora compare request.jsonl --retain keep.jsonl --methods ASU_KL,NPO_GD --lr 1e-3,3e-4 --lr NPO_GD=1e-4
+      asu-lora compare forget01.json --where task_id=1 --retain keep.jsonl --suite tofu --data TOFU --task 1
+
+    A stopped comparison goes on with the same command, run by run; further methods and learning rates join the
+    table. A method that fails is a row that says so. The adapters lie in OUT/adapters, a store.
+    """
+    config = read_config(config, typed)
+    if suite and not data:
+        raise click.UsageError("--suite needs --data: the folder with its files, or its hub id.")
+    from asu_lora.cli.progress import Bars
+    from asu_lora.cli.quiet import quiet_libraries
+
+    progress = Bars()
+    progress.stage("Reading the request")
+    quiet_libraries()
+    from asu_lora.comparison.methods import PAPER, learning_rates, plan_runs
+    from asu_lora.comparison.methods import methods as methods_of
+    from asu_lora.comparison.questions import comparison_sets
+    from asu_lora.comparison.report import as_json as everything
+    from asu_lora.comparison.report import write_report
+    from asu_lora.comparison.runs import compare as run
+    from asu_lora.data.request import ForgetRequest
+    from asu_lora.evaluation.scoring_models import scoring_models
+    from asu_lora.evaluation.suites.tofu import tofu_sets
+
+    try:
+        chosen = methods_of(PAPER if methods is None else filter(str.strip, methods.split(",")))
+        runs = plan_runs(chosen, learning_rates(rates, chosen, config.lr))
+        request = ForgetRequest.from_files(file, retain, dict(where))
+        sets, notes = comparison_sets(
+            request, tofu_sets(data, split, None if task == "all" else task, questions) if suite else (), questions)
+        progress.stage("Looking for the scoring models")
+        sentence_encoder, nli_model, missing = scoring_models(encoder, nli)
+        result = run(request, base, sets, runs, out, config, idk_file, sentence_encoder, nli_model, notes + missing,
+                     records, progress)
+        command = shlex.join(["asu-lora", *sys.argv[1:]])
+        progress.stage("Drawing the figure")
+        files = write_report(result, command)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"Interrupted: {out} holds what is finished; the same command goes on.") from interrupt
+    finally:
+        progress.close()
+    if as_json:
+        from asu_lora.cli.console import print_json
+
+        return print_json(everything(result, command))
+    return show(result, files)
+
+
+def show(result, files) -> None:
+    """The table, what failed, what is best, where everything lies."""
+    from asu_lora.comparison.report import best_line
+    from asu_lora.comparison.table import paper_table
+
+    kept = result.best
+    print_compact("\nIn percent; best bold, second underlined, the base apart", paper_table(kept))
+    if len(kept) < len(result.results):
+        print_compact("\nAll learning rates", paper_table(result.results))
+    for failed in (each for each in result.results if not each.done):
+        click.echo(f"{failed.title} failed: {failed.failure}")
+    for note in result.notes:
+        click.echo(note, err=True)
+    if best := best_line(result):
+        click.echo(f"\n{best}")
+    click.echo("Files: " + ", ".join(str(file) for file in files))
+    store = result.out / "adapters"
+    click.echo(f"Adapters: asu-lora adapters list --store {store}")
+
+
+def print_compact(title: str, table) -> None:
+    """The table in 80 columns: every word of a heading on a line of its own."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from asu_lora.cli.console import stdout
+
+    found = Table(title=title, title_justify="left", header_style="dim", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in table.columns:
+        name, _, holds = column.partition(" (")
+        for long, short in (("probability", "prob."), ("gibberish", "gib- berish"), ("seconds", "s")):
+            name = name.replace(long, short)
+        heading = "\n".join([*name.split(), *holds.rstrip(")").rsplit(" ", 1)]).rstrip()
+        found.add_column(heading, justify="left" if column == table.columns[0] else "right", no_wrap=True)
+    styles = {"best": "bold", "second": "underline", None: ""}
+    for row in table.rows:
+        found.add_row(*(Text(cell.text, style=styles[cell.mark]) for cell in row))
+    console = stdout()
+    console.width = max(console.width, console.measure(found).maximum)  # rather folded by the terminal than cut off
+    console.print(found)

@@ -1,0 +1,89 @@
+"""asu-lora continual: requests one after another, and the curve that shows what holds."""
+
+from pathlib import Path
+
+import click
+
+from asu_lora.cli.options import base_option, json_option
+from asu_lora.cli.settings import read_config, setting_options
+
+
+@click.command(short_help="Unlearn requests one after another, and score every step.")
+@click.option("--requests", "-f", multiple=True, required=True, metavar="FILE|DIR", help="The requests in order: a "
+              "file each, or a folder whose files come in the order of their names. Repeatable.")
+@click.option("--by", metavar="COLUMN", help="Split each file into requests by this column (--by task_id), in the "
+              "order its values first appear.")
+@click.option("--steps", type=click.IntRange(1), help="Only the first requests.  [default: all]")
+@base_option
+@click.option("--retain", metavar="FILE", help="What must be kept. From the step that asks a question on, it is left "
+              "out.  [default: built-in general questions]")
+@click.option("--method", "-m", metavar="NAME,...", help="FORGET_RETAIN, such as ASU_KL; several give a line each in "
+              "the figure. ASU_KL=1e-3 gives a method its own learning rate.  [default: --objective and --retain-loss]")
+@click.option("--mode", type=click.Choice(["stack", "independent", "running"]), default="stack", show_default=True,
+              help="What a step is trained on: the stack of all adapters so far; the plain base, and then added; or "
+              "one running adapter that every step trains further.")
+@click.option("--consolidate-every", type=click.IntRange(0), default=0, metavar="K", help="Fold all active adapters "
+              "into one after every K steps.  [default: never]")
+@click.option("--consolidate-rank", type=click.IntRange(1), metavar="R", help="Cut the folded adapter to this rank.  "
+              "[default: exact]")
+@click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default="continual",
+              show_default=True, help="Folder for the adapters (OUT/METHOD/adapters), table, figure and state.")
+@click.option("--questions", type=click.IntRange(0), default=40, show_default=True, help="Most questions of a request "
+              "or set that are scored; five times as many over everything so far. 0 scores nothing.")
+@click.option("--data", metavar="DIR", help="Folder of TOFU's files, or locuslab/TOFU: adds its real authors and world "
+              "facts, without which MU is missing values.")
+@click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.")
+@click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.")
+@click.option("--take-back", type=click.IntRange(1), metavar="STEP", help="At the end, score every request again "
+              "without this step's adapter; the store stays as it is.")
+@click.option("--resume", is_flag=True, help="Go on with the run that lies in OUT; requests added at the end are done "
+              "too.")
+@json_option
+@setting_options
+def continual(requests, by, steps, base, retain, method, mode, consolidate_every, consolidate_rank, out, questions,
+              data, encoder, nli, take_back, resume, as_json, config, **typed):
+    """Unlearn requests in the order they came: one adapter each, scored after every step.
+
+    \b
+      asu-lora continual --requests tickets/ --retain keep.jsonl
+      asu-lora continual --requests forget01.json --by task_id --steps 3 --method ASU_KL,NPO_GD --data TOFU
+
+    After each step: MU, FE of its request, FE over everything so far, FE of the first request again, gibberish,
+    time and size, as table, CSV, JSON, Markdown and figure in OUT. A stopped run goes on with --resume, where it was.
+
+    \b
+      asu-lora ask "..." --store continual/ASU_KL/adapters --adapter 001-a --adapter 002-b
+    """
+    config = read_config(config, typed)
+    from asu_lora.cli.console import print_json, print_table
+    from asu_lora.cli.progress import Bars
+    from asu_lora.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from asu_lora.continual.histories import run_methods
+    from asu_lora.continual.report import table, taken_rows
+    from asu_lora.continual.run import HistoryConfig
+
+    history = HistoryConfig(mode, consolidate_every, consolidate_rank)
+    try:
+        records, taken, written = run_methods(requests, base, config, out, method, history, retain, by, steps,
+                                              questions, data, encoder, nli, resume, Bars(), take_back)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("Interrupted: the steps done so far are kept; the same command with --resume goes on "
+                                "in the step it was in.") from interrupt
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({name: [asdict(record) for record in found] for name, found in records.items()}
+                   | ({"taken_back": {name: asdict(found) for name, found in taken.items()}} if taken else {}))
+        return
+    headings, rows = table(records)
+    print_table(None, headings, rows, right=tuple(range(1, len(headings))))
+    for name, found in taken.items():
+        print_table(f"{name}: step {found.number} taken back", ("", "before", "after"),
+                    [(what, *("-" if score is None else f"{score:.1f}" for score in scores))
+                     for what, *scores in taken_rows(found)], right=(1, 2))
+    click.echo(f"Written: {', '.join(str(path) for path in written)}")
+    name, last = next((name, found[-1]) for name, found in records.items())
+    active = "".join(f" --adapter {adapter}" for adapter, _ in last.active)
+    click.echo(f'Ask it:  asu-lora ask "..." --base {base} --store {out / name.replace("+", "-") / "adapters"}{active}')
