@@ -64,8 +64,9 @@ def main() -> None:
                      "ratio": round(plan["peak_bytes"] / measured, 3)})
         file.write_text(json.dumps(runs, indent=1) + "\n")
         (RESULTS / "memory_plan.md").write_text(HEADING + "".join(
-            f"| `{run['settings']}` | {run['plan']['peak_bytes'] / 1e9:.2f} GB | {run['measured_bytes'] / 1e9:.2f} GB | "
-            f"{run['ratio']:.2f} | {run['plan']['peak_phase']} |\n" for run in runs))
+            f"| `{run['settings'].strip()}` | {run['plan']['peak_bytes'] / 1e9:.2f} GB | "
+            f"{run['measured_bytes'] / 1e9:.2f} GB | {run['ratio']:.2f} | {run['plan']['peak_phase']} |\n"
+            for run in runs))
     for run in runs:
         print(f"{run['ratio']:.2f}  {run['settings']}" + ("" if abs(run["ratio"] - 1) <= WITHIN else "  (missed)"))
 

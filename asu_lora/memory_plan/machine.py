@@ -32,16 +32,27 @@ class MachineMemory:
     def live(self, count: float) -> int:
         return int(count * self.waste)
 
-    def loading(self, checkpoint: int, unquantised: int) -> Loading:
-        """transformers maps the checkpoint's files, and 4-bit weights are made of copies in the compute type."""
+    def loading(self, checkpoint: int, unquantised: int, whole: int, shared: bool) -> Loading:
+        """What loading takes from the host's memory.
+
+        transformers maps the checkpoint's files into memory, makes 4-bit weights of copies in the compute type, and
+        keeps the files mapped as long as a weight (the embeddings, mostly) is still the file's own.
+
+        Args:
+            checkpoint: bytes of its files.
+            unquantised: bytes, in the compute type, of the weights that are quantised.
+            whole: bytes of the weights that are not.
+            shared: whether these are of the files' own type.
+        """
         if not self.host_loading:
             return Loading(0, 0)
-        return Loading(checkpoint + unquantised, checkpoint + unquantised if unquantised else 0)
+        return Loading(checkpoint + unquantised, max(0, checkpoint - whole) if shared else 0)
 
 
 def machine_memory(device: torch.device) -> MachineMemory:
+    """Measured on Linux with glibc (docs/results/memory_plan.md); for GPUs the usual allowances, not measured."""
     if device.type == "cpu":
-        return MachineMemory(libraries=560 << 20, waste=1.2, host_loading=True)
+        return MachineMemory(libraries=560 << 20, waste=1.25, host_loading=True)
     return MachineMemory(libraries=512 << 20, waste=1.1, host_loading=False)
 
 

@@ -96,7 +96,10 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
     weights = weight_bytes(run.model, quantised)
     state = _hidden(run) * run.compute.itemsize
-    loading = machine.loading(run.checkpoint, sum(w.numel() for w in quantised.values()) * run.compute.itemsize)
+    unquantised = sum(w.numel() for w in quantised.values()) * run.compute.itemsize
+    whole = weights - sum(nf4_bytes(w.numel()) for w in quantised.values())
+    # checkpoints are in 16 bits nearly all
+    loading = machine.loading(run.checkpoint, unquantised, whole, shared=run.compute.itemsize == 2)
     fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
     phases = {"loading": fixed | {"left of loading": loading.peak}}
     reading = _reading(run, quantised, [_items(run)])
