@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from asu_lora.bases import BaseSource, resolve_base
 from asu_lora.errors import BaseModelError, SettingError
-from asu_lora.memory import out_of_memory
+from asu_lora.memory import give_back, out_of_memory
 
 PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -77,6 +77,7 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     model.eval()
     keep_trainable_layout(model)
     feed_head_contiguously(model)
+    give_back()
     return LoadedBase(source, model, tokenizer, precision, compute)
 
 

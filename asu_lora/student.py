@@ -89,6 +89,9 @@ class Student(torch.nn.Module):
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers makes the embeddings need gradients, for checkpointing of the other kind: all layers would
+            # run backward, and the hook would stay on the base
+            model.get_base_model().disable_input_require_grads()
 
     def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
         """Final hidden states (T, H) at the answer positions of all passes, one pass after another."""

@@ -15,7 +15,7 @@ from asu_lora.collate import Collator, losses
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.head import FrozenHead
-from asu_lora.memory import out_of_memory
+from asu_lora.memory import give_back, out_of_memory
 from asu_lora.objectives import Objective
 from asu_lora.progress import Progress
 from asu_lora.settings import ForgetConfig
@@ -81,6 +81,8 @@ class Watch(TrainerCallback):
             self.progress.advance(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
+        if args.use_cpu:
+            give_back()
         self.progress.advance(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):

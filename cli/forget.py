@@ -23,11 +23,14 @@ from asu_lora.cli.settings import read_config, setting_options
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run of this name stopped.")
 @click.option("--dry-run", is_flag=True,
-              help="Check request, base and settings, say what would be done; train nothing.")
+              help="Check request, base and settings, say what would be done and the memory it takes; train nothing.")
+@click.option("--fit", metavar="[BYTES]", is_flag=False, flag_value="free", help="Lower --batch-size, raise "
+              "--grad-accum and turn gradient checkpointing on until the run fits into BYTES (12GB), or into what the "
+              "device has free. Alone it stands after FILE.")
 @json_option
 @setting_options
-def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, as_json, config,
-           **typed):
+def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json,
+           config, **typed):
     """Make a base forget the questions and answers, or the passages, in FILE.
 
     FILE is JSONL, JSON, CSV or Parquet, or a dataset on the hub, with columns 'question' and 'answer', or
@@ -53,8 +56,10 @@ def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file,
     held = read_examples(heldout) if heldout else []
     name = name or request.name
     quiet_libraries()
+    if fit:
+        config = _fitted(request, base, config, fit, held, idk_file)
     if dry_run:
-        return _dry_run(request, base, config, name, store, on_top_of, as_json)
+        return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
     from asu_lora.cli.progress import Bars
     from asu_lora.forgetting import forget as run
@@ -112,15 +117,32 @@ FIGURES = (
 )
 
 
-def _dry_run(request, base, config, name, store, on_top_of, as_json) -> None:
-    from asu_lora.planning import plan_run
+def _fitted(request, base, config, budget, held, idk_file):
+    from asu_lora.memory_plan.fit import changes, size
+    from asu_lora.planning import fit_run
 
-    plan = plan_run(request, base, config, name, store, on_top_of)
+    fitted, plan, available = fit_run(request, base, config, budget, held, idk_file)
+    changed = changes(config, fitted)
+    click.echo(f"--fit: {' '.join(changed) if changed else 'the settings stay as they are'}; expected peak "
+               f"{size(plan.peak)} of {size(available)}.", err=True)
+    return fitted
+
+
+def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json) -> None:
+    from asu_lora.planning import memory_summary, plan_run
+
+    plan, memory = plan_run(request, base, config, name, store, on_top_of, held, idk_file)
     if as_json:
         from asu_lora.cli.console import print_json
 
-        return print_json(plan)
+        return print_json(plan | {"memory": memory_summary(memory)})
     from asu_lora.cli.console import print_table
+    from asu_lora.memory_plan.fit import size
 
-    print_table("What would be done", ("", ""), [(key.replace("_", " "), value) for key, value in plan.items()],
-                wrap=(1,))
+    print_table("What would be done", ("", ""), plan.items(), wrap=(1,))
+    parts = dict.fromkeys(part for phase in memory.phases.values() for part in phase)
+    rows = [(part, *(size(phase[part]) if part in phase else "" for phase in memory.phases.values()))
+            for part in parts]
+    rows.append(("together", *map(size, memory.totals.values())))
+    print_table(f"\nMemory: at most {size(memory.peak)}, when {memory.phase}", ("part", *memory.phases), rows,
+                right=range(1, len(memory.phases) + 1))

@@ -1,0 +1,76 @@
+"""``--fit``: the settings of a run changed until its planned peak fits into a budget."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from asu_lora.errors import SettingError
+from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, plan_memory
+from asu_lora.settings import ForgetConfig
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfig, MemoryPlan]:
+    """The settings nearest to ``config`` with which the run fits.
+
+    Only what leaves the result as it is changes: fewer rows in a forward pass and as many more passes a step, then
+    gradient checkpointing, which costs a second forward pass, with as many rows as it then allows.
+
+    Args:
+        budget: bytes the run may hold.
+
+    Raises:
+        SettingError: not even one row at a time fits.
+    """
+    smallest = None
+    for settings in candidates(config):
+        plan = plan_memory(run, settings)
+        if plan.peak <= budget:
+            return settings, plan
+        if smallest is None or plan.peak < smallest.peak:
+            smallest = plan
+    way_out = "shorten --max-length or use a smaller base"
+    if config.precision != "nf4":
+        way_out = "use --precision nf4, " + way_out
+    raise SettingError(f"The run doesn't fit into {size(budget)}: with one forget row at a time and gradient "
+                       f"checkpointing it still takes {size(smallest.peak)} ({smallest.phase}); {way_out}.")
+
+
+def candidates(config: ForgetConfig) -> Iterator[ForgetConfig]:
+    """The settings to try, the fastest first; all take as many forget rows a step."""
+    rows = config.batch_size * config.grad_accum
+    for checkpointing in (False, True) if not config.gradient_checkpointing else (True,):
+        batch = config.batch_size
+        while batch:
+            yield dataclasses.replace(config, batch_size=batch, grad_accum=rows // batch,
+                                      gradient_checkpointing=checkpointing)
+            batch = max((d for d in range(1, batch // 2 + 1) if batch % d == 0), default=0)
+
+
+def changes(before: ForgetConfig, after: ForgetConfig) -> list[str]:
+    """What differs, as a person would type it."""
+    found = [f"--{name.replace('_', '-')} {getattr(after, name)}" for name in ("batch_size", "grad_accum")
+             if getattr(before, name) != getattr(after, name)]
+    if after.gradient_checkpointing and not before.gradient_checkpointing:
+        found.append("--gradient-checkpointing")
+    return found
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``12GB``, ``800M``, ``8GiB`` or a plain number.
+
+    Raises:
+        SettingError: it is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", text.strip().lower())
+    if not found or not float(found[1]):
+        raise SettingError(f"'{text}' is no size of memory for --fit: write 12GB or 800MB, or --fit free for what the "
+                           "device has free (--fit alone must stand after FILE).")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def size(count: float) -> str:
+    """Bytes for a person."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

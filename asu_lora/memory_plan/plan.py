@@ -1,0 +1,295 @@
+"""The memory of a forget run, phase by phase and part by part, before anything heavy is loaded.
+
+Weights, adapter, optimizer and caches are counted from shapes; what a forward or a training step holds is found by
+running the very code of the run on the meta device (:mod:`asu_lora.memory_plan.simulation`), on the widest batch
+that the request's own rows will make. docs/memory.md has the arithmetic.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import init_empty_weights
+from torch.utils._pytree import tree_map
+from transformers import AutoModelForCausalLM
+
+from asu_lora.collate import Collator, losses
+from asu_lora.data.batching import WIDTH_STEP, answer_hidden, forward_passes, length_groups
+from asu_lora.data.encoding import Encoded
+from asu_lora.data.pairs import ForgetRetainPairs
+from asu_lora.decoder import number_of_layers
+from asu_lora.entry import Entry
+from asu_lora.evaluation.figures import enough_tokens
+from asu_lora.evaluation.generation import BATCH_ROWS
+from asu_lora.head import FrozenHead
+from asu_lora.memory_plan.machine import machine_memory
+from asu_lora.memory_plan.simulation import LiveBytes, kernels
+from asu_lora.objectives import Objective
+from asu_lora.rows import Rows
+from asu_lora.settings import ForgetConfig
+from asu_lora.student import Student, adapted
+from asu_lora.teacher import MOST_TOKENS
+
+EPOCHS_LOOKED_AT = 10
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run will hold.
+
+    Attributes:
+        phases: for ``loading``, ``evaluating``, ``targets`` and ``training``, bytes by part.
+    """
+
+    phases: dict[str, dict[str, int]]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        return {phase: sum(parts.values()) for phase, parts in self.phases.items()}
+
+    @property
+    def phase(self) -> str:
+        """The phase that takes the most."""
+        return max(self.totals, key=self.totals.__getitem__)
+
+    @property
+    def peak(self) -> int:
+        """The most memory held at once, bytes."""
+        return max(self.totals.values())
+
+
+@dataclass
+class PlannedRun:
+    """All that the memory of a run depends on, besides its settings.
+
+    Attributes:
+        model: the base on the meta device, in the compute type.
+        device, compute: where it will run, and the type of its matrix products.
+        halves: the encoded rows, ``forget`` and perhaps ``retain``, without references.
+        objectives: the loss of each half.
+        evaluated: the rows that are measured before and after, one list a set.
+        checkpoint: bytes of the checkpoint's files.
+    """
+
+    model: torch.nn.Module
+    device: torch.device
+    compute: torch.dtype
+    halves: dict[str, Rows]
+    objectives: dict[str, Objective]
+    evaluated: list[list[Encoded]] = field(default_factory=list)
+    checkpoint: int = 0
+
+
+def meta_model(model_config, compute: torch.dtype, trust_remote_code: bool = False) -> torch.nn.Module:
+    """A base of shapes alone, frozen, in eval mode."""
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(model_config, dtype=compute, trust_remote_code=trust_remote_code)
+    model.tie_weights()  # every parameter was made anew on the meta device
+    return model.requires_grad_(False).eval()
+
+
+def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
+    """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
+    machine = machine_memory(run.device)
+    quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
+    weights = weight_bytes(run.model, quantised)
+    state = _hidden(run) * run.compute.itemsize
+    unquantised = sum(w.numel() for w in quantised.values()) * run.compute.itemsize
+    whole = weights - sum(nf4_bytes(w.numel()) for w in quantised.values())
+    # checkpoints are in 16 bits nearly all
+    loading = machine.loading(run.checkpoint, unquantised, whole, shared=run.compute.itemsize == 2)
+    fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
+    phases = {"loading": fixed | {"left of loading": loading.peak}}
+    reading = _reading(run, quantised, [_items(run)])
+    if config.eval_rows and run.evaluated:
+        evaluating = _reading(run, quantised, run.evaluated)
+        states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * state
+        cache, others, logits = _answering(run, quantised)
+        phases["evaluating"] = fixed | max(
+            ({"activations": machine.live(evaluating), "cache": states},
+             {"activations": machine.live(others), "logits": machine.live(logits), "cache": cache}),
+            key=lambda parts: sum(parts.values()))
+    entry = planned_entry(run, config, quantised)
+    kept = {"cache": fill_cache(run, entry)}
+    # beside the teacher's states stand the base's, until what tells no fact has been taken from them
+    again = sum(len(i.answer_ids) for i in run.halves["forget"].views.get("answer", ())) * state
+    phases["targets"] = fixed | {"activations": machine.live(reading), "cache": kept["cache"] + again}
+    if run.device.type != "cpu":
+        kept = {}  # references and entries wait in the host's memory; a batch brings its own along
+        phases["targets"]["cache"] = max(again, max(len(i) for i in _items(run)) * state)
+    with adapted(run.model, config) as student:
+        trainable = [p for p in student.parameters() if p.requires_grad]
+        others, logits = _step(run, config, student, trainable, quantised, entry)
+        adapter = sum(p.numel() * p.element_size() for p in trainable)
+        phases["training"] = fixed | kept | {
+            "adapter": adapter, "gradients": adapter, "optimizer": optimizer_bytes(trainable, config, run.device),
+            "activations": machine.live(others), "logits": machine.live(logits)}
+    return MemoryPlan(phases)
+
+
+def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
+    """The weights that NF4 loading quantises, by id: those of linear layers, but for the head."""
+    head = model.get_output_embeddings()
+    return {id(m.weight): m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head
+            and (head is None or m.weight is not head.weight)}
+
+
+def weight_bytes(model: torch.nn.Module, quantised: dict[int, torch.Tensor]) -> int:
+    """Memory of the base's weights."""
+    return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size()
+               for p in model.parameters())
+
+
+def nf4_bytes(numbers: int) -> int:
+    """NF4 with double quantisation (QLoRA, arXiv 2305.14314): 4 bits a number, an 8-bit scale for each 64, a 32-bit
+    scale for each 256 of those; and the two code books and the offset that bitsandbytes keeps with every weight."""
+    blocks = math.ceil(numbers / 64)
+    return math.ceil(numbers / 2) + blocks + 4 * math.ceil(blocks / 256) + 4 * (16 + 256 + 1)
+
+
+def optimizer_bytes(parameters: Sequence[torch.Tensor], config: ForgetConfig, device: torch.device) -> int:
+    """Memory of the optimizer's states: two moments a parameter, in 8 bits for tensors of 4096 numbers or more."""
+    name = config.optimizer
+    if name == "auto":
+        name = "paged_adamw_8bit" if device.type == "cuda" else "adamw_torch"
+    moments = 0 if "sgd" in name or "adafactor" in name else 1 if "lion" in name else 2
+    small = "8bit" in name
+    return sum(p.numel() * moments * (1 if small and p.numel() >= 4096 else 4) for p in parameters)
+
+
+def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> Entry | None:
+    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.entry`).
+
+    Without numbers the trial of :func:`asu_lora.entry.find_entry` can only find out whether the layers do without
+    those below, not whether they say the same.
+    """
+    first = config.first_adapted(number_of_layers(run.model))
+    if first < 1:
+        return None
+    entry, kind = Entry(run.model, first), []
+    hook = entry.layers[first - 1].register_forward_hook(lambda module, args, output: kind.append(type(output)))
+    ids = torch.ones(1, WIDTH_STEP, dtype=torch.long, device="meta")
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "positions": ids[0]}
+    with torch.no_grad(), kernels(quantised), _live(run):
+        try:
+            answer_hidden(entry.decoder, batch)
+        finally:
+            hook.remove()
+        entry.tuples = kind == [tuple]
+        try:
+            entry.states = torch.empty(1, WIDTH_STEP, _hidden(run), dtype=run.compute, device="meta")
+            with entry.above():
+                answer_hidden(entry.decoder, batch)
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
+            return None
+    entry.states = None
+    return entry
+
+
+def fill_cache(run: PlannedRun, entry: Entry | None) -> int:
+    """Put the shapes of references and entries beside the rows, and say what they will take, bytes."""
+    for half, objective in run.objectives.items():
+        rows = run.halves[half]
+        rows.entries.clear()
+        for view, wanted in objective.needs.items():
+            items = rows.views[view]
+            rows.references[view] = {name: [
+                torch.empty(len(item.answer_ids), device="meta") if name == "base_logprob" else
+                torch.empty(len(item.answer_ids), _hidden(run), dtype=run.compute, device="meta")
+                for item in items] for name in wanted}
+            if entry is not None:
+                rows.entries[view] = [torch.empty(len(item), _hidden(run), dtype=run.compute, device="meta")
+                                      for item in items]
+    return sum(rows.cache_bytes() for rows in run.halves.values())
+
+
+def widest_batch(run: PlannedRun, config: ForgetConfig) -> list[tuple[int, list[int]]]:
+    """The batch with the most tokens, padding included, of the first epochs' draws."""
+    forget = len(run.halves["forget"])
+    pairs = ForgetRetainPairs(forget, len(run.halves.get("retain", ())), config.retain_per_forget, config.seed)
+    widest, most = [], 0
+    for epoch in range(min(math.ceil(config.epochs), EPOCHS_LOOKED_AT)):
+        pairs.set_epoch(epoch)
+        order = torch.randperm(forget, generator=torch.Generator().manual_seed(config.seed + epoch)).tolist()
+        for start in range(0, forget, config.batch_size):
+            batch = [pairs[index] for index in order[start : start + config.batch_size]]
+            tokens = _tokens(run, batch)
+            if tokens > most:
+                widest, most = batch, tokens
+    return widest
+
+
+def _tokens(run: PlannedRun, batch: list[tuple[int, list[int]]]) -> int:
+    rows = {"forget": [row for row, _ in batch], "retain": [row for _, rows in batch for row in rows]}
+    lengths = [len(run.halves[half].views[view][row]) for half, objective in run.objectives.items()
+               for view in objective.needs for row in rows[half]]
+    return sum(len(group) * -(-max(lengths[i] for i in group) // WIDTH_STEP) * WIDTH_STEP
+               for group in length_groups(lengths))
+
+
+def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
+    """Bytes of activations and of logits at the fullest moment of a training step."""
+    collator = Collator(run.halves, run.objectives, 0)
+    batch = _on_meta(collator(widest_batch(run, config)))
+    module = Student(student, config.gradient_checkpointing, entry)
+    module.train()
+    for parameter in trainable:
+        parameter.grad = torch.empty_like(parameter)
+    live = _live(run)
+    live.ignore(p.grad for p in trainable)
+    with kernels(quantised), live, torch.enable_grad(), entry.above() if entry else nullcontext():
+        parts = losses(module(batch["passes"]), batch, run.objectives, FrozenHead(run.model))
+        torch.autograd.backward(sum(parts.values()))
+    return live.peak
+
+
+@torch.no_grad()
+def _reading(run, quantised, sets: Sequence[Sequence[Encoded]]) -> int:
+    """Bytes of activations of the widest forward pass without gradients over these rows."""
+    passes = [batch for items in sets for _, batch in forward_passes(items, 0, MOST_TOKENS)]
+    widest = _on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
+    live = _live(run)
+    with kernels(quantised), live:
+        run.model.get_decoder()(input_ids=widest["input_ids"], attention_mask=widest["attention_mask"],
+                                use_cache=False)
+    return live.peak[0]
+
+
+@torch.no_grad()
+def _answering(run, quantised) -> tuple[int, int, int]:
+    """Bytes of keys and values at the end of the longest answers, of activations, of logits."""
+    found = (0, 0, 0)
+    for items in run.evaluated:
+        prompts = [item.prompt_ids for item in items]
+        total = enough_tokens(items, prompts)
+        rows, width = min(BATCH_ROWS, len(prompts)), max(map(len, prompts))
+        ids = torch.empty(rows, width, dtype=torch.long, device="meta")
+        live = _live(run)
+        with kernels(quantised), live:
+            out = run.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
+            held = live.live["others"]
+            grown = held * max(total, width) // width
+            del out
+        logits = rows * live.vocabulary * (run.compute.itemsize + 8)
+        found = max(found, (grown, live.peak[0] - held, logits), key=sum)
+    return found
+
+
+def _live(run: PlannedRun) -> LiveBytes:
+    live = LiveBytes(run.model.get_output_embeddings().weight.shape[0])
+    live.ignore([*run.model.parameters(), *run.model.buffers()])
+    return live
+
+
+def _on_meta(batch):
+    return tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, batch)
+
+
+def _items(run: PlannedRun) -> list[Encoded]:
+    return [item for rows in run.halves.values() for items in rows.views.values() for item in items]
+
+
+def _hidden(run: PlannedRun) -> int:
+    return run.model.config.get_text_config().hidden_size
