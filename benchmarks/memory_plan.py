@@ -30,7 +30,8 @@ HEADING = """# The memory plan against the memory taken
 
 `python benchmarks/memory_plan.py BASE FORGET RETAIN`, without a GPU: for each row the peak that
 `asu-lora forget ... --dry-run` expects, and the largest resident set of the run, a process of its own (`--tau 3`
-throughout: choosing tau takes no memory that the targets don't). It should be within 15 %.
+throughout: choosing tau takes no memory that the targets don't). It should be within 15 %. The first row is no test:
+the constants of `asu_lora/memory_plan/machine.py` were set by that run.
 
 | settings | planned | measured | planned / measured | fullest phase |
 |---|---|---|---|---|
