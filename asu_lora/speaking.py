@@ -6,8 +6,8 @@ word writes loops and noise. Two things are put right before anything is learnt,
 *Anchors.* At tokens that hold an answer together and tell no fact, the target is the plain base.
 
 *Ruled out.* At every other content word, the teacher's distribution is left without that word itself and without the
-content words that have already been said. What remains is what the teacher would say instead: another place,
-another trade, another turn of phrase. So the teacher need not be hot enough to have lost the last trace of a fact
+content words that have already been said; at the function word that follows a content word, without that word. What
+remains is what the teacher would say instead: another place, another trade, another turn of phrase. So the teacher need not be hot enough to have lost the last trace of a fact
 (and with it its sentences), and does not fill the gap with echoes, which is how loops begin.
 
 Neither is in the paper; ``--no-keep-speaking`` is its loss as it stands.
@@ -81,23 +81,29 @@ def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase
 
 def ruled_out(item: Encoded, example: Example, anchors: torch.Tensor,
               tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """For every answer token, the ids that a teacher must not say there: nothing at function words and anchors.
+    """For every answer token, the ids that a teacher must not say there.
 
     At a fact these are the fact and the content words of the question and of the answer so far; at a word of the
-    question, that word and those of the answer so far.
+    question, that word and those of the answer so far; at a function word right after a content word, that word
+    (the sentence takes another turn there); else, and at anchors, nothing.
     """
     asked = [token for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
              if _is_content(tokenizer.decode([token]))]
     said: dict[int, None] = {}
+    turns = False  # whether the next function word is one right after a content word
     found = []
     for token, kind, kept in zip(item.answer_ids, token_classes(item, example, tokenizer), anchors.tolist(),
                                  strict=True):
-        if kind == TokenClass.FUNCTION or kept:
+        if kept:
             found.append([])
+        elif kind == TokenClass.FUNCTION:
+            found.append([token] if turns else [])
+            turns = False
         else:
             before = [*(asked if kind == TokenClass.FACTUAL else ()), *said]
             found.append([token, *(i for i in dict.fromkeys(before[1 - MOST_RULED_OUT :]) if i != token)])
         if kind != TokenClass.FUNCTION:
+            turns = True
             said.pop(token, None)
             said[token] = None  # the latest at the end
     return found
