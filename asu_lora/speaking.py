@@ -7,8 +7,9 @@ word writes loops and noise. Two things are put right before anything is learnt,
 
 *Ruled out.* At every other content word, the teacher's distribution is left without that word itself and without the
 content words that have already been said; at the function word that follows a content word, without that word. What
-remains is what the teacher would say instead: another place, another trade, another turn of phrase. So the teacher need not be hot enough to have lost the last trace of a fact
-(and with it its sentences), and does not fill the gap with echoes, which is how loops begin.
+remains is what the teacher would say instead: another place, another trade, another turn of phrase. So the teacher
+need not be hot enough to have lost the last trace of a fact (and with it its sentences), and does not fill the gap
+with echoes, which is how loops begin.
 
 Neither is in the paper; ``--no-keep-speaking`` is its loss as it stands.
 """
