@@ -28,10 +28,10 @@ BARS = (("forget probability kept", 0.40, "at most"), ("forget ROUGE-L", 0.35, "
 
 HEADING = """# The main job on memorised TOFU rows, with the defaults
 
-`python benchmarks/forget_tofu.py BASE TOFU --left-out --task 2 --precision nf4` and so on; 40 questions forgotten,
-the other memorised rows kept but for 40 that are left out of both and measured. 40 questions of each set are
-measured. "kept" is after / before. One run a column; two cores, no GPU (an AMD EPYC with AVX512-BF16: NF4
-computes in bf16 there, on CPUs without such units in fp32). Every run of this command is here.
+`python benchmarks/forget_tofu.py BASE TOFU --task 2 --precision nf4` and so on; 40 questions forgotten, the other 240
+memorised rows kept (with --left-out, all but 40 of them, which are in neither set and are measured). 40 questions of
+each set are measured. "kept" is after / before. One run a column; no GPU (an AMD EPYC with AVX512-BF16: NF4 computes
+in bf16 there, on CPUs without such units in fp32). Every run of this command is here.
 
 """
 
