@@ -19,7 +19,7 @@ from asu_lora.evaluation.token_classes import TokenClass
 from asu_lora.head import FrozenHead
 from asu_lora.teacher import answer_logprobs, hidden_states
 
-FACTS_GONE = 2.75  # nats by which the NLL of known factual tokens must have risen: to a 16th of their probability
+FACTS_GONE = 1.6  # nats by which the NLL of known factual tokens must have risen: to a fifth of their probability
 WORDS_STAND = 2.0  # nats by which the NLL of known function tokens may have risen
 KNOWN = 0.5  # probability from which on a token counts as known to the base
 FEWEST_KNOWN = 8  # with fewer known factual tokens all factual tokens are looked at
