@@ -19,7 +19,9 @@ from asu_lora.evaluation.token_classes import TokenClass
 from asu_lora.head import FrozenHead
 from asu_lora.teacher import answer_logprobs, hidden_states
 
-FACTS_GONE = 1.6  # nats by which the NLL of known factual tokens must have risen: to a fifth of their probability
+# nats by which the NLL of known factual tokens must have risen
+FACTS_GONE = 1.6  # to a fifth of their probability: enough where the facts are ruled out besides (asu_lora.speaking)
+FACTS_GONE_ALONE = 3.25  # to a 26th: where the teacher's word is all there is
 WORDS_STAND = 2.0  # nats by which the NLL of known function tokens may have risen
 KNOWN = 0.5  # probability from which on a token counts as known to the base
 FEWEST_KNOWN = 8  # with fewer known factual tokens all factual tokens are looked at
@@ -79,7 +81,7 @@ class TauChoice:
 
 def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded],
                classes: Sequence[Sequence[TokenClass]], pad_id: int, layers: Sequence[int] | None = None,
-               progress: Callable[[TauPoint], None] | None = None) -> TauChoice:
+               progress: Callable[[TauPoint], None] | None = None, facts_gone: float = FACTS_GONE) -> TauChoice:
     """Find the lowest tau at which the forget set's facts are gone.
 
     Args:
@@ -87,6 +89,7 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
         items, classes: the forget rows and the class of each of their answer tokens.
         layers: the layers that are smoothed.
         progress: called with each point of the curve.
+        facts_gone: nats by which the NLL of known factual tokens must rise.
 
     Returns:
         The choice. Between the two points around the threshold tau is interpolated.
@@ -107,8 +110,8 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
         curve.append(tokens.point(tau, _nll(model, head, items, pad_id, tau, layers, **start)))
         if progress:
             progress(curve[-1])
-        if curve[-1].factual_rise >= FACTS_GONE:
-            return _between(curve, "factual_rise", FACTS_GONE, "the first at which the facts are gone")
+        if curve[-1].factual_rise >= facts_gone:
+            return _between(curve, "factual_rise", facts_gone, "the first at which the facts are gone")
         if curve[-1].function_rise >= WORDS_STAND:
             return _between(curve, "function_rise", WORDS_STAND, "the last at which the function words stand")
     raise SettingError(f"Even at tau {HIGHEST:g} the smoothed base still knows what should be forgotten (the NLL of "

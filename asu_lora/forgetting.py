@@ -210,8 +210,10 @@ def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded]
         return calibration.TauChoice(float(config.tau), [], "given by the user")
     progress.stage("Choosing tau")
     classes = [token_classes(row, request.forget[row.example], tokenizer) for row in rows]
+    gone = calibration.FACTS_GONE if config.keep_speaking else calibration.FACTS_GONE_ALONE
     choice = calibration.choose_tau(model, head, rows, classes, tokenizer.pad_token_id, layers,
-                                    lambda point: progress.advance(1, tau=point.tau, facts=point.factual_rise))
+                                    lambda point: progress.advance(1, tau=point.tau, facts=point.factual_rise),
+                                    gone)
     progress.note(choice.reason)
     return broadcast_object_list([choice])[0]  # one teacher, should processes round differently
 

@@ -26,8 +26,9 @@ def facts(base, taught_base):
                    for item, row in zip(items, rows(), strict=True)]
 
 
-def chosen(base, facts, layers=None, progress=None):
-    return choose_tau(base.model, FrozenHead(base.model), *facts, base.tokenizer.pad_token_id, layers, progress)
+def chosen(base, facts, layers=None, progress=None, **settings):
+    return choose_tau(base.model, FrozenHead(base.model), *facts, base.tokenizer.pad_token_id, layers, progress,
+                      **settings)
 
 
 def mean_nll(base, items, tau, layers=None):
@@ -68,6 +69,12 @@ def test_interpolation_hits_the_threshold(base, facts, monkeypatch):
     share = (coarse.tau - low.tau) / (high.tau - low.tau)
     rise = low.factual_rise + share * (high.factual_rise - low.factual_rise)
     assert rise == pytest.approx(calibration.FACTS_GONE, abs=0.02)
+
+
+def test_where_nothing_else_takes_the_facts_the_teacher_is_hotter(base, facts, monkeypatch):
+    monkeypatch.setattr(calibration, "WORDS_STAND", 100.0)
+    assert calibration.FACTS_GONE_ALONE > calibration.FACTS_GONE
+    assert chosen(base, facts, facts_gone=calibration.FACTS_GONE_ALONE).tau > chosen(base, facts).tau
 
 
 def test_function_words_hold_tau_back(base, facts, monkeypatch):
