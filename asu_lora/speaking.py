@@ -90,6 +90,7 @@ def ruled_out(item: Encoded, example: Example, anchors: torch.Tensor,
     """
     asked = [token for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
              if _is_content(tokenizer.decode([token]))]
+    variants = WithOrWithoutSpace(tokenizer)
     said: dict[int, None] = {}
     turns = False  # whether the next function word is one right after a content word
     found = []
@@ -98,16 +99,33 @@ def ruled_out(item: Encoded, example: Example, anchors: torch.Tensor,
         if kept:
             found.append([])
         elif kind == TokenClass.FUNCTION:
-            found.append([token] if turns else [])
+            found.append(variants(token) if turns else [])
             turns = False
         else:
             before = [*(asked if kind == TokenClass.FACTUAL else ()), *said]
-            found.append([token, *(i for i in dict.fromkeys(before[1 - MOST_RULED_OUT :]) if i != token)])
+            itself = variants(token)
+            latest = dict.fromkeys(before[len(itself) - MOST_RULED_OUT :])
+            found.append([*itself, *(i for i in latest if i not in itself)])
         if kind != TokenClass.FUNCTION:
             turns = True
             said.pop(token, None)
             said[token] = None  # the latest at the end
     return found
+
+
+class WithOrWithoutSpace:
+    """The tokens that write the same word: " was" ruled out alone would have the teacher say "was", glued on."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.known: dict[int, list[int]] = {}
+
+    def __call__(self, token: int) -> list[int]:
+        if token not in self.known:
+            word = self.tokenizer.decode([token]).strip()
+            spelt = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (word, f" {word}") if word]
+            self.known[token] = list(dict.fromkeys([token, *(ids[0] for ids in spelt if len(ids) == 1)]))
+        return self.known[token]
 
 
 def _is_content(piece: str) -> bool:

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, question_answer
-from asu_lora.speaking import NOTHING, anchored, keep_speaking
+from asu_lora.speaking import NOTHING, WithOrWithoutSpace, anchored, keep_speaking
 from tests.tiny import TEMPLATE
 
 
@@ -90,10 +90,19 @@ def test_at_a_fact_the_fact_and_what_was_said_are_ruled_out(tokenizer):
     table = dict(silenced(tokenizer, "Where was the author born?", "The author was born in Oslo on the day."))
     assert {" Oslo", " author", " born"} <= table[" Oslo"] and " was" not in table[" Oslo"]
     assert {" day", " Oslo", " author"} <= table[" day"]
-    assert table[" author"] == {" author"} and table[" born"] == {" born", " author"}  # words of the question
-    assert table[" was"] == {" was"} and table[" in"] == {" in"}  # function words right after content words
+    assert {" author"} <= table[" author"] and {" born", " author"} <= table[" born"]  # words of the question
+    assert " Oslo" not in table[" born"] and "The" not in table[" born"]
+    for word in (" was", " in"):  # right after content words; with and without space where both are tokens
+        assert word in table[word] and {ruled.strip() for ruled in table[word]} == {word.strip()}
     for word in ("The", " the", ".", "<|im_end|>"):
         assert table[word] == set(), word
+
+
+def test_a_word_is_ruled_out_with_and_without_its_space(tokenizer):
+    space, bare = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" a", "a"))
+    assert len(space) == len(bare) == 1 and space != bare
+    variants = WithOrWithoutSpace(tokenizer)
+    assert set(variants(space[0])) == set(variants(bare[0])) == {space[0], bare[0]}
 
 
 def test_only_the_latest_words_are_ruled_out(tokenizer, monkeypatch):
