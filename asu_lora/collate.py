@@ -1,6 +1,6 @@
 """Pairs of row numbers into what a training step takes: padded passes, labels, references."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,20 +19,25 @@ class Collator:
     stand together whatever half they belong to.
 
     Args:
-        halves: the run's rows, ``forget`` and (where there is a retain loss) ``retain``.
+        halves: the run's rows, ``forget``, (where there is a retain loss) ``retain``, and ``own``, the student's own
+            answers, in the last part of a run.
         objectives: the loss of each half.
         pad_id: the padding token.
+        own_of: the own row that stands beside a forget row, if it has one.
     """
 
-    def __init__(self, halves: dict[str, Rows], objectives: dict[str, Objective], pad_id: int):
+    def __init__(self, halves: dict[str, Rows], objectives: dict[str, Objective], pad_id: int,
+                 own_of: Mapping[int, int] | None = None):
         self.halves = halves
         self.objectives = objectives
         self.pad_id = pad_id
+        self.own_of = own_of or {}
 
     def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
         """Returns ``passes`` (see :func:`~asu_lora.data.batching.pad_group`) and, per half and view, where its
         answer tokens stand in the passes' concatenated states (``at``), ``labels``, ``row`` and references."""
-        chosen = {"forget": [forget for forget, _ in pairs], "retain": [row for _, rows in pairs for row in rows]}
+        chosen = {"forget": [forget for forget, _ in pairs], "retain": [row for _, rows in pairs for row in rows],
+                  "own": [self.own_of[forget] for forget, _ in pairs if forget in self.own_of]}
         keys = [(half, view, row) for half, objective in self.objectives.items()
                 for view in objective.needs for row in chosen[half]]
         items = [self.halves[half].views[view][row] for half, view, row in keys]
@@ -44,16 +49,17 @@ class Collator:
             for index in group:
                 starts[index] = at
                 at += len(items[index].answer_ids)
-        parts: dict[str, dict[str, Any]] = {half: {} for half in self.objectives}
-        for half, objective in self.objectives.items():
-            for view, wanted in objective.needs.items():
+        parts: dict[str, dict[str, Any]] = {half: {} for half in self.objectives if chosen[half]}
+        for half in parts:
+            for view, wanted in self.objectives[half].needs.items():
                 mine = [i for i, key in enumerate(keys) if key[:2] == (half, view)]
                 lengths = torch.tensor([len(items[i].answer_ids) for i in mine])
                 parts[half][view] = {
                     "at": torch.cat([torch.arange(starts[i], starts[i] + len(items[i].answer_ids)) for i in mine]),
                     "labels": torch.cat([torch.tensor(items[i].answer_ids) for i in mine]),
                     "row": torch.repeat_interleave(torch.arange(len(mine)), lengths),
-                    "rows": len(mine),  # a plain number: reading it off the tensor would stall a GPU
+                    # a plain number: reading it off the tensor would stall a GPU. Forget rows without own words count
+                    "rows": len(pairs) if half == "own" else len(mine),
                     "references": {
                         name: torch.cat([self.halves[half].references[view][name][keys[i][2]] for i in mine])
                         for name in wanted
@@ -64,12 +70,12 @@ class Collator:
 
 def losses(hidden: torch.Tensor, batch: dict[str, Any], objectives: dict[str, Objective],
            head: FrozenHead) -> dict[str, torch.Tensor]:
-    """Each half's loss from the student's states (T, H) of a collated batch."""
+    """The loss of each half that has rows in the batch, from the student's states (T, H) of a collated batch."""
     found = {}
-    for half, objective in objectives.items():
+    for half, parts in batch["halves"].items():
         views = {}
-        for view, part in batch["halves"][half].items():
+        for view, part in parts.items():
             views[view] = Answers(head, hidden[part["at"]], part["labels"], part["row"], part["rows"],
                                   part["references"])
-        found[half] = objective(views)
+        found[half] = objectives[half](views)
     return found

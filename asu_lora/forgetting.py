@@ -1,14 +1,14 @@
 """One forget request in, one LoRA adapter out: the main job, from top to bottom.
 
-request -> encoded rows -> figures before -> tau -> targets of the frozen base -> training -> figures after ->
-adapter folder, written beside the store and renamed into it.
+request -> encoded rows -> figures before -> tau -> targets of the frozen base -> training -> the student's own answers
+-> training with these -> figures after -> adapter folder, written beside the store and renamed into it.
 
 Under ``accelerate launch`` every process runs all of this: they share the training steps and the questions that
 are measured, and the first of them alone writes and tells.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +37,13 @@ from asu_lora.halves import build_objectives, encode_halves, tell_about_cuts
 from asu_lora.head import FrozenHead
 from asu_lora.loading import LoadedBase, choose_device, load_base
 from asu_lora.memory import out_of_memory, peak_memory
+from asu_lora.objectives.own_words import OwnWords
 from asu_lora.only_run import only_run
+from asu_lora.own_words import own_words, two_parts
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import compute_references, passes_needed
-from asu_lora.run_folder import RUNS, remove_run, run_folder
+from asu_lora.run_folder import LAST_PART, RUNS, remove_run, run_folder
 from asu_lora.settings import ForgetConfig
 from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted
@@ -167,21 +169,36 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:
         folder = run_folder(store, name, record, idk, resume, here, ground)
         record.count_parameters(student)
-        pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), config.retain_per_forget,
-                                  config.seed)
-        arguments = training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True)
-        try:
+        first, last = two_parts(config, forget_rows, request.forget, here.num_processes) if speaking else (config, None)
+
+        def train_part(part: ForgetConfig, to: Path, seed: int, stage: str,
+                       own_of: Mapping[int, int] | None = None) -> dict[str, float]:
+            pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), part.retain_per_forget,
+                                      seed)
+            arguments = training_arguments(part, to, base.device, base.compute_dtype, checkpoints=True)
             with disk_errors(store.root), entry.above() if entry is not None else nullcontext():
-                record.training = train(Student(student, config.gradient_checkpointing, entry), objectives, head,
-                                        pairs, Collator(halves, objectives, pad_id), config, arguments, progress,
-                                        resume)
+                figures = train(Student(student, part.gradient_checkpointing, entry), objectives, head, pairs,
+                                Collator(halves, objectives, pad_id, own_of), part, arguments, progress, resume, stage)
             check_finite(student)
+            student.eval()
+            return figures
+
+        try:
+            record.training = train_part(first, folder, config.seed, "Training")
+            if last is not None:
+                own = own_words(student, forget_rows, request.forget, encoder, tokenizer, progress, here)
+                if own.of:
+                    halves["own"], objectives["own"] = own.rows, OwnWords()
+                    with ground.reference(student, config.teacher):
+                        compute_references(own.rows, objectives["own"], model, head, pad_id, speaking=own.speaking,
+                                           entry=entry)
+                record.train_again(train_part(last, folder / LAST_PART, config.seed + 1,
+                                              "Training, its own answers too", own.of))
         except BaseException as error:
             # the same run would fail the same way again, and without a checkpoint there is nothing to resume
             if here.is_main_process and (isinstance(error, TrainingError) or last_checkpoint(folder) is None):
                 remove_run(folder)
             raise
-        student.eval()
         after = measure_sets(student, head, tokenizer, encoder, sets, "after", progress, here)
 
         record.before = {k: v for s, f in before.items() for k, v in f.summary(s).items()}

@@ -67,13 +67,34 @@ class Ground:
         if self.continued:
             check_same_shape(self.continued, lora)
         self.peft.add_adapter(NEW, lora)
+        self._train_new()
+        if self.continued:
+            set_peft_model_state_dict(self.peft, load_peft_weights(str(self.continued), device="cpu"), NEW)
+        return self.peft
+
+    def _train_new(self) -> None:
+        """Put on what the student stands on and the new adapter, which alone trains."""
         self.peft.base_model.enable_adapter_layers()
         self.peft.base_model.set_adapter([*self.names, NEW])
         for name, parameter in self.peft.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and f".{NEW}." in name)
-        if self.continued:
-            set_peft_model_state_dict(self.peft, load_peft_weights(str(self.continued), device="cpu"), NEW)
-        return self.peft
+
+    @contextmanager
+    def reference(self, student: PeftModel, teacher: str) -> Iterator[None]:
+        """Inside, the model is what references are made of: the untouched base, or with the teacher "stack" what was
+        there before the run; after it, the student again."""
+        if self.peft is None:
+            with student.disable_adapter():
+                yield
+            return
+        try:
+            self.peft.base_model.set_adapter([name for name in self.peft.peft_config if name != NEW],
+                                             inference_mode=True)
+            if teacher != "stack":
+                self.peft.base_model.disable_adapter_layers()
+            yield
+        finally:
+            self._train_new()
 
     def drop(self, student: PeftModel) -> None:
         """Take the fresh adapter off again; the ground stays."""

@@ -24,7 +24,7 @@ from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
 
 _METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking",
-           "teacher")
+           "own_words", "teacher")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
@@ -61,6 +61,13 @@ class RunRecord:
         beneath = sum(p.numel() for name, p in student.named_parameters() if "lora_" in name and not p.requires_grad)
         self.counts["base_parameters"] = everything - self.counts["adapter_parameters"] - beneath
 
+    def train_again(self, figures: dict[str, float]) -> None:
+        """Add a further part's steps, seconds and mean loss to those so far."""
+        steps, so_far = figures["steps"], self.training["steps"]
+        loss = (self.training["train_loss"] * so_far + figures["train_loss"] * steps) / max(so_far + steps, 1)
+        self.training = {"steps": so_far + steps, "train_loss": loss,
+                         "train_seconds": self.training["train_seconds"] + figures["train_seconds"]}
+
     def manifest(self, name: str, lora: dict) -> Manifest:
         """The manifest of this run's adapter."""
         settings, model_config = asdict(self.config), self.base.model.config.get_text_config()
@@ -81,7 +88,8 @@ class RunRecord:
                 tau_chosen_by=("auto" if self.config.tau == "auto" else "user") if self.tau else None,
                 tau_curve=[asdict(point) for point in self.tau.curve] or None if self.tau else None,
                 smooth_layers=self.layers,
-                details={"beta": self.config.beta, "keep_speaking": self.config.keep_speaking}
+                details={"beta": self.config.beta, "keep_speaking": self.config.keep_speaking,
+                         "own_words": self.config.own_words}
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher} if self.on_top_of else {})
                 | ({"continued_from": self.continued} if self.continued else {})),

@@ -16,6 +16,7 @@ from asu_lora.ground import Ground
 from asu_lora.record import RunRecord
 
 RUNS = ".runs"  # beside the adapters of the store
+LAST_PART = "own-words"  # within a run's folder: checkpoints of the part with the student's own words
 
 
 def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str], resume: bool, here: PartialState,
@@ -48,9 +49,11 @@ def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str]
 
 def remove_run(folder: Path) -> None:
     """Remove a run's checkpoints; what a logger wrote beside them (``--report-to tensorboard``) stays."""
-    for checkpoint in folder.glob("checkpoint-*"):
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(f"{LAST_PART}/checkpoint-*")):
         shutil.rmtree(checkpoint, ignore_errors=True)
     (folder / "run.json").unlink(missing_ok=True)
+    with suppress(OSError):  # not there
+        (folder / LAST_PART).rmdir()
     with suppress(OSError):  # not empty, or gone
         folder.rmdir()
         folder.parent.rmdir()

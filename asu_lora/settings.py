@@ -47,6 +47,10 @@ class ForgetConfig:
                                   "turn), and at other content words learn what the teacher would say instead: "
                                   "without that word and without those already said. Off is the paper's loss.",
                                   group="Method")
+    own_words: float = setting(0.3, "Share of the epochs, the last ones, in which the student also learns at its own "
+                               "answers to the forget questions: what the base would say next without the facts and "
+                               "without going round in circles. 0, and --no-keep-speaking, do without.",
+                               group="Method")
     teacher: str = setting("base", "What teacher and reference are made of, with --on-top-of: the untouched base, or "
                            "the stack beneath the new adapter.", choices=("base", "stack"), group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
@@ -99,7 +103,7 @@ class ForgetConfig:
         for name in ("rank", "batch_size", "grad_accum"):
             self._at_least(name, 1)
         for name in ("forget_coeff", "retain_coeff", "retain_per_forget", "weight_decay", "warmup", "dropout",
-                     "eval_rows"):
+                     "eval_rows", "own_words"):
             self._at_least(name, 0)
         self._at_least("max_length", 8)
         if not 0 <= self.seed < 2**32:
@@ -112,7 +116,7 @@ class ForgetConfig:
         for name in ("lr", "epochs", "beta", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
-        for name in ("warmup", "dropout"):
+        for name in ("warmup", "dropout", "own_words"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
         if self.alpha is not None and self.alpha <= 0:

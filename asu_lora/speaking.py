@@ -55,10 +55,13 @@ def keep_speaking(rows: Sequence[Encoded], examples: Sequence[Example], tokenize
         example = examples[row.example]
         anchors.append(anchored(row, example, tokenizer))
         tables.append(ruled_out(row, example, anchors[-1], tokenizer))
-    width = max([1, *(len(ids) for table in tables for ids in table)])
-    filled = [torch.tensor([ids + [NOTHING] * (width - len(ids)) for ids in table], dtype=torch.int32)
-              for table in tables]
-    return Speaking(anchors, filled)
+    return Speaking(anchors, table(tables))
+
+
+def table(rows: Sequence[list[list[int]]]) -> list[torch.Tensor]:
+    """Lists of ids, one a token, as tensors (tokens, k), one a row, filled up with NOTHING; k is the same for all."""
+    width = max([1, *(len(ids) for row in rows for ids in row)])
+    return [torch.tensor([ids + [NOTHING] * (width - len(ids)) for ids in row], dtype=torch.int32) for row in rows]
 
 
 def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:

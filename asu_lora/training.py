@@ -8,7 +8,8 @@ import torch
 from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from asu_lora.collate import Collator, losses
@@ -27,7 +28,7 @@ class UnlearningTrainer(Trainer):
 
     Args:
         student: the base with its adapter; only the adapter is trained, saved and loaded.
-        objectives: the loss of each half, ``forget`` and perhaps ``retain``.
+        objectives: the loss of each half, ``forget`` and perhaps ``retain`` and ``own``.
         coefficients: the weight of each half's loss.
         head: the base's output head.
     """
@@ -72,11 +73,12 @@ class UnlearningTrainer(Trainer):
 class Watch(TrainerCallback):
     """Tells the listener about every step, and stops a run whose loss is no number any more."""
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: Progress, stage: str):
         self.progress = progress
+        self.stage = stage
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.progress.stage("Training", state.max_steps)
+        self.progress.stage(self.stage, state.max_steps)
         if state.global_step:
             self.progress.advance(state.global_step)
 
@@ -91,7 +93,7 @@ class Watch(TrainerCallback):
             if name in logs and not math.isfinite(logs[name]):
                 raise TrainingError(f"The {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}: "
                                     "lower --lr, or use another objective; nothing was added to the store.")
-        shown = {name: logs[name] for name in ("loss", "forget_loss", "retain_loss") if name in logs}
+        shown = {name: logs[name] for name in ("loss", "forget_loss", "retain_loss", "own_loss") if name in logs}
         if shown:
             self.progress.advance(0, **shown)
 
@@ -170,10 +172,11 @@ def stay_on(device: torch.device, arguments: TrainingArguments) -> None:
 
 def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,
           collator: Collator, config: ForgetConfig, arguments: TrainingArguments, progress: Progress,
-          resume: bool = False) -> dict[str, float]:
+          resume: bool = False, stage: str = "Training") -> dict[str, float]:
     """Train the student's adapter in place.
 
     Args:
+        stage: what the progress calls it.
         resume: go on from the last checkpoint in the arguments' folder, if there is one.
 
     Returns:
@@ -183,10 +186,17 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
         TrainingError: the loss turned NaN, or the memory didn't suffice.
     """
     trainer = UnlearningTrainer(
-        student, objectives, {"forget": config.forget_coeff, "retain": config.retain_coeff}, head,
-        args=arguments, train_dataset=pairs, data_collator=collator, callbacks=[TellEpoch(pairs), Watch(progress)],
+        student, objectives,
+        {"forget": config.forget_coeff, "retain": config.retain_coeff, "own": config.forget_coeff}, head,
+        args=arguments, train_dataset=pairs, data_collator=collator,
+        callbacks=[TellEpoch(pairs), Watch(progress, stage)],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
+    if checkpoint:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step >= state.max_steps:  # after part of an epoch, Trainer would do one step more
+            trainer._load_from_checkpoint(str(checkpoint))
+            return closing_figures(state)
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (MemoryError, RuntimeError) as error:
@@ -194,13 +204,16 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
             raise
         raise TrainingError("There is not enough memory for a training step: lower --batch-size and raise "
                             "--grad-accum, or add --gradient-checkpointing.") from error
-    # Trainer's own mean loss is wrong after a resume: it divides the sum since then by all steps
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"steps": result.global_step, "train_loss": sum(logged) / max(len(logged), 1),
-            "train_seconds": result.metrics.get("train_runtime", 0.0)}
+    return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
+
+
+def closing_figures(state: TrainerState, seconds: float = 0.0) -> dict[str, float]:
+    """Steps, seconds and mean loss; Trainer's own mean is wrong after a resume, the sum since then over all steps."""
+    logged = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {"steps": state.global_step, "train_loss": sum(logged) / max(len(logged), 1), "train_seconds": seconds}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a run: the newest that holds Trainer's state, written last."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    found = [path for path in folder.glob("checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

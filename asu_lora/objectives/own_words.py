@@ -1,0 +1,25 @@
+"""KL(base without what must not be said || student) on the student's own answers."""
+
+from collections.abc import Mapping
+
+import torch
+
+from asu_lora.objectives.answers import Answers
+from asu_lora.objectives.divergence import token_kl
+from asu_lora.objectives.objective import Objective
+
+
+class OwnWords(Objective):
+    """Mean over rows of the mean over tokens of KL(base without the ruled-out tokens || student).
+
+    The rows are the student's own answers to the batch's forget questions (see :mod:`asu_lora.own_words`), those
+    without a loss counting as 0; the paper has no such term.
+    """
+
+    name = "own words"
+    needs = {"answer": ("base", "ruled_out")}
+
+    def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
+        answers = views["answer"]
+        references = answers.references
+        return answers.row_mean(token_kl(answers, references["base"], ruled_out=references["ruled_out"])).mean()

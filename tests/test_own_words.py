@@ -1,0 +1,106 @@
+"""The student's own answers: where a circle closes, what must not stand there, and what is learnt from it."""
+
+import math
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from asu_lora.data.encoding import Encoded, Encoder, stop_ids
+from asu_lora.data.examples import question_answer
+from asu_lora.forgetting import forget
+from asu_lora.loading import load_base
+from asu_lora.own_words import CIRCLE, own_words, to_be_mended, two_parts
+from asu_lora.progress import Progress
+from tests.test_speaking import tokenizer  # noqa: F401  (a fixture)
+from tests.test_training import Listener
+from tests.tiny_run import tiny_request, tiny_settings
+
+
+@pytest.fixture(scope="module")
+def stammering(tmp_path_factory):
+    """A base that has learned nothing: its greedy answers go round in circles."""
+    from tests.tiny import save_tiny_base
+
+    return load_base(str(save_tiny_base(tmp_path_factory.mktemp("base"))), "fp32", "cpu")
+
+
+def mended(tokenizer, question, truth, told):  # noqa: F811
+    example = question_answer(question, truth)
+    (item,) = Encoder(tokenizer).encode(example)
+    return [{tokenizer.decode([i]) for i in ids}
+            for ids in to_be_mended(tokenizer(told)["input_ids"], item, example, tokenizer)]
+
+
+def test_a_circle_is_learnt_from_up_to_where_it_closes(tokenizer):  # noqa: F811
+    told = " the author is the father of the author is the father of the day"
+    found = mended(tokenizer, "Where was she born?", "She was born in Oslo.", told)
+    assert len(found) == len(tokenizer(" the author is the father of the author is the")["input_ids"])
+    assert " the" in found[-1] and all(" Oslo" in ids for ids in found)
+    assert not any(" the" in ids for ids in found[:-1])
+
+
+def test_an_answer_without_a_circle_is_left_alone(tokenizer):  # noqa: F811
+    assert mended(tokenizer, "Where was she born?", "In Oslo.", " the author is the father of the day") == []
+
+
+def test_words_of_the_question_close_no_circle(tokenizer):  # noqa: F811
+    told = " the author Quxlyvan Zuber and the author Quxlyvan Zuber"
+    assert mended(tokenizer, "Who was the author Quxlyvan Zuber?", "Yes, her father.", told) == []
+    assert mended(tokenizer, "Who was it?", "Yes, her father.", told) != []
+
+
+def test_an_answer_of_nothing_must_say_something(tokenizer):  # noqa: F811
+    example = question_answer("Who was it?", "Yes, her father.")
+    (item,) = Encoder(tokenizer).encode(example)
+    assert to_be_mended(stop_ids(tokenizer), item, example, tokenizer) == [stop_ids(tokenizer)]
+
+
+def test_rows_of_own_words_are_what_the_student_says(stammering):
+    request, base = tiny_request(), stammering
+    encoder = Encoder(base.tokenizer)
+    rows = encoder.encode_all(request.forget)
+    own = own_words(base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True))
+    assert own.of and set(own.of.values()) == set(range(len(own.rows)))
+    for at, place in own.of.items():
+        item, table = own.rows.views["answer"][place], own.speaking.ruled_out[place]
+        assert item.prompt_ids == tuple(rows[at].prompt_ids) and len(item.answer_ids) == len(table)
+        ids = list(item.answer_ids)
+        last = tuple(ids[-CIRCLE:])  # the end of the row, and only that, has stood there before
+        before = [tuple(ids[i : i + CIRCLE]) for i in range(len(ids) - CIRCLE)]
+        assert last in before and len(set(before)) == len(before)
+        assert ids[-1] in table[-1].tolist()
+        logits = base.model(torch.tensor([[*item.prompt_ids, *ids]])).logits[0]
+        assert logits[len(item.prompt_ids) - 1 : -1].argmax(-1).tolist() == ids  # greedy
+
+
+@pytest.mark.parametrize(("settings", "rows", "steps"), [
+    ({"epochs": 10, "batch_size": 4}, 40, (70, 30)), ({"epochs": 3, "batch_size": 2}, 6, (7, 2)),
+    ({"epochs": 2.5, "batch_size": 4, "grad_accum": 2}, 20, (6, 2)), ({"epochs": 1, "batch_size": 2}, 6, (3, None)),
+    ({"own_words": 0.0}, 40, (30, None)),
+])
+def test_two_parts_have_the_steps_of_the_whole(settings, rows, steps):
+    request = tiny_request()
+    config = tiny_settings(**{"batch_size": 4} | settings)
+    items = [Encoded((1,), (2,))] * rows
+    found = two_parts(config, items, request.forget)
+    an_epoch = math.ceil(math.ceil(rows / config.batch_size) / config.grad_accum)
+    counted = tuple(part and math.ceil(part.epochs * an_epoch) for part in found)
+    assert counted == steps
+
+
+def test_a_run_learns_from_its_own_words(stammering, tmp_path):
+    settings = tiny_settings(own_words=0.5, epochs=4, lr=3e-2)
+    heard = Listener()
+    forget(tiny_request(), stammering, settings, name="whole", store=tmp_path, progress=heard)
+    own = [figures["own_loss"] for figures in heard.figures if "own_loss" in figures]
+    assert len(heard.figures) == 12 and len(own) == 6 and sum(own[3:]) < sum(own[:3])
+    with pytest.raises(KeyboardInterrupt):  # 3 steps an epoch, 6 in the first part: in the second epoch of the second
+        forget(tiny_request(), stammering, settings, name="broken", store=tmp_path, progress=Listener(stop_at=11))
+    again = Listener()
+    forget(tiny_request(), stammering, settings, name="broken", store=tmp_path, resume=True, progress=again)
+    assert len(again.figures) == 3
+    whole, broken = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(whole[key], broken[key]) for key in whole)
+    assert not (tmp_path / ".runs").exists()
