@@ -20,16 +20,18 @@ class FrozenHead:
 
     Args:
         model: a transformers causal LM (not wrapped by PEFT).
+        device: where it will run, if its weights aren't there but on the meta device.
 
     Raises:
         BaseModelError: the model's logits aren't what its head makes of its final hidden states.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, device: torch.device | None = None):
         self.name = type(model).__name__
         self.module = model.get_output_embeddings()
         if self.module is None:
             raise BaseModelError(f"{self.name} has no output head that asu-lora can find.")
+        self.device = device or self.module.weight.device
         config = model.config.get_text_config()
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies, Granite divides
@@ -74,7 +76,7 @@ class FrozenHead:
 
     def chunk(self) -> int:
         """Tokens whose logits are held at once; an accelerator needs more of them to be kept busy."""
-        more = 1 if self.module.weight.device.type == "cpu" else 8
+        more = 1 if self.device.type == "cpu" else 8
         return max(1, more * CHUNK_ELEMENTS // self.vocabulary)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from asu_lora.decoder import number_of_layers
 from asu_lora.entry import Entry
 from asu_lora.errors import SettingError
 from asu_lora.ground import Ground
+from asu_lora.saved import casts_kept_small
 from asu_lora.settings import ALL_LINEAR, ForgetConfig, parse_layers
 
 
@@ -100,7 +101,8 @@ class Student(torch.nn.Module):
         for batch in passes:
             if self.entry is not None:
                 self.entry.states = batch["entry"]
-            states.append(answer_hidden(decoder, batch))
+            with casts_kept_small():
+                states.append(answer_hidden(decoder, batch))
         return torch.cat(states)
 
     def train(self, mode: bool = True) -> "Student":

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import log_softmax
 
-from asu_lora import ForgetConfig, ForgetRequest, attention_smoothing
+from asu_lora import ForgetConfig, ForgetRequest, attention_smoothing, speaking
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.collate import Collator, losses
 from asu_lora.data.batching import forward_passes
@@ -25,7 +25,6 @@ from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.rows import compute_references
-from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, add_adapter
 
 TAU = 3.0
@@ -63,17 +62,23 @@ class Workload:
     def items(self) -> list[Encoded]:
         return [item for rows in self.halves.values() for item in rows.views["answer"]]
 
-    def cache(self) -> float:
-        """Compute entries and references, once; returns the seconds it took."""
-        began = time.perf_counter()
-        self.entry = find_entry(self.model, self.config.first_adapted(number_of_layers(self.model)))
+    def cache(self, keep_speaking: bool | None = None) -> None:
+        """Compute entries and references; the first time, the entry to them is tried out too.
+
+        Args:
+            keep_speaking: what the config says by default; else the objectives are built anew for it.
+        """
+        if keep_speaking not in (None, self.config.keep_speaking):
+            self.config = replace(self.config, keep_speaking=keep_speaking)
+            self.objectives = build_objectives(self.config, self.base)
+        if self.entry is None:
+            self.entry = find_entry(self.model, self.config.first_adapted(number_of_layers(self.model)))
         for half, rows in self.halves.items():
             kept = None
             if half == "forget" and self.config.keep_speaking:
-                kept = keep_speaking(rows.views["answer"], self.request.forget, self.base.tokenizer)
+                kept = speaking.keep_speaking(rows.views["answer"], self.request.forget, self.base.tokenizer)
             compute_references(rows, self.objectives[half], self.model, self.head, self.pad_id, TAU, self.layers,
                                kept, entry=self.entry)
-        return time.perf_counter() - began
 
     def student(self, seed: int = 0):
         """A fresh adapter on the base, and its optimizer."""

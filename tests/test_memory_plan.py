@@ -59,38 +59,46 @@ def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     assert fill_cache(run, None) == real > 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"adapter_layers": "1"}])
-def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, run, changes):
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"adapter_layers": "1"},
+                                     {"precision": "nf4"}])
+def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, monkeypatch):
     """The simulated forward pass against the tensors that a real one saves for its backward pass."""
     from asu_lora.memory_plan.plan import _live, _on_meta
     from asu_lora.memory_plan.simulation import kernels
+    from asu_lora.saved import _Casts
     from asu_lora.student import Student
 
     config = tiny_settings(**changes)
+    run = prepare(tiny_request(), str(tiny_base), config)
     batch = {"input_ids": torch.ones(3, 40, dtype=torch.long), "attention_mask": torch.ones(3, 40, dtype=torch.long),
              "positions": torch.arange(20)}
     batch["attention_mask"][0, 30:] = 0
     saved = {}
+    pack = _Casts.pack
 
-    def keep(tensor):
-        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
+    def keep(casts, tensor):
+        kept = pack(casts, tensor)
+        storage = (kept if isinstance(kept, torch.Tensor) else kept.cast.source).untyped_storage()
+        saved[storage.data_ptr()] = storage
+        return kept
 
-    with adapted(load_base(str(tiny_base), "fp32", "cpu").model, config) as student:
+    with adapted(load_base(str(tiny_base), config.precision, "cpu").model, config) as student:
         own = {p.untyped_storage().data_ptr() for p in student.parameters()}
         own |= {b.untyped_storage().data_ptr() for b in student.buffers()}
         module = Student(student, config.gradient_checkpointing)
         module.train()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with monkeypatch.context() as patch:
+            patch.setattr(_Casts, "pack", keep)
             hidden = module([batch])
         real = sum(storage.nbytes() for at, storage in saved.items() if at not in own)
     assert hidden.requires_grad
+    quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
     with adapted(run.model, config) as student:
         live = _live(run)
         live.ignore(student.parameters())
         module = Student(student, config.gradient_checkpointing)
         module.train()
-        with kernels({}), live, torch.enable_grad():
+        with kernels(quantised), live, torch.enable_grad():
             hidden = module([_on_meta(batch)])
             simulated = live.live["others"]
     # checkpointing also keeps mask and rotary angles, in a closure and not as saved tensors: much of so small a model
@@ -117,6 +125,18 @@ def test_what_enters_the_first_adapted_layer_is_counted(tiny_base, run):
         [item for half in run.halves.values() for item in half.views["answer"]], 0)
     assert upper["cache"] - every["cache"] == held(entries) > 0
     assert upper["activations"] < every["activations"]
+
+
+def test_logits_come_in_the_chunks_of_the_device_it_will_run_on(tiny_base, run, monkeypatch):
+    """An accelerator's are larger; the meta device's own would count as such."""
+    from asu_lora.head import FrozenHead
+
+    real, seen = FrozenHead.chunk, []
+    monkeypatch.setattr(FrozenHead, "chunk", lambda head: seen.append(real(head)) or seen[-1])
+    for device in ("cpu", "cuda"):
+        plan_memory(dataclasses.replace(run, device=torch.device(device)), tiny_settings())
+    chunk = real(FrozenHead(load_base(str(tiny_base), "fp32", "cpu").model))
+    assert seen[0] == chunk and seen[-1] >= 8 * chunk
 
 
 def test_fit_keeps_the_rows_a_step_and_stays_within_the_budget(run):

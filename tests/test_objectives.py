@@ -22,7 +22,7 @@ class Head(head_module.FrozenHead):
     """A head without a model around it."""
 
     def __init__(self, dtype):
-        self.name, self.scale, self.softcap = "Head", 1.0, None
+        self.name, self.scale, self.softcap, self.device = "Head", 1.0, None, torch.device("cpu")
         self.module = torch.nn.Linear(HIDDEN, VOCABULARY, bias=False, dtype=dtype).requires_grad_(False)
         self.module.weight.data *= 4  # distributions that are far from uniform
 

@@ -240,7 +240,7 @@ def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
     live = _live(run)
     live.ignore(p.grad for p in trainable)
     with kernels(quantised), live, torch.enable_grad(), entry.above() if entry else nullcontext():
-        parts = losses(module(batch["passes"]), batch, run.objectives, FrozenHead(run.model))
+        parts = losses(module(batch["passes"]), batch, run.objectives, FrozenHead(run.model, run.device))
         torch.autograd.backward(sum(parts.values()))
     return live.peak
 

@@ -4,6 +4,9 @@ import torch
 
 from asu_lora.objectives.answers import Answers
 
+# the logit of a token that was taken out: its probability is 0, and 0 times it is 0 (0 times -inf would be NaN)
+NEVER = torch.finfo(torch.float32).min / 2
+
 
 def token_kl(answers: Answers, reference: torch.Tensor, forbidden: torch.Tensor | None = None,
              ruled_out: torch.Tensor | None = None) -> torch.Tensor:
@@ -25,19 +28,36 @@ def token_kl(answers: Answers, reference: torch.Tensor, forbidden: torch.Tensor 
                    *out: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             target = head.logits(states)
+            # by shapes alone, as looking for places by their values would stall a GPU
             if forbidden is not None:
-                inside = (~is_last).nonzero()[:, 0]
-                target[inside[:, None], forbidden[None, :]] = float("-inf")
+                target[:, forbidden] = target[:, forbidden].masked_fill(~is_last[:, None], NEVER)
             for ids in out:
-                at, column = (ids >= 0).nonzero(as_tuple=True)
-                target[at, ids[at, column].long()] = float("-inf")
+                never = torch.full(ids.shape, NEVER, device=ids.device).masked_fill_(ids < 0, float("inf"))
+                target.scatter_reduce_(1, ids.clamp(min=0).long(), never, "amin")
             target = target.log_softmax(1)
-            probability = target.exp()
-            # 0 log 0 = 0 for the tokens that were taken out
-            entropy = -(probability * target.masked_fill(probability == 0, 0.0)).sum(1)
-        # sum p log p - sum p log q; log q = logits - logsumexp, so no (t, V) copy of log q is kept
-        cross = logits.logsumexp(1) - (probability * logits).sum(1)
-        return cross - entropy
+        return _Divergence.apply(logits, target)
 
     out = () if ruled_out is None else (ruled_out,)
     return head.per_token(divergence, answers.hidden, reference, last, *out)
+
+
+class _Divergence(torch.autograd.Function):
+    """(t,) sum p (log p - log q) of log p (t, V), which is overwritten, and of the student's logits (t, V).
+
+    The gradient by the logits, q - p, is ready in the forward pass: autograd would keep a dozen (t, V) buffers on the
+    way to it, here four live at once.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        student = logits.log_softmax(1)
+        probability = target.exp()
+        value = target.sub_(student).mul_(probability).sum(1)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(student.exp_().sub_(probability))
+        return value
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient[:, None], None
