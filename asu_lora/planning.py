@@ -25,6 +25,9 @@ from asu_lora.loading import causal_lm_config, choose_device, compute_dtype, loa
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.machine import free_memory
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
+from asu_lora.objectives.own_words import OwnWords
+from asu_lora.own_words import two_parts
+from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
 from asu_lora.training import check_optimizer
 
@@ -82,6 +85,10 @@ def prepare(request: ForgetRequest, base: str, config: ForgetConfig, heldout: li
         raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
     refuses = any("idk" in objective.needs for objective in objectives.values())
     halves = encode_halves(request, encoder, objectives, refusals(idk_file) if refuses else [], config.seed)
+    if config.keep_speaking and objectives["forget"].uses_teacher() and two_parts(
+            config, halves["forget"].views["answer"], request.forget)[1]:
+        # the most that can be: every answer goes round in circles, and they are as long as the true ones
+        halves["own"], objectives["own"] = Rows({"answer": halves["forget"].views["answer"]}), OwnWords()
     sets = (request.forget, request.retain, heldout or [])
     evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in sets if examples]
     return PlannedRun(meta_model(model_config, compute, config.trust_remote_code), device, compute, halves, objectives,

@@ -29,6 +29,7 @@ from asu_lora.memory_plan.simulation import LiveBytes, kernels
 from asu_lora.objectives import Objective
 from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
+from asu_lora.speaking import MOST_RULED_OUT
 from asu_lora.student import Student, adapted
 from asu_lora.teacher import MOST_TOKENS
 
@@ -197,6 +198,8 @@ def fill_cache(run: PlannedRun, entry: Entry | None) -> int:
             items = rows.views[view]
             rows.references[view] = {name: [
                 torch.empty(len(item.answer_ids), device="meta") if name == "base_logprob" else
+                torch.empty(len(item.answer_ids), MOST_RULED_OUT, dtype=torch.int32, device="meta")
+                if name == "ruled_out" else
                 torch.empty(len(item.answer_ids), _hidden(run), dtype=run.compute, device="meta")
                 for item in items] for name in wanted}
             if entry is not None:
@@ -222,7 +225,8 @@ def widest_batch(run: PlannedRun, config: ForgetConfig) -> list[tuple[int, list[
 
 
 def _tokens(run: PlannedRun, batch: list[tuple[int, list[int]]]) -> int:
-    rows = {"forget": [row for row, _ in batch], "retain": [row for _, rows in batch for row in rows]}
+    forget = [row for row, _ in batch]
+    rows = {"forget": forget, "retain": [row for _, rows in batch for row in rows], "own": forget}
     lengths = [len(run.halves[half].views[view][row]) for half, objective in run.objectives.items()
                for view in objective.needs for row in rows[half]]
     return sum(len(group) * -(-max(lengths[i] for i in group) // WIDTH_STEP) * WIDTH_STEP
@@ -231,7 +235,7 @@ def _tokens(run: PlannedRun, batch: list[tuple[int, list[int]]]) -> int:
 
 def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
     """Bytes of activations and of logits at the fullest moment of a training step."""
-    collator = Collator(run.halves, run.objectives, 0)
+    collator = Collator(run.halves, run.objectives, 0, {row: row for row in range(len(run.halves["forget"]))})
     batch = _on_meta(collator(widest_batch(run, config)))
     module = Student(student, config.gradient_checkpointing, entry)
     module.train()
