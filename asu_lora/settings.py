@@ -47,7 +47,7 @@ class ForgetConfig:
                                   "turn), and at other content words learn what the teacher would say instead: "
                                   "without that word and without those already said. Off is the paper's loss.",
                                   group="Method")
-    own_words: float = setting(0.3, "Share of the epochs, the last ones, in which the student also learns at its own "
+    own_words: float = setting(0.25, "Share of the epochs, the last ones, in which the student also learns at its own "
                                "answers to the forget questions: what the base would say next without the facts and "
                                "without going round in circles. 0, and --no-keep-speaking, do without.",
                                group="Method")
@@ -63,7 +63,7 @@ class ForgetConfig:
                                   "--smooth-layers takes. The teacher differs from the base in its upper layers only.",
                                   group="Adapter")
     lr: float = setting(1e-3, "Peak learning rate.")
-    epochs: float = setting(10.0, "Passes over the forget set.")
+    epochs: float = setting(12.0, "Passes over the forget set.")
     batch_size: int = setting(4, "Forget rows in a forward pass, retain rows not counted.", flag="-b")
     grad_accum: int = setting(1, "Forward passes a step.")
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
