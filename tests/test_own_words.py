@@ -82,7 +82,7 @@ def test_rows_of_own_words_are_what_the_student_says(stammering):
 ])
 def test_two_parts_have_the_steps_of_the_whole(settings, rows, steps):
     request = tiny_request()
-    config = tiny_settings(**{"batch_size": 4} | settings)
+    config = tiny_settings(**{"batch_size": 4, "own_words": 0.3} | settings)
     items = [Encoded((1,), (2,))] * rows
     found = two_parts(config, items, request.forget)
     an_epoch = math.ceil(math.ceil(rows / config.batch_size) / config.grad_accum)
