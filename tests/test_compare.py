@@ -61,8 +61,8 @@ def base(taught_base):
 
 def again(base, out, progress=None, runs=RUNS, **changes):
     request = tiny_request()
-    return compare(request, base, comparison_sets(request, most=4)[0], runs, out, tiny_settings(**changes),
-                   progress=progress)
+    return compare(request, base, comparison_sets(request, most=4)[0], runs, out,
+                   tiny_settings(**{"own_words": 0.0} | changes), progress=progress)
 
 
 def weights(out):
@@ -172,7 +172,8 @@ def test_another_comparison_is_refused_and_the_difference_named(made, base):
         again(base, made.out, rank=8)
     with pytest.raises(SettingError, match="questions of the forget set"):
         request = tiny_request()
-        compare(request, base, comparison_sets(request, most=3)[0], RUNS, made.out, tiny_settings())
+        compare(request, base, comparison_sets(request, most=3)[0], RUNS, made.out,
+                tiny_settings(own_words=0.0))
 
 
 def test_further_runs_join_the_table(made, base):

@@ -50,11 +50,16 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     from asu_lora.head import FrozenHead
     from asu_lora.rows import Rows, compute_references
+    from asu_lora.speaking import MOST_RULED_OUT, Speaking
 
+    assert run.halves.keys() == {"forget", "retain", "own"}
     base, real = load_base(str(tiny_base), "fp32", "cpu"), 0
     for half, planned in run.halves.items():
-        filled = Rows(planned.views)
-        compute_references(filled, run.objectives[half], base.model, FrozenHead(base.model), 0, 2.0)
+        filled, lengths = Rows(planned.views), [len(item.answer_ids) for item in planned.views["answer"]]
+        most = Speaking([torch.zeros(length, dtype=torch.bool) for length in lengths],
+                        [torch.zeros(length, MOST_RULED_OUT, dtype=torch.int32) for length in lengths])
+        compute_references(filled, run.objectives[half], base.model, FrozenHead(base.model), 0, 2.0,
+                           speaking=most if half == "own" else None)
         real += filled.cache_bytes()
     assert fill_cache(run, None) == real > 0
 
