@@ -20,7 +20,7 @@ from asu_lora.head import FrozenHead
 from asu_lora.teacher import answer_logprobs, hidden_states
 
 # nats by which the NLL of known factual tokens must have risen
-FACTS_GONE = 1.6  # to a fifth of their probability: enough where the facts are ruled out besides (asu_lora.speaking)
+FACTS_GONE = 1.8  # to a sixth of their probability: enough where the facts are ruled out besides (asu_lora.speaking)
 FACTS_GONE_ALONE = 3.25  # to a 26th: where the teacher's word is all there is
 WORDS_STAND = 2.0  # nats by which the NLL of known function tokens may have risen
 KNOWN = 0.5  # probability from which on a token counts as known to the base

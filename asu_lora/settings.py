@@ -35,7 +35,7 @@ class ForgetConfig:
                                "prefer them to a refusal (ap), or none.", choices=("kl", "gd", "ap", "none"),
                                group="Method")
     forget_coeff: float = setting(1.0, "Weight of the forget loss.", group="Method")
-    retain_coeff: float = setting(2.0, "Weight of the retain loss.", group="Method")
+    retain_coeff: float = setting(1.5, "Weight of the retain loss.", group="Method")
     beta: float = setting(0.1, "Inverse temperature of npo, dpo and ap.", group="Method")
     tau: float | str = setting("auto", "Temperature of the teacher's attention, at least 1, or 'auto': the lowest at "
                                "which the facts are gone, found by forward passes on the forget set.", group="Method")

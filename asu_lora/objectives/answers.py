@@ -45,6 +45,11 @@ class Answers:
         edge[1:] = self.row[1:] != self.row[:-1]
         return edge
 
+    def places_left(self) -> torch.Tensor:
+        """(T,) how many tokens of its row follow each token."""
+        ends = torch.bincount(self.row, minlength=self.rows).cumsum(0)
+        return ends[self.row] - 1 - torch.arange(len(self.row), device=self.row.device)
+
     def row_sum(self, values: torch.Tensor) -> torch.Tensor:
         """(rows,) the sum of (T,) values over each row."""
         return values.new_zeros(self.rows).index_add(0, self.row, values)

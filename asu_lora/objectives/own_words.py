@@ -9,8 +9,11 @@ from asu_lora.objectives.divergence import token_kl
 from asu_lora.objectives.objective import Objective
 
 
+LAST = 16  # tokens: where an answer takes the turn into a circle; what stands before it is well said
+
+
 class OwnWords(Objective):
-    """Mean over rows of the mean over tokens of KL(base without the ruled-out tokens || student).
+    """Mean over rows of the mean over their last tokens of KL(base without the ruled-out tokens || student).
 
     The rows are the student's own answers to the batch's forget questions (see :mod:`asu_lora.own_words`), those
     without a loss counting as 0; the paper has no such term.
@@ -22,4 +25,5 @@ class OwnWords(Objective):
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         answers = views["answer"]
         references = answers.references
-        return answers.row_mean(token_kl(answers, references["base"], ruled_out=references["ruled_out"])).mean()
+        kl = token_kl(answers, references["base"], ruled_out=references["ruled_out"])
+        return answers.row_mean(kl, answers.places_left() < LAST).mean()
