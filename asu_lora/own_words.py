@@ -3,9 +3,9 @@
 Training shows a student the true answers, word by word; when it is asked, it reads its own. One that has lost a fact
 writes on from a sentence that no training row begins with, and a small model there soon goes round in circles ("a
 wizard, a wizard, a wizard"). So for the last part of a run the student answers the forget questions itself. Where an
-answer closes a circle, the student learns, word by word up to there, what the plain base would say next, had it to do
-without the facts and without what closes the circle: on-policy distillation (arXiv 2306.13649), with the untouched
-base as its teacher.
+answer closes a circle, the student learns, at its last words up to there, what the plain base would say next, had it
+to do without the facts and without what closes the circle: on-policy distillation (arXiv 2306.13649), with the
+untouched base as its teacher.
 """
 
 import math

@@ -11,6 +11,8 @@ from asu_lora.data.encoding import Encoded, Encoder, stop_ids
 from asu_lora.data.examples import question_answer
 from asu_lora.forgetting import forget
 from asu_lora.loading import load_base
+from asu_lora.objectives.answers import Answers
+from asu_lora.objectives.own_words import LAST, OwnWords
 from asu_lora.own_words import CIRCLE, own_words, to_be_mended, two_parts
 from asu_lora.progress import Progress
 from tests.test_speaking import tokenizer  # noqa: F401  (a fixture)
@@ -55,6 +57,34 @@ def test_an_answer_of_nothing_must_say_something(tokenizer):  # noqa: F811
     example = question_answer("Who was it?", "Yes, her father.")
     (item,) = Encoder(tokenizer).encode(example)
     assert to_be_mended(stop_ids(tokenizer), item, example, tokenizer) == [stop_ids(tokenizer)]
+
+
+def test_only_the_last_tokens_before_a_circle_count():
+    """Against sums made row by row, with a forget row that has no own words."""
+    torch.manual_seed(0)
+    lengths, width, words = [LAST + 5, 3], 8, 11
+    head = Head(torch.randn(words, width))
+    hidden, base = torch.randn(2, sum(lengths), width)
+    ruled_out = torch.full((sum(lengths), 2), -1, dtype=torch.int32)
+    ruled_out[:, 0] = torch.randint(words, (sum(lengths),))
+    row = torch.tensor([0] * lengths[0] + [1] * lengths[1])
+    answers = Answers(head, hidden, torch.zeros_like(row), row, 3, {"base": base, "ruled_out": ruled_out})
+    target = (base @ head.weight.T).scatter(1, ruled_out[:, :1].long(), float("-inf")).softmax(1)
+    student = (hidden @ head.weight.T).log_softmax(1)
+    kl = torch.where(target > 0, target * (target.log() - student), 0.0).sum(1)
+    assert OwnWords()({"answer": answers}).item() == pytest.approx(
+        (kl[5 : lengths[0]].mean() + kl[lengths[0] :].mean()).item() / 3, rel=1e-5)
+
+
+class Head:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def per_token(self, function, hidden, *others):
+        return function(hidden @ self.weight.T, *others)
+
+    def logits(self, hidden):
+        return hidden @ self.weight.T
 
 
 def test_rows_of_own_words_are_what_the_student_says(stammering):

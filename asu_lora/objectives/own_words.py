@@ -8,7 +8,6 @@ from asu_lora.objectives.answers import Answers
 from asu_lora.objectives.divergence import token_kl
 from asu_lora.objectives.objective import Objective
 
-
 LAST = 16  # tokens: where an answer takes the turn into a circle; what stands before it is well said
 
 
