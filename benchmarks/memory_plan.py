@@ -18,13 +18,13 @@ from pathlib import Path
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 WITHIN = 0.15
 SETTINGS = (
-    "--epochs 3",
     "--precision nf4 --epochs 0.5 --eval-rows 8",
     "--precision fp32 --epochs 0.5 --eval-rows 8",
     "--precision nf4 --batch-size 8 --retain-per-forget 1 --epochs 0.5 --eval-rows 8",
     "--precision fp32 --batch-size 8 --retain-per-forget 1 --epochs 0.5 --eval-rows 8",
     "--precision nf4 --gradient-checkpointing --epochs 0.5 --eval-rows 8",
     "--precision nf4 --adapter-layers all --smooth-layers all --epochs 0.2 --eval-rows 8",
+    "--epochs 3",
 )
 HEADING = """# The memory plan against the memory taken
 
