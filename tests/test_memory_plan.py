@@ -50,11 +50,15 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     from asu_lora.head import FrozenHead
     from asu_lora.rows import Rows, compute_references
+    from asu_lora.speaking import MOST_RULED_OUT, Speaking
 
     base, real = load_base(str(tiny_base), "fp32", "cpu"), 0
     for half, planned in run.halves.items():
         filled = Rows(planned.views)
-        compute_references(filled, run.objectives[half], base.model, FrozenHead(base.model), 0, 2.0)
+        most = Speaking([], [torch.zeros(len(item.answer_ids), MOST_RULED_OUT, dtype=torch.int32)
+                             for item in planned.views["answer"]])  # the widest table that a run can make
+        compute_references(filled, run.objectives[half], base.model, FrozenHead(base.model), 0, 2.0,
+                           speaking=most if half == "own" else None)
         real += filled.cache_bytes()
     assert fill_cache(run, None) == real > 0
 
