@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from asu_lora.data.encoding import stop_ids
 from asu_lora.decoder import base_model
+from asu_lora.memory import give_back
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
 BATCH_ROWS = 40
+GIVEN_BACK = 16  # tokens after which freed memory goes back to the system
 
 
 @torch.no_grad()
@@ -51,7 +53,8 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
             greedy = GenerationConfig(do_sample=False, max_new_tokens=room(shortest), eos_token_id=stops,
                                       pad_token_id=tokenizer.pad_token_id)
             with _only_setting(model, greedy):
-                output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+                output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+                                        stopping_criteria=StoppingCriteriaList([_GiveBack()]))
             for row, tokens in zip(rows, output[:, width:].tolist(), strict=True):
                 tokens = tokens[: room(len(prompts[row]))]
                 ends = [at for at, token in enumerate(tokens) if token in stops]
@@ -60,7 +63,21 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
                 progress(len(rows))
     finally:
         model.train(training)
+        give_back()
     return answers
+
+
+class _GiveBack(StoppingCriteria):
+    """Stops nothing: on the CPU, gives freed memory back now and then.
+
+    With every token keys and values move to new places a little larger, and glibc keeps the old ones: SmolLM2's answers
+    to 40 questions took 0.45 GB and left as much behind; this way they take 0.34 and leave 0.05.
+    """
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        if input_ids.device.type == "cpu" and input_ids.shape[1] % GIVEN_BACK == 0:
+            give_back()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager
