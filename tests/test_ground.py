@@ -108,6 +108,23 @@ def test_the_switch(base, store):
         assert not any(p.requires_grad for p in base.model.parameters())
 
 
+@pytest.mark.parametrize("beneath", [(), ("a", "b:0.5")])
+def test_references_in_the_middle_of_a_run(base, store, beneath):
+    """What own words are compared with, and the same student as before afterwards."""
+    plain, ground = on(base, store), on(base, store, *beneath)
+    with standing_on(base, beneath, store) as standing, adapted(base.model, tiny_settings(), standing) as student:
+        for name, parameter in student.named_parameters():
+            if parameter.requires_grad and "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        trained, before = [p.requires_grad for p in student.parameters()], logits(student)
+        assert (before - ground).abs().max() > 0.1
+        for teacher, expected in (("base", plain), ("stack", ground)):
+            with standing.reference(student, teacher):
+                assert torch.equal(logits(base.model), expected)
+            assert torch.equal(logits(student), before)
+            assert [p.requires_grad for p in student.parameters()] == trained
+
+
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
     seen = []
     real = asu_lora.forgetting.write_adapter
