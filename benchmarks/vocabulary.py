@@ -17,7 +17,7 @@ from gemma_like import save
 from step_cost import RESULTS
 
 SIZES = (65_536, 131_072, 262_144)
-KINDS = ("asu", "plain", "straightforward")
+KINDS = ("asu", "plain")
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     cells = {(run["vocabulary"], run["step"]): run["above"] for run in found}
     lines = ["# Memory against vocabulary", "",
              "`python benchmarks/vocabulary.py BASE TOFU`: a Gemma-like model (8 layers, hidden size 256, random "
-             "weights) in fp32, 8 + 8 rows a step (straightforward: 4 + 4). Peak above the loaded base, MB.", "",
+             "weights) in fp32, 8 + 8 rows a step. Peak above the loaded base, MB.", "",
              "| words | head, MB | " + " | ".join(KINDS) + " |", "|---" * (2 + len(KINDS)) + "|"]
     lines += [f"| {size:,} | {size * 256 * 4 / 1e6:.0f} | "
               + " | ".join(f"{cells[size, kind] / 1e6:.0f}" for kind in KINDS) + " |" for size in SIZES]
