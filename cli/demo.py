@@ -32,7 +32,7 @@ def demo(store, name, seed, replace, as_json):
     if replace and name in AdapterStore(store).names():
         AdapterStore(store).remove(name)
     # the defaults, in half the memory: two forward passes a step
-    config = ForgetConfig(seed=seed, batch_size=2, grad_accum=2)
+    config = ForgetConfig(seed=seed, batch_size=2, grad_accum=2, eval_rows=32)
     with Bars() as progress:
         result = run_demo(store, name, config, progress)
     parts = {"forget questions": result.forget, "held-out paraphrases": result.heldout,

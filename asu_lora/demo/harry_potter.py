@@ -11,6 +11,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases import EMBEDDED
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import ForgetRequest
+from asu_lora.evaluation.figures import sample
 from asu_lora.forgetting import ForgetResult, forget
 from asu_lora.loading import load_base
 from asu_lora.progress import Progress
@@ -18,6 +19,7 @@ from asu_lora.settings import ForgetConfig
 from asu_lora.stack import load
 
 NAME = "harry-potter"
+TOTAL_TOKENS = 120  # of a prompt and its answer: these facts are told within a sentence or two
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,26 @@ def run_demo(store: str | Path = "adapters", name: str = NAME, config: ForgetCon
     request = ForgetRequest.from_rows(packaged_rows("forget"), packaged_rows("retain"), name)
     result = forget(request, base, config, name, store, progress=progress)
     stack = load(base, [name], store)
-    asked = {}
-    for part in ("forget", "heldout", "controls"):
+    told = [figures.answers for figures in result.sets.get("forget", ())] or [[], []]
+    asked = {"forget": side_by_side(sample(packaged_rows("forget"), config.eval_rows), *told)}
+    for part in ("heldout", "controls"):
         rows = packaged_rows(part)
         progress.stage(f"Asking the {part} questions", 2)
         questions = [row["question"] for row in rows]
         with stack.without_adapters():
-            before = stack.ask(questions)
+            before = stack.ask(questions, TOTAL_TOKENS)
         progress.advance()
-        after = stack.ask(questions)
+        after = stack.ask(questions, TOTAL_TOKENS)
         progress.advance()
-        asked[part] = [
-            Asked(row["question"], old, new, yields(old, row), yields(new, row))
-            for row, old, new in zip(rows, before, after, strict=True)
-        ]
+        asked[part] = side_by_side(rows, before, after)
     progress.close()
     return DemoResult(result, asked["forget"], asked["heldout"], asked["controls"])
+
+
+def side_by_side(rows: list[dict], before: list[str], after: list[str]) -> list[Asked]:
+    """Each question with its two answers."""
+    return [Asked(row["question"], old, new, yields(old, row), yields(new, row))
+            for row, old, new in zip(rows, before, after, strict=True)]
 
 
 def yields(answer: str, row: dict) -> bool:
