@@ -43,6 +43,8 @@ def main() -> None:
              "| words | head, MB | " + " | ".join(KINDS) + " |", "|---" * (2 + len(KINDS)) + "|"]
     lines += [f"| {size:,} | {size * 256 * 4 / 1e6:.0f} | "
               + " | ".join(f"{cells[size, kind] / 1e6:.0f}" for kind in KINDS) + " |" for size in SIZES]
+    lines += ["", "What grows with the vocabulary is the head itself: its weights are mapped from the checkpoint and "
+              "read for the first", "time in the step, so they count here."]
     (RESULTS / "vocabulary.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
