@@ -7,14 +7,18 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
+from asu_lora.collate import Collator, losses
+from asu_lora.data.batching import answer_hidden
 from asu_lora.data.encoding import Encoded, Encoder, stop_ids
 from asu_lora.data.examples import question_answer
 from asu_lora.forgetting import forget
+from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.objectives.answers import Answers
 from asu_lora.objectives.own_words import LAST, OwnWords
 from asu_lora.own_words import CIRCLE, own_words, to_be_mended, two_parts
 from asu_lora.progress import Progress
+from asu_lora.rows import compute_references
 from tests.test_speaking import tokenizer  # noqa: F401  (a fixture)
 from tests.test_training import Listener
 from tests.tiny_run import tiny_request, tiny_settings
@@ -85,6 +89,28 @@ class Head:
 
     def logits(self, hidden):
         return hidden @ self.weight.T
+
+
+def test_a_forget_row_without_own_words_counts_as_nothing_to_mend(stammering):
+    """The loss of a batch is the mean over its forget rows, whichever of them have own words."""
+    request, base = tiny_request(), stammering
+    encoder, head = Encoder(base.tokenizer), FrozenHead(base.model)
+    rows = encoder.encode_all(request.forget)
+    own = own_words(base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True))
+    objectives = {"own": OwnWords()}
+    compute_references(own.rows, objectives["own"], base.model, head, 0, speaking=own.speaking)
+    (at, place), *_ = own.of.items()
+    other = next(row for row in range(len(rows)) if row != at)
+
+    def loss(*pairs):
+        batch = Collator({"own": own.rows}, objectives, 0, {at: place})([(row, []) for row in pairs])
+        states = [answer_hidden(base.model.get_decoder(), each) for each in batch["passes"]]
+        return losses(torch.cat(states), batch, objectives, head) if states else batch["halves"]
+
+    with torch.no_grad():
+        alone, beside, nothing = loss(at), loss(at, other), loss(other)
+    assert beside["own"].item() == pytest.approx(alone["own"].item() / 2, rel=1e-4) and alone["own"] > 1e-4
+    assert nothing == {}
 
 
 def test_rows_of_own_words_are_what_the_student_says(stammering):

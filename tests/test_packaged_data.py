@@ -109,11 +109,9 @@ def test_i_dont_know_answers():
     assert len(distinct) == len(found) >= 64
 
 
-def test_i_dont_know_answers_are_our_own():
-    """None is a line of the list that ships with TOFU, where that list is at hand."""
-    theirs = Path(__file__).parents[2] / "shared" / "tofu" / "idontknow.jsonl"
-    if not theirs.is_file():
-        pytest.skip("shared/tofu is not here")
+def test_i_dont_know_answers_are_our_own(shared):
+    """None is a line of the list that ships with TOFU."""
+    theirs = shared / "tofu" / "idontknow.jsonl"
     lines = {normal(line) for line in theirs.read_text(encoding="utf-8").splitlines()}
     assert not [row for row in rows("data/idontknow.jsonl") if normal(row["answer"]) in lines]
 
