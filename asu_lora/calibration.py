@@ -100,7 +100,7 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
     at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
     entry = find_entry(model, min(layers, default=0) if layers is not None else 0)
-    start = {"entry": entry, "entries": entry.compute(items, pad_id)[0]} if entry is not None else {}
+    start = {"entry": entry, "entries": entry.compute(items, pad_id)} if entry is not None else {}
     tokens = KnownTokens.find(_nll(model, head, items, pad_id, 1.0, layers, **start), kinds)
 
     curve = [TauPoint(1.0, 0.0, 0.0)]

@@ -86,48 +86,84 @@ class Entry:
                 self.layers[index] = layer
 
     @torch.no_grad()
-    def compute(self, items: Sequence[Encoded], pad_id: int, whole: bool = False, most_tokens: int = MOST_TOKENS,
-                progress: Callable[[int], None] | None = None) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """What every row enters layer ``first`` with, and perhaps its final states, from one forward pass.
-
-        Args:
-            whole: also run the layers from ``first`` on.
+    def compute(self, items: Sequence[Encoded], pad_id: int, most_tokens: int = MOST_TOKENS,
+                progress: Callable[[int], None] | None = None) -> list[torch.Tensor]:
+        """What every row enters layer ``first`` with; the layers from there on don't run.
 
         Returns:
-            Entries, (tokens, H) a row, and final hidden states at the answer positions, (answer tokens, H) a row,
-            or none if not ``whole``; in the model's type, on the CPU (a batch takes its own along to the GPU).
+            One (tokens, H) tensor a row, in the model's type, on the CPU (a batch takes its own along to the GPU).
         """
         entries: list[torch.Tensor] = [torch.empty(0)] * len(items)
-        finals: list[torch.Tensor] = [torch.empty(0)] * len(items) if whole else []
-        device = next(self.decoder.parameters()).device
-        for group, batch in forward_passes(items, pad_id, most_tokens):
-            states, final = self._caught({key: value.to(device) for key, value in batch.items()}, whole)
-            for at, index in enumerate(group):
-                # clone: a view would keep the states of the whole pass alive
-                entries[index] = states[at, : len(items[index])].cpu().clone()
-            if whole:
-                for index, part in zip(group, final.split([len(items[i].answer_ids) for i in group]), strict=True):
-                    finals[index] = part.cpu().clone()
+        for group, batch in self._passes(items, pad_id, most_tokens):
+            _keep(entries, items, group, self._caught(batch))
             if progress:
                 progress(len(group))
-        return entries, finals
+        return entries
 
-    def _caught(self, batch: dict[str, torch.Tensor], whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """What enters layer ``first`` in a forward pass, (b, L, H), and the final states at its answer positions."""
-        if not whole:
-            self.states = None
-            with self.below():
+    @torch.no_grad()
+    def compute_whole(self, items: Sequence[Encoded], pad_id: int, higher: "Entry | None" = None,
+                      most_tokens: int = MOST_TOKENS, progress: Callable[[int], None] | None = None
+                      ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        """What every row enters layer ``first`` with and its final states, from one pass through all layers.
+
+        Args:
+            higher: another entry of the same model, whose states are kept from the same pass.
+
+        Returns:
+            Entries, (tokens, H) a row; final hidden states at the answer positions, (answer tokens, H) a row; and
+            entries to ``higher``, if there is one. Types and places as in :meth:`compute`.
+        """
+        entries, finals, above = ([torch.empty(0)] * len(items) for _ in range(3))
+        at = [self.first] if higher is None else [self.first, higher.first]
+        for group, batch in self._passes(items, pad_id, most_tokens):
+            with self._catching(at) as caught:
                 final = answer_hidden(self.decoder, batch)
-            states, self.states = self.states, None
-            return states, final
-        caught: list[torch.Tensor] = []
-        hook = self.layers[self.first].register_forward_pre_hook(
-            lambda module, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+            _keep(entries, items, group, caught[self.first])
+            if higher is not None:
+                _keep(above, items, group, caught[higher.first])
+            for index, part in zip(group, final.split([len(items[i].answer_ids) for i in group]), strict=True):
+                finals[index] = part.cpu().clone()
+            if progress:
+                progress(len(group))
+        return entries, finals, above if higher is not None else []
+
+    def _passes(self, items: Sequence[Encoded], pad_id: int, most_tokens: int):
+        device = next(self.decoder.parameters()).device
+        for group, batch in forward_passes(items, pad_id, most_tokens):
+            yield group, {key: value.to(device) for key, value in batch.items()}
+
+    def _caught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What enters layer ``first`` in a forward pass, (b, L, H)."""
+        self.states = None
+        with self.below():
+            answer_hidden(self.decoder, batch)
+        states, self.states = self.states, None
+        return states
+
+    @contextmanager
+    def _catching(self, indices: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+        """Inside, what enters these layers, (b, L, H), is caught in the dictionary."""
+        caught: dict[int, torch.Tensor] = {}
+
+        def catch(index: int):
+            def hook(module, args, kwargs):
+                caught[index] = args[0] if args else kwargs["hidden_states"]
+
+            return self.layers[index].register_forward_pre_hook(hook, with_kwargs=True)
+
+        hooks = [catch(index) for index in indices]
         try:
-            final = answer_hidden(self.decoder, batch)
+            yield caught
         finally:
-            hook.remove()
-        return caught[0], final
+            for hook in hooks:
+                hook.remove()
+
+
+def _keep(kept: list[torch.Tensor], items: Sequence[Encoded], group: Sequence[int], states: torch.Tensor) -> None:
+    """Put each row's states, without padding, into its place."""
+    for at, index in enumerate(group):
+        # clone: a view would keep the states of the whole pass alive
+        kept[index] = states[at, : len(items[index])].cpu().clone()
 
 
 def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
@@ -151,7 +187,7 @@ def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
             hook.remove()
         entry.tuples = kind == [tuple]
         try:
-            caught, _ = entry._caught(batch, whole=False)
+            caught = entry._caught(batch)
             answer_hidden(entry.decoder, other)  # whatever layers leave behind is now another batch's
             entry.states = caught
             with entry.above():
@@ -160,3 +196,9 @@ def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
             return None  # its layers exchange more than hidden states
     entry.states = None
     return entry if torch.equal(whole, parts) else None
+
+
+def find_entry_above(entry: Entry | None, model: torch.nn.Module, layers: Sequence[int] | None) -> Entry | None:
+    """The entry to the lowest of the smoothed ``layers``, where that is above ``entry``: what the teacher does
+    differently begins there."""
+    return find_entry(model, min(layers)) if entry is not None and layers and min(layers) > entry.first else None

@@ -28,7 +28,7 @@ from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
 from asu_lora.decoder import number_of_layers
-from asu_lora.entry import find_entry
+from asu_lora.entry import find_entry, find_entry_above
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure_sets, sample
 from asu_lora.evaluation.token_classes import token_classes
@@ -158,12 +158,13 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     speaking = keep_speaking(forget_rows, request.forget, tokenizer) if record.tau and config.keep_speaking else None
     record.fingerprint = fingerprint(base, progress)
     entry = find_entry(model, ground.lowest(config.first_adapted(number_of_layers(model))))
+    higher = find_entry_above(entry, model, layers) if record.tau else None
     for half, objective in objectives.items():
         mine = speaking if half == "forget" else None
         if work := passes_needed(halves[half], objective, entry, mine is not None):
             progress.stage(f"Teacher and base on the {half} set", work)
             compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               mine, progress.advance, entry)
+                               mine, progress.advance, entry, higher)
     ground.switch(on=True)
 
     with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:

@@ -40,7 +40,8 @@ class Rows:
 def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,
                        tau: float | None = None, layers: Sequence[int] | None = None,
                        speaking: Speaking | None = None,
-                       progress: Callable[[int], None] | None = None, entry: Entry | None = None) -> None:
+                       progress: Callable[[int], None] | None = None, entry: Entry | None = None,
+                       teacher_entry: Entry | None = None) -> None:
     """Fill in what the objective compares with: a forward pass of the base a row, and one of the teacher.
 
     References and entries lie on the CPU: a batch takes its own along to the GPU, from pinned memory.
@@ -50,15 +51,19 @@ def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module,
         tau, layers: the teacher's temperature and smoothed layers.
         speaking: where the teacher gives way to the plain base, and what it must not say.
         entry: where the layers begin that training will run; the rows' entries to it are kept too.
+        teacher_entry: above that, where the layers begin that the teacher smooths: up to there it is the plain base.
     """
     for view, wanted in objective.needs.items():
         items, found = rows.views[view], rows.references.setdefault(view, {})
         anchored = "teacher" in wanted and speaking is not None
         base: list[torch.Tensor] = []
         start = {}
-        if entry is not None:
-            rows.entries[view], base = entry.compute(items, pad_id, whole=anchored or needs_base(wanted),
-                                                     progress=progress)
+        if entry is not None and (anchored or needs_base(wanted)):
+            higher = teacher_entry if "teacher" in wanted else None
+            rows.entries[view], base, above = entry.compute_whole(items, pad_id, higher, progress=progress)
+            start = {"entry": higher or entry, "entries": above or rows.entries[view]}
+        elif entry is not None:
+            rows.entries[view] = entry.compute(items, pad_id, progress=progress)
             start = {"entry": entry, "entries": rows.entries[view]}
         elif anchored or needs_base(wanted):
             base = [states.cpu() for states in hidden_states(model, items, pad_id, progress=progress)]

@@ -20,7 +20,7 @@ from asu_lora.data.batching import forward_passes
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.reading import read_rows
 from asu_lora.decoder import number_of_layers
-from asu_lora.entry import find_entry
+from asu_lora.entry import find_entry, find_entry_above
 from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
@@ -56,7 +56,7 @@ class Workload:
         self.objectives = build_objectives(self.config, self.base)
         self.halves = encode_halves(self.request, self.encoder, self.objectives, [], 0)
         self.layers = self.config.layers(number_of_layers(self.model))
-        self.entry = None
+        self.entry = self.higher = None
 
     @property
     def items(self) -> list[Encoded]:
@@ -73,12 +73,13 @@ class Workload:
             self.objectives = build_objectives(self.config, self.base)
         if self.entry is None:
             self.entry = find_entry(self.model, self.config.first_adapted(number_of_layers(self.model)))
+            self.higher = find_entry_above(self.entry, self.model, self.layers)
         for half, rows in self.halves.items():
             kept = None
             if half == "forget" and self.config.keep_speaking:
                 kept = speaking.keep_speaking(rows.views["answer"], self.request.forget, self.base.tokenizer)
             compute_references(rows, self.objectives[half], self.model, self.head, self.pad_id, TAU, self.layers,
-                               kept, entry=self.entry)
+                               kept, entry=self.entry, teacher_entry=self.higher)
 
     def student(self, seed: int = 0):
         """A fresh adapter on the base, and its optimizer."""
@@ -107,8 +108,12 @@ class Workload:
 
         return above
 
-    def plain(self, peft) -> Callable[[], torch.Tensor]:
-        """QLoRA as users run it: cross-entropy on the answers, transformers' own loss, the same padded passes."""
+    def plain(self, peft, backward: bool = True) -> Callable[[], torch.Tensor]:
+        """QLoRA as users run it: cross-entropy on the answers, transformers' own loss, the same padded passes.
+
+        Args:
+            backward: False leaves it at the forward passes.
+        """
         passes = [(batch, labels_of([self.items[i] for i in group], batch["input_ids"]))
                   for group, batch in forward_passes(self.items, self.pad_id)]
         tokens = sum(len(item.answer_ids) for item in self.items)
@@ -118,7 +123,8 @@ class Workload:
             for batch, labels in passes:
                 part = peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
                             use_cache=False).loss * ((labels != -100).sum() / tokens)
-                part.backward()
+                if backward:
+                    part.backward()
                 total += part.detach()
             return total
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from asu_lora.data.encoding import Encoded
-from asu_lora.entry import find_entry
+from asu_lora.entry import find_entry, find_entry_above
 from asu_lora.forgetting import forget
 from asu_lora.smoothing import attention_smoothing
 from asu_lora.teacher import hidden_states
@@ -33,8 +33,9 @@ def test_states_are_those_of_the_whole_decoder(kind, tau):
     entry = find_entry(model, 2)
     assert entry is not None
     before = list(model.get_decoder().children())
-    entries, finals = entry.compute(ROWS, 0, whole=True)
-    assert all(torch.equal(*pair) for pair in zip(entries, entry.compute(ROWS, 0)[0], strict=True))
+    entries, finals, none = entry.compute_whole(ROWS, 0)
+    assert none == []
+    assert all(torch.equal(*pair) for pair in zip(entries, entry.compute(ROWS, 0), strict=True))
     assert [len(e) for e in entries] == [len(row) for row in ROWS]
     with attention_smoothing(model, 2.0):
         pass  # its trial, once a model, runs every layer
@@ -52,11 +53,28 @@ def test_states_are_those_of_the_whole_decoder(kind, tau):
 def test_a_teacher_smoothed_below_the_entry_runs_every_layer():
     model = model_of("llama")
     entry = find_entry(model, 2)
-    entries, _ = entry.compute(ROWS, 0)
+    entries = entry.compute(ROWS, 0)
     for layers in (None, [1, 3]):
         for part, full in zip(hidden_states(model, ROWS, 0, 2.0, layers, entry=entry, entries=entries),
                               hidden_states(model, ROWS, 0, 2.0, layers), strict=True):
             assert torch.equal(part, full)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_a_teacher_smoothed_further_up_begins_where_it_differs(kind):
+    model = model_of(kind)
+    entry = find_entry(model, 1)
+    assert find_entry_above(entry, model, [1, 3]) is None
+    assert find_entry_above(entry, model, None) is None
+    assert find_entry_above(None, model, [3]) is None
+    higher = find_entry_above(entry, model, [3])
+    assert higher.first == 3
+    entries, _, above = entry.compute_whole(ROWS, 0, higher)
+    assert all(torch.equal(*pair) for pair in zip(entries, entry.compute(ROWS, 0), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(above, higher.compute(ROWS, 0), strict=True))
+    for part, full in zip(hidden_states(model, ROWS, 0, 2.5, [3], entry=higher, entries=above),
+                          hidden_states(model, ROWS, 0, 2.5, [3]), strict=True):
+        torch.testing.assert_close(part, full, rtol=1e-5, atol=1e-5)
 
 
 def test_a_decoder_that_passes_on_more_than_states_goes_without():

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from asu_lora.data.encoding import Encoder, stop_ids
 from asu_lora.data.examples import question_answer
 from asu_lora.evaluation.figures import measure, sample
-from asu_lora.evaluation.generation import generate_answers
+from asu_lora.evaluation.generation import generate_answers, rows_at_once
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from tests.tiny import tiny_tokenizer
@@ -119,3 +119,22 @@ def test_a_sample_is_the_same_every_time_and_from_every_part(size, most):
     assert at == sorted(set(at))
     if 0 < most < size:
         assert at[0] == 0 and max(b - a for a, b in zip(at, [*at[1:], size], strict=True)) <= -(-size // most)
+
+
+@pytest.mark.parametrize("shape, rows", [
+    # Llama-2-7B: 2 * 32 layers * 4096 * 2 bytes * 200 tokens = 105 MB an answer; SmolLM2-135M: 4.6 MB
+    (dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32), 7),
+    (dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8), 28),
+    (dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3), 80),
+])
+def test_a_large_model_answers_fewer_at_once(shape, rows):
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(intermediate_size=8, vocab_size=16, **shape)).to(torch.bfloat16)
+    assert rows_at_once(model, 200) == rows
+    assert rows_at_once(model, 10**7) == 1
+
+
+def test_all_in_one_batch_or_two_by_two(base, prompts):
+    two = generate_answers(base.model, base.tokenizer, prompts, 60, batch_rows=2)
+    assert two == generate_answers(base.model, base.tokenizer, prompts, 60)
+    assert generate_answers(base.model, base.tokenizer, [], 60) == []

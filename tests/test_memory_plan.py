@@ -126,7 +126,7 @@ def test_what_enters_the_first_adapted_layer_is_counted(tiny_base, run):
 
     config = tiny_settings(adapter_layers="1")
     every, upper = (plan_memory(run, settings).phases["training"] for settings in (tiny_settings(), config))
-    entries, _ = find_entry(load_base(str(tiny_base), "fp32", "cpu").model, 1).compute(
+    entries = find_entry(load_base(str(tiny_base), "fp32", "cpu").model, 1).compute(
         [item for half in run.halves.values() for item in half.views["answer"]], 0)
     assert upper["cache"] - every["cache"] == held(entries) > 0
     assert upper["activations"] < every["activations"]

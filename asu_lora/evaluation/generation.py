@@ -11,13 +11,14 @@ from asu_lora.decoder import base_model
 from asu_lora.memory import give_back
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
-BATCH_ROWS = 40
+MOST_ROWS = 80  # answered at once; more is no faster
+KEYS_AND_VALUES = 750_000_000  # bytes of them that the answers of one batch may fill: fewer rows of a large model
 GIVEN_BACK = 16  # tokens after which freed memory goes back to the system
 
 
 @torch.no_grad()
 def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]],
-                     total_tokens: int = TOTAL_TOKENS, batch_rows: int = BATCH_ROWS,
+                     total_tokens: int = TOTAL_TOKENS, batch_rows: int | None = None,
                      progress: Callable[[int], None] | None = None, new_tokens: int | None = None) -> list[list[int]]:
     """Answer every prompt greedily.
 
@@ -26,7 +27,7 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         prompts: token ids of each prompt.
         total_tokens: most tokens of prompt and answer together (at least 16 are left for the answer), for
             each prompt by its own length, whatever prompts stand beside it.
-        batch_rows: prompts answered at once; prompts of like length stand together.
+        batch_rows: prompts answered at once, :func:`rows_at_once` by default; prompts of like length stand together.
         progress: called with the number of prompts of each finished batch.
         new_tokens: most tokens of an answer, however long its prompt, instead of ``total_tokens``.
 
@@ -39,6 +40,8 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     stops = stop_ids(tokenizer)
     answers: list[list[int]] = [[]] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    longest = max(map(len, prompts), default=0)
+    batch_rows = batch_rows or rows_at_once(model, longest + room(longest))
     training = model.training
     model.eval()
     try:
@@ -65,6 +68,19 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         model.train(training)
         give_back()
     return answers
+
+
+def rows_at_once(model: torch.nn.Module, tokens: int) -> int:
+    """Answers of up to ``tokens`` tokens each, prompt included, to write at once.
+
+    By the size of their keys and values as the config gives it, not by what memory is free: arithmetic in 16 bits
+    depends on the batch, and the same run must give the same answers on every machine.
+    """
+    config, dtype = base_model(model).config.get_text_config(), base_model(model).dtype
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    one = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size * dtype.itemsize
+    return max(1, min(MOST_ROWS, KEYS_AND_VALUES // (one * max(1, tokens))))
 
 
 class _GiveBack(StoppingCriteria):

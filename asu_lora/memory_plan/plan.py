@@ -22,7 +22,7 @@ from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.decoder import number_of_layers
 from asu_lora.entry import Entry
 from asu_lora.evaluation.figures import enough_tokens
-from asu_lora.evaluation.generation import BATCH_ROWS
+from asu_lora.evaluation.generation import rows_at_once
 from asu_lora.head import FrozenHead
 from asu_lora.memory_plan.machine import machine_memory
 from asu_lora.memory_plan.simulation import LiveBytes, kernels
@@ -268,7 +268,8 @@ def _answering(run, quantised) -> tuple[int, int, int]:
     for items in run.evaluated:
         prompts = [item.prompt_ids for item in items]
         total = enough_tokens(items, prompts)
-        rows, width = min(BATCH_ROWS, len(prompts)), max(map(len, prompts))
+        width = max(map(len, prompts))
+        rows = min(rows_at_once(run.model, max(total, width + 16)), len(prompts))
         ids = torch.empty(rows, width, dtype=torch.long, device="meta")
         live = _live(run)
         with kernels(quantised), live:
