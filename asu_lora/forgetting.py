@@ -39,6 +39,7 @@ from asu_lora.loading import LoadedBase, choose_device, load_base
 from asu_lora.memory import out_of_memory, peak_memory
 from asu_lora.objectives.own_words import OwnWords
 from asu_lora.only_run import only_run
+from asu_lora.orthogonal import KeepOrthogonal
 from asu_lora.own_words import own_words, two_parts
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
@@ -170,6 +171,7 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:
         folder = run_folder(store, name, record, idk, resume, here, ground)
         record.count_parameters(student)
+        callbacks = [KeepOrthogonal(student, ground.names)] if config.orthogonal else []
         first, last = two_parts(config, forget_rows, request.forget, here.num_processes) if speaking else (config, None)
 
         def train_part(part: ForgetConfig, to: Path, seed: int, stage: str,
@@ -179,7 +181,8 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
             arguments = training_arguments(part, to, base.device, base.compute_dtype, checkpoints=True)
             with disk_errors(store.root), entry.above() if entry is not None else nullcontext():
                 figures = train(Student(student, part.gradient_checkpointing, entry), objectives, head, pairs,
-                                Collator(halves, objectives, pad_id, own_of), part, arguments, progress, resume, stage)
+                                Collator(halves, objectives, pad_id, own_of), part, arguments, progress, resume, stage,
+                                callbacks)
             check_finite(student)
             student.eval()
             return figures

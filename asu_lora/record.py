@@ -24,7 +24,7 @@ from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
 
 _METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking",
-           "own_words", "teacher")
+           "own_words", "teacher", "orthogonal")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
@@ -91,7 +91,7 @@ class RunRecord:
                 details={"beta": self.config.beta, "keep_speaking": self.config.keep_speaking,
                          "own_words": self.config.own_words}
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
-                | ({"teacher": self.config.teacher} if self.on_top_of else {})
+                | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
                 | ({"continued_from": self.continued} if self.continued else {})),
             lora=lora, training=training,
             request=RequestRecord(

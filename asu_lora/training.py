@@ -1,6 +1,7 @@
 """Training on ``transformers.Trainer``: accelerate, checkpoints, resuming, TensorBoard and W&B come with it."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +173,12 @@ def stay_on(device: torch.device, arguments: TrainingArguments) -> None:
 
 def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,
           collator: Collator, config: ForgetConfig, arguments: TrainingArguments, progress: Progress,
-          resume: bool = False, stage: str = "Training") -> dict[str, float]:
+          resume: bool = False, stage: str = "Training", callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Train the student's adapter in place.
 
     Args:
         stage: what the progress calls it.
+        callbacks: further ones of Trainer's.
         resume: go on from the last checkpoint in the arguments' folder, if there is one.
 
     Returns:
@@ -189,7 +191,7 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
         student, objectives,
         {"forget": config.forget_coeff, "retain": config.retain_coeff, "own": config.forget_coeff}, head,
         args=arguments, train_dataset=pairs, data_collator=collator,
-        callbacks=[TellEpoch(pairs), Watch(progress, stage)],
+        callbacks=[TellEpoch(pairs), Watch(progress, stage), *callbacks],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
     if checkpoint:

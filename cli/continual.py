@@ -17,9 +17,10 @@ from asu_lora.cli.settings import read_config, setting_options
 @retain_option(" From the step that asks one of its questions on, that row is left out.")
 @click.option("--method", "-m", metavar="NAME,...", help="FORGET_RETAIN, such as ASU_KL; several give a line each in "
               "the figure. ASU_KL=1e-3 gives a method its own learning rate.  [default: --objective and --retain-loss]")
-@click.option("--mode", type=click.Choice(["stack", "independent", "running"]), default="stack", show_default=True,
-              help="What a step is trained on: the stack of all adapters so far; the plain base, and then added; or "
-              "one running adapter that every step trains further.")
+@click.option("--mode", type=click.Choice(["stack", "orthogonal", "independent", "running"]), default="stack",
+              show_default=True, help="What a step is trained on: the stack of all adapters so far, or so too and "
+              "orthogonal to what they read; the plain base, and then added; or one running adapter that every step "
+              "trains further.")
 @click.option("--consolidate-every", type=click.IntRange(0), default=0, metavar="K", help="Fold all active adapters "
               "into one after every K steps.  [default: never]")
 @click.option("--consolidate-rank", type=click.IntRange(1), metavar="R", help="Cut the folded adapter to this rank.  "

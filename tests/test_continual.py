@@ -139,7 +139,7 @@ def test_each_step_stands_on_those_before_it(base, steps, stacked):
     assert plain(base)
 
 
-@pytest.mark.parametrize("mode", ["stack", "running"])
+@pytest.mark.parametrize("mode", ["stack", "orthogonal", "running"])
 def test_resumed_in_the_second_step_is_bit_identical(base, files, steps, tmp_path, mode):
     settings, history = tiny_settings(dropout=0.2), HistoryConfig(mode, 2 if mode == "stack" else 0)
     steps = steps if mode == "stack" else steps[:2]

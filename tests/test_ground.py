@@ -125,6 +125,36 @@ def test_references_in_the_middle_of_a_run(base, store, beneath):
             assert [p.requires_grad for p in student.parameters()] == trained
 
 
+def test_an_orthogonal_adapter_reads_nothing_that_those_beneath_read(base, store, tmp_path):
+    """And still learns: through the directions that are left."""
+    found = {}
+    for orthogonal in (False, True):
+        made = AdapterStore(tmp_path / str(orthogonal))
+        for name in ("a", "b"):
+            shutil.copytree(store.resolve(name), made.root / name)
+        config = tiny_settings(objective="ga", lr=1e-2, orthogonal=orthogonal, eval_rows=2)
+        result = forget(request(4, 6, "c"), base, config, store=made, on_top_of=["a", "b:0.5"])
+        assert read_manifest(result.path).method.details["orthogonal"] is orthogonal
+        new = load_file(result.path / "adapter_model.safetensors")
+        overlap = [(weight @ earlier[name].T).abs().max() for beneath in ("a", "b")
+                   for earlier in [load_file(made.resolve(beneath) / "adapter_model.safetensors")]
+                   for name, weight in new.items() if "lora_A" in name and name in earlier]
+        assert len(overlap) > 2
+        found[orthogonal] = max(overlap)
+        assert all(weight.abs().max() > 1e-4 for name, weight in new.items() if "lora_B" in name)
+        assert result.after["forget_probability"] < result.before["forget_probability"]
+    assert found[True] < 1e-5 < 1e-2 < found[False]
+
+
+def test_no_room_for_an_orthogonal_adapter(base, store, tmp_path):
+    wide = AdapterStore(tmp_path)
+    hidden = base.model.config.hidden_size
+    forget(request(0, 2, "wide"), base, tiny_settings(rank=hidden, epochs=1, eval_rows=0), store=wide)
+    with pytest.raises(SettingError, match="no room"):
+        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=wide, on_top_of=["wide"])
+    assert wide.names() == ["wide"]
+
+
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
     seen = []
     real = asu_lora.forgetting.write_adapter

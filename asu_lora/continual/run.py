@@ -26,7 +26,7 @@ from asu_lora.run_folder import RUNS
 from asu_lora.settings import ForgetConfig
 from asu_lora.stack import load
 
-MODES = ("stack", "independent", "running")
+MODES = ("stack", "orthogonal", "independent", "running")
 STATE = "run.json"
 VERSION = 1
 
@@ -36,8 +36,9 @@ class HistoryConfig:
     """How the adapters of a history stand to each other.
 
     Attributes:
-        mode: ``stack``: each is trained on top of those before it, active and frozen. ``independent``: each is
-            trained on the plain base, and added. ``running``: one adapter, which every step trains further.
+        mode: ``stack``: each is trained on top of those before it, active and frozen. ``orthogonal``: so too, and
+            kept off the directions that they read. ``independent``: each is trained on the plain base, and added.
+            ``running``: one adapter, which every step trains further.
         consolidate_every: after so many steps everything active is folded into one adapter; 0 is never.
         consolidate_rank: cut the folded adapter to this rank; None is exact.
 
@@ -205,9 +206,10 @@ def _train(step: Step, base: LoadedBase, config: ForgetConfig, store: AdapterSto
            active: list[tuple[str, float]], progress: Progress) -> StepRecord:
     """Train one step's adapter, unless it lies in the store already, and fold what is due."""
     if step.name not in store.names():
-        ground = active if history.mode == "stack" else []
+        ground = active if history.mode in ("stack", "orthogonal") else []
         previous = active[-1][0] if history.mode == "running" and active else None
-        forget(step.request, base, config if ground else replace(config, teacher="base"), step.name, store,
+        config = replace(config, orthogonal=history.mode == "orthogonal") if ground else replace(config, teacher="base")
+        forget(step.request, base, config, step.name, store,
                resume=True, progress=progress, on_top_of=ground, continue_from=previous)
     stored = store.get(step.name)
     if not stored.manifest or stored.manifest.request.fingerprint != step.request.fingerprint():
