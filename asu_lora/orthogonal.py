@@ -41,9 +41,9 @@ class KeepOrthogonal(TrainerCallback):
                 new = module.lora_A[NEW].weight
                 basis = read_directions(torch.cat([weight.float() for weight in earlier]))
                 if basis.shape[1] + new.shape[0] > new.shape[1]:
-                    raise SettingError(f"The adapters beneath read {basis.shape[1]} of the {new.shape[1]} directions of "
-                                       f"{where}: an orthogonal one of rank {new.shape[0]} has no room; fold them to a "
-                                       "lower rank first, or train without orthogonality.")
+                    raise SettingError(f"The adapters beneath read {basis.shape[1]} of the {new.shape[1]} directions "
+                                       f"of {where}: an orthogonal one of rank {new.shape[0]} has no room; fold them "
+                                       "to a lower rank first, or train without orthogonality.")
                 self.pairs.append((new, basis))
         self.project()
 

@@ -53,8 +53,8 @@ class ForgetConfig:
                                group="Method")
     teacher: str = setting("base", "What teacher and reference are made of, with --on-top-of: the untouched base, or "
                            "the stack beneath the new adapter.", choices=("base", "stack"), group="Method")
-    orthogonal: bool = setting(False, "With --on-top-of: keep the new adapter off the directions of each module's input "
-                               "that the adapters beneath read.", group="Method")
+    orthogonal: bool = setting(False, "With --on-top-of: keep the new adapter off those directions of each module's "
+                               "input that the adapters beneath read.", group="Method")
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
                                   group="Adapter")
