@@ -197,7 +197,8 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
                         compute_references(own.rows, objectives["own"], model, head, pad_id, speaking=own.speaking,
                                            entry=entry)
                 record.train_again(train_part(last, folder / LAST_PART, config.seed + 1,
-                                              "Training, its own answers too", own.of))
+                                              "Training, its own answers too" if own.of else "Training, its last part",
+                                              own.of))
         except BaseException as error:
             # the same run would fail the same way again, and without a checkpoint there is nothing to resume
             if here.is_main_process and (isinstance(error, TrainingError) or last_checkpoint(folder) is None):
