@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from steps import TAU, Workload, memory, timed
+from steps import TAU, Workload, peak_memory, settled, timed
 
 from asu_lora import ForgetConfig
 from asu_lora.teacher import hidden_states
@@ -30,10 +30,10 @@ FEW_ROWS = ("asu, 4 + 4 rows", "straightforward")
 SETTINGS = {"plain, all layers": ForgetConfig(adapter_layers="all")}
 
 
-def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str) -> dict:
+def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str, device: str) -> dict:
     """Median seconds of a step of every kind, 8 + 8 rows or, of FEW_ROWS, 4 + 4; and of the cache."""
     made = {}
-    work = Workload(base, tofu, precision)
+    work = Workload(base, tofu, precision, device=device)
     found: dict = {"cache": cache_costs(work)}
     for kind in KINDS:
         work.config = SETTINGS.get(kind, ForgetConfig())
@@ -73,17 +73,19 @@ def cache_costs(work: Workload, rounds: int = 3) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(rounds + 1):
         for name, run in kinds.items():
+            settled()
             began = time.perf_counter()
             run()
+            settled()
             if turn:
                 seconds[name].append(time.perf_counter() - began)
     peft.unload()
     return {name: median(taken) for name, taken in seconds.items()}
 
 
-def alternating(base: str, tofu: Path, rounds: int, precision: str) -> dict:
+def alternating(base: str, tofu: Path, rounds: int, precision: str, device: str) -> dict:
     """asu and plain, one step in turn, ``rounds`` times: two adapters on one base, one active at a time."""
-    work = Workload(base, tofu, precision)
+    work = Workload(base, tofu, precision, device=device)
     work.cache()
     seconds: dict[str, list[float]] = {"asu": [], "plain": []}
     for turn in range(rounds + 1):
@@ -103,21 +105,21 @@ def forward_only(work: Workload) -> None:
     hidden_states(work.model, work.items, work.pad_id)
 
 
-def peak(base: str, tofu: Path, kind: str, precision: str) -> dict:
+def peak(base: str, tofu: Path, kind: str, precision: str, device: str) -> dict:
     """Peak bytes above the loaded base over three steps of one kind, cache, adapter and optimizer included."""
-    work = Workload(base, tofu, precision, config=SETTINGS.get(kind))
+    work = Workload(base, tofu, precision, config=SETTINGS.get(kind), device=device)
     if kind.startswith("asu"):
         work.cache()
     peft, optimizer = work.student()
     step = step_of(work, kind, peft)
     for _ in range(3 if kind != "straightforward" else 1):
         timed(step, optimizer)
-    return {"above": memory() - work.loaded, "loaded": work.loaded}
+    return {"above": peak_memory(work.device) - work.loaded, "loaded": work.loaded}
 
 
-def equal_losses(base: str, tofu: Path, steps: int) -> list[tuple[float, float]]:
+def equal_losses(base: str, tofu: Path, steps: int, device: str) -> list[tuple[float, float]]:
     """(ours, straightforward) losses of the first steps, fp32, the same 4 + 4 rows and adapter."""
-    work = Workload(base, tofu, "fp32", 4, 4, ForgetConfig(keep_speaking=False))
+    work = Workload(base, tofu, "fp32", 4, 4, ForgetConfig(keep_speaking=False), device)
     found = []
     for kind in ("asu", "straightforward"):
         if kind == "asu":
@@ -136,23 +138,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slow-rounds", type=int, default=2, help="of the straightforward way, a minute each")
     parser.add_argument("--precision", default="nf4")
+    parser.add_argument("--device", default="cpu", help="cuda for the same table on a GPU")
     parser.add_argument("--name", default="step_cost", help="of the files in docs/results")
     parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.peak:
-        print(json.dumps(peak(a.base, a.tofu, a.peak, a.precision)))
+        print(json.dumps(peak(a.base, a.tofu, a.peak, a.precision, a.device)))
         return
-    found = times(a.base, a.tofu, a.rounds, a.slow_rounds, a.precision)
-    found["alternating"] = alternating(a.base, a.tofu, a.rounds, a.precision)
+    found = times(a.base, a.tofu, a.rounds, a.slow_rounds, a.precision, a.device)
+    found["alternating"] = alternating(a.base, a.tofu, a.rounds, a.precision, a.device)
     found["peak"] = {}
     for kind in KINDS:
         out = subprocess.run([sys.executable, __file__, a.base, str(a.tofu), "--peak", kind,
-                              "--precision", a.precision], check=True, capture_output=True, text=True).stdout
+                              "--precision", a.precision, "--device", a.device],
+                             check=True, capture_output=True, text=True).stdout
         found["peak"][kind] = json.loads(out.splitlines()[-1])
         print(kind, found["peak"][kind], flush=True)
-    found["losses"] = equal_losses(a.base, a.tofu, 3)
+    found["losses"] = equal_losses(a.base, a.tofu, 3, a.device)
     found["precision"] = a.precision
-    found["machine"] = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found["machine"] = {"device": a.device, "processor": platform.machine(), "threads": torch.get_num_threads(),
+                        "torch": torch.__version__}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{a.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / f"{a.name}.md").write_text(table(found))
@@ -164,7 +169,8 @@ def table(found: dict) -> str:
     rows = {kind: 8 if kind in FEW_ROWS else 16 for kind in KINDS}
     cache, few = found["cache"], "asu, 4 + 4 rows"
     lines = ["# What a training step costs", "",
-             f"`python benchmarks/step_cost.py BASE TOFU`: {found['machine']['threads']} threads, "
+             f"`python benchmarks/step_cost.py BASE TOFU`: {found['machine']['device']}, "
+             f"{found['machine']['threads']} threads, "
              f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (straightforward 4 + 4). "
              "Memory is the peak above the loaded base, of a process of its own.", "",
              "| step | seconds | seconds a row | peak above the base, GB |", "|---|---|---|---|"]

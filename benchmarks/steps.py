@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import log_softmax
+from torch.utils._pytree import tree_map
 
 from asu_lora import ForgetConfig, ForgetRequest, attention_smoothing, speaking
 from asu_lora.cli.quiet import quiet_libraries
@@ -39,14 +40,16 @@ class Workload:
         precision: of the base.
         forget, retain: rows of each.
         config: further settings.
+        device: where the base lies.
     """
 
     def __init__(self, base: str, tofu: Path, precision: str = "nf4", forget: int = 8, retain: int = 8,
-                 config: ForgetConfig | None = None):
+                 config: ForgetConfig | None = None, device: str = "cpu"):
         quiet_libraries()
         self.config = replace(config or ForgetConfig(), precision=precision)
-        self.base = load_base(base, precision, "cpu")
-        self.loaded = settled_memory()
+        self.base = load_base(base, precision, device)
+        self.device = self.base.device
+        self.loaded = settled_memory(self.device)
         self.model, self.pad_id = self.base.model, self.base.tokenizer.pad_token_id
         self.request = ForgetRequest.from_rows(plain(read_rows(tofu / "forget01.json")[:forget]),
                                                plain(read_rows(tofu / "retain_perturbed.json")[:retain]))
@@ -93,7 +96,7 @@ class Workload:
         student, collator = Student(peft, entry=self.entry), Collator(self.halves, self.objectives, self.pad_id)
 
         def loss() -> torch.Tensor:
-            batch = collator(pairs or self.pairs)
+            batch = on(self.device, collator(pairs or self.pairs))
             parts = losses(student(batch["passes"]), batch, self.objectives, self.head)
             total = parts["forget"] + parts["retain"]
             total.backward()
@@ -114,12 +117,12 @@ class Workload:
         Args:
             backward: False leaves it at the forward passes.
         """
-        passes = [(batch, labels_of([self.items[i] for i in group], batch["input_ids"]))
+        passes = [on(self.device, (batch, labels_of([self.items[i] for i in group], batch["input_ids"])))
                   for group, batch in forward_passes(self.items, self.pad_id)]
         tokens = sum(len(item.answer_ids) for item in self.items)
 
         def loss() -> torch.Tensor:
-            total = torch.zeros(())
+            total = torch.zeros((), device=self.device)
             for batch, labels in passes:
                 part = peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
                             use_cache=False).loss * ((labels != -100).sum() / tokens)
@@ -134,8 +137,9 @@ class Workload:
         """As the paper's code does it: rows padded to 500, teacher and base run at every step, logits of every
         position. (Its second and third model are here the same weights: adapter off, adapter off and smoothed.)"""
         pairs = pairs or self.pairs[:4]
-        forget = padded([self.halves["forget"].views["answer"][i] for i, _ in pairs], self.pad_id)
-        retain = padded([self.halves["retain"].views["answer"][j] for _, js in pairs for j in js], self.pad_id)
+        forget = on(self.device, padded([self.halves["forget"].views["answer"][i] for i, _ in pairs], self.pad_id))
+        retain = on(self.device, padded([self.halves["retain"].views["answer"][j] for _, js in pairs for j in js],
+                                        self.pad_id))
 
         def logits(batch):
             return peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
@@ -180,24 +184,46 @@ def plain(rows: list[dict]) -> list[dict]:
     return [{"question": row["question"], "answer": row["answer"]} for row in rows]
 
 
+def on(device: torch.device, batch):
+    """A batch with its tensors there."""
+    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, batch)
+
+
+def settled() -> None:
+    """Wait for what a GPU still has to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def timed(step: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     """Seconds and loss of one step, optimizer included."""
+    settled()
     began = time.perf_counter()
     value = step()
     optimizer.step()
     optimizer.zero_grad()
+    settled()
     return time.perf_counter() - began, float(value)
 
 
-def settled_memory() -> int:
-    """Resident bytes now, after handing back to the system what is free; the peak is counted from here on."""
+def settled_memory(device: torch.device) -> int:
+    """Bytes now, after handing back what is free; the peak is counted from here on."""
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
-    return memory("VmRSS")
+    return resident("VmRSS")
 
 
-def memory(what: str = "VmHWM") -> int:
+def peak_memory(device: torch.device) -> int:
+    """The most bytes since :func:`settled_memory`: allocated on a GPU, else resident."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
+
+
+def resident(what: str) -> int:
     """Bytes of this process: resident (VmRSS) or its peak (VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(what):
