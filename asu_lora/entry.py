@@ -65,8 +65,11 @@ class Entry:
     @contextmanager
     def above(self) -> Iterator["Entry"]:
         """Inside, the layers below ``first`` hand over :attr:`states` instead of computing them."""
-        with self._replaced(range(self.first), gives=True):
-            yield self
+        try:
+            with self._replaced(range(self.first), gives=True):
+                yield self
+        finally:
+            self.states = None  # the last batch's
 
     @contextmanager
     def below(self) -> Iterator["Entry"]:

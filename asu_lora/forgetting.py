@@ -130,8 +130,11 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
         base = load_base(base, config.precision, device, trust_remote_code=config.trust_remote_code)
     check_optimizer(config)
     ground: Ground = take_ground(base)
-    with adapted(base.model, config, ground):
-        pass  # an adapter that doesn't fit is refused now, not after minutes of measuring
+    if config.orthogonal and not ground.names:
+        raise SettingError("There is nothing to be orthogonal to: name the adapters beneath with --on-top-of.")
+    with adapted(base.model, config, ground) as student:  # what doesn't fit is refused now, not after minutes
+        if config.orthogonal:
+            KeepOrthogonal(student, ground.names)
     set_seed(config.seed)
     model, tokenizer, pad_id = base.model, base.tokenizer, base.tokenizer.pad_token_id
     layers = config.layers(number_of_layers(model))
@@ -171,7 +174,6 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:
         folder = run_folder(store, name, record, idk, resume, here, ground)
         record.count_parameters(student)
-        callbacks = [KeepOrthogonal(student, ground.names)] if config.orthogonal else []
         first, last = two_parts(config, forget_rows, request.forget, here.num_processes) if speaking else (config, None)
 
         def train_part(part: ForgetConfig, to: Path, seed: int, stage: str,
@@ -188,6 +190,7 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
             return figures
 
         try:
+            callbacks = [KeepOrthogonal(student, ground.names)] if config.orthogonal else []
             record.training = train_part(first, folder, config.seed, "Training")
             if last is not None:
                 own = own_words(student, forget_rows, request.forget, encoder, tokenizer, progress, here)

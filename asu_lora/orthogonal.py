@@ -28,7 +28,7 @@ class KeepOrthogonal(TrainerCallback):
         names: PEFT's names of the earlier ones.
 
     Raises:
-        SettingError: the earlier adapters leave too few directions of some module's input.
+        SettingError: the earlier adapters leave too few directions of some module's input, or one is a DoRA.
     """
 
     def __init__(self, student: PeftModel, names: Sequence[str]):
@@ -36,6 +36,9 @@ class KeepOrthogonal(TrainerCallback):
         for where, module in student.named_modules():
             if not isinstance(module, LoraLayer) or NEW not in module.lora_A:
                 continue
+            if dora := [name for name in names if name in module.lora_magnitude_vector]:
+                raise SettingError(f"The adapter '{dora[0]}' beneath is a DoRA: it rescales what is read in every "
+                                   "direction, and nothing can be orthogonal to it; train without --orthogonal.")
             earlier = [module.lora_A[name].weight for name in names if name in module.lora_A]
             if earlier:
                 new = module.lora_A[NEW].weight
@@ -43,7 +46,8 @@ class KeepOrthogonal(TrainerCallback):
                 if basis.shape[1] + new.shape[0] > new.shape[1]:
                     raise SettingError(f"The adapters beneath read {basis.shape[1]} of the {new.shape[1]} directions "
                                        f"of {where}: an orthogonal one of rank {new.shape[0]} has no room; fold them "
-                                       "to a lower rank first, or train without orthogonality.")
+                                       "to a lower rank first (adapters combine --rank, continual --consolidate-rank), "
+                                       "or train without orthogonality.")
                 self.pairs.append((new, basis))
         self.project()
 

@@ -190,8 +190,8 @@ def on(device: torch.device, batch):
 
 
 def settled() -> None:
-    """Wait for what a GPU still has to do."""
-    if torch.cuda.is_available():
+    """Wait for what a GPU still has to do, where one is in use."""
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

@@ -34,7 +34,7 @@ from asu_lora.comparison import VARIED
               "They hold the questions' text.")
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @json_option
-@partial(setting_options, without=VARIED)
+@partial(setting_options, without=(*VARIED, "orthogonal"))
 def compare(file, base, retain, where, methods, rates, out, suite, data, split, task, questions, encoder, nli, records,
             idk_file, as_json, config, **typed):
     """Train and score every method of the ASU paper's table on FILE, with the same base, data, steps and rank.

@@ -1,5 +1,7 @@
 """asu-lora continual: requests one after another, and the curve that shows what holds."""
 
+from functools import partial
+
 import click
 
 from asu_lora.adapters.weighted import weighted
@@ -18,9 +20,9 @@ from asu_lora.cli.settings import read_config, setting_options
 @click.option("--method", "-m", metavar="NAME,...", help="FORGET_RETAIN, such as ASU_KL; several give a line each in "
               "the figure. ASU_KL=1e-3 gives a method its own learning rate.  [default: --objective and --retain-loss]")
 @click.option("--mode", type=click.Choice(["stack", "orthogonal", "independent", "running"]), default="stack",
-              show_default=True, help="What a step is trained on: the stack of all adapters so far, or so too and "
-              "orthogonal to what they read; the plain base, and then added; or one running adapter that every step "
-              "trains further.")
+              show_default=True, help="What a step is trained on: the stack of all adapters so far; the same, with "
+              "the new adapter kept orthogonal to what they read; the plain base, and then added; or one running "
+              "adapter that every step trains further.")
 @click.option("--consolidate-every", type=click.IntRange(0), default=0, metavar="K", help="Fold all active adapters "
               "into one after every K steps.  [default: never]")
 @click.option("--consolidate-rank", type=click.IntRange(1), metavar="R", help="Cut the folded adapter to this rank.  "
@@ -36,7 +38,7 @@ from asu_lora.cli.settings import read_config, setting_options
 @click.option("--resume", is_flag=True, help="Go on with the run that lies in OUT; requests added at the end are done "
               "too.")
 @json_option
-@setting_options
+@partial(setting_options, without=("orthogonal",))  # --mode says it
 def continual(requests, by, steps, base, retain, method, mode, consolidate_every, consolidate_rank, out, questions,
               data, encoder, nli, take_back, resume, as_json, config, **typed):
     """Unlearn requests in the order they came: one adapter each, scored after every step.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
 
 from asu_lora import stack
 from asu_lora.adapters.manifest import read_manifest
@@ -162,6 +163,20 @@ def test_resumed_in_the_second_step_is_bit_identical(base, files, steps, tmp_pat
     assert names == store.names() and ("folded-002" in names) == (mode == "stack")
     assert all(weights(tmp_path / "whole", name) == weights(tmp_path / "broken", name) for name in names)
     assert run_history(steps, base, settings, tmp_path / "broken", history, resume=True) == records
+
+
+def test_orthogonal_steps_are_folded_and_taken_back(base, steps, tmp_path):
+    history = HistoryConfig("orthogonal", consolidate_every=2)
+    with pytest.raises(SettingError, match="mode of a history"):
+        run_history(steps[:2], base, tiny_settings(orthogonal=True), tmp_path, history)
+    run_history(steps[:2], base, tiny_settings(lr=5e-3), tmp_path, history)
+    store = AdapterStore(tmp_path / "adapters")
+    first, second = (load_file(store.root / step.name / "adapter_model.safetensors") for step in steps[:2])
+    reads = [name for name in first if "lora_A" in name]
+    assert max((first[name] @ second[name].T).abs().max() for name in reads) < 1e-5 < min(
+        second[name].abs().max() for name in reads)
+    assert read_manifest(store.root / steps[1].name).method.details["orthogonal"] is True
+    assert "folded-002" in store.names()
 
 
 def test_requests_may_follow(base, steps, tmp_path):

@@ -4,11 +4,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import asu_lora.forgetting
 from asu_lora.data.encoding import Encoded
 from asu_lora.entry import find_entry, find_entry_above
 from asu_lora.forgetting import forget
 from asu_lora.smoothing import attention_smoothing
 from asu_lora.teacher import hidden_states
+from tests.tiny import save_tiny_base
 from tests.tiny_run import tiny_request, tiny_settings
 
 ROWS = [Encoded((5, 6, 7, 8), (9, 10, 11)), Encoded((3, 4), (12, 13)), Encoded(tuple(range(1, 20)), (2, 7, 9))]
@@ -120,6 +122,23 @@ def test_a_run_gives_the_same_adapter_with_and_without(taught_base, tmp_path, mo
     assert kept.keys() == run.keys()
     for name in kept:
         torch.testing.assert_close(kept[name], run[name], rtol=1e-2, atol=1e-4)
+
+
+def test_a_run_gives_the_same_adapter_wherever_the_teacher_begins(tmp_path, monkeypatch):
+    """Adapters from layer 1 on, smoothing in layer 3 alone: the teacher starts there, or where the student does."""
+    from safetensors.torch import load_file
+
+    base = str(save_tiny_base(tmp_path / "base", num_hidden_layers=4))
+    asked, real = [], asu_lora.forgetting.find_entry_above
+    settings = tiny_settings(adapter_layers="1-3", smooth_layers="3", epochs=2, eval_rows=0, tau=2.0)
+    found = []
+    for above in (lambda *given: asked.append(real(*given)) or asked[-1], lambda *_: None):
+        monkeypatch.setattr("asu_lora.forgetting.find_entry_above", above)
+        result = forget(tiny_request(), base, settings, f"run-{len(found)}", tmp_path / "store")
+        found.append(load_file(result.path / "adapter_model.safetensors"))
+    assert asked[0].first == 3 and asked[0].states is None  # and it keeps no batch alive
+    for name, weight in found[0].items():
+        torch.testing.assert_close(weight, found[1][name], rtol=1e-2, atol=1e-4)
 
 
 def test_gradient_checkpointing_goes_with_it(taught_base, tmp_path):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from asu_lora.data.encoding import Encoder, stop_ids
 from asu_lora.data.examples import question_answer
 from asu_lora.evaluation.figures import measure, sample
-from asu_lora.evaluation.generation import generate_answers, rows_at_once
+from asu_lora.evaluation.generation import batches, generate_answers, key_value_bytes
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from tests.tiny import tiny_tokenizer
@@ -130,8 +130,34 @@ def test_a_sample_is_the_same_every_time_and_from_every_part(size, most):
 def test_a_large_model_answers_fewer_at_once(shape, rows):
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(intermediate_size=8, vocab_size=16, **shape)).to(torch.bfloat16)
-    assert rows_at_once(model, 200) == rows
-    assert rows_at_once(model, 10**7) == 1
+    found = batches(model, [100] * 100, lambda tokens: 200 - tokens)
+    assert [len(batch) for batch in found][:-1] == [rows] * (len(found) - 1)
+    assert sorted(index for batch in found for index in batch) == list(range(100))
+    assert len(batches(model, [10**7] * 3, lambda tokens: 1)) == 3  # one at a time, at the least
+    assert [len(batch) for batch in batches(model, [5] * 6, lambda tokens: 9, batch_rows=4)] == [4, 2]
+
+
+def test_a_long_prompt_does_not_shrink_the_batches_of_short_ones():
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(
+            hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=8, vocab_size=16))
+    found = batches(model.to(torch.bfloat16), [100, 1000, 100, 100], lambda tokens: 100)
+    assert found == [[1], [0, 2, 3]]
+
+
+@pytest.mark.parametrize("kind, values, stored", [
+    ("falcon", dict(multi_query=True, new_decoder_architecture=False), 8), ("llama", {}, 32),
+    ("falcon", dict(new_decoder_architecture=True, num_kv_heads=2), 16), ("gpt2", {}, 32), ("gpt_bigcode", {}, 8),
+    ("mamba", {}, 32), ("gemma4_text", dict(head_dim=8, num_key_value_heads=2), 32), ("qwen3", dict(head_dim=16), 64),
+])
+def test_keys_and_values_by_the_config(kind, values, stored):
+    """Of 4 heads of 8 numbers in 2 layers, in fp32; one the config doesn't tell counts as heads of their own."""
+    sizes = (dict(n_embd=32, n_layer=2, n_head=4) if kind.startswith("gpt") else
+             dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+             | ({} if kind == "falcon" else {"num_key_value_heads": 4}))
+    model = torch.nn.Linear(1, 1)
+    model.config, model.dtype = AutoConfig.for_model(kind, vocab_size=16, **(sizes | values)), torch.float32
+    assert key_value_bytes(model) == 2 * 2 * stored * 4
 
 
 def test_all_in_one_batch_or_two_by_two(base, prompts):

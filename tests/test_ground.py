@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
@@ -152,7 +153,17 @@ def test_no_room_for_an_orthogonal_adapter(base, store, tmp_path):
     forget(request(0, 2, "wide"), base, tiny_settings(rank=hidden, epochs=1, eval_rows=0), store=wide)
     with pytest.raises(SettingError, match="no room"):
         forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=wide, on_top_of=["wide"])
-    assert wide.names() == ["wide"]
+    assert wide.names() == ["wide"] and not (wide.root / ".runs" / "c").exists()
+
+
+def test_nothing_to_be_orthogonal_to(base, store, tmp_path):
+    with pytest.raises(SettingError, match="--on-top-of"):
+        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=tmp_path)
+    lora = LoraConfig(r=2, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = load_base(base.source.name, "fp32", "cpu").model
+    get_peft_model(model, lora).save_pretrained(tmp_path / "dora")
+    with pytest.raises(SettingError, match="DoRA"):
+        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=tmp_path, on_top_of=[tmp_path / "dora"])
 
 
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
         check_resumable(out / file_name(name), resume)
     if back is not None and (not questions or not 1 <= back <= len(steps) or history.mode == "running"):
         raise SettingError(f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
-                           "steps, and --mode stack or independent.")
+                           "steps, and another --mode than running.")
     asked = _questions(steps, questions, data, encoder, nli)
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
@@ -95,7 +95,7 @@ def _about(base: LoadedBase, config: ForgetConfig, history: HistoryConfig, steps
            questions: Questions | None) -> dict[str, Any]:
     """What the report says of the run; a base's folder by its last part only."""
     settings = {key: value for key, value in asdict(config).items()
-                if key not in ("objective", "retain_loss", "device", "report_to")}
+                if key not in ("objective", "retain_loss", "orthogonal", "device", "report_to")}
     return {
         "base": f"{Path(base.source.name).name}, {base.precision} on {base.device.type}",
         "mode": {key: value for key, value in asdict(history).items() if value is not None},

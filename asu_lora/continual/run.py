@@ -113,9 +113,12 @@ def run_history(steps: Sequence[Step], base: LoadedBase, config: ForgetConfig, f
 
     Raises:
         TrainingError: the folder holds a run already, or one of other settings, requests or base.
+        SettingError: the config asks for orthogonality, which is a mode of the history.
         AsuLoraError: whatever :func:`asu_lora.forget` raises; the steps done so far stay.
     """
     history, progress = history or HistoryConfig(), progress or Progress()
+    if config.orthogonal:
+        raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
     identity = {"base": base.source.fingerprint(), "precision": base.precision, "config": asdict(config),

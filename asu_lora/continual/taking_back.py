@@ -47,7 +47,7 @@ def take_back(steps: Sequence[Step], base: LoadedBase, folder: str | Path, numbe
     names = [record.adapter for record in records[1:]]
     if len(names) > 1 and records[-1].active == [(names[-1], 1.0)]:
         raise SettingError("A running adapter holds all requests at once: one of them can't be taken back; use --mode "
-                           "stack or independent.")
+                           "stack, orthogonal or independent.")
     store, done = AdapterStore(Path(folder) / "adapters"), steps[: len(records) - 1]
     found = []
     for without in (None, names[number - 1]):

@@ -27,7 +27,7 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
         prompts: token ids of each prompt.
         total_tokens: most tokens of prompt and answer together (at least 16 are left for the answer), for
             each prompt by its own length, whatever prompts stand beside it.
-        batch_rows: prompts answered at once, :func:`rows_at_once` by default; prompts of like length stand together.
+        batch_rows: prompts answered at once, by default as :func:`batches` says.
         progress: called with the number of prompts of each finished batch.
         new_tokens: most tokens of an answer, however long its prompt, instead of ``total_tokens``.
 
@@ -39,14 +39,10 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
 
     stops = stop_ids(tokenizer)
     answers: list[list[int]] = [[]] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    longest = max(map(len, prompts), default=0)
-    batch_rows = batch_rows or rows_at_once(model, longest + room(longest))
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_rows):
-            rows = order[start : start + batch_rows]
+        for rows in batches(model, list(map(len, prompts)), room, batch_rows):
             width, shortest = len(prompts[rows[0]]), len(prompts[rows[-1]])
             ids = torch.full((len(rows), width), tokenizer.pad_token_id)
             mask = torch.zeros_like(ids)
@@ -70,17 +66,42 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     return answers
 
 
-def rows_at_once(model: torch.nn.Module, tokens: int) -> int:
-    """Answers of up to ``tokens`` tokens each, prompt included, to write at once.
+def batches(model: torch.nn.Module, lengths: Sequence[int], room: Callable[[int], int],
+            batch_rows: int | None = None) -> list[list[int]]:
+    """Which prompts are answered together: those of like length, the longest first.
 
-    By the size of their keys and values as the config gives it, not by what memory is free: arithmetic in 16 bits
-    depends on the batch, and the same run must give the same answers on every machine.
+    As many as the keys and values of prompts and answers allow, by their size and not by what memory is free:
+    arithmetic in 16 bits depends on the batch, and the same run must give the same answers on every machine.
+
+    Args:
+        lengths: tokens of each prompt.
+        room: the most tokens of an answer, by the length of its prompt.
+        batch_rows: that many, instead.
     """
-    config, dtype = base_model(model).config.get_text_config(), base_model(model).dtype
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    one = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size * dtype.itemsize
-    return max(1, min(MOST_ROWS, KEYS_AND_VALUES // (one * max(1, tokens))))
+    order, found, size = sorted(range(len(lengths)), key=lambda i: -lengths[i]), [], key_value_bytes(model)
+    while order:
+        width = lengths[order[0]]
+        rows = batch_rows or max(1, min(MOST_ROWS, KEYS_AND_VALUES // (size * (width + room(width)))))
+        found.append(order[:rows])
+        order = order[rows:]
+    return found
+
+
+def key_value_bytes(model: torch.nn.Module) -> int:
+    """Memory of one token's keys and values in all layers, as the config tells; an estimate for the architectures whose
+    configs tell it otherwise (layers of several kinds, or with a state instead)."""
+    model = base_model(model)
+    config = model.config.get_text_config()
+    try:
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        stored = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+        if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+            stored = 1  # Falcon's first kind
+        numbers = stored * size
+    except (AttributeError, RuntimeError):  # none, or another one in every layer
+        numbers = config.hidden_size
+    return 2 * config.num_hidden_layers * numbers * model.dtype.itemsize
 
 
 class _GiveBack(StoppingCriteria):

@@ -22,7 +22,7 @@ from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.decoder import number_of_layers
 from asu_lora.entry import Entry
 from asu_lora.evaluation.figures import enough_tokens
-from asu_lora.evaluation.generation import rows_at_once
+from asu_lora.evaluation.generation import batches
 from asu_lora.head import FrozenHead
 from asu_lora.memory_plan.machine import machine_memory
 from asu_lora.memory_plan.simulation import LiveBytes, kernels
@@ -115,7 +115,13 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     entry = planned_entry(run, config, quantised)
     kept = {"cache": fill_cache(run, entry)}
     # beside the teacher's states stand the base's, until what tells no fact has been taken from them
-    again = sum(len(i.answer_ids) for i in run.halves["forget"].views.get("answer", ())) * state
+    forget_rows = run.halves["forget"].views.get("answer", ())
+    again = sum(len(i.answer_ids) for i in forget_rows) * state
+    # and what enters the lowest smoothed layer, until the teacher has gone on from there
+    smoothed = config.layers(number_of_layers(run.model))
+    if entry is not None and config.keep_speaking and smoothed and min(smoothed) > entry.first and run.objectives[
+            "forget"].uses_teacher() and run.device.type == "cpu":
+        again += sum(map(len, forget_rows)) * state
     phases["targets"] = fixed | {"activations": machine.live(reading), "cache": kept["cache"] + again}
     if run.device.type != "cpu":
         kept = {}  # references and entries wait in the host's memory; a batch brings its own along
@@ -268,8 +274,7 @@ def _answering(run, quantised) -> tuple[int, int, int]:
     for items in run.evaluated:
         prompts = [item.prompt_ids for item in items]
         total = enough_tokens(items, prompts)
-        width = max(map(len, prompts))
-        rows = min(rows_at_once(run.model, max(total, width + 16)), len(prompts))
+        rows, width = _fullest(run.model, list(map(len, prompts)), total)
         ids = torch.empty(rows, width, dtype=torch.long, device="meta")
         live = _live(run)
         with kernels(quantised), live:
@@ -280,6 +285,12 @@ def _answering(run, quantised) -> tuple[int, int, int]:
         logits = rows * live.vocabulary * (run.compute.itemsize + 8)
         found = max(found, (grown, live.peak[0] - held, logits), key=sum)
     return found
+
+
+def _fullest(model: torch.nn.Module, lengths: list[int], total: int) -> tuple[int, int]:
+    """Rows and longest prompt of the batch of answers with the most tokens to hold."""
+    found = batches(model, lengths, lambda tokens: max(16, total - tokens))
+    return max(((len(batch), lengths[batch[0]]) for batch in found), key=lambda b: b[0] * max(total, b[1] + 16))
 
 
 def _live(run: PlannedRun) -> LiveBytes:
