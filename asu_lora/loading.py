@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from asu_lora.bases import BaseSource, resolve_base
 from asu_lora.errors import BaseModelError, SettingError
-from asu_lora.memory import give_back, out_of_memory
+from asu_lora.memory import give_back, keep_few_kernels, out_of_memory
 
 PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -58,6 +58,8 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     config = causal_lm_config(source, trust_remote_code)
     target = choose_device(device)
     compute = compute_dtype(precision, target)
+    if target.type == "cpu":
+        keep_few_kernels()
     options: dict[str, Any] = {"dtype": compute, "device_map": {"": target}, "trust_remote_code": trust_remote_code}
     already = getattr(config, "quantization_config", None)
     if precision == "nf4" and not already:

@@ -18,6 +18,16 @@ from tests.hub_server import hub
 from tests.tiny import save_tiny_base
 
 
+@pytest.mark.parametrize("given, kept", [(None, "16"), ("512", "512")])
+def test_few_compiled_kernels_are_kept_unless_asked_otherwise(tiny_base, given, kept):
+    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    code = ("import os; from asu_lora.loading import load_base; "
+            f"load_base({str(tiny_base)!r}, 'fp32', 'cpu'); print(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env=environment | ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": given} if given else {}))
+    assert done.stdout.split()[-1] == kept
+
+
 def gradients(base, first_teacher: bool):
     """LoRA gradients of one step of an NF4 base, optionally after a pass in eval mode."""
     ids = torch.arange(3, 35)[None]
