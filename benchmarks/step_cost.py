@@ -25,20 +25,20 @@ from asu_lora import ForgetConfig
 from asu_lora.teacher import hidden_states
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-KINDS = ("asu", "asu, 4 + 4 rows", "plain", "plain, all layers", "straightforward")
-FEW_ROWS = ("asu, 4 + 4 rows", "straightforward")
+KINDS = ("asu", "asu, few rows", "plain", "plain, all layers", "straightforward")
+FEW_ROWS = ("asu, few rows", "straightforward")  # 4 + 4, unless --few says otherwise
 SETTINGS = {"plain, all layers": ForgetConfig(adapter_layers="all")}
 
 
-def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str, device: str) -> dict:
-    """Median seconds of a step of every kind, 8 + 8 rows or, of FEW_ROWS, 4 + 4; and of the cache."""
+def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str, device: str, few: int) -> dict:
+    """Median seconds of a step of every kind, 8 + 8 rows or, of FEW_ROWS, fewer; and of the cache."""
     made = {}
     work = Workload(base, tofu, precision, device=device)
     found: dict = {"cache": cache_costs(work)}
     for kind in KINDS:
         work.config = SETTINGS.get(kind, ForgetConfig())
         peft, optimizer = work.student()
-        step = step_of(work, kind, peft)
+        step = step_of(work, kind, peft, few)
         seconds = []
         for turn in range(1 + (slow_rounds if kind == "straightforward" else rounds)):
             taken, _ = timed(step, optimizer)
@@ -51,9 +51,9 @@ def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str, 
     return found
 
 
-def step_of(work: Workload, kind: str, peft) -> Callable[[], torch.Tensor]:
+def step_of(work: Workload, kind: str, peft, few: int) -> Callable[[], torch.Tensor]:
     make = getattr(work, kind.split(",")[0])
-    return make(peft, work.pairs[:4]) if kind in FEW_ROWS else make(peft)
+    return make(peft, work.pairs[:few]) if kind in FEW_ROWS else make(peft)
 
 
 def cache_costs(work: Workload, rounds: int = 3) -> dict[str, float]:
@@ -105,13 +105,13 @@ def forward_only(work: Workload) -> None:
     hidden_states(work.model, work.items, work.pad_id)
 
 
-def peak(base: str, tofu: Path, kind: str, precision: str, device: str) -> dict:
+def peak(base: str, tofu: Path, kind: str, precision: str, device: str, few: int) -> dict:
     """Peak bytes above the loaded base over three steps of one kind, cache, adapter and optimizer included."""
     work = Workload(base, tofu, precision, config=SETTINGS.get(kind), device=device)
     if kind.startswith("asu"):
         work.cache()
     peft, optimizer = work.student()
-    step = step_of(work, kind, peft)
+    step = step_of(work, kind, peft, few)
     for _ in range(3 if kind != "straightforward" else 1):
         timed(step, optimizer)
     return {"above": peak_memory(work.device) - work.loaded, "loaded": work.loaded}
@@ -138,24 +138,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slow-rounds", type=int, default=2, help="of the straightforward way, a minute each")
     parser.add_argument("--precision", default="nf4")
+    parser.add_argument("--few", type=int, default=4, help="forget rows, and as many retain rows, of the "
+                        "straightforward way and of the ASU step beside it")
     parser.add_argument("--device", default="cpu", help="cuda for the same table on a GPU")
     parser.add_argument("--name", default="step_cost", help="of the files in docs/results")
     parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.peak:
-        print(json.dumps(peak(a.base, a.tofu, a.peak, a.precision, a.device)))
+        print(json.dumps(peak(a.base, a.tofu, a.peak, a.precision, a.device, a.few)))
         return
-    found = times(a.base, a.tofu, a.rounds, a.slow_rounds, a.precision, a.device)
+    found = times(a.base, a.tofu, a.rounds, a.slow_rounds, a.precision, a.device, a.few)
     found["alternating"] = alternating(a.base, a.tofu, a.rounds, a.precision, a.device)
     found["peak"] = {}
     for kind in KINDS:
         out = subprocess.run([sys.executable, __file__, a.base, str(a.tofu), "--peak", kind,
-                              "--precision", a.precision, "--device", a.device],
+                              "--precision", a.precision, "--device", a.device, "--few", str(a.few)],
                              check=True, capture_output=True, text=True).stdout
         found["peak"][kind] = json.loads(out.splitlines()[-1])
         print(kind, found["peak"][kind], flush=True)
     found["losses"] = equal_losses(a.base, a.tofu, 3, a.device)
-    found["precision"] = a.precision
+    found["precision"], found["few"] = a.precision, a.few
     found["machine"] = {"device": a.device, "processor": platform.machine(), "threads": torch.get_num_threads(),
                         "torch": torch.__version__}
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -166,17 +168,17 @@ def main() -> None:
 
 def table(found: dict) -> str:
     seconds, peaks = found["seconds"], {k: v["above"] for k, v in found["peak"].items()}
-    rows = {kind: 8 if kind in FEW_ROWS else 16 for kind in KINDS}
-    cache, few = found["cache"], "asu, 4 + 4 rows"
+    rows = {kind: 2 * found["few"] if kind in FEW_ROWS else 16 for kind in KINDS}
+    cache, few = found["cache"], f"{found['few']} + {found['few']}"
     lines = ["# What a training step costs", "",
              f"`python benchmarks/step_cost.py BASE TOFU`: {found['machine']['device']}, "
              f"{found['machine']['threads']} threads, "
-             f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (straightforward 4 + 4). "
-             "Memory is the peak above the loaded base, of a process of its own.", "",
+             f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (few: {few}, as the "
+             "straightforward way's). Memory is the peak above the loaded base, of a process of its own.", "",
              "| step | seconds | seconds a row | peak above the base, GB |", "|---|---|---|---|"]
     lines += [f"| {kind} | {seconds[kind]:.2f} | {seconds[kind] / rows[kind]:.3f} | {peaks[kind] / 1e9:.2f} |"
               for kind in KINDS]
-    per_row = (seconds["straightforward"] / 8) / (seconds["asu"] / 16)
+    per_row = (seconds["straightforward"] / rows["straightforward"]) / (seconds["asu"] / 16)
     worst = max(abs(ours - theirs) for ours, theirs in found["losses"])
     lines += ["", "| figure | wanted | seen |", "|---|---|---|",
               f"| ASU / plain QLoRA, time, {len(found['alternating']['seconds']['asu'])} alternating steps | at most "
@@ -184,10 +186,10 @@ def table(found: dict) -> str:
               f"| straightforward / ASU, time a row | at least 10 | {per_row:.1f} |",
               f"| straightforward / ASU, peak memory | at least 8 | "
               f"{peaks['straightforward'] / peaks['asu']:.1f} |",
-              f"| straightforward / ASU, peak memory, both 4 + 4 rows | at least 8 | "
-              f"{peaks['straightforward'] / peaks[few]:.1f} |",
+              f"| straightforward / ASU, peak memory, both {few} rows | at least 8 | "
+              f"{peaks['straightforward'] / peaks['asu, few rows']:.1f} |",
               f"| straightforward / ASU, peak memory a row | at least 8 | "
-              f"{(peaks['straightforward'] / 8) / (peaks['asu'] / 16):.1f} |",
+              f"{(peaks['straightforward'] / rows['straightforward']) / (peaks['asu'] / 16):.1f} |",
               f"| ASU / plain QLoRA, peak memory | at most 1.05 | {peaks['asu'] / peaks['plain']:.2f} |",
               f"| largest difference of losses, fp32, {len(found['losses'])} steps | below 1e-4 | {worst:.1e} |"
               ] + [f"| {name} / an epoch's forward passes of the same rows, {what} | at most 1 | "
