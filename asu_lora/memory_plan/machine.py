@@ -52,7 +52,7 @@ class MachineMemory:
 def machine_memory(device: torch.device) -> MachineMemory:
     """Measured on Linux with glibc (docs/results/memory_plan.md); for GPUs the usual allowances, not measured."""
     if device.type == "cpu":
-        return MachineMemory(libraries=560 << 20, waste=1.25, host_loading=True)
+        return MachineMemory(libraries=560 << 20, waste=1.4, host_loading=True)
     return MachineMemory(libraries=512 << 20, waste=1.1, host_loading=False)
 
 
