@@ -117,9 +117,9 @@ def peak(base: str, tofu: Path, kind: str, precision: str, device: str, few: int
     return {"above": peak_memory(work.device) - work.loaded, "loaded": work.loaded}
 
 
-def equal_losses(base: str, tofu: Path, steps: int, device: str) -> list[tuple[float, float]]:
-    """(ours, straightforward) losses of the first steps, fp32, the same 4 + 4 rows and adapter."""
-    work = Workload(base, tofu, "fp32", 4, 4, ForgetConfig(keep_speaking=False), device)
+def equal_losses(base: str, tofu: Path, steps: int, device: str, few: int) -> list[tuple[float, float]]:
+    """(ours, straightforward) losses of the first steps, fp32, the same few rows and adapter."""
+    work = Workload(base, tofu, "fp32", few, few, ForgetConfig(keep_speaking=False), device)
     found = []
     for kind in ("asu", "straightforward"):
         if kind == "asu":
@@ -156,7 +156,7 @@ def main() -> None:
                              check=True, capture_output=True, text=True).stdout
         found["peak"][kind] = json.loads(out.splitlines()[-1])
         print(kind, found["peak"][kind], flush=True)
-    found["losses"] = equal_losses(a.base, a.tofu, 3, a.device)
+    found["losses"] = equal_losses(a.base, a.tofu, 3, a.device, a.few)
     found["precision"], found["few"] = a.precision, a.few
     found["machine"] = {"device": a.device, "processor": platform.machine(), "threads": torch.get_num_threads(),
                         "torch": torch.__version__}
