@@ -10,7 +10,6 @@ import torch
 
 from asu_lora.adapters.weights import TensorInfo, read_header
 from asu_lora.errors import AsuLoraError, BaseModelError
-from asu_lora.merging.positioned import read_at
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -98,9 +97,14 @@ class LazyTensorReader:
             with self._lock:
                 if path not in self._files:
                     self._files[path] = path.open("rb", buffering=0)
-                file = self._files[path]
-            if read_at(file, offset, view) < len(view):
-                raise BaseModelError(f"{path.name} ends before its tensor {name}: the checkpoint is truncated.")
+                file, done = self._files[path], 0
+                file.seek(offset)
+                while done < len(view):  # a raw read may give less than was asked for: 2 GiB at most on Linux
+                    got = file.readinto(view[done:])
+                    if not got:
+                        raise BaseModelError(f"{path.name} ends before its tensor {name}: the checkpoint is "
+                                             "truncated.")
+                    done += got
         except OSError as error:
             raise BaseModelError(f"{path} can't be read: {error.strerror}.") from error
 

@@ -13,7 +13,6 @@ from uuid import uuid4
 import torch
 
 from asu_lora.errors import SettingError
-from asu_lora.merging.positioned import write_at
 from asu_lora.merging.reader import DTYPE_NAMES, INDEX_NAME, SINGLE_NAME
 
 HEADER_ROOM = 1 << 18  # bytes left free at the head of a shard: some 1,500 tensors
@@ -92,7 +91,9 @@ class TensorWriter:
         view = memoryview(rows.contiguous().view(-1).view(torch.uint8).numpy())
         with self._lock:
             self._missing -= len(view)
-        write_at(self._file, self._start + first * row_bytes, view)
+            self._file.seek(self._start + first * row_bytes)
+            while view:
+                view = view[self._file.write(view):]
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """A whole tensor at once."""
