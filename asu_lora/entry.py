@@ -18,8 +18,7 @@ import torch
 from asu_lora.data.batching import answer_hidden, forward_passes, pad_group
 from asu_lora.data.encoding import Encoded
 from asu_lora.decoder import decoder_and_layers
-
-MOST_TOKENS = 8192  # in one forward pass without gradients
+from asu_lora.pass_size import tokens_of_reading
 
 
 class StandIn(torch.nn.Module):
@@ -89,7 +88,7 @@ class Entry:
                 self.layers[index] = layer
 
     @torch.no_grad()
-    def compute(self, items: Sequence[Encoded], pad_id: int, most_tokens: int = MOST_TOKENS,
+    def compute(self, items: Sequence[Encoded], pad_id: int, most_tokens: int | None = None,
                 progress: Callable[[int], None] | None = None) -> list[torch.Tensor]:
         """What every row enters layer ``first`` with; the layers from there on don't run.
 
@@ -105,7 +104,7 @@ class Entry:
 
     @torch.no_grad()
     def compute_whole(self, items: Sequence[Encoded], pad_id: int, higher: "Entry | None" = None,
-                      most_tokens: int = MOST_TOKENS, progress: Callable[[int], None] | None = None
+                      most_tokens: int | None = None, progress: Callable[[int], None] | None = None
                       ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
         """What every row enters layer ``first`` with and its final states, from one pass through all layers.
 
@@ -130,9 +129,9 @@ class Entry:
                 progress(len(group))
         return entries, finals, above if higher is not None else []
 
-    def _passes(self, items: Sequence[Encoded], pad_id: int, most_tokens: int):
+    def _passes(self, items: Sequence[Encoded], pad_id: int, most_tokens: int | None):
         device = next(self.decoder.parameters()).device
-        for group, batch in forward_passes(items, pad_id, most_tokens):
+        for group, batch in forward_passes(items, pad_id, most_tokens or tokens_of_reading(device)):
             yield group, {key: value.to(device) for key, value in batch.items()}
 
     def _caught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -41,6 +41,7 @@ from asu_lora.objectives.own_words import OwnWords
 from asu_lora.only_run import only_run
 from asu_lora.orthogonal import KeepOrthogonal
 from asu_lora.own_words import own_words, two_parts
+from asu_lora.pass_size import tokens_of_training
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
 from asu_lora.rows import compute_references, passes_needed
@@ -180,11 +181,12 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
                        own_of: Mapping[int, int] | None = None) -> dict[str, float]:
             pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), part.retain_per_forget,
                                       seed)
+            collator = Collator(halves, objectives, pad_id, own_of,
+                                part.micro_batch_tokens or tokens_of_training(base.device))
             arguments = training_arguments(part, to, base.device, base.compute_dtype, checkpoints=True)
             with disk_errors(store.root), entry.above() if entry is not None else nullcontext():
                 figures = train(Student(student, part.gradient_checkpointing, entry), objectives, head, pairs,
-                                Collator(halves, objectives, pad_id, own_of), part, arguments, progress, resume, stage,
-                                callbacks)
+                                collator, part, arguments, progress, resume, stage, callbacks)
             check_finite(student)
             student.eval()
             return figures

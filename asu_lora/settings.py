@@ -66,8 +66,8 @@ class ForgetConfig:
                                   group="Adapter")
     lr: float = setting(1e-3, "Peak learning rate.")
     epochs: float = setting(12.0, "Passes over the forget set.")
-    batch_size: int = setting(4, "Forget rows in a forward pass, retain rows not counted.", flag="-b")
-    grad_accum: int = setting(1, "Forward passes a step.")
+    batch_size: int = setting(4, "Forget rows in a batch, retain rows not counted.", flag="-b")
+    grad_accum: int = setting(1, "Batches a step.")
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
     max_length: int = setting(512, "Most tokens of a row, prompt included.")
     scheduler: str = setting("linear", "Shape of the learning rate after warm-up.",
@@ -77,6 +77,9 @@ class ForgetConfig:
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
     optimizer: str = setting("auto", "transformers' name of the optimizer; auto is adamw_torch, on CUDA "
                              "paged_adamw_8bit.")
+    micro_batch_tokens: int = setting(0, "Most tokens in a forward pass and the backward pass that follows it, unless "
+                                      "one row has more. A batch of more is shared out, which changes memory and time "
+                                      "and not the result. 0 is what keeps the device busy.")
     gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, more time.")
     seed: int = setting(0, "Seed of everything random.")
     precision: str = setting("nf4", "What the base's weights are held in.", choices=("nf4", "bf16", "fp16", "fp32"),
@@ -105,7 +108,7 @@ class ForgetConfig:
         for name in ("rank", "batch_size", "grad_accum"):
             self._at_least(name, 1)
         for name in ("forget_coeff", "retain_coeff", "retain_per_forget", "weight_decay", "warmup", "dropout",
-                     "eval_rows", "own_words"):
+                     "eval_rows", "own_words", "micro_batch_tokens"):
             self._at_least(name, 0)
         self._at_least("max_length", 8)
         if not 0 <= self.seed < 2**32:

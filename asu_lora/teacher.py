@@ -15,14 +15,13 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.entry import Entry
 from asu_lora.head import FrozenHead
 from asu_lora.objectives.answers import label_logprob
+from asu_lora.pass_size import tokens_of_reading
 from asu_lora.smoothing import attention_smoothing
-
-MOST_TOKENS = 8192  # in one forward pass without gradients
 
 
 @torch.no_grad()
 def hidden_states(model: torch.nn.Module, items: Sequence[Encoded], pad_id: int, tau: float = 1.0,
-                  layers: Iterable[int] | None = None, most_tokens: int = MOST_TOKENS,
+                  layers: Iterable[int] | None = None, most_tokens: int | None = None,
                   progress: Callable[[int], None] | None = None, entry: Entry | None = None,
                   entries: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:
     """Final hidden states at the answer positions of every row.
@@ -32,6 +31,7 @@ def hidden_states(model: torch.nn.Module, items: Sequence[Encoded], pad_id: int,
         items: the rows.
         tau: temperature of every attention softmax; 1 leaves the model as it is.
         layers: which decoder layers are smoothed, all by default.
+        most_tokens: in one forward pass, by default what suits the device.
         progress: called with the number of rows of each finished pass.
         entry, entries: where the layers that are run begin, and what each row enters there with. Ignored where
             a layer below is smoothed.
@@ -41,6 +41,7 @@ def hidden_states(model: torch.nn.Module, items: Sequence[Encoded], pad_id: int,
     """
     decoder, device = model.get_decoder(), model.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
+    most_tokens = most_tokens or tokens_of_reading(device)
     layers = None if layers is None else list(layers)
     if entry is not None and tau != 1.0 and (layers is None or min(layers, default=0) < entry.first):
         entry = entries = None

@@ -44,13 +44,21 @@ class UnlearningTrainer(Trainer):
         self.counted = 0
         self.remove_callback(PrinterCallback)  # the library never prints
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        *others, last = inputs["micro_batches"]
+        self.counted += 1
+        total = 0
+        for micro_batch in others:
+            with self.accelerator.no_sync(model):  # processes exchange gradients once a step
+                total += super().training_step(model, micro_batch, num_items_in_batch)
+        return total + super().training_step(model, last, num_items_in_batch)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # through the model that Trainer wrapped, so that gradients are averaged over processes
         hidden = model(inputs["passes"])
         parts = losses(hidden, inputs, self.objectives, self.head)
         for half, value in parts.items():
             self.sums[half] = self.sums.get(half, 0) + value.detach()
-        self.counted += 1
         loss = sum(self.coefficients[half] * value for half, value in parts.items())
         return (loss, hidden) if return_outputs else loss
 

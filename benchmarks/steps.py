@@ -25,6 +25,7 @@ from asu_lora.entry import find_entry, find_entry_above
 from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
+from asu_lora.pass_size import tokens_of_training
 from asu_lora.rows import compute_references
 from asu_lora.student import Student, add_adapter
 
@@ -93,14 +94,17 @@ class Workload:
 
     def asu(self, peft, pairs=None) -> Callable[[], torch.Tensor]:
         """This program's step: cached targets, layers above the entry, the head on answer tokens."""
-        student, collator = Student(peft, entry=self.entry), Collator(self.halves, self.objectives, self.pad_id)
+        student = Student(peft, entry=self.entry)
+        collator = Collator(self.halves, self.objectives, self.pad_id, most_tokens=tokens_of_training(self.device))
 
         def loss() -> torch.Tensor:
-            batch = on(self.device, collator(pairs or self.pairs))
-            parts = losses(student(batch["passes"]), batch, self.objectives, self.head)
-            total = parts["forget"] + parts["retain"]
-            total.backward()
-            return total.detach()
+            total = torch.zeros((), device=self.device)
+            for micro_batch in on(self.device, collator(pairs or self.pairs))["micro_batches"]:
+                parts = losses(student(micro_batch["passes"]), micro_batch, self.objectives, self.head)
+                part = sum(parts.values())
+                part.backward()
+                total += part.detach()
+            return total
 
         if self.entry is None:
             return loss

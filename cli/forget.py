@@ -24,9 +24,9 @@ from asu_lora.cli.settings import read_config, setting_options
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run of this name stopped.")
 @click.option("--dry-run", is_flag=True,
               help="Check request, base and settings, say what would be done and the memory it takes; train nothing.")
-@click.option("--fit", metavar="[BYTES]", is_flag=False, flag_value="free", help="Lower --batch-size, raise "
-              "--grad-accum and turn gradient checkpointing on until the run fits into BYTES (12GB), or into what the "
-              "device has free. Alone it stands after FILE.")
+@click.option("--fit", metavar="[BYTES]", is_flag=False, flag_value="free", help="Lower "
+              "--micro-batch-tokens and turn gradient checkpointing on until the run fits into BYTES (12GB), or into "
+              "what the device has free. Alone it stands after FILE.")
 @json_option
 @setting_options
 def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json,

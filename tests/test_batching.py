@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asu_lora.data.batching import SMALLEST_PASS, answer_hidden, forward_passes, length_groups, pad_group
+from asu_lora.data.batching import (
+    SMALLEST_PASS,
+    answer_hidden,
+    even_parts,
+    forward_passes,
+    length_groups,
+    pad_group,
+)
 from asu_lora.data.encoding import Encoded
 
 lengths = st.lists(st.integers(2, 300), max_size=40)
@@ -31,6 +38,28 @@ def test_padding_is_small_where_it_would_cost(lengths):
             size = width * rows
             padding = sum(width - lengths[index] for index in group[: rows + 1])
             assert size < SMALLEST_PASS or padding <= 0.1 * size
+
+
+@settings(max_examples=200, deadline=None)
+@given(sizes=st.lists(st.integers(1, 300), max_size=30), most=st.integers(1, 2000))
+def test_even_parts_are_few_and_hold_every_row_once(sizes, most):
+    parts = even_parts(sizes, most)
+    assert [index for part in parts for index in part] == list(range(len(sizes)))
+    totals = [sum(sizes[i] for i in part) for part in parts]
+    assert all(total <= most or len(part) == 1 for total, part in zip(totals, parts, strict=True))
+    # no cut at other places has fewer parts, or as few and a smaller largest one
+    filled = [0]
+    for size in sizes:
+        if filled[-1] and filled[-1] + size > max(totals) - 1:  # with a little less room
+            filled.append(0)
+        filled[-1] += size
+    assert not sizes or len(filled) > len(parts) or max(filled) >= max(totals)
+
+
+def test_parts_are_even():
+    assert even_parts([100] * 6, 500) == [[0, 1, 2], [3, 4, 5]]
+    assert even_parts([600, 100, 100], 500) == [[0], [1, 2]]
+    assert even_parts([], 500) == []
 
 
 def test_like_lengths_share_a_pass():

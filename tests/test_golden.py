@@ -74,7 +74,7 @@ def computed(oracle, run, forget, retain, tau=2.3, layers=None, gradient=(1.0, 1
         compute_references(halves[half], objective, base, head, 0, tau, layers)
     peft = PeftModel.from_pretrained(load_base(oracle), oracle / "student", is_trainable=True)
     student = Student(peft).train()
-    batch = Collator(halves, objectives, 0)([(i, [i]) for i in range(3)])
+    (batch,) = Collator(halves, objectives, 0)([(i, [i]) for i in range(3)])["micro_batches"]
     parts = losses(student(batch["passes"]), batch, objectives, head)
     sum(w * parts[half] for w, half in zip(gradient, objectives, strict=False)).backward()
     norm = torch.stack([p.grad.norm() for p in peft.parameters() if p.requires_grad]).norm()
@@ -145,7 +145,8 @@ def test_gradient_norm_with_the_authors_kl(oracle, run, golden, tensors):
     base, head, halves = run
     compute_references(halves["forget"], ASU(), base, head, 0, 2.3)
     peft = PeftModel.from_pretrained(load_base(oracle), oracle / "student", is_trainable=True)
-    batch = Collator({"forget": halves["forget"]}, {"forget": ASU()}, 0)([(i, []) for i in range(3)])
+    collator = Collator({"forget": halves["forget"]}, {"forget": ASU()}, 0)
+    (batch,) = collator([(i, []) for i in range(3)])["micro_batches"]
     forget = losses(Student(peft).train()(batch["passes"]), batch, {"forget": ASU()}, head)["forget"]
     inputs = {k: tensors[f"retain.{k}"] for k in ("input_ids", "attention_mask")}
     hidden = peft.get_base_model().get_decoder()(**inputs).last_hidden_state.flatten(0, 1)

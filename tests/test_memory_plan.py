@@ -13,6 +13,7 @@ from asu_lora.loading import load_base
 from asu_lora.memory_plan import fit, plan_memory
 from asu_lora.memory_plan.fit import parse_size
 from asu_lora.memory_plan.plan import fill_cache, quantised_weights, weight_bytes
+from asu_lora.pass_size import READING
 from asu_lora.planning import prepare
 from asu_lora.student import adapted
 from tests.tiny import save_tiny_base
@@ -144,17 +145,30 @@ def test_logits_come_in_the_chunks_of_the_device_it_will_run_on(tiny_base, run, 
     assert seen[0] == chunk and seen[-1] >= 8 * chunk
 
 
-def test_fit_keeps_the_rows_a_step_and_stays_within_the_budget(run):
-    config = tiny_settings(batch_size=6, grad_accum=2)
+@pytest.fixture
+def short_reading(monkeypatch):
+    """In so small a model the passes without gradients would take the most."""
+    monkeypatch.setitem(READING, "cpu", 64)
+
+
+def test_fit_changes_nothing_but_micro_batches_and_stays_within_the_budget(run, short_reading):
+    config = tiny_settings(batch_size=6, grad_accum=2, micro_batch_tokens=400)
     full = plan_memory(run, config).peak
     assert fit(run, config, full)[0] == config
     settings, plan = fit(run, config, full - 1)
-    assert settings.batch_size == 3 and settings.grad_accum == 4 and plan.peak < full
-    single = tiny_settings(retain_per_forget=6, batch_size=1, grad_accum=12)
+    assert settings == dataclasses.replace(config, micro_batch_tokens=200) and plan.peak < full
+    single = tiny_settings(micro_batch_tokens=1)
     settings, plan = fit(run, single, plan_memory(run, single).peak - 1)
     assert settings == dataclasses.replace(single, gradient_checkpointing=True)
     with pytest.raises(SettingError, match=r"doesn't fit into 100\.0 MB.*--max-length.*smaller base"):
         fit(run, config, 100_000_000)
+
+
+def test_a_larger_batch_takes_no_more_than_its_micro_batches(run):
+    def training(**changes):
+        return plan_memory(run, tiny_settings(micro_batch_tokens=200, **changes)).totals["training"]
+
+    assert training(batch_size=6, retain_per_forget=3) == pytest.approx(training(batch_size=4), rel=0.01)
 
 
 def test_sizes_of_memory():
@@ -164,7 +178,7 @@ def test_sizes_of_memory():
             parse_size(text)
 
 
-def test_the_commands_say_plan_and_changes(tiny_base, tmp_path):
+def test_the_commands_say_plan_and_changes(tiny_base, tmp_path, short_reading):
     for name, part in (("f", rows()[:6]), ("r", rows()[6:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     words = ["forget", str(tmp_path / "f.jsonl"), "--retain", str(tmp_path / "r.jsonl"), "--base", str(tiny_base),
@@ -174,6 +188,6 @@ def test_the_commands_say_plan_and_changes(tiny_base, tmp_path):
     assert memory["peak_bytes"] == sum(memory["phases"][memory["peak_phase"]].values())
     assert plan["steps"].endswith("each of 4 forget and 8 retain rows")
     shown = CliRunner().invoke(main, [*words, "--fit", str(memory["peak_bytes"] - 1)], catch_exceptions=False)
-    assert "--batch-size 2 --grad-accum 2" in shown.stderr and "Memory: at most" in shown.stdout
+    assert "--fit: --micro-batch-tokens 256; expected peak" in shown.stderr and "Memory: at most" in shown.stdout
     refused = CliRunner().invoke(main, [*words, "--fit", "1MB"])
     assert refused.exit_code == 2 and "doesn't fit into 1.0 MB" in refused.stderr

@@ -103,7 +103,7 @@ def test_a_forget_row_without_own_words_counts_as_nothing_to_mend(stammering):
     other = next(row for row in range(len(rows)) if row != at)
 
     def loss(*pairs):
-        batch = Collator({"own": own.rows}, objectives, 0, {at: place})([(row, []) for row in pairs])
+        (batch,) = Collator({"own": own.rows}, objectives, 0, {at: place})([(row, []) for row in pairs])["micro_batches"]
         states = [answer_hidden(base.model.get_decoder(), each) for each in batch["passes"]]
         return losses(torch.cat(states), batch, objectives, head) if states else batch["halves"]
 

@@ -349,16 +349,20 @@ def step(base, taught_base):
         compute_references(halves[half], objective, base.model, head, base.tokenizer.pad_token_id, 3.0,
                            speaking=speaking if half == "forget" else None)
 
-    def run(pairs, **changes):
+    def run(pairs, most_tokens=None, **changes):
         changed = tiny_settings(**changes)
         torch.manual_seed(0)
         with adapted(base.model, changed) as peft:
             move(peft)
             student = Student(peft, changed.gradient_checkpointing).train()
-            batch = Collator(halves, objectives, base.tokenizer.pad_token_id)(pairs)
-            parts = losses(student(batch["passes"]), batch, objectives, head)
-            sum(parts.values()).backward()
-            return ({half: value.item() for half, value in parts.items()},
+            batch, found = Collator(halves, objectives, base.tokenizer.pad_token_id, most_tokens=most_tokens)(pairs), {}
+            for part in batch["micro_batches"]:
+                shares = losses(student(part["passes"]), part, objectives, head)
+                sum(shares.values()).backward()
+                found = {half: found.get(half, 0) + shares[half].item() if half in shares else found[half]
+                         for half in {**found, **shares}}
+            run.micro_batches = len(batch["micro_batches"])
+            return (found,
                     torch.cat([p.grad.flatten() for p in peft.parameters() if p.requires_grad]))
 
     return run
@@ -397,6 +401,40 @@ def test_passes_are_only_a_way_to_compute(step, monkeypatch):
         other_parts, other = step(PAIRS)
         assert other_parts == pytest.approx(parts, rel=1e-5)
         assert (gradient - other).norm() < 1e-4 * gradient.norm()
+
+
+@pytest.mark.parametrize("most_tokens", [1, 200, 400])
+def test_micro_batches_add_up_to_the_step(step, most_tokens):
+    parts, gradient = step(PAIRS)
+    assert step.micro_batches == 1
+    shared, other = step(PAIRS, most_tokens)
+    assert step.micro_batches == 8 if most_tokens == 1 else 1 < step.micro_batches < 8
+    assert shared == pytest.approx(parts, rel=1e-5)
+    assert (gradient - other).norm() < 1e-5 * gradient.norm()
+
+
+def test_a_run_in_micro_batches_gives_the_same_adapter(base, tmp_path, monkeypatch):
+    """Through Trainer, with every kind of mean: over rows, over tokens, over rows of two views."""
+    from asu_lora.training import UnlearningTrainer
+
+    steps, batches, lost = [], [], {}
+    compute_loss = UnlearningTrainer.compute_loss
+    monkeypatch.setattr(UnlearningTrainer, "compute_loss",
+                        lambda *args, **kwargs: batches.append(1) or compute_loss(*args, **kwargs))
+    for objective, retain in (("asu", "kl"), ("asu+idk", "gd"), ("dpo", "ap"), ("me", "gd")):
+        for tokens in (10**6, 1):
+            name = f"{objective.replace('+', '')}-{retain}-{tokens}"
+            batches.clear()
+            forget(tiny_request(), base, tiny_settings(
+                objective=objective, retain_loss=retain, micro_batch_tokens=tokens, batch_size=4, optimizer="sgd",
+                lr=0.1, epochs=1, own_words=0), name=name, store=tmp_path)
+            steps.append(len(batches))
+            lost[tokens] = json.loads((tmp_path / name / "manifest.json").read_text())["training"]["train_loss"]
+        whole, shared = (weights(tmp_path, f"{objective.replace('+', '')}-{retain}-{tokens}") for tokens in (10**6, 1))
+        assert all(torch.allclose(whole[key], shared[key], atol=2e-6) for key in whole)
+        assert any(value.abs().max() > 1e-3 for key, value in whole.items() if "lora_B" in key)
+        assert lost[1] == pytest.approx(lost[10**6], rel=1e-4)
+    assert steps[::2] == [2] * 4 and steps[1::2] == [12] * 4  # a row each
 
 
 def test_a_batch_is_the_mean_of_its_rows(step):

@@ -1,5 +1,6 @@
 """Rows into padded forward passes, with as little padding as their lengths allow."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -42,6 +43,37 @@ def length_groups(lengths: Sequence[int], most_tokens: int | None = None,
     return groups
 
 
+def even_parts(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Cut rows, taken in their order, into as few parts as possible of at most ``most`` tokens, and these as even as
+    they can be. A row of more tokens stands alone.
+
+    Args:
+        sizes: tokens of each row.
+
+    Returns:
+        Parts of indices into ``sizes``; every index once.
+    """
+    def filled(room: int) -> list[list[int]]:
+        parts: list[list[int]] = []
+        for index, size in enumerate(sizes):
+            if parts and sum(sizes[i] for i in parts[-1]) + size <= room:
+                parts[-1].append(index)
+            else:
+                parts.append([index])
+        return parts
+
+    fewest = len(filled(most))
+    return filled(1 + bisect_left(range(1, most), True, key=lambda room: len(filled(room)) <= fewest))
+
+
+def padded_length(length: int) -> int:
+    """Tokens of a row in a pass of its own, its padding included.
+
+    Widths come in steps of 8: every new shape costs oneDNN a kernel it then keeps, and tensor cores like it.
+    """
+    return -(-length // WIDTH_STEP) * WIDTH_STEP
+
+
 def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     """Pad rows on the right.
 
@@ -49,8 +81,7 @@ def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
         ``input_ids`` and ``attention_mask``, (b, L), and ``positions``, (t,): where in the flattened (b * L)
         hidden states the answer tokens are predicted, row after row.
     """
-    # widths in steps of 8: every new shape costs oneDNN a kernel it then keeps, and tensor cores like it
-    width = -(-max(len(item) for item in items) // WIDTH_STEP) * WIDTH_STEP
+    width = padded_length(max(len(item) for item in items))
     ids = torch.full((len(items), width), pad_id)
     mask = torch.zeros((len(items), width), dtype=torch.long)
     positions = []

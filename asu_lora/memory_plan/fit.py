@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 from asu_lora.errors import SettingError
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, plan_memory
+from asu_lora.pass_size import tokens_of_training
 from asu_lora.settings import ForgetConfig
+
+LEAST_TOKENS = 64  # fewer are one row, whatever the rows
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -15,8 +18,8 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
 def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfig, MemoryPlan]:
     """The settings nearest to ``config`` with which the run fits.
 
-    Only what leaves the result as it is changes: fewer rows in a forward pass and as many more passes a step, then
-    gradient checkpointing, which costs a second forward pass, with as many rows as it then allows.
+    Only what leaves the result as it is changes: smaller micro-batches, and as many more of them a step, then gradient
+    checkpointing, which costs a second forward pass, with as large micro-batches as it then allows.
 
     Args:
         budget: bytes the run may hold.
@@ -25,7 +28,7 @@ def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfi
         SettingError: not even one row at a time fits.
     """
     smallest = None
-    for settings in candidates(config):
+    for settings in candidates(config, config.micro_batch_tokens or tokens_of_training(run.device)):
         plan = plan_memory(run, settings)
         if plan.peak <= budget:
             return settings, plan
@@ -34,25 +37,30 @@ def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfi
     way_out = "shorten --max-length or use a smaller base"
     if config.precision != "nf4":
         way_out = "use --precision nf4, " + way_out
-    raise SettingError(f"The run doesn't fit into {size(budget)}: with one forget row at a time and gradient "
+    raise SettingError(f"The run doesn't fit into {size(budget)}: with one row at a time and gradient "
                        f"checkpointing it still takes {size(smallest.peak)} ({smallest.phase}); {way_out}.")
 
 
-def candidates(config: ForgetConfig) -> Iterator[ForgetConfig]:
-    """The settings to try, the fastest first; all take as many forget rows a step."""
-    rows = config.batch_size * config.grad_accum
+def candidates(config: ForgetConfig, micro_batch: int) -> Iterator[ForgetConfig]:
+    """The settings to try, the fastest first.
+
+    Args:
+        micro_batch: the tokens of a micro-batch to begin with; each following one has half as many.
+    """
     for checkpointing in (False, True) if not config.gradient_checkpointing else (True,):
-        batch = config.batch_size
-        while batch:
-            yield dataclasses.replace(config, batch_size=batch, grad_accum=rows // batch,
-                                      gradient_checkpointing=checkpointing)
-            batch = max((d for d in range(1, batch // 2 + 1) if batch % d == 0), default=0)
+        settings = dataclasses.replace(config, gradient_checkpointing=checkpointing)
+        yield settings
+        tokens = micro_batch // 2
+        while tokens >= LEAST_TOKENS:
+            yield dataclasses.replace(settings, micro_batch_tokens=tokens)
+            tokens //= 2
 
 
 def changes(before: ForgetConfig, after: ForgetConfig) -> list[str]:
     """What differs, as a person would type it."""
-    found = [f"--{name.replace('_', '-')} {getattr(after, name)}" for name in ("batch_size", "grad_accum")
-             if getattr(before, name) != getattr(after, name)]
+    found = []
+    if after.micro_batch_tokens != before.micro_batch_tokens:
+        found.append(f"--micro-batch-tokens {after.micro_batch_tokens}")
     if after.gradient_checkpointing and not before.gradient_checkpointing:
         found.append("--gradient-checkpointing")
     return found

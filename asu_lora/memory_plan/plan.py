@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM
 
 from asu_lora.collate import Collator, losses
-from asu_lora.data.batching import WIDTH_STEP, answer_hidden, forward_passes, length_groups
+from asu_lora.data.batching import answer_hidden, forward_passes, padded_length
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.decoder import number_of_layers
@@ -27,11 +28,11 @@ from asu_lora.head import FrozenHead
 from asu_lora.memory_plan.machine import machine_memory
 from asu_lora.memory_plan.simulation import LiveBytes, kernels
 from asu_lora.objectives import Objective
+from asu_lora.pass_size import tokens_of_reading, tokens_of_training
 from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
 from asu_lora.speaking import MOST_RULED_OUT
 from asu_lora.student import Student, adapted
-from asu_lora.teacher import MOST_TOKENS
 
 EPOCHS_LOOKED_AT = 10
 
@@ -177,7 +178,7 @@ def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, to
         return None
     entry, kind = Entry(run.model, first), []
     hook = entry.layers[first - 1].register_forward_hook(lambda module, args, output: kind.append(type(output)))
-    ids = torch.ones(1, WIDTH_STEP, dtype=torch.long, device="meta")
+    ids = torch.ones(1, padded_length(1), dtype=torch.long, device="meta")
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "positions": ids[0]}
     with torch.no_grad(), kernels(quantised), _live(run):
         try:
@@ -186,7 +187,7 @@ def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, to
             hook.remove()
         entry.tuples = kind == [tuple]
         try:
-            entry.states = torch.empty(1, WIDTH_STEP, _hidden(run), dtype=run.compute, device="meta")
+            entry.states = torch.empty(1, padded_length(1), _hidden(run), dtype=run.compute, device="meta")
             with entry.above():
                 answer_hidden(entry.decoder, batch)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
@@ -214,35 +215,30 @@ def fill_cache(run: PlannedRun, entry: Entry | None) -> int:
     return sum(rows.cache_bytes() for rows in run.halves.values())
 
 
-def widest_batch(run: PlannedRun, config: ForgetConfig) -> list[tuple[int, list[int]]]:
-    """The batch with the most tokens, padding included, of the first epochs' draws."""
+def widest_micro_batch(run: PlannedRun, config: ForgetConfig) -> dict[str, Any]:
+    """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.halves["forget"])
     pairs = ForgetRetainPairs(forget, len(run.halves.get("retain", ())), config.retain_per_forget, config.seed)
-    widest, most = [], 0
+    collator = Collator(run.halves, run.objectives, 0, {row: row for row in range(forget)},
+                        config.micro_batch_tokens or tokens_of_training(run.device))
+    widest, most = (), 0
     for epoch in range(min(math.ceil(config.epochs), EPOCHS_LOOKED_AT)):
         pairs.set_epoch(epoch)
         order = torch.randperm(forget, generator=torch.Generator().manual_seed(config.seed + epoch)).tolist()
         for start in range(0, forget, config.batch_size):
             batch = [pairs[index] for index in order[start : start + config.batch_size]]
-            tokens = _tokens(run, batch)
-            if tokens > most:
-                widest, most = batch, tokens
-    return widest
-
-
-def _tokens(run: PlannedRun, batch: list[tuple[int, list[int]]]) -> int:
-    forget = [row for row, _ in batch]
-    rows = {"forget": forget, "retain": [row for _, rows in batch for row in rows], "own": forget}
-    lengths = [len(run.halves[half].views[view][row]) for half, objective in run.objectives.items()
-               for view in objective.needs for row in rows[half]]
-    return sum(len(group) * -(-max(lengths[i] for i in group) // WIDTH_STEP) * WIDTH_STEP
-               for group in length_groups(lengths))
+            rows = collator.rows(batch)
+            sizes = collator.sizes(rows)
+            tokens = [sum(sizes[i] for i in part) for part in collator.parts(rows)]
+            if max(tokens) > most:
+                widest, most = (batch, tokens.index(max(tokens))), max(tokens)
+    batch, part = widest
+    return collator(batch)["micro_batches"][part]
 
 
 def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
     """Bytes of activations and of logits at the fullest moment of a training step."""
-    collator = Collator(run.halves, run.objectives, 0, {row: row for row in range(len(run.halves["forget"]))})
-    batch = _on_meta(collator(widest_batch(run, config)))
+    batch = _on_meta(widest_micro_batch(run, config))
     module = Student(student, config.gradient_checkpointing, entry)
     module.train()
     for parameter in trainable:
@@ -258,7 +254,7 @@ def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
 @torch.no_grad()
 def _reading(run, quantised, sets: Sequence[Sequence[Encoded]]) -> int:
     """Bytes of activations of the widest forward pass without gradients over these rows."""
-    passes = [batch for items in sets for _, batch in forward_passes(items, 0, MOST_TOKENS)]
+    passes = [batch for items in sets for _, batch in forward_passes(items, 0, tokens_of_reading(run.device))]
     widest = _on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
     live = _live(run)
     with kernels(quantised), live:

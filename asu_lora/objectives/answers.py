@@ -17,6 +17,8 @@ class Answers:
         labels: (T,) the answer tokens.
         row: (T,) index of each token's row, from 0.
         rows: the number of rows.
+        step_rows, step_tokens: rows and tokens that means are taken over, where these are a part of a step's (see
+            :mod:`asu_lora.collate`); else ``rows`` and T.
         references: what was computed once, before training: ``teacher`` and ``base``, (T, H) final hidden
             states of the smoothed and of the plain base; ``base_logprob``, (T,) log-probabilities in nats;
             ``ruled_out``, (T, k) ids that the teacher must not say.
@@ -28,6 +30,8 @@ class Answers:
     row: torch.Tensor
     rows: int
     references: dict[str, torch.Tensor] = field(default_factory=dict)
+    step_rows: int | None = None
+    step_tokens: int | None = None
 
     def logprob(self) -> torch.Tensor:
         """(T,) log-probability of every answer token under the student, nats."""
@@ -58,6 +62,14 @@ class Answers:
         """(rows,) the mean of (T,) values over each row, over the tokens of weight 1; 0 for a row without."""
         weight = torch.ones_like(values) if weight is None else weight.to(values.dtype)
         return self.row_sum(values * weight) / self.row_sum(weight).clamp(min=1)
+
+    def mean_over_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """This part's share of the mean over the step's rows of (rows,) values: the shares add up to it."""
+        return values.sum() / (self.step_rows or self.rows)
+
+    def mean_over_tokens(self, values: torch.Tensor) -> torch.Tensor:
+        """The same of the mean over all answer tokens of (T,) values."""
+        return values.sum() / (self.step_tokens or len(self.labels))
 
 
 def label_logprob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -23,4 +23,4 @@ class AP(Objective):
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         margin = views["answer"].row_sum(views["answer"].logprob()) - views["idk"].row_sum(views["idk"].logprob())
-        return -logsigmoid(self.beta * margin).mean() / self.beta
+        return -views["answer"].mean_over_rows(logsigmoid(self.beta * margin)) / self.beta

@@ -38,4 +38,4 @@ class ASU(Objective):
         kl = token_kl(answers, answers.references["teacher"], self.forbidden,
                       answers.references["ruled_out"] if self.rule_out else None)
         weight = ~answers.first() if self.skip_first_token else None
-        return answers.row_mean(kl, weight).mean()
+        return answers.mean_over_rows(answers.row_mean(kl, weight))

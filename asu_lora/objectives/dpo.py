@@ -24,4 +24,5 @@ class DPO(Objective):
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         ratio = {name: view.row_sum(view.logprob() - view.references["base_logprob"]) for name, view in views.items()}
-        return -logsigmoid(self.beta * (ratio["idk"] - ratio["answer"])).mean() * 2 / self.beta
+        value = logsigmoid(self.beta * (ratio["idk"] - ratio["answer"]))
+        return -views["answer"].mean_over_rows(value) * 2 / self.beta

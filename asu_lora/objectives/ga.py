@@ -14,4 +14,4 @@ class GA(Objective):
     name = "ga"
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
-        return views["answer"].logprob().mean()
+        return views["answer"].mean_over_tokens(views["answer"].logprob())

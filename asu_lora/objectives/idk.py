@@ -15,4 +15,4 @@ class IDK(Objective):
     needs = {"idk": ()}
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
-        return -views["idk"].logprob().mean()
+        return -views["idk"].mean_over_tokens(views["idk"].logprob())

@@ -17,4 +17,4 @@ class KL(Objective):
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         answers = views["answer"]
-        return answers.row_mean(token_kl(answers, answers.references["base"])).mean()
+        return answers.mean_over_rows(answers.row_mean(token_kl(answers, answers.references["base"])))

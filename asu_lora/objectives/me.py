@@ -16,7 +16,7 @@ class ME(Objective):
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         answers = views["answer"]
-        return answers.head.per_token(kl_from_uniform, answers.hidden).mean()
+        return answers.mean_over_tokens(answers.head.per_token(kl_from_uniform, answers.hidden))
 
 
 def kl_from_uniform(logits: torch.Tensor) -> torch.Tensor:

@@ -21,4 +21,4 @@ class NPO(Objective):
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         answers = views["answer"]
         ratio = answers.row_sum(answers.logprob() - answers.references["base_logprob"])
-        return -logsigmoid(-self.beta * ratio).mean() * 2 / self.beta
+        return -answers.mean_over_rows(logsigmoid(-self.beta * ratio)) * 2 / self.beta

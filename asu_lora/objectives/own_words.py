@@ -25,4 +25,4 @@ class OwnWords(Objective):
         answers = views["answer"]
         references = answers.references
         kl = token_kl(answers, references["base"], ruled_out=references["ruled_out"])
-        return answers.row_mean(kl, answers.places_left() < LAST).mean()
+        return answers.mean_over_rows(answers.row_mean(kl, answers.places_left() < LAST))
