@@ -25,6 +25,8 @@ PREFIX = "base_model.model."
 LINEAR_FACTORS = (".lora_A.weight", ".lora_B.weight")
 EMBEDDING_FACTORS = (".lora_embedding_A", ".lora_embedding_B")
 
+_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
 # Fields of adapter_config.json that make an adapter more than scaling * B A on a base left as it was.
 _MORE_THAN_LORA = {
     "use_dora": "it is a DoRA, whose magnitudes rescale the base",
@@ -76,6 +78,7 @@ class LoraFolder:
     config: dict[str, Any] = field(repr=False)
     manifest: Manifest | None = field(repr=False)
     modules: dict[str, LoraModule] = field(repr=False)
+    tensors: dict[str, TensorInfo] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -93,20 +96,25 @@ class LoraFolder:
             AdapterError: they can't be read, or hold NaN or infinities.
         """
         import torch
-        from safetensors import SafetensorError, safe_open
 
-        suffixes = EMBEDDING_FACTORS if self.modules[module].embedding else LINEAR_FACTORS
-        path, read = self.path / WEIGHTS_NAME, []
+        suffixes, read = EMBEDDING_FACTORS if self.modules[module].embedding else LINEAR_FACTORS, []
         try:
-            with safe_open(path, framework="pt") as file:
+            # by the offsets that are known: a reader of the whole format would parse the header for every module
+            with (self.path / WEIGHTS_NAME).open("rb") as file:
                 for suffix in suffixes:
-                    tensor = file.get_tensor(PREFIX + module + suffix).to(torch.float32)
+                    info = self.tensors[PREFIX + module + suffix]
+                    file.seek(info.start)
+                    data = bytearray(file.read(info.end - info.start))
+                    if len(data) < info.end - info.start:
+                        raise AdapterError(f"The weights of the adapter '{self.name}' were cut off while they were "
+                                           "read.")
+                    tensor = torch.frombuffer(data, dtype=getattr(torch, _FLOATS[info.dtype])).view(info.shape).float()
                     if not torch.isfinite(tensor).all():
                         raise AdapterError(f"The adapter '{self.name}' holds NaN or infinities in "
                                            f"{module}{suffix}: it is broken, train it anew.")
                     read.append(tensor)
-        except (OSError, SafetensorError) as error:
-            raise AdapterError(f"The weights of the adapter '{self.name}' can't be read: {error}.") from error
+        except OSError as error:
+            raise AdapterError(f"The weights of the adapter '{self.name}' can't be read: {error.strerror}.") from error
         return read[0], read[1]
 
 
@@ -128,8 +136,8 @@ def read_lora(folder: str | Path) -> LoraFolder:
         raise AdapterError(f"{folder} has no {WEIGHTS_NAME}{hint}.")
     _refuse_more_than_lora(folder, config)
     manifest = read_manifest(folder) if has_manifest(folder) else None
-    modules = _modules(folder, config, read_header(folder / WEIGHTS_NAME))
-    return LoraFolder(folder, config, manifest, modules)
+    tensors = read_header(folder / WEIGHTS_NAME)
+    return LoraFolder(folder, config, manifest, _modules(folder, config, tensors), tensors)
 
 
 def refuse_different_bases(loras: Sequence[LoraFolder]) -> None:
@@ -198,7 +206,7 @@ def _module(folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     rank = ranks.get(match_pattern(ranks, module), config["r"])
     alpha = alphas.get(match_pattern(alphas, module), config.get("lora_alpha", 8))
-    if any(info.dtype not in ("F64", "F32", "F16", "BF16") for info in pair):
+    if any(info.dtype not in _FLOATS for info in pair):
         raise AdapterError(f"The adapter {folder.name} holds {module} as {pair[0].dtype}, not as floats.")
     if len(a) != 2 or len(b) != 2:
         raise AdapterError(f"The adapter {folder.name} changes {module}, which is no linear layer or "

@@ -7,14 +7,18 @@ torch itself uses one thread in each.
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 
-BLOCK = 1 << 19  # elements of a run: 2 MiB in fp32
+BLOCK = 1 << 19  # elements of a run: 1 MiB in 16 bits; with smaller ones the threads wait for Python's lock
 MAX_THREADS = 8  # more only wait for the memory
+
+T = TypeVar("T")
 
 
 class Workers:
@@ -27,20 +31,10 @@ class Workers:
         self._pool = pool
         self._own = threading.local()
 
-    def each_run(self, rows: int, row_elements: int, work: Callable[[int, int], tuple]) -> Iterator[tuple]:
-        """Call ``work(first row, last row + 1)`` for all runs, and yield the results in order."""
+    def start(self, rows: int, row_elements: int, work: Callable[[int, int], T]) -> list["Future[T]"]:
+        """Have ``work(first row, last row + 1)`` called for all runs; their results, in order, are to come."""
         step = max(1, BLOCK // max(1, row_elements))
-        if rows <= step:
-            yield work(0, rows)
-            return
-        edges = [*range(0, rows, step), rows]
-        futures = [self._pool.submit(work, first, last) for first, last in pairwise(edges)]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+        return [self._pool.submit(work, first, last) for first, last in pairwise([*range(0, rows, step), rows])]
 
     def buffer(self, use: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         size = dtype.itemsize
@@ -65,10 +59,27 @@ def workers() -> Iterator[Workers]:
         torch.set_num_threads(threads)  # the threads above changed the default for threads to come
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch uses one thread for what the caller does: its others would go on spinning for a while after each
+    operation, and take the cores from the workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def squared_norm(left: torch.Tensor, right: torch.Tensor) -> float:
+    """||L R||^2 (Frobenius) of factors (n, r) and (r, m), by their Gram matrices: sum of (L^T L) * (R R^T)."""
+    left, right = left.double(), right.double()
+    return torch.sum((left.T @ left) * (right @ right.T)).item()
+
+
 def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, target: torch.dtype,
-                  space: Workers) -> tuple[torch.Tensor, tuple[float, float, float]]:
-    """R(W + D) for a run of rows, with the sums that :class:`~asu_lora.merging.rounding.ModuleRounding`
-    gathers.
+                  space: Workers) -> tuple[torch.Tensor, tuple[float, float]]:
+    """R(W + D) for a run of rows, with what rounding did to it; D itself is never made.
 
     Args:
         block: W, (rows, columns), in the type it is stored in.
@@ -76,19 +87,43 @@ def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, 
         target: the type R rounds to.
 
     Returns:
-        the rounded sum in a buffer of ``space``, and (||D||^2, ||R(W+D) - (W+D)||^2, <R(W+D) - R(W), D>).
+        the rounded sum in a buffer of ``space``, and (||R(W+D) - (W+D)||^2, <R(W+D) - R(W), D> - <D, D>), which are
+        not finite where the sum is not.
     """
     shape = tuple(block.shape)
-    delta = torch.mm(left, right, out=space.buffer("delta", shape))
+    if block.dtype == target == torch.bfloat16 and (compiled := compiled_bf16()):
+        delta = torch.mm(left, right, out=space.buffer("delta", shape))
+        rounded = space.buffer("rounded", shape, target)
+        return rounded, compiled(_bits(block), delta.numpy(), _bits(rounded))
     exact = space.buffer("exact", shape).copy_(block)
-    flat = delta.view(-1)
-    # <R(W + D) - R(W), D> = <R(W + D) - (W + D), D> + <D, D> - <R(W) - W, D>, the last 0 where R(W) is W.
-    base_off = 0.0
+    # <R(W + D) - R(W), D> = <R(W + D) - (W + D), D> + <D, D> - <R(W) - W, D>, the last 0 where R(W) is W
+    along = 0.0
     if block.dtype != target and target != torch.float32:
-        off = space.buffer("off", shape).copy_(block.to(target)).sub_(exact)
-        base_off = torch.dot(off.view(-1), flat).item()
-    exact.add_(delta)
+        along -= _along(space.buffer("off", shape).copy_(block.to(target)).sub_(exact), left, right)
+    exact.addmm_(left, right)
+    if target == torch.float32:
+        lowest, highest = exact.aminmax()
+        return exact, (0.0 * (highest - lowest).item(), along)
     rounded = space.buffer("rounded", shape, target).copy_(exact)
-    off = space.buffer("off", shape).copy_(rounded).sub_(exact).view(-1)
-    update = torch.dot(flat, flat).item()
-    return rounded, (update, torch.dot(off, off).item(), torch.dot(off, flat).item() + update - base_off)
+    off = space.buffer("off", shape).copy_(rounded).sub_(exact)
+    flat = off.view(-1)
+    return rounded, (torch.dot(flat, flat).item(), along + _along(off, left, right))
+
+
+@cache
+def compiled_bf16() -> Callable | None:
+    """The loop that numba compiles, where numba is installed and goes with the numpy there is."""
+    try:
+        from asu_lora.merging.compiled import add_and_round_bf16
+    except ImportError:
+        return None
+    return add_and_round_bf16
+
+
+def _bits(tensor: torch.Tensor):
+    return tensor.view(torch.uint16).numpy()
+
+
+def _along(off: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> float:
+    """<off, L R> = <off R^T, L>."""
+    return torch.sum((off @ right.T) * left).item()

@@ -89,6 +89,7 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
         for plan in plans:
             stream.tensor(plan)
+        stream.finish()
         shards = writer.finish()
         if durable and stream.durable.residual.factors:
             stream.durable.residual.write(stage / FOLDER, str(out))

@@ -1,15 +1,14 @@
 """A checkpoint on the disk, one tensor at a time, or a few rows of one."""
 
 import json
-import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from asu_lora.adapters.weights import TensorInfo, read_header
 from asu_lora.errors import AsuLoraError, BaseModelError
+from asu_lora.merging.handles import Handles
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -39,8 +38,7 @@ class LazyTensorReader:
         self.folder = Path(folder)
         self._file_of: dict[str, Path] = {}
         self.tensors: dict[str, TensorInfo] = {}
-        self._files: dict[Path, IO[bytes]] = {}
-        self._lock = threading.Lock()
+        self._handles = Handles("rb")
         wanted = self._index()
         for path in sorted(set(wanted.values())) if wanted is not None else [self.folder / SINGLE_NAME]:
             for info in sorted(self._header(path).values(), key=lambda info: info.start):
@@ -81,9 +79,7 @@ class LazyTensorReader:
         return into
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self._handles.close()
 
     def __enter__(self) -> "LazyTensorReader":
         return self
@@ -94,17 +90,12 @@ class LazyTensorReader:
     def _fill(self, name: str, offset: int, piece: torch.Tensor) -> None:
         path, view = self._file_of[name], memoryview(piece.numpy())
         try:
-            with self._lock:
-                if path not in self._files:
-                    self._files[path] = path.open("rb", buffering=0)
-                file, done = self._files[path], 0
-                file.seek(offset)
-                while done < len(view):  # a raw read may give less than was asked for: 2 GiB at most on Linux
-                    got = file.readinto(view[done:])
-                    if not got:
-                        raise BaseModelError(f"{path.name} ends before its tensor {name}: the checkpoint is "
-                                             "truncated.")
-                    done += got
+            file, done = self._handles.at(path, offset), 0
+            while done < len(view):  # a raw read may give less than was asked for: 2 GiB at most on Linux
+                got = file.readinto(view[done:])
+                if not got:
+                    raise BaseModelError(f"{path.name} ends before its tensor {name}: the checkpoint is truncated.")
+                done += got
         except OSError as error:
             raise BaseModelError(f"{path} can't be read: {error.strerror}.") from error
 

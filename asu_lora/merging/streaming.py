@@ -1,7 +1,9 @@
 """One tensor after the other from the base to the merged checkpoint: read, add, round, measure, write."""
 
 import math
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ import torch
 
 from asu_lora.errors import BaseModelError
 from asu_lora.merging import nf4
-from asu_lora.merging.blocks import Workers, add_and_round
+from asu_lora.merging.blocks import Workers, add_and_round, one_thread, squared_norm
 from asu_lora.merging.nf4_grid import Grid
 from asu_lora.merging.plan import TensorPlan
 from asu_lora.merging.reader import LazyTensorReader
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from asu_lora.merging.durable import DurableRounding
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "nf4": None}
+
+AHEAD = 2  # tensors begun before the one ahead of them is done, so that no thread waits at a tensor's end
 
 Factors = tuple[torch.Tensor, torch.Tensor] | None
 Progress = Callable[[int, int], None]
@@ -56,35 +60,39 @@ class TensorStream:
     original_square: float = 0.0
     difference_square: float = 0.0
     _done: int = 0
+    _begun: "deque[tuple[TensorPlan, ModuleRounding | None, list[Future]]]" = field(default_factory=deque)
 
     def tensor(self, plan: TensorPlan) -> None:
-        """Take one tensor through.
+        """Take one tensor through, or begin to: it is done when :meth:`finish` has returned.
 
         Raises:
-            BaseModelError: it can't be read, or holds what the precision can't express.
+            BaseModelError: it, or one before it, can't be read, or holds what the precision can't express.
         """
         dtype = self.reader.dtype(plan.name)
-        factors, rounding = plan.factors(), ModuleRounding(plan.module)
         if not plan.packed and not plan.four_bit and dtype.is_floating_point:
             self.storage_dtype = self.storage_dtype or dtype
         if self.precision == "nf4" and (plan.four_bit or plan.packed):
-            self._to_nf4(plan, factors, rounding)
+            self.finish()
+            self._to_nf4(plan, plan.factors(), ModuleRounding(plan.module))
         elif plan.packed or (plan.four_bit and self.compare):
             original, seen = self._original_and_seen(plan)
             weight = original if seen is None else seen
-            self._rows(plan, factors, rounding, tuple(weight.shape), weight.dtype,
-                       lambda first, last: weight[first:last])
-            self._advance(self._size(plan))
+            self._rows(plan, tuple(weight.shape), weight.dtype, lambda first, last: weight[first:last])
+            self.finish()  # no second such weight in memory
         else:
             shape = self.reader.shape(plan.name)
-            self._rows(plan, factors, rounding, shape, dtype, lambda first, last: self.reader.read_rows(
+            self._rows(plan, shape, dtype, lambda first, last: self.reader.read_rows(
                 plan.name, first, self.workers.buffer("read", (last - first, *shape[1:]), dtype))
-                if shape else self.reader.read(plan.name), advance=True)
-        if factors is not None:
-            self.modules.append(rounding)
-            if not math.isfinite(rounding.change):
-                raise BaseModelError(f"{plan.module} can't be stored as {self.precision}: the sum is not "
-                                     "finite there.")
+                if shape else self.reader.read(plan.name))
+            self._collect(AHEAD)
+
+    def finish(self) -> None:
+        """Wait for all that was begun.
+
+        Raises:
+            BaseModelError: as :meth:`tensor` does.
+        """
+        self._collect(0)
 
     @property
     def onto_difference(self) -> float | None:
@@ -93,16 +101,21 @@ class TensorStream:
 
     # ---- full precision
 
-    def _rows(self, plan: TensorPlan, factors: Factors, rounding: ModuleRounding, shape: tuple[int, ...],
-              dtype: torch.dtype, rows_of: Callable[[int, int], torch.Tensor], advance: bool = False) -> None:
-        """Write a tensor run by run, each read, changed and written by one of the threads."""
+    def _rows(self, plan: TensorPlan, shape: tuple[int, ...], dtype: torch.dtype,
+              rows_of: Callable[[int, int], torch.Tensor]) -> None:
+        """Have a tensor written run by run, each read, changed and written by one of the threads."""
         target = self._target(plan, dtype)
         rows, row_elements = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-        self.writer.begin(plan.name, target, shape)
+        place = self.writer.begin(plan.name, target, shape)
+        factors, rounding = None, None
+        if plan.updates:
+            with one_thread():
+                factors, rounding = plan.factors(), ModuleRounding(plan.module)
+                update = squared_norm(*factors)
+            rounding.add(update, 0.0, update)
 
-        def work(first: int, last: int) -> tuple[int, tuple[float, float, float] | None]:
+        def work(first: int, last: int) -> tuple[float, float] | None:
             block, sums = rows_of(first, last), None
-            size = block.nbytes
             if factors is not None:
                 block, sums = add_and_round(block, factors[0][first:last], factors[1], target, self.workers)
             elif dtype != target:
@@ -110,16 +123,26 @@ class TensorStream:
                 if not torch.isfinite(block).all():
                     raise BaseModelError(f"{plan.name} can't be stored as {self.precision}: it holds values "
                                          "beyond what that precision can express.")
-            self.writer.write_rows(first, block)
-            return size, sums
+            self.writer.write_rows(place, first, block)
+            return sums
 
-        if 0 in shape:
-            return
-        for size, sums in self.workers.each_run(rows, row_elements, work):
-            if sums is not None:
-                rounding.add(*sums)
-            if advance:
-                self._advance(size)
+        self._begun.append((plan, rounding, self.workers.start(rows, row_elements, work) if 0 not in shape else []))
+
+    def _collect(self, most: int) -> None:
+        """Wait until no more than so many tensors are under way."""
+        while len(self._begun) > most:
+            plan, rounding, runs = self._begun.popleft()
+            for run in runs:
+                if (sums := run.result()) is not None:
+                    rounding.add(0.0, *sums)
+            if rounding is not None:
+                self._measured(plan, rounding)
+            self._advance(self._size(plan))
+
+    def _measured(self, plan: TensorPlan, rounding: ModuleRounding) -> None:
+        self.modules.append(rounding)
+        if not math.isfinite(rounding.change):
+            raise BaseModelError(f"{plan.module} can't be stored as {self.precision}: the sum is not finite there.")
 
     def _target(self, plan: TensorPlan, dtype: torch.dtype) -> torch.dtype:
         wanted = PRECISIONS[self.precision]
@@ -155,6 +178,7 @@ class TensorStream:
             # What 4 bit would hold without the update: what NF4 shows is in 4 bit already.
             before = base if self.quantized else self._through_nf4(plan, original)
             rounding.measure(delta, exact, rounded.T if plan.conv1d else rounded, before)
+            self._measured(plan, rounding)
         self._advance(self._size(plan))
 
     def _durably(self, plan: TensorPlan, base: torch.Tensor, delta: torch.Tensor, nearest: torch.Tensor):

@@ -7,12 +7,14 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import torch
 
 from asu_lora.errors import SettingError
+from asu_lora.merging.handles import Handles
 from asu_lora.merging.reader import DTYPE_NAMES, INDEX_NAME, SINGLE_NAME
 
 HEADER_ROOM = 1 << 18  # bytes left free at the head of a shard: some 1,500 tensors
@@ -44,11 +46,19 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
         raise
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor goes: the shard, and the offset of its first byte there."""
+
+    shard: Path
+    start: int
+
+
 class TensorWriter:
-    """Writes tensors one after the other, rows in any order, holding none of them.
+    """Writes tensors into shards, their rows in any order and from any thread, holding none of them.
 
     The safetensors header comes first in the file and needs every tensor's offset. So each shard begins with
-    room for it, filled in when the shard is closed and padded with spaces, as the format allows.
+    room for it, filled in at the end and padded with spaces, as the format allows.
 
     Args:
         folder: where the shards go.
@@ -62,48 +72,53 @@ class TensorWriter:
         self.total_bytes = 0
         self._shards: list[Path] = []
         self._headers: list[dict[str, dict]] = []
-        self._file = None
-        self._used = self._header_bytes = self._start = self._missing = 0
-        self._lock = threading.Lock()
+        self._handles = Handles("r+b")
+        self._used = self._header_bytes = self._missing = 0
+        self._lock = threading.Lock()  # of what is missing
 
-    def begin(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    def begin(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Place:
         """Announce the next tensor; its rows follow through :meth:`write_rows`."""
-        self._check_complete()
         size = dtype.itemsize * math.prod(shape)
         entry = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [0, 0]}
         room = len(json.dumps({name: entry})) + 2 * 20  # two offsets of up to 20 digits
-        if self._file is None or (self._used and self._used + size > self.shard_size) \
+        if not self._shards or (self._used and self._used + size > self.shard_size) \
                 or self._header_bytes + room > HEADER_ROOM:
             self._next_shard()
         entry["data_offsets"] = [self._used, self._used + size]
         self._headers[-1][name] = entry
         self._header_bytes += room
-        self._start = HEADER_ROOM + self._used
+        place = Place(self._shards[-1], HEADER_ROOM + self._used)
         self._used += size
-        self._missing = size
+        with self._lock:
+            self._missing += size
         self.total_bytes += size
+        return place
 
-    def write_rows(self, first: int, rows: torch.Tensor) -> None:
-        """Rows of the announced tensor, from ``first`` on, in its type; in any order, from any thread."""
+    def write_rows(self, place: Place, first: int, rows: torch.Tensor) -> None:
+        """Rows of an announced tensor, from ``first`` on, in its type."""
         if rows.numel() == 0:
             return
         row_bytes = rows.nbytes // rows.shape[0] if rows.dim() else rows.nbytes
         view = memoryview(rows.contiguous().view(-1).view(torch.uint8).numpy())
         with self._lock:
             self._missing -= len(view)
-            self._file.seek(self._start + first * row_bytes)
-            while view:
-                view = view[self._file.write(view):]
+        file = self._handles.at(place.shard, place.start + first * row_bytes)
+        while view:
+            view = view[file.write(view):]
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """A whole tensor at once."""
-        self.begin(name, tensor.dtype, tuple(tensor.shape))
-        self.write_rows(0, tensor)
+        self.write_rows(self.begin(name, tensor.dtype, tuple(tensor.shape)), 0, tensor)
 
     def finish(self) -> list[Path]:
-        """Close the last shard, give the shards their final names, write the index; return the shards."""
-        self._check_complete()
-        self._close_shard()
+        """Write the headers and the index, give the shards their final names, and return them."""
+        if self._missing:
+            raise ValueError(f"tensors were announced with {self._missing} bytes more than were written")
+        for shard, header in zip(self._shards, self._headers, strict=True):
+            text = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
+            room = HEADER_ROOM - 8
+            self._handles.at(shard, 0).write(room.to_bytes(8, "little") + text.ljust(room))
+        self.close()
         if len(self._shards) == 1:
             return [self._shards[0].rename(self.folder / SINGLE_NAME)]
         count, weight_map, paths = len(self._shards), {}, []
@@ -121,31 +136,11 @@ class TensorWriter:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; for the way out when something failed."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _check_complete(self) -> None:
-        if self._missing:
-            raise ValueError(f"a tensor was announced with {self._missing} bytes more than were written")
+        """Let go of the files; for the way out when something failed."""
+        self._handles.close()
 
     def _next_shard(self) -> None:
-        self._close_shard()
         self._shards.append(self.folder / f"shard-{len(self._shards)}.part")
-        self._headers.append({"__metadata__": {"format": "pt"}})
-        self._file = self._shards[-1].open("wb", buffering=0)
-        self._file.seek(HEADER_ROOM)
+        self._headers.append({})
+        self._shards[-1].touch()
         self._used, self._header_bytes = 0, 64
-
-    def _close_shard(self) -> None:
-        if self._file is None:
-            return
-        header = json.dumps(self._headers[-1], separators=(",", ":")).encode()
-        room = HEADER_ROOM - 8
-        if self._used == 0:
-            self._file.truncate(HEADER_ROOM)
-        self._file.seek(0)
-        self._file.write(room.to_bytes(8, "little") + header.ljust(room))
-        self.close()
-        self._headers[-1].pop("__metadata__")
