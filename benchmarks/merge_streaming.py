@@ -100,7 +100,10 @@ def work(contender: str, folder: Path) -> dict:
     elif contender == "asu-lora merge":
         import transformers.models.llama.modeling_llama
 
+        from asu_lora.merging.blocks import compiled_bf16
         from asu_lora.merging.merge import merge
+
+        compiled_bf16()
 
         def job():
             merge(folder / "base", [(folder / "adapter", 1.0)], out, "bf16", shard_size=SHARD)

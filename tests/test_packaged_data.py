@@ -127,4 +127,4 @@ def test_every_module_and_data_file_is_packaged():
     listed |= {file for package, patterns in tool["package-data"].items() for pattern in patterns
                for file in folders[package].glob(pattern)}
     there = {file for folder in (PACKAGE, root / "cli") for file in folder.rglob("*") if file.is_file()}
-    assert {file for file in there if file.suffix != ".pyc"} == listed
+    assert {file for file in there if file.parent.name != "__pycache__"} == listed

@@ -1,8 +1,7 @@
 """Rows of a tensor added to, rounded, measured and written, on several threads.
 
-A checkpoint of many gigabytes is bound by memory traffic. So the work is cut into runs of rows small enough
-for the processor's cache; each thread takes a run from the file to the file with buffers of its own, and
-torch itself uses one thread in each.
+A checkpoint of many gigabytes is bound by memory traffic. So the work is cut into runs of rows; each thread takes a
+run from the file to the file with buffers of its own, and torch itself uses one thread in each.
 """
 
 import threading
@@ -15,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-BLOCK = 1 << 19  # elements of a run: 1 MiB in 16 bits; with smaller ones the threads wait for Python's lock
+BLOCK = 1 << 20  # elements of a run: 2 MiB in 16 bits; with smaller ones the threads wait for Python's lock
 MAX_THREADS = 8  # more only wait for the memory
 
 T = TypeVar("T")
@@ -49,9 +48,10 @@ class Workers:
 
 @contextmanager
 def workers() -> Iterator[Workers]:
-    """As many threads as torch would use (``OMP_NUM_THREADS``), eight at most."""
+    """As many threads as torch would use (``OMP_NUM_THREADS``), eight at most, and one more, for the time in which
+    one waits to write: a file takes one writer at a time."""
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(min(threads, MAX_THREADS), "merge", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(min(threads, MAX_THREADS) + 1, "merge", torch.set_num_threads, (1,))
     try:
         yield Workers(pool)
     finally:
@@ -78,20 +78,21 @@ def squared_norm(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, target: torch.dtype,
-                  space: Workers) -> tuple[torch.Tensor, tuple[float, float]]:
-    """R(W + D) for a run of rows, with what rounding did to it; D itself is never made.
+                  space: Workers, compiled: Callable | None = None) -> tuple[torch.Tensor, tuple[float, float]]:
+    """R(W + D) for a run of rows, with what rounding did to it.
 
     Args:
         block: W, (rows, columns), in the type it is stored in.
         left, right: D = left @ right, (rows, r) and (r, columns), fp32.
         target: the type R rounds to.
+        compiled: what :func:`compiled_bf16` gave, for a block and a target of bf16.
 
     Returns:
         the rounded sum in a buffer of ``space``, and (||R(W+D) - (W+D)||^2, <R(W+D) - R(W), D> - <D, D>), which are
         not finite where the sum is not.
     """
     shape = tuple(block.shape)
-    if block.dtype == target == torch.bfloat16 and (compiled := compiled_bf16()):
+    if compiled is not None and block.dtype == target == torch.bfloat16:
         delta = torch.mm(left, right, out=space.buffer("delta", shape))
         rounded = space.buffer("rounded", shape, target)
         return rounded, compiled(_bits(block), delta.numpy(), _bits(rounded))
@@ -112,10 +113,11 @@ def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, 
 
 @cache
 def compiled_bf16() -> Callable | None:
-    """The loop that numba compiles, where numba is installed and goes with the numpy there is."""
+    """The loop that numba compiles, or None without numba, with one that doesn't go with the numpy there is, or where
+    it finds no folder to keep what it compiled."""
     try:
         from asu_lora.merging.compiled import add_and_round_bf16
-    except ImportError:
+    except (ImportError, RuntimeError):
         return None
     return add_and_round_bf16
 

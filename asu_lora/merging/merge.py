@@ -14,7 +14,7 @@ import torch
 from asu_lora.adapters.lora import read_lora, refuse_different_bases
 from asu_lora.bases import BaseSource, resolve_base
 from asu_lora.errors import SettingError
-from asu_lora.merging.blocks import workers
+from asu_lora.merging.blocks import compiled_bf16, workers
 from asu_lora.merging.companions import copy_companions, read_config, stored_quantization, write_config
 from asu_lora.merging.nf4 import Quantization
 from asu_lora.merging.onto import choose_onto, refuse_other_base
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from asu_lora.merging.durable import DurableRounding, DurableSettings
 
 SHARD_SIZE = 5_000_000_000
+WORTH_COMPILING = 1_000_000_000  # bytes of the base: to load numba takes as long as it saves on half of that
 
 
 def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, float]], out: str | Path,
@@ -84,6 +85,8 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
         skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
         stream = TensorStream(reader, writer, threads, skeleton, precision, onto == "quantized",
                               on_nf4 or onto == "quantized", settings, progress)
+        if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
+            stream.compiled = compiled_bf16()
         plans = plan_merge(reader, skeleton, loras)
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)

@@ -39,6 +39,7 @@ class TensorStream:
         quantized: add to the weights as NF4 shows them.
         compare: measure how far these are from the original ones.
         settings: of NF4, as the adapters were trained on and as it is written.
+        compiled: adds and rounds bf16 in one pass; None does so with torch.
         durable: chooses the 4-bit numbers of weights that take an update; None rounds them to nearest.
         modules: filled with the rounding of every module that takes an update.
         storage_dtype: filled with the type of the base's first float that is not in 4 bit.
@@ -55,6 +56,7 @@ class TensorStream:
     settings: nf4.Quantization
     progress: Progress | None = None
     durable: "DurableRounding | None" = None
+    compiled: Callable | None = None
     modules: list[ModuleRounding] = field(default_factory=list)
     storage_dtype: torch.dtype | None = None
     original_square: float = 0.0
@@ -117,7 +119,8 @@ class TensorStream:
         def work(first: int, last: int) -> tuple[float, float] | None:
             block, sums = rows_of(first, last), None
             if factors is not None:
-                block, sums = add_and_round(block, factors[0][first:last], factors[1], target, self.workers)
+                block, sums = add_and_round(block, factors[0][first:last], factors[1], target, self.workers,
+                                            self.compiled)
             elif dtype != target:
                 block = block.to(target)
                 if not torch.isfinite(block).all():

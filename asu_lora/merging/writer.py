@@ -17,6 +17,7 @@ from asu_lora.errors import SettingError
 from asu_lora.merging.handles import Handles
 from asu_lora.merging.reader import DTYPE_NAMES, INDEX_NAME, SINGLE_NAME
 
+PIECE = 1 << 18  # bytes written at a time: of larger ones Linux makes larger pages, and has to look for them
 HEADER_ROOM = 1 << 18  # bytes left free at the head of a shard: some 1,500 tensors
 
 
@@ -104,7 +105,7 @@ class TensorWriter:
             self._missing -= len(view)
         file = self._handles.at(place.shard, place.start + first * row_bytes)
         while view:
-            view = view[file.write(view):]
+            view = view[file.write(view[:PIECE]):]
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """A whole tensor at once."""

@@ -1,0 +1,95 @@
+"""Adding and rounding a run of bf16 rows: torch's way and numba's, against sums by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asu_lora.errors import BaseModelError
+from asu_lora.merging import merge as merging
+from asu_lora.merging.blocks import add_and_round, compiled_bf16, one_thread, squared_norm, workers
+from tests.making_loras import save_lora, tensors_of, two_adapters
+from tests.tiny import save_tiny_base
+
+two = two_adapters
+
+
+@pytest.mark.parametrize("way", ["torch", "numba"])
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 9), columns=st.integers(1, 70), rank=st.integers(1, 12), seed=st.integers(0, 2**31),
+       size=st.sampled_from([1e-4, 1e-2, 1.0]))
+def test_rounded_once_and_measured(way, rows, columns, rank, seed, size):
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.randn(rows, columns, generator=generator) * 0.02).bfloat16()
+    left, right = torch.randn(rows, rank, generator=generator) * size, torch.randn(rank, columns, generator=generator)
+    compiled = None
+    if way == "numba":
+        compiled = compiled_bf16() or pytest.skip("numba is an extra and not installed")
+    with workers() as space:
+        rounded, (change, along) = add_and_round(weight, left, right, torch.bfloat16, space, compiled)
+    delta = (left.double() @ right.double())
+    exact = weight.double() + delta
+    off = rounded.double() - exact
+    # half a step of bf16, whose numbers have 8 bits, and what the fp32 sum is off
+    assert (off.abs() <= exact.abs() * 2**-8 + 1e-6 * (delta.abs() + exact.abs()) + 1e-30).all()
+    assert (rounded != exact.float().bfloat16()).sum() <= 1 + rows * columns // 500  # at the edge between two
+    scale = off.norm() * delta.norm() + 1e-30
+    assert change == pytest.approx((off**2).sum().item(), rel=1e-2, abs=1e-12 * scale.item())
+    assert abs(along - (off * delta).sum().item()) <= 2e-3 * scale.item()
+    assert squared_norm(left, right) == pytest.approx((delta**2).sum().item(), rel=1e-4)
+
+
+def test_a_tie_goes_to_the_even_number():
+    compiled = compiled_bf16() or pytest.skip("numba is an extra and not installed")
+    weight = torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)  # an even and an odd last bit
+    half_a_step = torch.tensor([[0.00390625, 0.00390625]])
+    with workers() as space:
+        for way in (compiled, None):
+            rounded, _ = add_and_round(weight, torch.ones(1, 1), half_a_step, torch.bfloat16, space, way)
+            assert rounded.tolist() == [[1.0, 1.015625]]
+
+
+@pytest.mark.parametrize("way", ["torch", "numba"])
+def test_a_base_in_bf16_merges_alike_both_ways(tiny_base, two, tmp_path, monkeypatch, way):
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(base)
+    used = []
+    if way == "numba":
+        compiled = compiled_bf16() or pytest.skip("numba is an extra and not installed")
+        monkeypatch.setattr(merging, "WORTH_COMPILING", 0)
+        monkeypatch.setattr(merging, "compiled_bf16", lambda: lambda *a: used.append(1) or compiled(*a))
+    report = merging.merge(base, two, tmp_path / "out", "bf16")
+    assert len(used) == (len(report.modules) if way == "numba" else 0)
+    before, after = tensors_of(base), tensors_of(tmp_path / "out")
+    from tests.making_loras import update_of
+
+    for module in report.modules:
+        weight, update = before[f"{module.module}.weight"].float(), update_of(two, module.module)
+        rounded = after[f"{module.module}.weight"].float()
+        assert module.error == pytest.approx(((rounded - weight - update).norm() / update.norm()).item(), rel=1e-3)
+        assert module.kept == pytest.approx((((rounded - weight) * update).sum() / (update**2).sum()).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["torch", "numba"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_base_that_holds_no_numbers_is_refused(tmp_path, monkeypatch, way, value):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(save_tiny_base(tmp_path / "base"), dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight[3, 5] = value
+    model.save_pretrained(tmp_path / "base")
+    lora = save_lora(tmp_path / "base", tmp_path / "a")
+    monkeypatch.setattr(merging, "WORTH_COMPILING", 0 if way == "numba" else 10**12)
+    with pytest.raises(BaseModelError, match=r"q_proj can't be stored as bf16: the sum is not finite"):
+        merging.merge(tmp_path / "base", [(lora, 1.0)], tmp_path / "out", "bf16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_torchs_threads_are_as_before():
+    threads = torch.get_num_threads()
+    with workers(), one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
