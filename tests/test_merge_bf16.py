@@ -1,5 +1,7 @@
 """Adding and rounding a run of bf16 rows: torch's way and numba's, against sums by hand."""
 
+import tempfile
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,24 @@ from tests.tiny import save_tiny_base
 two = two_adapters
 
 
-@pytest.mark.parametrize("way", ["torch", "numba"])
+def by_numba(weight, left, right):
+    """Through two files, at odd places there."""
+    merge_rows = compiled_bf16() or pytest.skip("numba is an extra and not installed")
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as target:
+        source.write(b"..." + weight.view(torch.uint8).numpy().tobytes())
+        source.flush()
+        *sums, problem = merge_rows(source.fileno(), 3, target.fileno(), 5, left.numpy(), right.numpy())
+        assert not problem
+        written = bytearray(target.read()[5:])
+    return torch.frombuffer(written, dtype=torch.bfloat16).view(weight.shape), sums
+
+
+def by_torch(weight, left, right):
+    with workers() as space:
+        return add_and_round(weight, left, right, torch.bfloat16, space)
+
+
+@pytest.mark.parametrize("way", [by_torch, by_numba])
 @settings(max_examples=40, deadline=None)
 @given(rows=st.integers(1, 9), columns=st.integers(1, 70), rank=st.integers(1, 12), seed=st.integers(0, 2**31),
        size=st.sampled_from([1e-4, 1e-2, 1.0]))
@@ -22,12 +41,8 @@ def test_rounded_once_and_measured(way, rows, columns, rank, seed, size):
     generator = torch.Generator().manual_seed(seed)
     weight = (torch.randn(rows, columns, generator=generator) * 0.02).bfloat16()
     left, right = torch.randn(rows, rank, generator=generator) * size, torch.randn(rank, columns, generator=generator)
-    compiled = None
-    if way == "numba":
-        compiled = compiled_bf16() or pytest.skip("numba is an extra and not installed")
-    with workers() as space:
-        rounded, (change, along) = add_and_round(weight, left, right, torch.bfloat16, space, compiled)
-    delta = (left.double() @ right.double())
+    rounded, (change, along) = way(weight, left, right)
+    delta = left.double() @ right.double()
     exact = weight.double() + delta
     off = rounded.double() - exact
     # half a step of bf16, whose numbers have 8 bits, and what the fp32 sum is off
@@ -39,14 +54,32 @@ def test_rounded_once_and_measured(way, rows, columns, rank, seed, size):
     assert squared_norm(left, right) == pytest.approx((delta**2).sum().item(), rel=1e-4)
 
 
-def test_a_tie_goes_to_the_even_number():
-    compiled = compiled_bf16() or pytest.skip("numba is an extra and not installed")
+@pytest.mark.parametrize("way", [by_torch, by_numba])
+def test_more_rows_than_a_piece_holds(way):
+    torch.manual_seed(0)
+    weight, left, right = torch.randn(300, 700).bfloat16(), torch.randn(300, 5), torch.randn(5, 700)
+    rounded, _ = way(weight, left, right)
+    expected = (weight.float() + left @ right).bfloat16()
+    assert (rounded != expected).float().mean() < 1e-3 and torch.allclose(rounded.float(), expected.float(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("way", [by_torch, by_numba])
+def test_a_tie_goes_to_the_even_number(way):
     weight = torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)  # an even and an odd last bit
-    half_a_step = torch.tensor([[0.00390625, 0.00390625]])
-    with workers() as space:
-        for way in (compiled, None):
-            rounded, _ = add_and_round(weight, torch.ones(1, 1), half_a_step, torch.bfloat16, space, way)
-            assert rounded.tolist() == [[1.0, 1.015625]]
+    assert way(weight, torch.ones(1, 1), torch.full((1, 2), 0.00390625))[0].tolist() == [[1.0, 1.015625]]
+
+
+def test_numba_says_what_it_could_not_do(tmp_path):
+    merge_rows = compiled_bf16() or pytest.skip("numba is an extra and not installed")
+    from asu_lora.merging.compiled import NOT_READ, NOT_WRITTEN
+
+    (tmp_path / "short").write_bytes(bytes(10))
+    (tmp_path / "whole").write_bytes(bytes(64))
+    left, right = torch.ones(4, 1).numpy(), torch.ones(1, 8).numpy()
+    with (tmp_path / "short").open("rb") as short, (tmp_path / "whole").open("rb") as whole, \
+            tempfile.TemporaryFile() as target:
+        assert merge_rows(short.fileno(), 0, target.fileno(), 0, left, right)[2] == NOT_READ
+        assert merge_rows(whole.fileno(), 0, short.fileno(), 0, left, right)[2] == NOT_WRITTEN
 
 
 @pytest.mark.parametrize("way", ["torch", "numba"])

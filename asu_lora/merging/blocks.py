@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 BLOCK = 1 << 20  # elements of a run: 2 MiB in 16 bits; with smaller ones the threads wait for Python's lock
+COMPILED_BLOCK = 1 << 21  # of one that takes the lock once
 MAX_THREADS = 8  # more only wait for the memory
 
 T = TypeVar("T")
@@ -30,9 +31,10 @@ class Workers:
         self._pool = pool
         self._own = threading.local()
 
-    def start(self, rows: int, row_elements: int, work: Callable[[int, int], T]) -> list["Future[T]"]:
+    def start(self, rows: int, row_elements: int, work: Callable[[int, int], T],
+              block: int | None = None) -> list["Future[T]"]:
         """Have ``work(first row, last row + 1)`` called for all runs; their results, in order, are to come."""
-        step = max(1, BLOCK // max(1, row_elements))
+        step = max(1, (block or BLOCK) // max(1, row_elements))
         return [self._pool.submit(work, first, last) for first, last in pairwise([*range(0, rows, step), rows])]
 
     def buffer(self, use: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -78,24 +80,19 @@ def squared_norm(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, target: torch.dtype,
-                  space: Workers, compiled: Callable | None = None) -> tuple[torch.Tensor, tuple[float, float]]:
+                  space: Workers) -> tuple[torch.Tensor, tuple[float, float]]:
     """R(W + D) for a run of rows, with what rounding did to it.
 
     Args:
         block: W, (rows, columns), in the type it is stored in.
         left, right: D = left @ right, (rows, r) and (r, columns), fp32.
         target: the type R rounds to.
-        compiled: what :func:`compiled_bf16` gave, for a block and a target of bf16.
 
     Returns:
         the rounded sum in a buffer of ``space``, and (||R(W+D) - (W+D)||^2, <R(W+D) - R(W), D> - <D, D>), which are
         not finite where the sum is not.
     """
     shape = tuple(block.shape)
-    if compiled is not None and block.dtype == target == torch.bfloat16:
-        delta = torch.mm(left, right, out=space.buffer("delta", shape))
-        rounded = space.buffer("rounded", shape, target)
-        return rounded, compiled(_bits(block), delta.numpy(), _bits(rounded))
     exact = space.buffer("exact", shape).copy_(block)
     # <R(W + D) - R(W), D> = <R(W + D) - (W + D), D> + <D, D> - <R(W) - W, D>, the last 0 where R(W) is W
     along = 0.0
@@ -113,17 +110,13 @@ def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, 
 
 @cache
 def compiled_bf16() -> Callable | None:
-    """The loop that numba compiles, or None without numba, with one that doesn't go with the numpy there is, or where
-    it finds no folder to keep what it compiled."""
+    """:func:`asu_lora.merging.compiled.merge_rows`, or None without numba, with one that doesn't go with the numpy
+    there is, where it finds no folder to keep what it compiled, and on systems other than POSIX's."""
     try:
-        from asu_lora.merging.compiled import add_and_round_bf16
+        from asu_lora.merging.compiled import merge_rows
     except (ImportError, RuntimeError):
         return None
-    return add_and_round_bf16
-
-
-def _bits(tensor: torch.Tensor):
-    return tensor.view(torch.uint16).numpy()
+    return merge_rows
 
 
 def _along(off: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> float:

@@ -78,6 +78,12 @@ class LazyTensorReader:
         self._fill(name, info.start + first * row_bytes, into.view(-1).view(torch.uint8))
         return into
 
+    def descriptor(self, name: str, first: int) -> tuple[int, int]:
+        """The calling thread's descriptor of the file, and where there a tensor's row begins, in bytes."""
+        info = self.tensors[name]
+        row_bytes = (info.end - info.start) // info.shape[0]
+        return self._handles.at(self._file_of[name], 0).fileno(), info.start + first * row_bytes
+
     def close(self) -> None:
         self._handles.close()
 

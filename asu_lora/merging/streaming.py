@@ -11,7 +11,7 @@ import torch
 
 from asu_lora.errors import BaseModelError
 from asu_lora.merging import nf4
-from asu_lora.merging.blocks import Workers, add_and_round, one_thread, squared_norm
+from asu_lora.merging.blocks import COMPILED_BLOCK, Workers, add_and_round, one_thread, squared_norm
 from asu_lora.merging.nf4_grid import Grid
 from asu_lora.merging.plan import TensorPlan
 from asu_lora.merging.reader import LazyTensorReader
@@ -39,7 +39,7 @@ class TensorStream:
         quantized: add to the weights as NF4 shows them.
         compare: measure how far these are from the original ones.
         settings: of NF4, as the adapters were trained on and as it is written.
-        compiled: adds and rounds bf16 in one pass; None does so with torch.
+        compiled: takes rows of bf16 from file to file; None does so with torch.
         durable: chooses the 4-bit numbers of weights that take an update; None rounds them to nearest.
         modules: filled with the rounding of every module that takes an update.
         storage_dtype: filled with the type of the base's first float that is not in 4 bit.
@@ -85,7 +85,7 @@ class TensorStream:
             shape = self.reader.shape(plan.name)
             self._rows(plan, shape, dtype, lambda first, last: self.reader.read_rows(
                 plan.name, first, self.workers.buffer("read", (last - first, *shape[1:]), dtype))
-                if shape else self.reader.read(plan.name))
+                if shape else self.reader.read(plan.name), streamed=True)
             self._collect(AHEAD)
 
     def finish(self) -> None:
@@ -104,8 +104,12 @@ class TensorStream:
     # ---- full precision
 
     def _rows(self, plan: TensorPlan, shape: tuple[int, ...], dtype: torch.dtype,
-              rows_of: Callable[[int, int], torch.Tensor]) -> None:
-        """Have a tensor written run by run, each read, changed and written by one of the threads."""
+              rows_of: Callable[[int, int], torch.Tensor], streamed: bool = False) -> None:
+        """Have a tensor written run by run, each read, changed and written by one of the threads.
+
+        Args:
+            streamed: whether ``rows_of`` reads them as they stand in the checkpoint.
+        """
         target = self._target(plan, dtype)
         rows, row_elements = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
         place = self.writer.begin(plan.name, target, shape)
@@ -116,11 +120,19 @@ class TensorStream:
                 update = squared_norm(*factors)
             rounding.add(update, 0.0, update)
 
+        compiled = self.compiled if plan.updates and streamed and dtype == target == torch.bfloat16 else None
+
         def work(first: int, last: int) -> tuple[float, float] | None:
+            if compiled is not None:
+                *sums, problem = compiled(*self.reader.descriptor(plan.name, first), *self.writer.descriptor(
+                    place, first, 2 * row_elements), factors[0][first:last].numpy(), factors[1].numpy())
+                if not problem:
+                    self.writer.written(2 * (last - first) * row_elements)
+                    return tuple(sums)
+                # what went wrong the way with torch will say
             block, sums = rows_of(first, last), None
             if factors is not None:
-                block, sums = add_and_round(block, factors[0][first:last], factors[1], target, self.workers,
-                                            self.compiled)
+                block, sums = add_and_round(block, factors[0][first:last], factors[1], target, self.workers)
             elif dtype != target:
                 block = block.to(target)
                 if not torch.isfinite(block).all():
@@ -129,7 +141,8 @@ class TensorStream:
             self.writer.write_rows(place, first, block)
             return sums
 
-        self._begun.append((plan, rounding, self.workers.start(rows, row_elements, work) if 0 not in shape else []))
+        self._begun.append((plan, rounding, self.workers.start(
+            rows, row_elements, work, COMPILED_BLOCK if compiled else None) if 0 not in shape else []))
 
     def _collect(self, most: int) -> None:
         """Wait until no more than so many tensors are under way."""

@@ -101,11 +101,20 @@ class TensorWriter:
             return
         row_bytes = rows.nbytes // rows.shape[0] if rows.dim() else rows.nbytes
         view = memoryview(rows.contiguous().view(-1).view(torch.uint8).numpy())
-        with self._lock:
-            self._missing -= len(view)
+        self.written(len(view))
         file = self._handles.at(place.shard, place.start + first * row_bytes)
         while view:
             view = view[file.write(view[:PIECE]):]
+
+    def descriptor(self, place: Place, first: int, row_bytes: int) -> tuple[int, int]:
+        """The calling thread's descriptor of a shard, and where there a row begins; who writes there says so with
+        :meth:`written`."""
+        return self._handles.at(place.shard, 0).fileno(), place.start + first * row_bytes
+
+    def written(self, size: int) -> None:
+        """So many bytes of an announced tensor are there."""
+        with self._lock:
+            self._missing -= size
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """A whole tensor at once."""
