@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from asu_lora.data.batching import even_parts, forward_passes, padded_length
+from asu_lora.data.batching import SMALLEST_PASS, even_parts, forward_passes, length_groups, padded_length
 from asu_lora.head import FrozenHead
 from asu_lora.objectives import Objective
 from asu_lora.objectives.answers import Answers
 from asu_lora.rows import Rows
+
+PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass of their own, rather than padding
 
 Row = tuple[str, int]  # half and number
 
@@ -30,7 +32,8 @@ class Collator:
         objectives: the loss of each half.
         pad_id: the padding token.
         own_of: the own row that stands beside a forget row, if it has one.
-        most_tokens: of a micro-batch, padding included, unless one row has more; None for all in one.
+        most_tokens: of a micro-batch, but for what padding rows of like length to one adds, unless one row has more;
+            None for all in one.
     """
 
     def __init__(self, halves: dict[str, Rows], objectives: dict[str, Objective], pad_id: int,
@@ -40,6 +43,7 @@ class Collator:
         self.pad_id = pad_id
         self.own_of = own_of or {}
         self.most_tokens = most_tokens
+        self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
 
     def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
         """Returns ``micro_batches``, each with ``passes`` (see :func:`~asu_lora.data.batching.pad_group`) and, per
@@ -66,8 +70,14 @@ class Collator:
         """Indices into ``rows`` by micro-batch."""
         return even_parts(self.sizes(rows), self.most_tokens) if self.most_tokens else [list(range(len(rows)))]
 
+    def tokens(self, rows: Sequence[Row]) -> int:
+        """Tokens of the passes that these rows make, padding included."""
+        lengths = [len(item) for row in rows for item in self._items(row)]
+        return sum(len(group) * padded_length(lengths[group[0]])
+                   for group in length_groups(lengths, smallest=self.smallest))
+
     def sizes(self, rows: Sequence[Row]) -> list[int]:
-        """Tokens of all views of each row, padding included."""
+        """Tokens of all views of each row, alone."""
         return [sum(padded_length(len(item)) for item in self._items(row)) for row in rows]
 
     def _items(self, row: Row):
@@ -81,7 +91,7 @@ class Collator:
         passes, starts, at = [], [0] * len(items), 0
         entries = [self.halves[half].entries[view][row] for half, view, row in keys
                    if self.halves[half].entries] or None
-        for group, batch in forward_passes(items, self.pad_id, entries=entries):
+        for group, batch in forward_passes(items, self.pad_id, entries=entries, smallest=self.smallest):
             passes.append(batch)
             for index in group:
                 starts[index] = at

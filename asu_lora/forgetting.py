@@ -117,8 +117,8 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise TrainingError("There is not enough memory for this run: lower --batch-size, shorten --max-length, or "
-                            "use --precision nf4.") from error
+        raise TrainingError("There is not enough memory for this run: lower --micro-batch-tokens, shorten "
+                            "--max-length, or use --precision nf4.") from error
     finally:
         progress.close()
 

@@ -67,5 +67,5 @@ def forgetting_adapter(taught_base, tmp_path_factory) -> Path:
     from tests.tiny_run import tiny_request, tiny_settings
 
     store = tmp_path_factory.mktemp("stores") / "store"
-    config = tiny_settings(precision="nf4", epochs=12, lr=3e-3)
+    config = tiny_settings(precision="nf4", epochs=20, lr=3e-3)
     return forget(tiny_request(), str(taught_base), config, "forgetting", store).path

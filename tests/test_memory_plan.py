@@ -11,7 +11,7 @@ from asu_lora.cli import main
 from asu_lora.errors import SettingError
 from asu_lora.loading import load_base
 from asu_lora.memory_plan import fit, plan_memory
-from asu_lora.memory_plan.fit import parse_size
+from asu_lora.memory_plan.fit import candidates, parse_size
 from asu_lora.memory_plan.plan import fill_cache, quantised_weights, weight_bytes
 from asu_lora.pass_size import READING
 from asu_lora.planning import prepare
@@ -157,6 +157,10 @@ def test_fit_changes_nothing_but_micro_batches_and_stays_within_the_budget(run, 
     assert fit(run, config, full)[0] == config
     settings, plan = fit(run, config, full - 1)
     assert settings == dataclasses.replace(config, micro_batch_tokens=200) and plan.peak < full
+    odd = dataclasses.replace(config, micro_batch_tokens=100)  # half of it is below the smallest that is tried
+    alone = dataclasses.replace(odd, micro_batch_tokens=1)
+    assert fit(run, odd, plan_memory(run, alone).peak)[0] in (odd, alone)
+    assert [each.micro_batch_tokens for each in candidates(odd, 100)] == [100, 1, 100, 1]
     single = tiny_settings(micro_batch_tokens=1)
     settings, plan = fit(run, single, plan_memory(run, single).peak - 1)
     assert settings == dataclasses.replace(single, gradient_checkpointing=True)

@@ -54,6 +54,13 @@ def test_rounded_once_and_measured(way, rows, columns, rank, seed, size):
     assert squared_norm(left, right) == pytest.approx((delta**2).sum().item(), rel=1e-4)
 
 
+def test_adapters_that_cancel_change_nothing():
+    left, right = torch.randn(50, 4), torch.randn(4, 30)
+    norms = [squared_norm(torch.cat([weight * left for weight in weights], 1), torch.cat([right] * len(weights)))
+             for weights in ((1, -1), (1, -0.75, -0.25), (0.1, 0.2, -0.3))]
+    assert all(0 <= norm < 1e-9 for norm in norms)
+
+
 @pytest.mark.parametrize("way", [by_torch, by_numba])
 def test_more_rows_than_a_piece_holds(way):
     torch.manual_seed(0)
@@ -123,6 +130,9 @@ def test_a_base_that_holds_no_numbers_is_refused(tmp_path, monkeypatch, way, val
 
 def test_torchs_threads_are_as_before():
     threads = torch.get_num_threads()
-    with workers(), one_thread():
-        assert torch.get_num_threads() == 1
+    with workers() as space:
+        assert space.start(1, 1, lambda *_: torch.get_num_threads())[0].result() == 1
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert [run.result() for run in space.start(8, 1, lambda *_: torch.get_num_threads(), 1)] == [1] * 8
     assert torch.get_num_threads() == threads

@@ -34,6 +34,16 @@ def test_one_of_two_tied_modules_is_refused_by_name(tiny_base, tmp_path, module)
         merge(tiny_base, [(lora, 1.0)], tmp_path / "out")
 
 
+def test_a_tensor_that_does_not_fit_the_config_is_refused(tiny_base, two, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    save_file(tensors | {name: tensors[name][:, :-8].contiguous()}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BaseModelError, match=rf"damaged: {name} has the shape \[\d+, \d+\], and by its config"):
+        merge(base, two, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_of_another_base_is_refused(tiny_base, two, tmp_path):
     wider = save_tiny_base(tmp_path / "wider", hidden_size=32)
     deeper = save_tiny_base(tmp_path / "deeper", num_hidden_layers=3)

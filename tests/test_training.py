@@ -4,8 +4,11 @@ import json
 import math
 from dataclasses import replace
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
@@ -395,9 +398,9 @@ def test_passes_are_only_a_way_to_compute(step, monkeypatch):
     for smallest, most in ((0, 1), (10**9, None)):
         from asu_lora.data import batching
 
-        monkeypatch.setattr("asu_lora.collate.forward_passes", lambda items, pad, entries, smallest=smallest, most=most: [
+        monkeypatch.setattr("asu_lora.collate.forward_passes", lambda items, pad, least=smallest, most=most, **_: [
             (group, batching.pad_group([items[i] for i in group], pad))
-            for group in batching.length_groups([len(item) for item in items], most, smallest)])
+            for group in batching.length_groups([len(item) for item in items], most, least)])
         other_parts, other = step(PAIRS)
         assert other_parts == pytest.approx(parts, rel=1e-5)
         assert (gradient - other).norm() < 1e-4 * gradient.norm()
@@ -435,6 +438,23 @@ def test_a_run_in_micro_batches_gives_the_same_adapter(base, tmp_path, monkeypat
         assert any(value.abs().max() > 1e-3 for key, value in whole.items() if "lora_B" in key)
         assert lost[1] == pytest.approx(lost[10**6], rel=1e-4)
     assert steps[::2] == [2] * 4 and steps[1::2] == [12] * 4  # a row each
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.tuples(st.integers(2, 120), st.integers(2, 40)), min_size=1, max_size=12),
+       most=st.integers(64, 600))
+def test_micro_batches_hold_what_they_say(lengths, most):
+    """Rows of two views, a long answer and a short refusal: padding to one length adds little."""
+    views = {"answer": [Encoded((1,), (2,) * (long - 1)) for long, _ in lengths],
+             "idk": [Encoded((1,), (2,) * (short - 1)) for _, short in lengths]}
+    collator = Collator({"retain": Rows(views)}, {"retain": retain_objective("ap")}, 0, most_tokens=most)
+    batches = collator([(0, list(range(len(lengths))))])["micro_batches"]
+    rows = collator.rows([(0, list(range(len(lengths))))])
+    for part, batch in zip(collator.parts(rows), batches, strict=True):
+        tokens = sum(each["input_ids"].numel() for each in batch["passes"])
+        assert tokens == collator.tokens([rows[i] for i in part])
+        assert len(part) == 1 or tokens <= 1.1 * most + most // 8 + 8 * len(part)
+    assert sum(batch["halves"]["retain"]["answer"]["rows"] for batch in batches) == len(lengths)
 
 
 def test_a_batch_is_the_mean_of_its_rows(step):

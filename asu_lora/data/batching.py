@@ -95,15 +95,16 @@ def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
 
 
 def forward_passes(items: Sequence[Encoded], pad_id: int, most_tokens: int | None = None,
-                   entries: Sequence[torch.Tensor] | None = None,
+                   entries: Sequence[torch.Tensor] | None = None, smallest: int = SMALLEST_PASS,
                    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """The padded forward passes that cover ``items``, each with the indices of its rows.
 
     Args:
         entries: per row, (tokens, H) what it enters the first layer that runs with (see :mod:`asu_lora.entry`);
             the passes then have ``entry``, (b, L, H), too.
+        smallest: see :func:`length_groups`.
     """
-    for group in length_groups([len(item) for item in items], most_tokens):
+    for group in length_groups([len(item) for item in items], most_tokens, smallest):
         batch = pad_group([items[index] for index in group], pad_id)
         if entries is not None:
             batch["entry"] = pad_states([entries[index] for index in group], batch["input_ids"].shape[1])

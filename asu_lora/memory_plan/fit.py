@@ -9,7 +9,7 @@ from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, plan_memory
 from asu_lora.pass_size import tokens_of_training
 from asu_lora.settings import ForgetConfig
 
-LEAST_TOKENS = 64  # fewer are one row, whatever the rows
+LEAST_TOKENS = 64  # below that, one row at a time
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -54,6 +54,8 @@ def candidates(config: ForgetConfig, micro_batch: int) -> Iterator[ForgetConfig]
         while tokens >= LEAST_TOKENS:
             yield dataclasses.replace(settings, micro_batch_tokens=tokens)
             tokens //= 2
+        if micro_batch > 1:
+            yield dataclasses.replace(settings, micro_batch_tokens=1)  # one row at a time
 
 
 def changes(before: ForgetConfig, after: ForgetConfig) -> list[str]:

@@ -228,8 +228,7 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig) -> dict[str, Any]:
         for start in range(0, forget, config.batch_size):
             batch = [pairs[index] for index in order[start : start + config.batch_size]]
             rows = collator.rows(batch)
-            sizes = collator.sizes(rows)
-            tokens = [sum(sizes[i] for i in part) for part in collator.parts(rows)]
+            tokens = [collator.tokens([rows[i] for i in part]) for part in collator.parts(rows)]
             if max(tokens) > most:
                 widest, most = (batch, tokens.index(max(tokens))), max(tokens)
     batch, part = widest

@@ -53,12 +53,17 @@ def workers() -> Iterator[Workers]:
     """As many threads as torch would use (``OMP_NUM_THREADS``), eight at most, and one more, for the time in which
     one waits to write: a file takes one writer at a time."""
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(min(threads, MAX_THREADS) + 1, "merge", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(min(threads, MAX_THREADS) + 1, "merge", _use_one_thread)
     try:
         yield Workers(pool)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the threads above changed the default for threads to come
+
+
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # a thread takes the default at its first use, which would undo what is set before it
+    torch.set_num_threads(1)
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def one_thread() -> Iterator[None]:
 def squared_norm(left: torch.Tensor, right: torch.Tensor) -> float:
     """||L R||^2 (Frobenius) of factors (n, r) and (r, m), by their Gram matrices: sum of (L^T L) * (R R^T)."""
     left, right = left.double(), right.double()
-    return torch.sum((left.T @ left) * (right @ right.T)).item()
+    return max(0.0, torch.sum((left.T @ left) * (right @ right.T)).item())  # of adapters that cancel, a little below
 
 
 def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, target: torch.dtype,
@@ -110,11 +115,11 @@ def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, 
 
 @cache
 def compiled_bf16() -> Callable | None:
-    """:func:`asu_lora.merging.compiled.merge_rows`, or None without numba, with one that doesn't go with the numpy
-    there is, where it finds no folder to keep what it compiled, and on systems other than POSIX's."""
+    """:func:`asu_lora.merging.compiled.merge_rows`, or None where that can't be: without numba, with one that doesn't
+    go with the numpy there is, without a folder to keep what it compiled, and on systems other than POSIX's."""
     try:
         from asu_lora.merging.compiled import merge_rows
-    except (ImportError, RuntimeError):
+    except Exception:  # numba's own errors have no base below Exception
         return None
     return merge_rows
 

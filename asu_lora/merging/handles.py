@@ -26,6 +26,7 @@ class Handles:
         held, file = self._open.get(thread, (None, None))
         if held != path:
             if file is not None:
+                del self._open[thread]
                 file.close()
             file = path.open(self._mode, buffering=0)
             self._open[thread] = path, file

@@ -80,9 +80,12 @@ class LazyTensorReader:
 
     def descriptor(self, name: str, first: int) -> tuple[int, int]:
         """The calling thread's descriptor of the file, and where there a tensor's row begins, in bytes."""
-        info = self.tensors[name]
+        info, path = self.tensors[name], self._file_of[name]
         row_bytes = (info.end - info.start) // info.shape[0]
-        return self._handles.at(self._file_of[name], 0).fileno(), info.start + first * row_bytes
+        try:
+            return self._handles.at(path, 0).fileno(), info.start + first * row_bytes
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     def close(self) -> None:
         self._handles.close()
@@ -103,7 +106,7 @@ class LazyTensorReader:
                     raise BaseModelError(f"{path.name} ends before its tensor {name}: the checkpoint is truncated.")
                 done += got
         except OSError as error:
-            raise BaseModelError(f"{path} can't be read: {error.strerror}.") from error
+            raise _unreadable(path, error) from error
 
     def _index(self) -> dict[str, Path] | None:
         """Tensor name to shard, or None for a checkpoint in one file."""
@@ -127,3 +130,7 @@ class LazyTensorReader:
             return read_header(path)
         except AsuLoraError as error:
             raise BaseModelError(f"The checkpoint can't be read: {error}") from error
+
+
+def _unreadable(path: Path, error: OSError) -> BaseModelError:
+    return BaseModelError(f"{path} can't be read: {error.strerror}.")

@@ -120,7 +120,8 @@ class TensorStream:
                 update = squared_norm(*factors)
             rounding.add(update, 0.0, update)
 
-        compiled = self.compiled if plan.updates and streamed and dtype == target == torch.bfloat16 else None
+        fits = factors is not None and (rows, row_elements) == (factors[0].shape[0], factors[1].shape[1])
+        compiled = self.compiled if streamed and fits and dtype == target == torch.bfloat16 else None
 
         def work(first: int, last: int) -> tuple[float, float] | None:
             if compiled is not None:

@@ -102,9 +102,7 @@ class TensorWriter:
         row_bytes = rows.nbytes // rows.shape[0] if rows.dim() else rows.nbytes
         view = memoryview(rows.contiguous().view(-1).view(torch.uint8).numpy())
         self.written(len(view))
-        file = self._handles.at(place.shard, place.start + first * row_bytes)
-        while view:
-            view = view[file.write(view[:PIECE]):]
+        self._write(place.shard, place.start + first * row_bytes, view)
 
     def descriptor(self, place: Place, first: int, row_bytes: int) -> tuple[int, int]:
         """The calling thread's descriptor of a shard, and where there a row begins; who writes there says so with
@@ -127,7 +125,7 @@ class TensorWriter:
         for shard, header in zip(self._shards, self._headers, strict=True):
             text = json.dumps({"__metadata__": {"format": "pt"}} | header, separators=(",", ":")).encode()
             room = HEADER_ROOM - 8
-            self._handles.at(shard, 0).write(room.to_bytes(8, "little") + text.ljust(room))
+            self._write(shard, 0, memoryview(room.to_bytes(8, "little") + text.ljust(room)))
         self.close()
         if len(self._shards) == 1:
             return [self._shards[0].rename(self.folder / SINGLE_NAME)]
@@ -148,6 +146,11 @@ class TensorWriter:
     def close(self) -> None:
         """Let go of the files; for the way out when something failed."""
         self._handles.close()
+
+    def _write(self, shard: Path, offset: int, view: memoryview) -> None:
+        file = self._handles.at(shard, offset)
+        while view:  # a raw write may take less than it was given
+            view = view[file.write(view[:PIECE]):]
 
     def _next_shard(self) -> None:
         self._shards.append(self.folder / f"shard-{len(self._shards)}.part")

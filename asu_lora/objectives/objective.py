@@ -22,7 +22,7 @@ class Objective:
     needs: ClassVar[Mapping[str, tuple[str, ...]]] = {"answer": ()}
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
-        """The loss, a scalar in nats, of the rows of a batch."""
+        """The share of these rows in the loss of a step, a scalar in nats; the whole where they are all."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
     @classmethod
