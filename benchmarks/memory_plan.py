@@ -31,8 +31,8 @@ HEADING = """# The memory plan against the memory taken
 `python benchmarks/memory_plan.py BASE FORGET RETAIN`, without a GPU: for each row the peak that
 `asu-lora forget ... --dry-run` expects, and the largest resident set of the run, a process of its own (`--tau 3`
 throughout: choosing tau takes no memory that the targets don't). It should be within 15 %. The constants of
-`asu_lora/memory_plan/machine.py` were set by an earlier run of the first row's settings, before training kept less and
-the student's own words came; this run left them as they are. Settings without a row have not been run since.
+`asu_lora/memory_plan/machine.py` were set by earlier runs on another machine; this run left them as they are. Settings
+without a row have not been run since.
 
 | settings | planned | measured | planned / measured | fullest phase |
 |---|---|---|---|---|
