@@ -4,11 +4,8 @@ import json
 import math
 from dataclasses import replace
 
-import hypothesis
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
@@ -414,47 +411,6 @@ def test_micro_batches_add_up_to_the_step(step, most_tokens):
     assert step.micro_batches == 8 if most_tokens == 1 else 1 < step.micro_batches < 8
     assert shared == pytest.approx(parts, rel=1e-5)
     assert (gradient - other).norm() < 1e-5 * gradient.norm()
-
-
-def test_a_run_in_micro_batches_gives_the_same_adapter(base, tmp_path, monkeypatch):
-    """Through Trainer, with every kind of mean: over rows, over tokens, over rows of two views."""
-    from asu_lora.training import UnlearningTrainer
-
-    steps, batches, lost = [], [], {}
-    compute_loss = UnlearningTrainer.compute_loss
-    monkeypatch.setattr(UnlearningTrainer, "compute_loss",
-                        lambda *args, **kwargs: batches.append(1) or compute_loss(*args, **kwargs))
-    for objective, retain in (("asu", "kl"), ("asu+idk", "gd"), ("dpo", "ap"), ("me", "gd")):
-        for tokens in (10**6, 1):
-            name = f"{objective.replace('+', '')}-{retain}-{tokens}"
-            batches.clear()
-            forget(tiny_request(), base, tiny_settings(
-                objective=objective, retain_loss=retain, micro_batch_tokens=tokens, batch_size=4, optimizer="sgd",
-                lr=0.1, epochs=1, own_words=0), name=name, store=tmp_path)
-            steps.append(len(batches))
-            lost[tokens] = json.loads((tmp_path / name / "manifest.json").read_text())["training"]["train_loss"]
-        whole, shared = (weights(tmp_path, f"{objective.replace('+', '')}-{retain}-{tokens}") for tokens in (10**6, 1))
-        assert all(torch.allclose(whole[key], shared[key], atol=2e-6) for key in whole)
-        assert any(value.abs().max() > 1e-3 for key, value in whole.items() if "lora_B" in key)
-        assert lost[1] == pytest.approx(lost[10**6], rel=1e-4)
-    assert steps[::2] == [2] * 4 and steps[1::2] == [12] * 4  # a row each
-
-
-@hypothesis.settings(max_examples=100, deadline=None)
-@given(lengths=st.lists(st.tuples(st.integers(2, 120), st.integers(2, 40)), min_size=1, max_size=12),
-       most=st.integers(64, 600))
-def test_micro_batches_hold_what_they_say(lengths, most):
-    """Rows of two views, a long answer and a short refusal: padding to one length adds little."""
-    views = {"answer": [Encoded((1,), (2,) * (long - 1)) for long, _ in lengths],
-             "idk": [Encoded((1,), (2,) * (short - 1)) for _, short in lengths]}
-    collator = Collator({"retain": Rows(views)}, {"retain": retain_objective("ap")}, 0, most_tokens=most)
-    batches = collator([(0, list(range(len(lengths))))])["micro_batches"]
-    rows = collator.rows([(0, list(range(len(lengths))))])
-    for part, batch in zip(collator.parts(rows), batches, strict=True):
-        tokens = sum(each["input_ids"].numel() for each in batch["passes"])
-        assert tokens == collator.tokens([rows[i] for i in part])
-        assert len(part) == 1 or tokens <= 1.1 * most + most // 8 + 8 * len(part)
-    assert sum(batch["halves"]["retain"]["answer"]["rows"] for batch in batches) == len(lengths)
 
 
 def test_a_batch_is_the_mean_of_its_rows(step):
