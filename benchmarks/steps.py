@@ -115,15 +115,18 @@ class Workload:
 
         return above
 
-    def plain(self, peft, backward: bool = True) -> Callable[[], torch.Tensor]:
+    def plain(self, peft, pairs=None, backward: bool = True) -> Callable[[], torch.Tensor]:
         """QLoRA as users run it: cross-entropy on the answers, transformers' own loss, the same padded passes.
 
         Args:
             backward: False leaves it at the forward passes.
         """
-        passes = [on(self.device, (batch, labels_of([self.items[i] for i in group], batch["input_ids"])))
-                  for group, batch in forward_passes(self.items, self.pad_id)]
-        tokens = sum(len(item.answer_ids) for item in self.items)
+        pairs = pairs or self.pairs
+        items = [self.halves["forget"].views["answer"][i] for i, _ in pairs] + [
+            self.halves["retain"].views["answer"][j] for _, js in pairs for j in js]
+        passes = [on(self.device, (batch, labels_of([items[i] for i in group], batch["input_ids"])))
+                  for group, batch in forward_passes(items, self.pad_id)]
+        tokens = sum(len(item.answer_ids) for item in items)
 
         def loss() -> torch.Tensor:
             total = torch.zeros((), device=self.device)
