@@ -123,8 +123,8 @@ class Entry:
             _keep(entries, items, group, caught[self.first])
             if higher is not None:
                 _keep(above, items, group, caught[higher.first])
-            for index, part in zip(group, final.split([len(items[i].answer_ids) for i in group]), strict=True):
-                finals[index] = part.cpu().clone()
+            for index, part in zip(group, final.cpu().split([len(items[i].answer_ids) for i in group]), strict=True):
+                finals[index] = part.clone()
             if progress:
                 progress(len(group))
         return entries, finals, above if higher is not None else []
@@ -162,10 +162,11 @@ class Entry:
 
 
 def _keep(kept: list[torch.Tensor], items: Sequence[Encoded], group: Sequence[int], states: torch.Tensor) -> None:
-    """Put each row's states, without padding, into its place."""
+    """Put each row's states, without padding, into its place, on the CPU."""
+    states = states.cpu()  # in one piece: each copy from a GPU waits for it
     for at, index in enumerate(group):
         # clone: a view would keep the states of the whole pass alive
-        kept[index] = states[at, : len(items[index])].cpu().clone()
+        kept[index] = states[at, : len(items[index])].clone()
 
 
 def find_entry(model: torch.nn.Module, first: int) -> Entry | None:

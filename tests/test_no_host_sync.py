@@ -1,0 +1,65 @@
+"""A training step never waits for the GPU to tell the host a number, but in transformers' own masks.
+
+No GPU is needed to see it: the operations that would wait are known, and the step is made of the same ones on the CPU.
+"""
+
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from asu_lora import forget
+from asu_lora.training import UnlearningTrainer
+from tests.tiny_run import tiny_request, tiny_settings
+
+THEIRS = "masking_utils.py"  # transformers asks each pass whether there is padding
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal.", "unique")
+
+
+class Waits(TorchDispatchMode):
+    """Collects the places at which the host would wait."""
+
+    def __init__(self, places: list[str]):
+        super().__init__()
+        self.places = places
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        chosen = [t for a in args if isinstance(a, (list, tuple)) for t in a if isinstance(t, torch.Tensor)]
+        if any(name in str(func) for name in WAITING) or any(t.dtype == torch.bool for t in chosen):
+            stack = [Path(frame.filename).name for frame in traceback.extract_stack()]
+            if THEIRS not in stack:
+                frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_stack()
+                          if "asu_lora" in f.filename]
+                self.places.append(f"{func} {' '.join(frames[-2:])}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("objective", "retain", "precision"), [
+    ("asu", "kl", "nf4"), ("asu+idk", "gd", "fp32"), ("npo", "kl", "fp32"), ("dpo", "ap", "fp32"), ("me", "gd", "fp32"),
+])
+def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch, objective, retain, precision):
+    places, compute_loss = [], UnlearningTrainer.compute_loss
+    steps = []
+
+    def watched(*args, **kwargs):
+        with Waits(places):
+            loss = compute_loss(*args, **kwargs)
+        steps.append(loss)
+        return loss
+
+    monkeypatch.setattr(UnlearningTrainer, "compute_loss", watched)
+    forget(tiny_request(), str(taught_base), tiny_settings(
+        objective=objective, retain_loss=retain, precision=precision, adapter_layers="1", smooth_layers="1", epochs=1),
+        store=tmp_path)
+    assert steps and not places
+
+
+def test_a_wait_would_be_seen():
+    places = []
+    with Waits(places):
+        numbers = torch.arange(4.0)
+        numbers.sum().item()
+        numbers[numbers > 1]
+    assert len(places) == 2
