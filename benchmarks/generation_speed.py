@@ -35,12 +35,17 @@ def bare(base, prompts: list, rows: int) -> int:
         width = max(map(len, part))
         ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + list(p) for p in part])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part])
-        out = base.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, eos_token_id=stops,
-                                  pad_token_id=tokenizer.pad_token_id, max_new_tokens=TOTAL - min(map(len, part)))
+        out = base.model.generate(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), do_sample=False,
+                                  eos_token_id=stops, pad_token_id=tokenizer.pad_token_id,
+                                  max_new_tokens=TOTAL - min(map(len, part)))
         for prompt, row in zip(part, out[:, width:].tolist(), strict=True):
             row = row[: TOTAL - len(prompt)]
             count += next((at for at, token in enumerate(row) if token in stops), len(row))
     return count
+
+
+def device_name(device: str) -> str:
+    return f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def main() -> None:
@@ -50,9 +55,11 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[20, 40, 80])
+    parser.add_argument("--device", default="cpu", help="cuda for the same on a GPU")
+    parser.add_argument("--name", default="generation_speed", help="of the files in docs/results")
     a = parser.parse_args()
     quiet_libraries()
-    base = load_base(a.base, "nf4", "cpu")
+    base = load_base(a.base, "nf4", a.device)
     encoder = Encoder(base.tokenizer)
     examples = examples_from_rows(plain(read_rows(a.tofu / "forget01.json")[: a.questions]), "questions")
     prompts = [encoder.prompt_ids(example.prompt) for example in examples]
@@ -70,14 +77,14 @@ def main() -> None:
                 rates[name].append(rate)
     best = max(median(values) for name, values in rates.items() if name != "evaluation")
     ratio = median(rates["evaluation"]) / best
-    (RESULTS / "generation_speed.json").write_text(json.dumps({"tokens per second": rates, "ratio": ratio}, indent=1))
+    (RESULTS / f"{a.name}.json").write_text(json.dumps({"tokens per second": rates, "ratio": ratio}, indent=1) + "\n")
     lines = ["# Answers a second", "",
              f"`python benchmarks/generation_speed.py BASE TOFU --questions {a.questions} --rounds {a.rounds}`, NF4, "
-             f"{torch.get_num_threads()} threads: medians of {a.rounds} alternating rounds.", "",
+             f"{device_name(a.device)}: medians of {a.rounds} alternating rounds.", "",
              "| | answer tokens a second |", "|---|---|"]
     lines += [f"| {name} | {median(values):.1f} |" for name, values in rates.items()]
     lines += ["", f"The evaluation reaches {ratio:.2f} of the best bare `generate` (wanted: at least 0.90)."]
-    (RESULTS / "generation_speed.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"{a.name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
