@@ -51,6 +51,8 @@ class UnlearningTrainer(Trainer):
         for micro_batch in others:
             with self.accelerator.no_sync(model):  # processes exchange gradients once a step
                 total += super().training_step(model, micro_batch, num_items_in_batch)
+            if self.args.use_cpu:
+                give_back()
         return total + super().training_step(model, last, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
