@@ -14,13 +14,14 @@ import platform
 import tempfile
 from pathlib import Path
 
+from results import RESULTS, write_table
+
 from asu_lora import ForgetConfig, ForgetRequest, forget
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 MEMORISED_TASKS, MEMORISED_RETAIN = ("1", "2", "3"), 160
 BARS = (("forget probability kept", 0.40, "at most"), ("forget ROUGE-L", 0.35, "at most"),
         ("retain probability kept", 0.90, "at least"), ("retain ROUGE-L kept", 0.85, "at least"),
@@ -90,7 +91,6 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, help="write the answers to forget questions here, to be read")
     arguments = parser.parse_args()
     quiet_libraries()
-    RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / "forget_tofu.json"
     runs = json.loads(file.read_text()) if file.is_file() else []
     for precision in arguments.precision:
@@ -110,7 +110,7 @@ def main() -> None:
                     "peak GB": round(result.record.peak_memory / 1e9, 2), "machine": platform.machine(),
                     "compute": str(result.record.base.compute_dtype)})
                 file.write_text(json.dumps(runs, indent=1) + "\n")
-                (RESULTS / "forget_tofu.md").write_text(HEADING + table(runs))
+                write_table("forget_tofu", HEADING + table(runs))
                 if arguments.answers:
                     with arguments.answers.open("a") as out:
                         out.write(json.dumps(key) + "\n" + "\n".join(result.sets["forget"][1].answers) + "\n\n")

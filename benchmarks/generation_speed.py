@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from step_cost import RESULTS
+from results import RESULTS, write_table
 from steps import plain
 
 from asu_lora.cli.quiet import quiet_libraries
@@ -84,7 +84,7 @@ def main() -> None:
              "| | answer tokens a second |", "|---|---|"]
     lines += [f"| {name} | {median(values):.1f} |" for name, values in rates.items()]
     lines += ["", f"The evaluation reaches {ratio:.2f} of the best bare `generate` (wanted: at least 0.90)."]
-    (RESULTS / f"{a.name}.md").write_text("\n".join(lines) + "\n")
+    write_table(a.name, "\n".join(lines))
     print("\n".join(lines))
 
 

@@ -17,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+from results import RESULTS, write_table
+
 WITHIN = 0.15
 SETTINGS = {
     "cpu": (
@@ -150,7 +151,7 @@ def main() -> None:
         words = command(arguments.base, arguments.forget, arguments.retain, device, setting)
         runs.append(key | plan_and_run(words, device, arguments.limit))
         file.write_text(json.dumps(runs, indent=1) + "\n")
-        (RESULTS / f"{stem}.md").write_text(HEADING[device] + "\n" + table(runs, device))
+        write_table(stem, HEADING[device] + "\n" + table(runs, device))
     for run in runs:
         print(f"{run['ratio']:.2f}  {run['settings']}" + ("" if abs(run["ratio"] - 1) <= WITHIN else "  (missed)"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from step_cost import RESULTS
+from results import RESULTS, write_table
 from steps import plain
 
 from asu_lora import ForgetConfig, ForgetRequest, forget
@@ -65,7 +65,7 @@ def main() -> None:
     lines += [f"| {f['questions']} | {f['steps']} | {f['seconds']:.1f} |" for f in found]
     lines += ["", f"Seconds = {constant:.1f} + {slope:.3f} x questions; no run is further than {off:.1%} of the "
                   "longest from that line."]
-    (RESULTS / "request_size.md").write_text("\n".join(lines) + "\n")
+    write_table("request_size", "\n".join(lines))
     print("\n".join(lines))
 
 

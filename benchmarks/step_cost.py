@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from results import RESULTS, write_table
 from steps import TAU, Workload, peak_memory, settled, timed
 
 from asu_lora import ForgetConfig
 from asu_lora.teacher import hidden_states
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 KINDS = ("asu", "asu, few rows", "plain", "plain, all layers", "straightforward")
 FEW_ROWS = ("asu, few rows", "straightforward")  # 4 + 4, unless --few says otherwise
 SETTINGS = {"plain, all layers": ForgetConfig(adapter_layers="all")}
@@ -170,9 +170,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if a.device.startswith("cuda") else a.device
     found["machine"] = {"device": name, "processor": platform.machine(), "threads": torch.get_num_threads(),
                         "torch": torch.__version__}
-    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{a.name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / f"{a.name}.md").write_text(table(found))
+    write_table(a.name, table(found))
     print(table(found))
 
 

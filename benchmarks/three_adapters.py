@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from forget_tofu import request_for
+from results import RESULTS, write_table
 
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.store import AdapterStore
@@ -34,7 +35,6 @@ from asu_lora.merging.durable import DurableSettings
 from asu_lora.merging.merge import merge
 from asu_lora.stack import load
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 TASKS, QUESTIONS = ("1", "2", "3"), 16
 STACK = "stack of three"
 
@@ -152,7 +152,7 @@ def main() -> None:
                 found[way] = figures(lab, model, tokenizer)
             print(way, found[way], flush=True)
             file.write_text(json.dumps(found, indent=1) + "\n")
-            (RESULTS / "three_adapters.md").write_text(table(found))
+            write_table("three_adapters", table(found))
     print(table(found))
 
 

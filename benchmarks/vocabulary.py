@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from gemma_like import save
-from step_cost import RESULTS
+from results import RESULTS, write_table
 
 SIZES = (65_536, 131_072, 262_144)
 KINDS = ("asu", "plain")
@@ -45,7 +45,7 @@ def main() -> None:
               + " | ".join(f"{cells[size, kind] / 1e6:.0f}" for kind in KINDS) + " |" for size in SIZES]
     lines += ["", "What grows with the vocabulary is the head itself: its weights are mapped from the checkpoint and "
               "read for the first", "time in the step, so they count here."]
-    (RESULTS / "vocabulary.md").write_text("\n".join(lines) + "\n")
+    write_table("vocabulary", "\n".join(lines))
     print("\n".join(lines))
 
 
