@@ -214,8 +214,8 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise TrainingError("There is not enough memory for a training step: lower --micro-batch-tokens or "
-                            "add --gradient-checkpointing; --fit does so by itself.") from error
+        raise TrainingError("There is not enough memory for a training step: lower --micro-batch-tokens or add "
+                            "--gradient-checkpointing (--fit does so by itself), and go on with --resume.") from error
     return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
 
 

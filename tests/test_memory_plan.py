@@ -142,7 +142,7 @@ def test_logits_come_in_the_chunks_of_the_device_it_will_run_on(tiny_base, run, 
     for device in ("cpu", "cuda"):
         plan_memory(dataclasses.replace(run, device=torch.device(device)), tiny_settings())
     chunk = real(FrozenHead(load_base(str(tiny_base), "fp32", "cpu").model))
-    assert seen[0] == chunk and seen[-1] >= 8 * chunk
+    assert seen[0] == chunk and seen[-1] >= 4 * chunk
 
 
 @pytest.fixture

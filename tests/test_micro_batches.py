@@ -15,6 +15,7 @@ from asu_lora.loading import load_base
 from asu_lora.objectives import retain_objective
 from asu_lora.rows import Rows
 from asu_lora.training import UnlearningTrainer
+from tests.listener import Listener
 from tests.tiny_run import tiny_request, tiny_settings
 
 
@@ -47,6 +48,22 @@ def test_a_run_in_micro_batches_gives_the_same_adapter(base, tmp_path, monkeypat
         assert any(value.abs().max() > 1e-3 for key, value in whole.items() if "lora_B" in key)
         assert lost[1] == pytest.approx(lost[10**6], rel=1e-4)
     assert steps[::2] == [2] * 4 and steps[1::2] == [12] * 4  # a row each
+
+
+def test_a_run_that_did_not_fit_goes_on_with_less(base, tmp_path):
+    """Smaller micro-batches and checkpointing are no other run: the adapter is the same up to rounding."""
+    options = dict(batch_size=4, optimizer="sgd", lr=0.1, own_words=0)
+    forget(tiny_request(), base, tiny_settings(**options), name="whole", store=tmp_path)
+    with pytest.raises(KeyboardInterrupt):  # 2 steps an epoch: in the middle of the second
+        forget(tiny_request(), base, tiny_settings(**options), name="broken", store=tmp_path,
+               progress=Listener(stop_at=3))
+    heard = Listener()
+    forget(tiny_request(), base, tiny_settings(**options, micro_batch_tokens=64, gradient_checkpointing=True),
+           name="broken", store=tmp_path, resume=True, progress=heard)
+    assert len(heard.figures) == 4
+    whole, broken = (weights(tmp_path, name) for name in ("whole", "broken"))
+    assert all(torch.allclose(whole[key], broken[key], atol=1e-5) for key in whole)
+    assert any(value.abs().max() > 1e-3 for key, value in whole.items() if "lora_B" in key)
 
 
 @settings(max_examples=100, deadline=None)

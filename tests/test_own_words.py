@@ -19,8 +19,8 @@ from asu_lora.objectives.own_words import LAST, OwnWords
 from asu_lora.own_words import CIRCLE, own_words, to_be_mended, two_parts
 from asu_lora.progress import Progress
 from asu_lora.rows import compute_references
+from tests.listener import Listener
 from tests.test_speaking import tokenizer  # noqa: F401  (a fixture)
-from tests.test_training import Listener
 from tests.tiny_run import tiny_request, tiny_settings
 
 

@@ -21,37 +21,13 @@ from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.objectives import retain_objective
-from asu_lora.progress import Progress
 from asu_lora.rows import Rows, compute_references
 from asu_lora.settings import ForgetConfig
 from asu_lora.speaking import keep_speaking
 from asu_lora.student import Student, adapted, add_adapter
 from asu_lora.training import training_arguments
+from tests.listener import Listener
 from tests.tiny_run import encoded_facts, rows, tiny_request, tiny_settings
-
-
-class Listener(Progress):
-    """Keeps what it hears; interrupts the run at a step of training, or at a stage."""
-
-    def __init__(self, stop_at: int | None = None, stop_stage: str = ""):
-        self.stages, self.figures, self.steps, self.closed = [], [], 0, False
-        self.stop_at, self.stop_stage = stop_at, stop_stage
-
-    def stage(self, name, total=None):
-        self.stages.append(name)
-        if self.stop_stage and name.startswith(self.stop_stage):
-            raise KeyboardInterrupt
-
-    def advance(self, amount=1, **figures):
-        if "loss" in figures:
-            self.figures.append(figures)
-        if self.stages[-1].startswith("Training"):
-            self.steps += amount
-            if self.steps == self.stop_at:
-                raise KeyboardInterrupt
-
-    def close(self):
-        self.closed = True
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,13 @@ class MachineMemory:
 
     Attributes:
         libraries: bytes held before any weight is.
+        kept: bytes that the allocator and compiled kernels hold on top once work has begun, however large it is.
         waste: what the allocator holds for each byte of short-lived tensors.
         host_loading: whether what loading needs beside the weights is taken from the same memory.
     """
 
     libraries: int
+    kept: int
     waste: float
     host_loading: bool
 
@@ -52,8 +54,8 @@ class MachineMemory:
 def machine_memory(device: torch.device) -> MachineMemory:
     """Measured on Linux with glibc (docs/results/memory_plan.md) and on an H100 (memory_plan_cuda.md)."""
     if device.type == "cpu":
-        return MachineMemory(libraries=560 << 20, waste=1.4, host_loading=True)
-    return MachineMemory(libraries=920 << 20, waste=1.1, host_loading=False)
+        return MachineMemory(libraries=560 << 20, kept=320 << 20, waste=1.1, host_loading=True)
+    return MachineMemory(libraries=920 << 20, kept=0, waste=1.1, host_loading=False)
 
 
 def free_memory(device: torch.device) -> int:

@@ -104,6 +104,7 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     loading = machine.loading(run.checkpoint, unquantised, whole, shared=run.compute.itemsize == 2)
     fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
     phases = {"loading": fixed | {"left of loading": loading.peak}}
+    fixed |= {"kept by the allocator": machine.kept} if machine.kept else {}
     reading = _reading(run, quantised, [_items(run)])
     if config.eval_rows and run.evaluated:
         evaluating = _reading(run, quantised, run.evaluated)
