@@ -6,7 +6,8 @@
 Each setting is planned and run by the command itself, in a process of its own, for a fraction of an epoch unless the
 setting says otherwise. On a GPU, --limit lets torch have no more than a card of that size would have. Writes
 docs/results/memory_plan.json and .md (memory_plan_cuda of a GPU); settings that are in the results already are left
-out, so that an interrupted benchmark goes on. The planned peak should be within 15 % of the measured one.
+out, so that an interrupted benchmark goes on; --replan plans these anew, seconds each, and measures nothing. The
+planned peak should be within 15 % of the measured one.
 """
 
 import argparse
@@ -99,18 +100,26 @@ def printed(process: subprocess.Popen) -> list[dict]:
     return found
 
 
+def planning(words: list[str]) -> subprocess.Popen:
+    return started("-m", "asu_lora", *words, "--dry-run", "--store", "none")
+
+
+def with_plan(run: dict, plan: dict) -> dict:
+    return run | {"plan": plan, "ratio": round(plan["peak_bytes"] / run["measured_bytes"], 3)}
+
+
 def plan_and_run(words: list[str], device: str, limit: str | None) -> dict:
     """The plan, the measured peak and their ratio."""
-    planning = started("-m", "asu_lora", *words, "--dry-run", "--store", "none")
+    planned = planning(words)
     if device == "cpu":
-        planning.wait()
+        planned.wait()
     running = started(__file__, "--measure", json.dumps([words, device, limit]))
-    plan, (result, *taken) = printed(planning)[0]["memory"], printed(running)
-    found = {"plan": plan, "measured_bytes": result["peak_memory_bytes"], "seconds": round(result["seconds"]),
+    plan, (result, *taken) = printed(planned)[0]["memory"], printed(running)
+    found = {"measured_bytes": result["peak_memory_bytes"], "seconds": round(result["seconds"]),
              "machine": platform.machine()} | {key: value for part in taken for key, value in part.items()}
     if device != "cpu":
         found["measured_bytes"] = found["allocated"] + found["context"]
-    return found | {"ratio": round(plan["peak_bytes"] / found["measured_bytes"], 3)}
+    return with_plan(found, plan)
 
 
 def table(runs: list[dict], device: str) -> str:
@@ -134,6 +143,7 @@ def main() -> None:
     parser.add_argument("--setting", action="append", help="options of asu-lora forget, in one string")
     parser.add_argument("--device", choices=SETTINGS, default="cpu")
     parser.add_argument("--limit", help="memory of the card that the GPU stands for, such as 12GB")
+    parser.add_argument("--replan", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -146,10 +156,14 @@ def main() -> None:
     for setting in arguments.setting or SETTINGS[device]:
         key = {"base": Path(arguments.base).name, "request": Path(arguments.forget).stem, "settings": setting.strip(),
                "limit": arguments.limit}
-        if any(all(run.get(name) == value for name, value in key.items()) for run in runs):
-            continue
         words = command(arguments.base, arguments.forget, arguments.retain, device, setting)
-        runs.append(key | plan_and_run(words, device, arguments.limit))
+        done = [at for at, run in enumerate(runs) if all(run.get(name) == value for name, value in key.items())]
+        if done and not arguments.replan:
+            continue
+        if done:
+            runs[done[0]] = with_plan(runs[done[0]], printed(planning(words))[0]["memory"])
+        elif not arguments.replan:
+            runs.append(key | plan_and_run(words, device, arguments.limit))
         file.write_text(json.dumps(runs, indent=1) + "\n")
         write_table(stem, HEADING[device] + "\n" + table(runs, device))
     for run in runs:

@@ -2,8 +2,9 @@
 
     python benchmarks/vocabulary.py BASE TOFU
 
-The same small Gemma-like model with 32,768, 131,072 and 262,144 words; BASE gives the tokenizer. What a step
-takes above the loaded base should not grow. Writes docs/results/vocabulary.json and .md.
+The same small Gemma-like model with 32,768, 131,072 and 262,144 words. Their tokenizer is of BASE's kind, trained anew
+on TOFU's text: BASE's own has more words than the smallest. What a step takes above the loaded base should not grow.
+Writes docs/results/vocabulary.json and .md.
 """
 
 import argparse
@@ -15,8 +16,12 @@ from pathlib import Path
 
 from gemma_like import save
 from results import RESULTS, write_table
+from steps import plain
+from transformers import AutoTokenizer
 
-SIZES = (65_536, 131_072, 262_144)
+from asu_lora.data.reading import read_rows
+
+SIZES, WORDS = (32_768, 131_072, 262_144), 8192
 KINDS = ("asu", "plain")
 
 
@@ -26,9 +31,12 @@ def main() -> None:
     parser.add_argument("tofu", type=Path)
     a = parser.parse_args()
     found = []
+    texts = [text for row in plain(read_rows(a.tofu / "retain90.json")) for text in row.values()]
     with tempfile.TemporaryDirectory() as folder:
+        tokenizer = str(Path(folder) / "tokenizer")
+        AutoTokenizer.from_pretrained(a.base).train_new_from_iterator(texts, WORDS).save_pretrained(tokenizer)
         for size in SIZES:
-            base = save(a.base, Path(folder) / str(size), size)
+            base = save(tokenizer, Path(folder) / str(size), size)
             for kind in KINDS:
                 out = subprocess.run([sys.executable, str(Path(__file__).with_name("step_cost.py")), str(base),
                                       str(a.tofu), "--peak", kind, "--precision", "fp32"], check=True,
