@@ -33,5 +33,9 @@ class TrainingError(AsuLoraError):
     """A training run that can't go on: NaN loss, no memory, a resume that doesn't fit."""
 
 
+class NotEnoughMemory(TrainingError):
+    """A run that didn't fit into the device's memory; with less at a time it may go on."""
+
+
 class SettingError(AsuLoraError):
     """A setting outside its range."""

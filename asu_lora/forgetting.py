@@ -29,7 +29,7 @@ from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
 from asu_lora.decoder import number_of_layers
 from asu_lora.entry import find_entry, find_entry_above
-from asu_lora.errors import SettingError, TrainingError
+from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
 from asu_lora.evaluation.figures import SetFigures, measure_sets, sample
 from asu_lora.evaluation.token_classes import token_classes
 from asu_lora.ground import Ground, standing_on
@@ -117,8 +117,8 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise TrainingError("There is not enough memory for this run: lower --micro-batch-tokens, shorten "
-                            "--max-length, or use --precision nf4.") from error
+        raise NotEnoughMemory("There is not enough memory for this run: lower --micro-batch-tokens, shorten "
+                              "--max-length, or use --precision nf4.") from error
     finally:
         progress.close()
 
@@ -205,8 +205,10 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
                                               "Training, its own answers too" if own.of else "Training, its last part",
                                               own.of))
         except BaseException as error:
-            # the same run would fail the same way again, and without a checkpoint there is nothing to resume
-            if here.is_main_process and (isinstance(error, TrainingError) or last_checkpoint(folder) is None):
+            # the same run would fail the same way again (but for want of memory, with less at a time), and without a
+            # checkpoint there is nothing to resume
+            hopeless = isinstance(error, TrainingError) and not isinstance(error, NotEnoughMemory)
+            if here.is_main_process and (hopeless or last_checkpoint(folder) is None):
                 remove_run(folder)
             raise
         after = measure_sets(student, head, tokenizer, encoder, sets, "after", progress, here)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import PartialState
@@ -17,8 +16,6 @@ from asu_lora.record import RunRecord
 
 RUNS = ".runs"  # beside the adapters of the store
 LAST_PART = "own-words"  # within a run's folder: checkpoints of the part with the student's own words
-# What changes a run's memory and, but for rounding, not its result: a run that didn't fit may go on with less.
-MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")
 
 
 def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str], resume: bool, here: PartialState,
@@ -30,10 +27,9 @@ def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str]
         StoreError: the disk refuses.
     """
     folder = store.root / RUNS / name
-    config = {key: value for key, value in asdict(record.config).items() if key not in MEMORY_ALONE}
     identity = json.dumps({"request": record.request.fingerprint(), "base": record.fingerprint,
                            "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
-                           "config": config, "precision": record.base.precision,
+                           "config": record.config.identity(), "precision": record.base.precision,
                            "processes": here.num_processes, "ground": ground.identity()}, sort_keys=True)
     kept = folder / "run.json"
     found = resume and kept.is_file()

@@ -150,7 +150,14 @@ class ForgetConfig:
         """The lowest layer with an adapter, of a base with ``number`` layers."""
         return min(parse_layers(self.adapter_layers, number) or [0])
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that make a run another run. What changes its memory alone is none of them: a run that didn't
+        fit may go on with less. (With dropout, other micro-batches draw other masks.)"""
+        left_out = MEMORY_ALONE if not self.dropout else ()
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
+
+MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")
 _SHARES = {"upper": 3, "upper-half": 2}
 
 

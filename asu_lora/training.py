@@ -15,7 +15,7 @@ from transformers.training_args import OptimizerNames, ParallelMode
 
 from asu_lora.collate import Collator, losses
 from asu_lora.data.pairs import ForgetRetainPairs
-from asu_lora.errors import SettingError, TrainingError
+from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
 from asu_lora.head import FrozenHead
 from asu_lora.memory import give_back, out_of_memory
 from asu_lora.objectives import Objective
@@ -195,7 +195,8 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
         Trainer's closing figures (steps, seconds, mean loss).
 
     Raises:
-        TrainingError: the loss turned NaN, or the memory didn't suffice.
+        TrainingError: the loss turned NaN.
+        NotEnoughMemory: of the device.
     """
     trainer = UnlearningTrainer(
         student, objectives,
@@ -214,8 +215,8 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise TrainingError("There is not enough memory for a training step: lower --micro-batch-tokens or add "
-                            "--gradient-checkpointing (--fit does so by itself), and go on with --resume.") from error
+        raise NotEnoughMemory("There is not enough memory for a training step: lower --micro-batch-tokens or add "
+                              "--gradient-checkpointing.") from error
     return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
 
 

@@ -62,11 +62,15 @@ def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file,
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
     from asu_lora.cli.progress import Bars
+    from asu_lora.errors import NotEnoughMemory
     from asu_lora.forgetting import forget as run
 
     try:
         result = run(request, base, config, name, store, held, idk_file, resume, Bars(),
                      on_top_of=on_top_of)
+    except NotEnoughMemory as error:
+        raise NotEnoughMemory(f"{error} --fit does so by itself; the same command with that and --resume goes on after "
+                              "the last whole epoch.") from error
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("Interrupted: nothing was added to the store; the same command with --resume goes on "
                                 "after the last whole epoch.") from interrupt

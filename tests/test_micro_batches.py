@@ -1,6 +1,7 @@
 """A step shared out into micro-batches: as large as they say, and the adapter of one that isn't."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from asu_lora.collate import Collator
 from asu_lora.data.encoding import Encoded
+from asu_lora.errors import NotEnoughMemory
 from asu_lora.forgetting import forget
 from asu_lora.loading import load_base
 from asu_lora.objectives import retain_objective
@@ -50,13 +52,21 @@ def test_a_run_in_micro_batches_gives_the_same_adapter(base, tmp_path, monkeypat
     assert steps[::2] == [2] * 4 and steps[1::2] == [12] * 4  # a row each
 
 
-def test_a_run_that_did_not_fit_goes_on_with_less(base, tmp_path):
+def test_a_run_that_did_not_fit_goes_on_with_less(base, tmp_path, monkeypatch):
     """Smaller micro-batches and checkpointing are no other run: the adapter is the same up to rounding."""
     options = dict(batch_size=4, optimizer="sgd", lr=0.1, own_words=0)
     forget(tiny_request(), base, tiny_settings(**options), name="whole", store=tmp_path)
-    with pytest.raises(KeyboardInterrupt):  # 2 steps an epoch: in the middle of the second
-        forget(tiny_request(), base, tiny_settings(**options), name="broken", store=tmp_path,
-               progress=Listener(stop_at=3))
+    step, taken = UnlearningTrainer.training_step, []
+
+    def full(*args):
+        taken.append(1)
+        if len(taken) == 4:  # 2 steps an epoch: in the second epoch
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(NotEnoughMemory, match="--micro-batch-tokens"):
+        patch.setattr(UnlearningTrainer, "training_step", full)
+        forget(tiny_request(), base, tiny_settings(**options), name="broken", store=tmp_path)
     heard = Listener()
     forget(tiny_request(), base, tiny_settings(**options, micro_batch_tokens=64, gradient_checkpointing=True),
            name="broken", store=tmp_path, resume=True, progress=heard)
@@ -64,6 +74,9 @@ def test_a_run_that_did_not_fit_goes_on_with_less(base, tmp_path):
     whole, broken = (weights(tmp_path, name) for name in ("whole", "broken"))
     assert all(torch.allclose(whole[key], broken[key], atol=1e-5) for key in whole)
     assert any(value.abs().max() > 1e-3 for key, value in whole.items() if "lora_B" in key)
+    less = tiny_settings(micro_batch_tokens=64)
+    assert less.identity() == tiny_settings().identity()
+    assert replace(less, dropout=0.1).identity() != tiny_settings(dropout=0.1).identity()
 
 
 @settings(max_examples=100, deadline=None)

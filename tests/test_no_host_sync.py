@@ -1,6 +1,7 @@
-"""A training step never waits for the GPU to tell the host a number, but in transformers' own masks.
+"""Forward pass, losses and backward pass never wait for the GPU to tell the host a number, but in transformers' masks.
 
 No GPU is needed to see it: the operations that would wait are known, and the step is made of the same ones on the CPU.
+What Trainer does between steps (clipping, the optimizer, the log) is its own.
 """
 
 import traceback
@@ -15,7 +16,8 @@ from asu_lora.training import UnlearningTrainer
 from tests.tiny_run import tiny_request, tiny_settings
 
 THEIRS = "masking_utils.py"  # transformers asks each pass whether there is padding
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal.", "unique")
+COPYING = ("cpu", "tolist", "numpy")  # to the host; of tensors on the CPU, nothing that torch dispatches
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal.", "unique", "repeat_interleave.Tensor")
 
 
 class Waits(TorchDispatchMode):
@@ -40,16 +42,17 @@ class Waits(TorchDispatchMode):
     ("asu", "kl", "nf4"), ("asu+idk", "gd", "fp32"), ("npo", "kl", "fp32"), ("dpo", "ap", "fp32"), ("me", "gd", "fp32"),
 ])
 def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch, objective, retain, precision):
-    places, compute_loss = [], UnlearningTrainer.compute_loss
-    steps = []
+    places, steps, training_step = [], [], UnlearningTrainer.training_step
 
     def watched(*args, **kwargs):
-        with Waits(places):
-            loss = compute_loss(*args, **kwargs)
+        with monkeypatch.context() as patch, Waits(places):
+            for name in COPYING:
+                patch.setattr(torch.Tensor, name, lambda tensor, *args, _name=name, **kwargs: places.append(_name))
+            loss = training_step(*args, **kwargs)
         steps.append(loss)
         return loss
 
-    monkeypatch.setattr(UnlearningTrainer, "compute_loss", watched)
+    monkeypatch.setattr(UnlearningTrainer, "training_step", watched)
     forget(tiny_request(), str(taught_base), tiny_settings(
         objective=objective, retain_loss=retain, precision=precision, adapter_layers="1", smooth_layers="1", epochs=1),
         store=tmp_path)

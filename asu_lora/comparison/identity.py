@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told b
 def shared_identity(request: ForgetRequest, base: LoadedBase, config: ForgetConfig, idk: Sequence[str],
                     sets: Sequence[QuestionSet], encoder: str | None, nli: str | None) -> dict[str, Any]:
     """Everything that all rows depend on, flat; of the request's text nothing but hashes."""
-    settings = {key: value for key, value in asdict(config).items() if key not in VARIED + _NOT_ASKED}
+    settings = {key: value for key, value in config.identity().items() if key not in VARIED + _NOT_ASKED}
     return {
         "base": base.source.fingerprint(), "precision": base.precision,
         "compute type": str(base.compute_dtype).removeprefix("torch."), "device": base.device.type,

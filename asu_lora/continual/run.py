@@ -121,7 +121,7 @@ def run_history(steps: Sequence[Step], base: LoadedBase, config: ForgetConfig, f
         raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
-    identity = {"base": base.source.fingerprint(), "precision": base.precision, "config": asdict(config),
+    identity = {"base": base.source.fingerprint(), "precision": base.precision, "config": config.identity(),
                 "history": asdict(history), "questions": questions.identity() if questions else None}
     check_resumable(folder, resume)
     records = _earlier(folder, identity, steps)
