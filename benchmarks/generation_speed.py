@@ -79,7 +79,8 @@ def main() -> None:
     ratio = median(rates["evaluation"]) / best
     (RESULTS / f"{a.name}.json").write_text(json.dumps({"tokens per second": rates, "ratio": ratio}, indent=1) + "\n")
     lines = ["# Answers a second", "",
-             f"`python benchmarks/generation_speed.py BASE TOFU --questions {a.questions} --rounds {a.rounds}`, NF4, "
+             f"`python benchmarks/generation_speed.py BASE TOFU --questions {a.questions} --rounds {a.rounds}"
+             f"{'' if a.device == 'cpu' else f' --device {a.device}'}`, NF4, "
              f"{device_name(a.device)}: medians of {a.rounds} alternating rounds.", "",
              "| | answer tokens a second |", "|---|---|"]
     lines += [f"| {name} | {median(values):.1f} |" for name, values in rates.items()]

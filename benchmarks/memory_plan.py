@@ -69,7 +69,7 @@ def measured(words: list[str], device: str, limit: str | None) -> dict:
 
     context = 0
     if device != "cpu":
-        torch.zeros(1, device=device)
+        torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)  # a context, and cuBLAS in it
         free, total = torch.cuda.mem_get_info()
         context = total - free - torch.cuda.memory_reserved()
         if limit:
@@ -111,8 +111,7 @@ def with_plan(run: dict, plan: dict) -> dict:
 def plan_and_run(words: list[str], device: str, limit: str | None) -> dict:
     """The plan, the measured peak and their ratio."""
     planned = planning(words)
-    if device == "cpu":
-        planned.wait()
+    planned.wait()
     running = started(__file__, "--measure", json.dumps([words, device, limit]))
     plan, (result, *taken) = printed(planned)[0]["memory"], printed(running)
     found = {"measured_bytes": result["peak_memory_bytes"], "seconds": round(result["seconds"]),
@@ -149,6 +148,8 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measured(*json.loads(arguments.measure))))
         return
+    if arguments.retain is None:
+        parser.error("BASE, FORGET and RETAIN are missing")
     device = arguments.device
     stem = "memory_plan" + ("" if device == "cpu" else f"_{device}")
     file = RESULTS / f"{stem}.json"

@@ -175,12 +175,19 @@ def main() -> None:
     print(table(found))
 
 
+def options(found: dict) -> str:
+    """What to type for these settings again."""
+    device = "" if found["machine"]["device"] == "cpu" else " --device cuda"
+    return device + (f" --precision {found['precision']}" if found["precision"] != "nf4" else "") + (
+        f" --few {found['few']}" if found["few"] != 4 else "")
+
+
 def table(found: dict) -> str:
     seconds, peaks = found["seconds"], {k: v["above"] for k, v in found["peak"].items()}
     rows = {kind: 2 * found["few"] if kind in FEW_ROWS else 16 for kind in KINDS}
     cache, few = found["cache"], f"{found['few']} + {found['few']}"
     lines = ["# What a training step costs", "",
-             f"`python benchmarks/step_cost.py BASE TOFU`: {found['machine']['device']}, "
+             f"`python benchmarks/step_cost.py BASE TOFU{options(found)}`: {found['machine']['device']}, "
              f"{found['machine']['threads']} threads, "
              f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (few: {few}, as the "
              "straightforward way's). Memory is the peak above the loaded base, of a process of its own.", "",
@@ -205,8 +212,8 @@ def table(found: dict) -> str:
               f"{cache[name] / cache[passes]:.2f} ({cache[name]:.2f} s / {cache[passes]:.2f} s) |"
               for name in ("cache", "cache, no keep_speaking")
               for passes, what in (("forward passes of training", "as plain QLoRA trains"),
-                                   ("forward passes", "the same without gradients"),
-                                   ("forward passes, no head", "without gradients, logits or loss"))]
+                                   ("forward passes", "the plain base's, without gradients"),
+                                   ("forward passes, no head", "the plain base's, without gradients, logits or loss"))]
     return "\n".join(lines) + "\n"
 
 

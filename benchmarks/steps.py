@@ -25,6 +25,7 @@ from asu_lora.entry import find_entry, find_entry_above
 from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
+from asu_lora.memory import give_back
 from asu_lora.pass_size import tokens_of_training
 from asu_lora.rows import compute_references
 from asu_lora.student import Student, add_adapter
@@ -104,6 +105,8 @@ class Workload:
                 part = sum(parts.values())
                 part.backward()
                 total += part.detach()
+                if self.device.type == "cpu":
+                    give_back()  # as training does
             return total
 
         if self.entry is None:
