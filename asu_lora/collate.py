@@ -1,4 +1,4 @@
-"""Pairs of row numbers into what a training step takes: padded passes, labels, references.
+"""Pairs of row numbers into what a training step takes: passes, labels, references.
 
 A step is cut into micro-batches, each with a backward pass of its own: what is held at once does not grow with the
 rows of a step. Every loss is a sum over rows or tokens divided by a number that the whole step has in common, so the
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from asu_lora.data.batching import SMALLEST_PASS, even_parts, forward_passes, length_groups, padded_length
+from asu_lora.data.batching import SMALLEST_PASS, even_parts, forward_passes, pass_groups, pass_tokens
+from asu_lora.data.lines import Packing, padded_length
 from asu_lora.head import FrozenHead
 from asu_lora.objectives import Objective
 from asu_lora.objectives.answers import Answers
@@ -34,15 +35,19 @@ class Collator:
         own_of: the own row that stands beside a forget row, if it has one.
         most_tokens: of a micro-batch, but for what padding rows of like length to one adds, unless one row has more;
             None for all in one.
+        packing: how the rows of a micro-batch are packed into one pass (see :func:`asu_lora.packing.packing_of`);
+            None pads them, in passes of like length.
     """
 
     def __init__(self, halves: dict[str, Rows], objectives: dict[str, Objective], pad_id: int,
-                 own_of: Mapping[int, int] | None = None, most_tokens: int | None = None):
+                 own_of: Mapping[int, int] | None = None, most_tokens: int | None = None,
+                 packing: Packing | None = None):
         self.halves = halves
         self.objectives = objectives
         self.pad_id = pad_id
         self.own_of = own_of or {}
         self.most_tokens = most_tokens
+        self.packing: Packing | None = packing
         self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
 
     def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
@@ -73,8 +78,8 @@ class Collator:
     def tokens(self, rows: Sequence[Row]) -> int:
         """Tokens of the passes that these rows make, padding included."""
         lengths = [len(item) for row in rows for item in self._items(row)]
-        return sum(len(group) * padded_length(lengths[group[0]])
-                   for group in length_groups(lengths, smallest=self.smallest))
+        return sum(pass_tokens([lengths[index] for index in group], self.packing)
+                   for group in pass_groups(lengths, None, self.smallest, self.packing))
 
     def sizes(self, rows: Sequence[Row]) -> list[int]:
         """Tokens of all views of each row, alone."""
@@ -91,7 +96,8 @@ class Collator:
         passes, starts, at = [], [0] * len(items), 0
         entries = [self.halves[half].entries[view][row] for half, view, row in keys
                    if self.halves[half].entries] or None
-        for group, batch in forward_passes(items, self.pad_id, entries=entries, smallest=self.smallest):
+        for group, batch in forward_passes(items, self.pad_id, entries=entries, smallest=self.smallest,
+                                           packing=self.packing):
             passes.append(batch)
             for index in group:
                 starts[index] = at

@@ -10,7 +10,7 @@ masks and position embeddings still come from the decoder's own code, so nothing
 known; a model whose layers pass on more than one stream of states is found out by a trial and goes without.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from asu_lora.data.batching import answer_hidden, forward_passes, pad_group
 from asu_lora.data.encoding import Encoded
 from asu_lora.decoder import decoder_and_layers
+from asu_lora.packing import packing_of
 from asu_lora.pass_size import tokens_of_reading
 
 
@@ -56,6 +57,7 @@ class Entry:
     """
 
     def __init__(self, model: torch.nn.Module, first: int):
+        self.model = model
         self.decoder, self.layers = decoder_and_layers(model)
         self.first = first
         self.states: torch.Tensor | None = None
@@ -97,7 +99,7 @@ class Entry:
         """
         entries: list[torch.Tensor] = [torch.empty(0)] * len(items)
         for group, batch in self._passes(items, pad_id, most_tokens):
-            _keep(entries, items, group, self._caught(batch))
+            _keep(entries, items, group, batch, self._caught(batch))
             if progress:
                 progress(len(group))
         return entries
@@ -120,9 +122,9 @@ class Entry:
         for group, batch in self._passes(items, pad_id, most_tokens):
             with self._catching(at) as caught:
                 final = answer_hidden(self.decoder, batch)
-            _keep(entries, items, group, caught[self.first])
+            _keep(entries, items, group, batch, caught[self.first])
             if higher is not None:
-                _keep(above, items, group, caught[higher.first])
+                _keep(above, items, group, batch, caught[higher.first])
             for index, part in zip(group, final.cpu().split([len(items[i].answer_ids) for i in group]), strict=True):
                 finals[index] = part.clone()
             if progress:
@@ -131,7 +133,8 @@ class Entry:
 
     def _passes(self, items: Sequence[Encoded], pad_id: int, most_tokens: int | None):
         device = next(self.decoder.parameters()).device
-        for group, batch in forward_passes(items, pad_id, most_tokens or tokens_of_reading(device)):
+        packing = packing_of(self.model)
+        for group, batch in forward_passes(items, pad_id, most_tokens or tokens_of_reading(device), packing=packing):
             yield group, {key: value.to(device) for key, value in batch.items()}
 
     def _caught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -161,12 +164,13 @@ class Entry:
                 hook.remove()
 
 
-def _keep(kept: list[torch.Tensor], items: Sequence[Encoded], group: Sequence[int], states: torch.Tensor) -> None:
+def _keep(kept: list[torch.Tensor], items: Sequence[Encoded], group: Sequence[int],
+          batch: Mapping[str, torch.Tensor], states: torch.Tensor) -> None:
     """Put each row's states, without padding, into its place, on the CPU."""
-    states = states.cpu()  # in one piece: each copy from a GPU waits for it
-    for at, index in enumerate(group):
+    states = states.cpu().flatten(0, 1)  # in one piece: each copy from a GPU waits for it
+    for start, index in zip(batch["starts"].tolist(), group, strict=True):
         # clone: a view would keep the states of the whole pass alive
-        kept[index] = states[at, : len(items[index])].clone()
+        kept[index] = states[start : start + len(items[index])].clone()
 
 
 def find_entry(model: torch.nn.Module, first: int) -> Entry | None:

@@ -41,6 +41,7 @@ from asu_lora.objectives.own_words import OwnWords
 from asu_lora.only_run import only_run
 from asu_lora.orthogonal import KeepOrthogonal
 from asu_lora.own_words import own_words, two_parts
+from asu_lora.packing import packing_of
 from asu_lora.pass_size import tokens_of_training
 from asu_lora.progress import Progress
 from asu_lora.record import RunRecord, write_adapter
@@ -182,7 +183,8 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
             pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), part.retain_per_forget,
                                       seed)
             collator = Collator(halves, objectives, pad_id, own_of,
-                                part.micro_batch_tokens or tokens_of_training(base.device))
+                                part.micro_batch_tokens or tokens_of_training(base.device),
+                                packing_of(model))
             arguments = training_arguments(part, to, base.device, base.compute_dtype, checkpoints=True)
             with disk_errors(store.root), entry.above() if entry is not None else nullcontext():
                 figures = train(Student(student, part.gradient_checkpointing, entry), objectives, head, pairs,

@@ -15,6 +15,7 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.entry import Entry
 from asu_lora.head import FrozenHead
 from asu_lora.objectives.answers import label_logprob
+from asu_lora.packing import packing_of
 from asu_lora.pass_size import tokens_of_reading
 from asu_lora.smoothing import attention_smoothing
 
@@ -42,13 +43,14 @@ def hidden_states(model: torch.nn.Module, items: Sequence[Encoded], pad_id: int,
     decoder, device = model.get_decoder(), model.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
     most_tokens = most_tokens or tokens_of_reading(device)
+    packing = packing_of(model)
     layers = None if layers is None else list(layers)
     if entry is not None and tau != 1.0 and (layers is None or min(layers, default=0) < entry.first):
         entry = entries = None
     # the trial of a model's first smoothing needs its real layers: it comes before the stand-ins
     smoothed = attention_smoothing(model, tau, layers) if tau != 1.0 else nullcontext()
     with smoothed, entry.above() if entry is not None else nullcontext():
-        for group, batch in forward_passes(items, pad_id, most_tokens, entries):
+        for group, batch in forward_passes(items, pad_id, most_tokens, entries, packing=packing):
             batch = {key: value.to(device) for key, value in batch.items()}
             if entry is not None:
                 entry.states = batch["entry"]

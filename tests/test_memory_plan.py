@@ -12,7 +12,8 @@ from asu_lora.errors import SettingError
 from asu_lora.loading import load_base
 from asu_lora.memory_plan import fit, plan_memory
 from asu_lora.memory_plan.fit import candidates, parse_size
-from asu_lora.memory_plan.plan import fill_cache, quantised_weights, weight_bytes
+from asu_lora.memory_plan.plan import fill_cache
+from asu_lora.memory_plan.weights import quantised_weights, weight_bytes
 from asu_lora.pass_size import READING
 from asu_lora.planning import prepare
 from asu_lora.student import adapted
@@ -65,9 +66,11 @@ def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     assert fill_cache(run, None) == real > 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"adapter_layers": "1"},
-                                     {"precision": "nf4"}])
-def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, monkeypatch):
+# packed and checkpointed, a layer also holds each line's own position embeddings, as arguments that autograd knows not of
+@pytest.mark.parametrize(("changes", "packed"), [
+    ({}, False), ({"gradient_checkpointing": True}, False), ({"adapter_layers": "1"}, False),
+    ({"precision": "nf4"}, False), ({}, True), ({"adapter_layers": "1"}, True), ({"precision": "nf4"}, True)])
+def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packed, monkeypatch):
     """The simulated forward pass against the tensors that a real one saves for its backward pass."""
     from asu_lora.memory_plan.plan import _live, _on_meta
     from asu_lora.memory_plan.simulation import kernels
@@ -79,6 +82,9 @@ def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, monke
     batch = {"input_ids": torch.ones(3, 40, dtype=torch.long), "attention_mask": torch.ones(3, 40, dtype=torch.long),
              "positions": torch.arange(20)}
     batch["attention_mask"][0, 30:] = 0
+    if packed:
+        del batch["attention_mask"]
+        batch["position_ids"] = torch.arange(20).repeat(3, 2)
     saved = {}
     pack = _Casts.pack
 

@@ -41,7 +41,10 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize(("objective", "retain", "precision"), [
     ("asu", "kl", "nf4"), ("asu+idk", "gd", "fp32"), ("npo", "kl", "fp32"), ("dpo", "ap", "fp32"), ("me", "gd", "fp32"),
 ])
-def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch, objective, retain, precision):
+@pytest.mark.parametrize("padded_devices", [{"cpu"}, set()], ids=["padded", "packed"])
+def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch, objective, retain, precision,
+                                             padded_devices):
+    monkeypatch.setattr("asu_lora.packing.PADDED_DEVICES", padded_devices)
     places, steps, training_step = [], [], UnlearningTrainer.training_step
 
     def watched(*args, **kwargs):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from asu_lora.loading import load_base
-from asu_lora.memory_plan.plan import _live, _on_meta, quantised_weights
+from asu_lora.memory_plan.plan import _live, _on_meta
 from asu_lora.memory_plan.simulation import kernels
+from asu_lora.memory_plan.weights import quantised_weights
 from asu_lora.planning import prepare
 from asu_lora.saved import _Casts, _View, casts_kept_small
 from asu_lora.student import Student, adapted

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM
 
 from asu_lora.collate import Collator, losses
-from asu_lora.data.batching import answer_hidden, forward_passes, padded_length
+from asu_lora.data.batching import answer_hidden, forward_passes
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.lines import Packing, padded_length
 from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.decoder import number_of_layers
 from asu_lora.entry import Entry
@@ -27,7 +28,9 @@ from asu_lora.evaluation.generation import batches
 from asu_lora.head import FrozenHead
 from asu_lora.memory_plan.machine import machine_memory
 from asu_lora.memory_plan.simulation import LiveBytes, kernels
+from asu_lora.memory_plan.weights import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.objectives import Objective
+from asu_lora.packing import packing_of
 from asu_lora.pass_size import tokens_of_reading, tokens_of_training
 from asu_lora.rows import Rows
 from asu_lora.settings import ForgetConfig
@@ -105,9 +108,11 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
     phases = {"loading": fixed | {"left of loading": loading.peak}}
     fixed |= {"kept by the allocator": machine.kept} if machine.kept else {}
-    reading = _reading(run, quantised, [_items(run)])
+    with kernels(quantised), _live(run):
+        packing = packing_of(run.model, run.device)
+    reading = _reading(run, quantised, [_items(run)], packing)
     if config.eval_rows and run.evaluated:
-        evaluating = _reading(run, quantised, run.evaluated)
+        evaluating = _reading(run, quantised, run.evaluated, packing)
         states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * state
         cache, others, logits = _answering(run, quantised)
         phases["evaluating"] = fixed | max(
@@ -130,42 +135,12 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
         phases["targets"]["cache"] = max(again, max(len(i) for i in _items(run)) * state)
     with adapted(run.model, config) as student:
         trainable = [p for p in student.parameters() if p.requires_grad]
-        others, logits = _step(run, config, student, trainable, quantised, entry)
+        others, logits = _step(run, config, student, trainable, quantised, entry, packing)
         adapter = sum(p.numel() * p.element_size() for p in trainable)
         phases["training"] = fixed | kept | {
             "adapter": adapter, "gradients": adapter, "optimizer": optimizer_bytes(trainable, config, run.device),
             "activations": machine.live(others), "logits": machine.live(logits)}
     return MemoryPlan(phases)
-
-
-def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
-    """The weights that NF4 loading quantises, by id: those of linear layers, but for the head."""
-    head = model.get_output_embeddings()
-    return {id(m.weight): m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head
-            and (head is None or m.weight is not head.weight)}
-
-
-def weight_bytes(model: torch.nn.Module, quantised: dict[int, torch.Tensor]) -> int:
-    """Memory of the base's weights."""
-    return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size()
-               for p in model.parameters())
-
-
-def nf4_bytes(numbers: int) -> int:
-    """NF4 with double quantisation (QLoRA, arXiv 2305.14314): 4 bits a number, an 8-bit scale for each 64, a 32-bit
-    scale for each 256 of those; and the two code books and the offset that bitsandbytes keeps with every weight."""
-    blocks = math.ceil(numbers / 64)
-    return math.ceil(numbers / 2) + blocks + 4 * math.ceil(blocks / 256) + 4 * (16 + 256 + 1)
-
-
-def optimizer_bytes(parameters: Sequence[torch.Tensor], config: ForgetConfig, device: torch.device) -> int:
-    """Memory of the optimizer's states: two moments a parameter, in 8 bits for tensors of 4096 numbers or more."""
-    name = config.optimizer
-    if name == "auto":
-        name = "paged_adamw_8bit" if device.type == "cuda" else "adamw_torch"
-    moments = 0 if "sgd" in name or "adafactor" in name else 1 if "lion" in name else 2
-    small = "8bit" in name
-    return sum(p.numel() * moments * (1 if small and p.numel() >= 4096 else 4) for p in parameters)
 
 
 def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> Entry | None:
@@ -216,12 +191,12 @@ def fill_cache(run: PlannedRun, entry: Entry | None) -> int:
     return sum(rows.cache_bytes() for rows in run.halves.values())
 
 
-def widest_micro_batch(run: PlannedRun, config: ForgetConfig) -> dict[str, Any]:
+def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing | None = None) -> dict[str, Any]:
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.halves["forget"])
     pairs = ForgetRetainPairs(forget, len(run.halves.get("retain", ())), config.retain_per_forget, config.seed)
     collator = Collator(run.halves, run.objectives, 0, {row: row for row in range(forget)},
-                        config.micro_batch_tokens or tokens_of_training(run.device))
+                        config.micro_batch_tokens or tokens_of_training(run.device), packing)
     widest, most = (), 0
     for epoch in range(min(math.ceil(config.epochs), EPOCHS_LOOKED_AT)):
         pairs.set_epoch(epoch)
@@ -236,9 +211,9 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig) -> dict[str, Any]:
     return collator(batch)["micro_batches"][part]
 
 
-def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
+def _step(run, config, student, trainable, quantised, entry, packing) -> tuple[int, int]:
     """Bytes of activations and of logits at the fullest moment of a training step."""
-    batch = _on_meta(widest_micro_batch(run, config))
+    batch = _on_meta(widest_micro_batch(run, config, packing))
     module = Student(student, config.gradient_checkpointing, entry)
     module.train()
     for parameter in trainable:
@@ -252,14 +227,14 @@ def _step(run, config, student, trainable, quantised, entry) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _reading(run, quantised, sets: Sequence[Sequence[Encoded]]) -> int:
+def _reading(run, quantised, sets: Sequence[Sequence[Encoded]], packing: Packing | None) -> int:
     """Bytes of activations of the widest forward pass without gradients over these rows."""
-    passes = [batch for items in sets for _, batch in forward_passes(items, 0, tokens_of_reading(run.device))]
+    most = tokens_of_reading(run.device)
+    passes = [batch for items in sets for _, batch in forward_passes(items, 0, most, packing=packing)]
     widest = _on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
     live = _live(run)
     with kernels(quantised), live:
-        run.model.get_decoder()(input_ids=widest["input_ids"], attention_mask=widest["attention_mask"],
-                                use_cache=False)
+        answer_hidden(run.model.get_decoder(), widest)
     return live.peak[0]
 
 
