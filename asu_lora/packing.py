@@ -18,8 +18,8 @@ from asu_lora.data.lines import Packing
 from asu_lora.decoder import decoder_and_layers
 from asu_lora.errors import SmoothingError
 
-# On two CPU cores a packed step costs what one of rows of like length does (docs/results/step_cost.md). A GPU waits for
-# the host to launch each pass's kernels: there few large passes pay.
+# A GPU waits for the host to launch each pass's kernels: there few large passes pay. On two CPU cores they are worth a
+# tenth of a step at most (docs/results/packing.md).
 PADDED_DEVICES = {"cpu"}
 
 ROW = Encoded((4, 2), (6, 1, 5))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.nn.functional import log_softmax
@@ -19,6 +20,7 @@ from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.collate import Collator, losses
 from asu_lora.data.batching import forward_passes
 from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.lines import Packing
 from asu_lora.data.reading import read_rows
 from asu_lora.decoder import number_of_layers
 from asu_lora.entry import find_entry, find_entry_above
@@ -26,6 +28,7 @@ from asu_lora.halves import build_objectives, encode_halves
 from asu_lora.head import FrozenHead
 from asu_lora.loading import load_base
 from asu_lora.memory import give_back
+from asu_lora.packing import packing_of
 from asu_lora.pass_size import tokens_of_training
 from asu_lora.rows import compute_references
 from asu_lora.student import Student, add_adapter
@@ -93,10 +96,15 @@ class Workload:
         optimizer = torch.optim.AdamW([p for p in peft.parameters() if p.requires_grad], lr=1e-3, weight_decay=0)
         return peft, optimizer
 
-    def asu(self, peft, pairs=None) -> Callable[[], torch.Tensor]:
-        """This program's step: cached targets, layers above the entry, the head on answer tokens."""
+    def asu(self, peft, pairs=None, packing: Packing | Literal["auto"] | None = "auto") -> Callable[[], torch.Tensor]:
+        """This program's step: cached targets, layers above the entry, the head on answer tokens.
+
+        Args:
+            packing: ``auto`` does what training does on this device.
+        """
         student = Student(peft, entry=self.entry)
-        collator = Collator(self.halves, self.objectives, self.pad_id, most_tokens=tokens_of_training(self.device))
+        collator = Collator(self.halves, self.objectives, self.pad_id, most_tokens=tokens_of_training(self.device),
+                            packing=packing_of(self.model) if packing == "auto" else packing)
 
         def loss() -> torch.Tensor:
             total = torch.zeros((), device=self.device)
