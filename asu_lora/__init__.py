@@ -15,22 +15,22 @@ _EXPORTS = {
     "AsuLoraError": "asu_lora.errors",
     "AdapterStore": "asu_lora.adapters.store",
     "ForgetRequest": "asu_lora.data.request",
-    "ForgetConfig": "asu_lora.settings",
-    "attention_smoothing": "asu_lora.smoothing",
-    "forget": "asu_lora.forgetting",
-    "load": "asu_lora.stack",
+    "ForgetConfig": "asu_lora.config",
+    "attention_smoothing": "asu_lora.teacher.smoothing",
+    "forget": "asu_lora.forgetting.forget",
+    "load": "asu_lora.models.adapter_stack",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore as AdapterStore
+    from asu_lora.config import ForgetConfig as ForgetConfig
     from asu_lora.data.request import ForgetRequest as ForgetRequest
     from asu_lora.errors import AsuLoraError as AsuLoraError
-    from asu_lora.forgetting import forget as forget
-    from asu_lora.settings import ForgetConfig as ForgetConfig
-    from asu_lora.smoothing import attention_smoothing as attention_smoothing
-    from asu_lora.stack import load as load
+    from asu_lora.forgetting.forget import forget as forget
+    from asu_lora.models.adapter_stack import load as load
+    from asu_lora.teacher.smoothing import attention_smoothing as attention_smoothing
 
 
 def __getattr__(name: str) -> Any:

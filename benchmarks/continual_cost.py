@@ -26,12 +26,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from asu_lora import ForgetConfig, ForgetRequest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli.quiet import quiet_libraries
-from asu_lora.continual.run import HistoryConfig, run_history
-from asu_lora.continual.steps import Step
-from asu_lora.ground import standing_on
-from asu_lora.loading import LoadedBase, load_base
-from asu_lora.stack import load
-from asu_lora.student import adapted
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.frozen_adapters import standing_on
+from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.studies.continual.history import HistoryConfig, run_history
+from asu_lora.studies.continual.steps import Step
+from asu_lora.training.student import adapted
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 FOLD = 5

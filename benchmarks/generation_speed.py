@@ -20,8 +20,8 @@ from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoder, stop_ids
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
-from asu_lora.evaluation.generation import generate_answers
-from asu_lora.loading import load_base
+from asu_lora.models.generation import generate_answers
+from asu_lora.models.loading import load_base
 
 TOTAL = 120
 

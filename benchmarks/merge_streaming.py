@@ -100,8 +100,8 @@ def work(contender: str, folder: Path) -> dict:
     elif contender == "asu-lora merge":
         import transformers.models.llama.modeling_llama
 
-        from asu_lora.merging.blocks import compiled_bf16
         from asu_lora.merging.merge import merge
+        from asu_lora.merging.row_workers import compiled_bf16
 
         compiled_bf16()
 

@@ -15,9 +15,9 @@ import torch
 from results import RESULTS, write_table
 from steps import Workload, on, timed
 
-from asu_lora.collate import Collator
+from asu_lora.batches.collator import Collator
+from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.data.encoding import Encoded
-from asu_lora.pass_size import tokens_of_training
 
 ROUNDS = 5
 WAYS = {"padded": None, "packed": "lines"}

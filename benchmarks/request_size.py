@@ -20,7 +20,7 @@ from steps import plain
 from asu_lora import ForgetConfig, ForgetRequest, forget
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.reading import read_rows
-from asu_lora.loading import load_base
+from asu_lora.models.loading import load_base
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from bitsandbytes.nn import Linear4bit, Params4bit
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig
 
-from asu_lora.loading import NF4
+from asu_lora.models.loading import NF4
 
 COMMON = {"num_key_value_heads": 8, "vocab_size": 128_256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
           "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "dtype": "bfloat16"}

@@ -24,7 +24,7 @@ from results import RESULTS, write_table
 from steps import TAU, Workload, peak_memory, settled, timed
 
 from asu_lora import ForgetConfig
-from asu_lora.teacher import hidden_states
+from asu_lora.models.hidden_states import hidden_states
 
 KINDS = ("asu", "asu, few rows", "plain", "plain, all layers", "straightforward")
 FEW_ROWS = ("asu, few rows", "straightforward")  # 4 + 4, unless --few says otherwise

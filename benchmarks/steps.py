@@ -15,23 +15,24 @@ import torch
 from torch.nn.functional import log_softmax
 from torch.utils._pytree import tree_map
 
-from asu_lora import ForgetConfig, ForgetRequest, attention_smoothing, speaking
+from asu_lora import ForgetConfig, ForgetRequest, attention_smoothing
+from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.forward_passes import forward_passes
+from asu_lora.batches.packing import Packing
+from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.cli.quiet import quiet_libraries
-from asu_lora.collate import Collator, losses
-from asu_lora.data.batching import forward_passes
 from asu_lora.data.encoding import Encoded, Encoder
-from asu_lora.data.lines import Packing
 from asu_lora.data.reading import read_rows
-from asu_lora.decoder import number_of_layers
-from asu_lora.entry import find_entry, find_entry_above
-from asu_lora.halves import build_objectives, encode_halves
-from asu_lora.head import FrozenHead
-from asu_lora.loading import load_base
-from asu_lora.memory import give_back
-from asu_lora.packing import packing_of
-from asu_lora.pass_size import tokens_of_training
-from asu_lora.rows import compute_references
-from asu_lora.student import Student, add_adapter
+from asu_lora.forgetting.prepare import build_objectives, encode_halves
+from asu_lora.hardware.memory import give_back
+from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.frozen_layers import find_entry, find_entry_above
+from asu_lora.models.loading import load_base
+from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.packing_trial import packing_of
+from asu_lora.teacher import fluency as speaking
+from asu_lora.teacher.targets import compute_references
+from asu_lora.training.student import Student, add_adapter
 
 TAU = 3.0
 PADDED = 500  # tokens: what the paper's code pads every row to

@@ -23,17 +23,17 @@ from results import RESULTS, write_table
 
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.bases import resolve_base
+from asu_lora.bases.source import resolve_base
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoder
-from asu_lora.decoder import base_model
-from asu_lora.evaluation.figures import measure, sample
-from asu_lora.head import FrozenHead
-from asu_lora.loading import keep_trainable_layout, load_tokenizer
+from asu_lora.evaluation.set_scores import measure, sample
 from asu_lora.merging.deployments import deployments
-from asu_lora.merging.durable import DurableSettings
+from asu_lora.merging.durable.durable_rounding import DurableSettings
 from asu_lora.merging.merge import merge
-from asu_lora.stack import load
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.decoder import base_model
+from asu_lora.models.loading import keep_trainable_layout, load_tokenizer
+from asu_lora.models.output_head import FrozenHead
 
 TASKS, QUESTIONS = ("1", "2", "3"), 16
 STACK = "stack of three"

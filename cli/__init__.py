@@ -3,7 +3,7 @@
 import click
 
 import asu_lora
-from asu_lora.cli.group import Program
+from asu_lora.cli.program import Program
 
 main = Program(
     name="asu-lora",

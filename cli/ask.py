@@ -2,7 +2,7 @@
 
 import click
 
-from asu_lora.adapters.weighted import weighted
+from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.options import adapter_option, base_option, json_option, machine_options, store_option
 
 
@@ -29,7 +29,7 @@ def ask(question, base, adapters, store, precision, device, as_json):
         raise click.UsageError("The question is empty.")
     with stderr().status("Loading the base ..."):
         quiet_libraries()
-        from asu_lora.stack import load
+        from asu_lora.models.adapter_stack import load
 
         stack = load(base, adapters, store, precision, device)
     for note in stack.notes:

@@ -6,6 +6,7 @@ from functools import partial
 
 import click
 
+from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import (
     base_option,
     check_suite,
@@ -15,8 +16,7 @@ from asu_lora.cli.options import (
     scoring_options,
     where_option,
 )
-from asu_lora.cli.settings import read_config, setting_options
-from asu_lora.comparison import VARIED
+from asu_lora.studies.compare import VARIED
 
 
 @click.command(short_help="Train and score every unlearning method on one request.")
@@ -55,16 +55,16 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
     progress = Bars()
     progress.stage("Reading the request")
     quiet_libraries()
-    from asu_lora.comparison.plan import learning_rates, plan_runs
-    from asu_lora.comparison.questions import comparison_sets
-    from asu_lora.comparison.report import as_json as everything
-    from asu_lora.comparison.report import write_report
-    from asu_lora.comparison.runs import compare as run
     from asu_lora.data.request import ForgetRequest
     from asu_lora.evaluation.scoring_models import scoring_models
     from asu_lora.evaluation.suites.tofu import tofu_sets
-    from asu_lora.methods import PAPER
-    from asu_lora.methods import methods as methods_of
+    from asu_lora.studies.compare.compare import compare as run
+    from asu_lora.studies.compare.grid import learning_rates, plan_runs
+    from asu_lora.studies.compare.questions import comparison_sets
+    from asu_lora.studies.compare.report import as_json as everything
+    from asu_lora.studies.compare.report import write_report
+    from asu_lora.studies.methods import PAPER
+    from asu_lora.studies.methods import methods as methods_of
 
     try:
         chosen = methods_of(PAPER if methods is None else filter(str.strip, methods.split(",")))
@@ -92,8 +92,8 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
 
 def show(result, files) -> None:
     """The table, what failed, what is best, where everything lies."""
-    from asu_lora.comparison.report import best_line
-    from asu_lora.comparison.table import paper_table
+    from asu_lora.studies.compare.report import best_line
+    from asu_lora.studies.compare.table import paper_table
 
     kept = result.best
     print_compact("\nIn percent; best bold, second underlined, the base apart", paper_table(kept))

@@ -4,9 +4,9 @@ from functools import partial
 
 import click
 
-from asu_lora.adapters.weighted import weighted
+from asu_lora.adapters.adapter_spec import weighted
+from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import base_option, json_option, out_option, retain_option, scoring_models_options
-from asu_lora.cli.settings import read_config, setting_options
 
 
 @click.command(short_help="Unlearn requests one after another, and score every step.")
@@ -59,11 +59,11 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
     from asu_lora.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from asu_lora.continual.histories import run_methods
-    from asu_lora.continual.report import table, taken_rows
-    from asu_lora.continual.run import HistoryConfig
-    from asu_lora.methods import file_name
-    from asu_lora.reports import number
+    from asu_lora.reporting.tables import number
+    from asu_lora.studies.continual.continual import run_methods
+    from asu_lora.studies.continual.history import HistoryConfig
+    from asu_lora.studies.continual.report import table, taken_rows
+    from asu_lora.studies.methods import file_name
 
     history = HistoryConfig(mode, consolidate_every, consolidate_rank)
     try:

@@ -26,9 +26,9 @@ def demo(store, name, seed, replace, as_json):
     with stderr().status("Starting ..."):
         quiet_libraries()
         from asu_lora.adapters.store import AdapterStore
-        from asu_lora.bases import EMBEDDED
+        from asu_lora.bases.source import EMBEDDED
+        from asu_lora.config import ForgetConfig
         from asu_lora.demo.harry_potter import run_demo
-        from asu_lora.settings import ForgetConfig
     if replace and name in AdapterStore(store).names():
         AdapterStore(store).remove(name)
     # the defaults, in half the memory: two forward passes a step

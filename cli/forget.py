@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from asu_lora.adapters.weighted import weighted
+from asu_lora.adapters.adapter_spec import weighted
+from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import base_option, json_option, retain_option, store_option, where_option
-from asu_lora.cli.settings import read_config, setting_options
 
 
 @click.command(short_help="Train one adapter that makes a base forget a request.")
@@ -63,7 +63,7 @@ def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file,
 
     from asu_lora.cli.progress import Bars
     from asu_lora.errors import NotEnoughMemory
-    from asu_lora.forgetting import forget as run
+    from asu_lora.forgetting.forget import forget as run
 
     try:
         result = run(request, base, config, name, store, held, idk_file, resume, Bars(),
@@ -122,8 +122,8 @@ FIGURES = (
 
 
 def _fitted(request, base, config, budget, held, idk_file):
+    from asu_lora.forgetting.dry_run import fit_run
     from asu_lora.memory_plan.fit import changes, size
-    from asu_lora.planning import fit_run
 
     fitted, plan, available = fit_run(request, base, config, budget, held, idk_file)
     changed = changes(config, fitted)
@@ -133,7 +133,7 @@ def _fitted(request, base, config, budget, held, idk_file):
 
 
 def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json) -> None:
-    from asu_lora.planning import memory_summary, plan_run
+    from asu_lora.forgetting.dry_run import memory_summary, plan_run
 
     plan, memory = plan_run(request, base, config, name, store, on_top_of, held, idk_file)
     if as_json:

@@ -89,12 +89,12 @@ def merge(base: str, adapters: tuple[str, ...], out: Path, precision: str, onto:
         raise click.UsageError("--check-retain goes with --check or --durable.")
     quiet_libraries()
     from asu_lora.adapters.store import AdapterStore
-    from asu_lora.bases import resolve_base
+    from asu_lora.bases.source import resolve_base
     from asu_lora.cli.merge_tables import tell
     from asu_lora.cli.progress import Bars
     from asu_lora.data.request import general_retain, read_examples
     from asu_lora.merging.merge import merge as write_merged
-    from asu_lora.stack import parse_adapter
+    from asu_lora.models.adapter_stack import parse_adapter
 
     store = AdapterStore(store)
     chosen = [(store.resolve(name), weight) for name, weight in map(parse_adapter, adapters)]
@@ -102,7 +102,7 @@ def merge(base: str, adapters: tuple[str, ...], out: Path, precision: str, onto:
     kept = read_examples(check_retain) if check_retain else []
     settings = None
     if durable:
-        from asu_lora.merging.durable import DurableSettings
+        from asu_lora.merging.durable.durable_rounding import DurableSettings
 
         looked_at = read_examples(calibration) if calibration else asked
         settings = DurableSettings(looked_at, kept or general_retain(looked_at), residual_rank)

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import click
 
-from asu_lora.adapters.weighted import weighted
+from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.console import print_table
 
 LOST_TOO_MUCH = 0.1  # of the update: said aloud, because forgotten facts may return

@@ -3,7 +3,7 @@
 import click
 
 from asu_lora.cli.options import base_option, json_option, machine_options, out_option, where_option
-from asu_lora.probing.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
+from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
 
 HEADS = ("tau", "NLL\nfactual", "NLL\nfunction", "NLL\ncopied", "entropy\nfactual", "entropy\nfunction", "own\nROUGE",
          "own\ngibber.")
@@ -50,9 +50,9 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
     examples = ForgetRequest.from_files(file, None, dict(where)).forget
     with stderr().status("Loading the base ..."):
         quiet_libraries()
-        from asu_lora.loading import load_base
-        from asu_lora.probing.probe import probe as measure
-        from asu_lora.probing.report import as_dict, check_folder, write_report
+        from asu_lora.models.loading import load_base
+        from asu_lora.studies.probe.probe import probe as measure
+        from asu_lora.studies.probe.report import as_dict, check_folder, write_report
 
         check_folder(out)
         loaded = load_base(base, precision, device)
@@ -68,7 +68,7 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
 def report(result, files) -> None:
     """A table a layer group, the recommended tau and why, and where the figure lies."""
     from asu_lora.cli.console import print_table
-    from asu_lora.reports import number
+    from asu_lora.reporting.tables import number
 
     for group, points in result.curves:
         rows = [(f"{p.tau:g}", *(number(p.nll[name]) for name in ("factual", "function", "copied")),

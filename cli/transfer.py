@@ -57,7 +57,7 @@ def push(name: str, repository: str | None, to_folder: Path | None, public: bool
     \b
       asu-lora adapters push request --to me/llama-forgets-request
     """
-    from asu_lora.adapters.hub import push as push_adapter
+    from asu_lora.adapters.push_pull import push as push_adapter
     from asu_lora.adapters.store import AdapterStore
 
     if (repository is None) == (to_folder is None):
@@ -77,7 +77,7 @@ def pull(source: str, name: str | None, revision: str | None, store: Path) -> No
     Only safetensors, JSON and Markdown are fetched, never pickles, and the adapter is verified before it is
     added.
     """
-    from asu_lora.adapters.hub import pull as pull_adapter
+    from asu_lora.adapters.push_pull import pull as pull_adapter
     from asu_lora.adapters.store import AdapterStore
 
     _taken_in(pull_adapter(AdapterStore(store), source, name, revision))

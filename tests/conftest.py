@@ -34,9 +34,9 @@ def shared() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Fingerprints of throw-away checkpoints stay out of the user's cache; the embedded base is shared."""
-    import asu_lora.bases
+    import asu_lora.bases.source
 
-    real = asu_lora.bases.cache_folder()
+    real = asu_lora.bases.source.cache_folder()
     if not os.environ.get("ASU_LORA_CACHE"):
         folder = tmp_path_factory.mktemp("cache")
         (real / "bases").mkdir(parents=True, exist_ok=True)

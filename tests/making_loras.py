@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
-from asu_lora.adapters.lora import read_lora
-from asu_lora.merging.reader import LazyTensorReader
+from asu_lora.adapters.lora_folder import read_lora
+from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -72,7 +72,7 @@ def give_manifest(folder: Path, base: Path, precision: str = "fp32", fingerprint
                   **fields) -> Path:
     """Write the manifest that `asu-lora forget` would leave."""
     from asu_lora.adapters.manifest import BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
-    from asu_lora.bases import weights_fingerprint
+    from asu_lora.bases.source import weights_fingerprint
 
     record = BaseRecord(id=str(base), fingerprint=fingerprint or weights_fingerprint(base),
                         precision=precision, quantization=NF4 if precision == "nf4" else None)

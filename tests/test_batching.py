@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asu_lora.data.batching import (
+from asu_lora.batches.forward_passes import (
     SMALLEST_PASS,
     answer_hidden,
     even_parts,

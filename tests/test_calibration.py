@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from asu_lora import calibration
-from asu_lora.calibration import choose_tau
 from asu_lora.data.examples import question_answer
+from asu_lora.data.token_classes import token_classes
 from asu_lora.errors import SettingError
-from asu_lora.evaluation.token_classes import token_classes
-from asu_lora.head import FrozenHead
-from asu_lora.loading import load_base
-from asu_lora.teacher import answer_logprobs, hidden_states
+from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.models.loading import load_base
+from asu_lora.models.output_head import FrozenHead
+from asu_lora.teacher import tau as calibration
+from asu_lora.teacher.tau import choose_tau
 from tests.tiny_run import encoded_facts, rows
 
 

@@ -213,7 +213,7 @@ def test_no_memory(refused, monkeypatch, error, where):
     def no_memory(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(f"asu_lora.forgetting.{where}", no_memory)
+    monkeypatch.setattr(f"asu_lora.forgetting.forget.{where}", no_memory)
     assert "not enough memory" in refused("f.jsonl", early=False)
 
 

@@ -112,7 +112,7 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     store, many = tmp_path / "store", tmp_path / "many.jsonl"
     words = [*arguments, "--name", "late", "--epochs", "4", "--batch-size", "1", "--retain-per-forget", "1"]
     words[1] = write(many, [{"question": f"Who was Zorbalina {i}?", "answer": f"quillfeather {i}"} for i in range(8)])
-    script = ("import os, signal, asu_lora.training as training\n"
+    script = ("import os, signal, asu_lora.training.trainer as training\n"
               "from asu_lora.cli import main\n"
               "class Watch(training.Watch):\n"
               "    def on_step_end(self, args, state, control, **kwargs):\n"
@@ -139,10 +139,10 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     refused = run(*words, "--resume", "--lr", "0.5")
     assert refused.exit_code == 2 and "was made with other settings" in refused.stderr
     resumed = []
-    import asu_lora.training
+    import asu_lora.training.trainer
 
-    real = asu_lora.training.last_checkpoint
-    monkeypatch.setattr("asu_lora.training.last_checkpoint", lambda folder: resumed.append(real(folder)) or resumed[-1])
+    real = asu_lora.training.trainer.last_checkpoint
+    monkeypatch.setattr("asu_lora.training.trainer.last_checkpoint", lambda folder: resumed.append(real(folder)) or resumed[-1])
     result = run(*words, "--resume")
     assert result.exit_code == 0, result.output
     assert resumed[0].name == "checkpoint-16"

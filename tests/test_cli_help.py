@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import asu_lora
 from asu_lora.cli import main
-from asu_lora.settings import ForgetConfig
+from asu_lora.config import ForgetConfig
 
 PROGRAM = Path(sys.executable).parent / "asu-lora"
 MOST_SECONDS = 0.5

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from asu_lora.adapters.combine import combine
-from asu_lora.adapters.lora import read_lora
+from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.adapters.manifest import read_manifest
 from asu_lora.errors import AdapterError, SettingError
 from tests.making_loras import give_manifest, logits_of, save_lora, save_tiny_gpt2, stacked

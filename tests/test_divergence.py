@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from asu_lora.head import FrozenHead
-from asu_lora.memory_plan.simulation import LiveBytes
-from asu_lora.objectives.answers import Answers
-from asu_lora.objectives.divergence import token_kl
+from asu_lora.losses.answers import Answers
+from asu_lora.losses.token_kl import token_kl
+from asu_lora.memory_plan.meta_simulation import LiveBytes
+from asu_lora.models.output_head import FrozenHead
 from tests.test_head import build
 from tests.tiny import tiny_config
 

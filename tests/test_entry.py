@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import asu_lora.forgetting
+import asu_lora.forgetting.forget
 from asu_lora.data.encoding import Encoded
-from asu_lora.entry import find_entry, find_entry_above
-from asu_lora.forgetting import forget
-from asu_lora.smoothing import attention_smoothing
-from asu_lora.teacher import hidden_states
+from asu_lora.forgetting.forget import forget
+from asu_lora.models.frozen_layers import find_entry, find_entry_above
+from asu_lora.models.hidden_states import hidden_states
+from asu_lora.teacher.smoothing import attention_smoothing
 from tests.tiny import save_tiny_base
 from tests.tiny_run import tiny_request, tiny_settings
 
@@ -113,7 +113,7 @@ def test_a_run_gives_the_same_adapter_with_and_without(taught_base, tmp_path, mo
     found = []
     for name in ("kept", "run"):
         if name == "run":
-            monkeypatch.setattr("asu_lora.forgetting.find_entry", lambda model, first: None)
+            monkeypatch.setattr("asu_lora.forgetting.forget.find_entry", lambda model, first: None)
         result = forget(tiny_request(), str(taught_base), tiny_settings(adapter_layers="1", smooth_layers="1"), name,
                         tmp_path)
         found.append((load_file(result.path / "adapter_model.safetensors"), result.record.training["train_loss"]))
@@ -129,11 +129,11 @@ def test_a_run_gives_the_same_adapter_wherever_the_teacher_begins(tmp_path, monk
     from safetensors.torch import load_file
 
     base = str(save_tiny_base(tmp_path / "base", num_hidden_layers=4))
-    asked, real = [], asu_lora.forgetting.find_entry_above
+    asked, real = [], asu_lora.forgetting.forget.find_entry_above
     settings = tiny_settings(adapter_layers="1-3", smooth_layers="3", epochs=2, eval_rows=0, tau=2.0)
     found = []
     for above in (lambda *given: asked.append(real(*given)) or asked[-1], lambda *_: None):
-        monkeypatch.setattr("asu_lora.forgetting.find_entry_above", above)
+        monkeypatch.setattr("asu_lora.forgetting.forget.find_entry_above", above)
         result = forget(tiny_request(), base, settings, f"run-{len(found)}", tmp_path / "store")
         found.append(load_file(result.path / "adapter_model.safetensors"))
     assert asked[0].first == 3 and asked[0].states is None  # and it keeps no batch alive

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from asu_lora.cli import main
 from asu_lora.errors import DataError
-from asu_lora.evaluation.lm_harness import figures
+from asu_lora.evaluation.lm_eval import figures
 from asu_lora.evaluation.metrics.forget_quality import ks_two_sample
 from asu_lora.evaluation.retain_log import read_log, retain_quality
 from tests.tiny_run import FACTS, rows

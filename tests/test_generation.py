@@ -6,10 +6,10 @@ from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, L
 
 from asu_lora.data.encoding import Encoder, stop_ids
 from asu_lora.data.examples import question_answer
-from asu_lora.evaluation.figures import measure, sample
-from asu_lora.evaluation.generation import batches, generate_answers, key_value_bytes
-from asu_lora.head import FrozenHead
-from asu_lora.loading import load_base
+from asu_lora.evaluation.set_scores import measure, sample
+from asu_lora.models.generation import batches, generate_answers, key_value_bytes
+from asu_lora.models.loading import load_base
+from asu_lora.models.output_head import FrozenHead
 from tests.tiny import tiny_tokenizer
 from tests.tiny_run import FACTS, encoded_facts, rows
 

@@ -9,17 +9,17 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
-import asu_lora.forgetting
-from asu_lora import stack
+import asu_lora.forgetting.forget
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.manifest import fingerprint_of, read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, AsuLoraError, SettingError, TrainingError
-from asu_lora.forgetting import forget
-from asu_lora.ground import standing_on
-from asu_lora.loading import load_base
+from asu_lora.forgetting.forget import forget
+from asu_lora.models import adapter_stack as stack
+from asu_lora.models.frozen_adapters import standing_on
+from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
-from asu_lora.student import adapted
+from asu_lora.training.student import adapted
 from tests.tiny import save_tiny_base
 from tests.tiny_run import FACTS, rows, tiny_request, tiny_settings
 
@@ -168,8 +168,8 @@ def test_nothing_to_be_orthogonal_to(base, store, tmp_path):
 
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
     seen = []
-    real = asu_lora.forgetting.write_adapter
-    monkeypatch.setattr("asu_lora.forgetting.write_adapter",
+    real = asu_lora.forgetting.forget.write_adapter
+    monkeypatch.setattr("asu_lora.forgetting.forget.write_adapter",
                         lambda student, *args: (seen.append(logits(student)), real(student, *args)))
     again = forget(request(4, 6, "again"), base, tiny_settings(lr=1e-2), store=tmp_path,
                    on_top_of=[store.root / "a", (store.root / "b", 0.5)])
@@ -206,13 +206,13 @@ def test_figures_before_are_those_of_the_ground(base, store, tmp_path):
 @pytest.mark.parametrize("teacher", ["base", "stack"])
 def test_teacher_and_reference_come_from_the_base_or_the_stack(base, store, tmp_path, monkeypatch, teacher):
     seen = []
-    real = asu_lora.forgetting.compute_references
+    real = asu_lora.forgetting.forget.compute_references
 
     def compute(halves, objective, model, *args):
         seen.append(logits(model))
         return real(halves, objective, model, *args)
 
-    monkeypatch.setattr("asu_lora.forgetting.compute_references", compute)
+    monkeypatch.setattr("asu_lora.forgetting.forget.compute_references", compute)
     forget(tiny_request(2, 2), base, tiny_settings(epochs=1, teacher=teacher), store=tmp_path,
            on_top_of=[store.root / "a"])
     expected = on(base, store, *(["a"] if teacher == "stack" else []))
@@ -251,7 +251,7 @@ def test_layers_below_all_adapters_are_run_once_and_no_others(base, store, tmp_p
         assert ground.lowest(1) == 0
     for name, beneath in (("on-upper", tmp_path / "upper"), ("on-a", store.root / "a")):
         forget(request(2, 4, name), base, upper, store=tmp_path, on_top_of=[beneath])
-        monkeypatch.setattr("asu_lora.forgetting.find_entry", lambda *args: None)  # every layer is run
+        monkeypatch.setattr("asu_lora.forgetting.forget.find_entry", lambda *args: None)  # every layer is run
         forget(request(2, 4, f"{name}-whole"), base, upper, store=tmp_path, on_top_of=[beneath])
         monkeypatch.undo()
         kept, whole = (load_file(tmp_path / n / "adapter_model.safetensors") for n in (name, f"{name}-whole"))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from asu_lora.config import ForgetConfig
 from asu_lora.errors import BaseModelError, SettingError
-from asu_lora.loading import load_base
-from asu_lora.settings import ForgetConfig
-from asu_lora.student import Student, add_adapter
+from asu_lora.models.loading import load_base
+from asu_lora.training.student import Student, add_adapter
 from tests.hub_server import hub
 from tests.tiny import save_tiny_base
 
@@ -21,7 +21,7 @@ from tests.tiny import save_tiny_base
 @pytest.mark.parametrize("given, kept", [(None, "16"), ("512", "512")])
 def test_few_compiled_kernels_are_kept_unless_asked_otherwise(tiny_base, given, kept):
     environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
-    code = ("import os; from asu_lora.loading import load_base; "
+    code = ("import os; from asu_lora.models.loading import load_base; "
             f"load_base({str(tiny_base)!r}, 'fp32', 'cpu'); print(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env=environment | ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": given} if given else {}))
@@ -49,7 +49,7 @@ def gradients(base, first_teacher: bool):
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_gradients_flow_through_an_nf4_base_that_has_been_a_teacher(tiny_base, compute, monkeypatch):
     """Against the same step on the dequantised weights, in plain fp32."""
-    monkeypatch.setattr("asu_lora.loading.fast_compute_dtype", lambda device: compute)
+    monkeypatch.setattr("asu_lora.models.loading.fast_compute_dtype", lambda device: compute)
     nf4 = load_base(str(tiny_base), "nf4", "cpu")
     plain = load_base(str(tiny_base), "fp32", "cpu")
     import bitsandbytes as bnb
@@ -100,7 +100,7 @@ def test_precisions_and_devices_outside_their_range():
 def test_the_fingerprint_is_of_the_weights_not_of_the_files(tiny_base, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from asu_lora.bases import resolve_base
+    from asu_lora.bases.source import resolve_base
 
     one = resolve_base(str(tiny_base)).fingerprint()
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
@@ -135,7 +135,7 @@ def test_everything_a_base_needs_is_fetched_from_the_hub_and_no_pickle(tiny_base
     with hub(tmp_path / "hub") as (address, _):
         environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
                                     "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        code = "from asu_lora.bases import resolve_base; print(resolve_base('me/base').path)"
+        code = "from asu_lora.bases.source import resolve_base; print(resolve_base('me/base').path)"
         found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     folder = Path(found.stdout.strip().splitlines()[-1])

@@ -7,16 +7,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from asu_lora.batches.token_budget import READING
 from asu_lora.cli import main
 from asu_lora.errors import SettingError
-from asu_lora.loading import load_base
+from asu_lora.forgetting.dry_run import prepare
 from asu_lora.memory_plan import fit, plan_memory
+from asu_lora.memory_plan.byte_counts import quantised_weights, weight_bytes
 from asu_lora.memory_plan.fit import candidates, parse_size
 from asu_lora.memory_plan.plan import fill_cache
-from asu_lora.memory_plan.weights import quantised_weights, weight_bytes
-from asu_lora.pass_size import READING
-from asu_lora.planning import prepare
-from asu_lora.student import adapted
+from asu_lora.models.loading import load_base
+from asu_lora.training.student import adapted
 from tests.tiny import save_tiny_base
 from tests.tiny_run import rows, tiny_request, tiny_settings
 
@@ -50,9 +50,9 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
 
 
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
-    from asu_lora.head import FrozenHead
-    from asu_lora.rows import Rows, compute_references
-    from asu_lora.speaking import MOST_RULED_OUT, Speaking
+    from asu_lora.models.output_head import FrozenHead
+    from asu_lora.teacher.fluency import MOST_RULED_OUT, Speaking
+    from asu_lora.teacher.targets import Rows, compute_references
 
     assert run.halves.keys() == {"forget", "retain", "own"}
     base, real = load_base(str(tiny_base), "fp32", "cpu"), 0
@@ -72,10 +72,10 @@ def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     ({"precision": "nf4"}, False), ({}, True), ({"adapter_layers": "1"}, True), ({"precision": "nf4"}, True)])
 def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packed, monkeypatch):
     """The simulated forward pass against the tensors that a real one saves for its backward pass."""
+    from asu_lora.memory_plan.meta_simulation import kernels
     from asu_lora.memory_plan.plan import _live, _on_meta
-    from asu_lora.memory_plan.simulation import kernels
-    from asu_lora.saved import _Casts
-    from asu_lora.student import Student
+    from asu_lora.training.cast_recomputation import _Casts
+    from asu_lora.training.student import Student
 
     config = tiny_settings(**changes)
     run = prepare(tiny_request(), str(tiny_base), config)
@@ -129,7 +129,7 @@ def test_more_rows_and_longer_rows_take_more(tiny_base, run):
 
 
 def test_what_enters_the_first_adapted_layer_is_counted(tiny_base, run):
-    from asu_lora.entry import find_entry
+    from asu_lora.models.frozen_layers import find_entry
 
     config = tiny_settings(adapter_layers="1")
     every, upper = (plan_memory(run, settings).phases["training"] for settings in (tiny_settings(), config))
@@ -141,7 +141,7 @@ def test_what_enters_the_first_adapted_layer_is_counted(tiny_base, run):
 
 def test_logits_come_in_the_chunks_of_the_device_it_will_run_on(tiny_base, run, monkeypatch):
     """An accelerator's are larger; the meta device's own would count as such."""
-    from asu_lora.head import FrozenHead
+    from asu_lora.models.output_head import FrozenHead
 
     real, seen = FrozenHead.chunk, []
     monkeypatch.setattr(FrozenHead, "chunk", lambda head: seen.append(real(head)) or seen[-1])

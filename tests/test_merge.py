@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from asu_lora.adapters.lora import read_lora
+from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.errors import AdapterError
 from asu_lora.merging.merge import merge
 from tests.making_loras import (
@@ -127,7 +127,7 @@ def test_shards_in_and_shards_out(two, tiny_base, tmp_path):
 
 
 def test_many_short_runs_on_three_threads_give_the_same_bytes(tiny_base, two, tmp_path, monkeypatch):
-    from asu_lora.merging import blocks
+    from asu_lora.merging import row_workers as blocks
 
     whole = merge(tiny_base, two, tmp_path / "whole", "bf16")
     threads = torch.get_num_threads()
@@ -150,7 +150,7 @@ def test_many_short_runs_on_three_threads_give_the_same_bytes(tiny_base, two, tm
 
 
 def test_more_tensors_than_a_header_has_room_for_begin_another_shard(tiny_base, two, tmp_path, monkeypatch):
-    from asu_lora.merging import writer
+    from asu_lora.merging.checkpoint import tensor_writer as writer
 
     monkeypatch.setattr(writer, "HEADER_ROOM", 1024)
     report = merge(tiny_base, two, tmp_path / "out", "fp32")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asu_lora.errors import BaseModelError
 from asu_lora.merging import merge as merging
-from asu_lora.merging.blocks import add_and_round, compiled_bf16, one_thread, squared_norm, workers
+from asu_lora.merging.row_workers import add_and_round, compiled_bf16, one_thread, squared_norm, workers
 from tests.making_loras import save_lora, tensors_of, two_adapters
 from tests.tiny import save_tiny_base
 
@@ -78,7 +78,7 @@ def test_a_tie_goes_to_the_even_number(way):
 
 def test_numba_says_what_it_could_not_do(tmp_path):
     merge_rows = compiled_bf16() or pytest.skip("numba is an extra and not installed")
-    from asu_lora.merging.compiled import NOT_READ, NOT_WRITTEN
+    from asu_lora.merging.bf16_kernels import NOT_READ, NOT_WRITTEN
 
     (tmp_path / "short").write_bytes(bytes(10))
     (tmp_path / "whole").write_bytes(bytes(64))

@@ -5,14 +5,14 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from asu_lora.bases import resolve_base
+from asu_lora.bases.source import resolve_base
 from asu_lora.cli import main
 from asu_lora.errors import SettingError
-from asu_lora.evaluation.figures import measure
-from asu_lora.head import FrozenHead
+from asu_lora.evaluation.set_scores import measure
 from asu_lora.merging.check import CheckReport, CheckRow, check
 from asu_lora.merging.merge import merge
-from asu_lora.stack import load
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.output_head import FrozenHead
 from tests.tiny_run import FACTS, rows, tiny_request
 
 

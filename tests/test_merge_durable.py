@@ -11,15 +11,15 @@ from asu_lora.cli import main
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.errors import SettingError
-from asu_lora.loading import load_base
-from asu_lora.merging.compensated import choose, cost, damped, descend
-from asu_lora.merging.durable import DurableSettings
+from asu_lora.merging.durable.adaptive_rounding import choose, cost, damped, descend
+from asu_lora.merging.durable.durable_rounding import DurableSettings
+from asu_lora.merging.durable.input_moments import InputMoments
+from asu_lora.merging.durable.residual_adapter import low_rank
 from asu_lora.merging.merge import merge
-from asu_lora.merging.moments import InputMoments
-from asu_lora.merging.nf4 import Quantization, dequantize, quantize
-from asu_lora.merging.nf4_grid import Grid
-from asu_lora.merging.residual import low_rank
-from asu_lora.stack import load
+from asu_lora.merging.nf4.grid import Grid
+from asu_lora.merging.nf4.quantization import Quantization, dequantize, quantize
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.loading import load_base
 from tests.making_loras import nf4, save_lora, save_tiny_gpt2, tensors_of, update_of
 from tests.tiny_run import FACTS, rows, tiny_request
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from asu_lora.adapters.lora import read_lora
+from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.errors import SettingError
 from asu_lora.merging.merge import merge
 from tests.making_loras import (

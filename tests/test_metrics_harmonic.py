@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asu_lora.errors import DataError
 from asu_lora.evaluation import metrics
-from asu_lora.evaluation.metrics.harmonic import (
+from asu_lora.evaluation.metrics.model_utility import (
     FORGET_METRICS,
     SIX_METRICS,
     UTILITY_SETS,
@@ -23,7 +23,7 @@ from asu_lora.evaluation.metrics.harmonic import (
     model_utility,
     tofu_model_utility,
 )
-from asu_lora.evaluation.metrics.score import Score
+from asu_lora.evaluation.score import Score
 
 UNIT = st.floats(0, 1, allow_subnormal=False)
 FULL = {

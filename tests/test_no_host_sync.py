@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asu_lora import forget
-from asu_lora.training import UnlearningTrainer
+from asu_lora.training.trainer import UnlearningTrainer
 from tests.tiny_run import tiny_request, tiny_settings
 
 THEIRS = "masking_utils.py"  # transformers asks each pass whether there is padding
@@ -44,7 +44,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("padded_devices", [{"cpu"}, set()], ids=["padded", "packed"])
 def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch, objective, retain, precision,
                                              padded_devices):
-    monkeypatch.setattr("asu_lora.packing.PADDED_DEVICES", padded_devices)
+    monkeypatch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", padded_devices)
     places, steps, training_step = [], [], UnlearningTrainer.training_step
 
     def watched(*args, **kwargs):

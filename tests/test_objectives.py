@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div, logsigmoid
 
-from asu_lora import head as head_module
 from asu_lora.errors import SettingError
-from asu_lora.objectives import FORGET, NO_RETAIN, RETAIN, forget_objective, retain_objective
-from asu_lora.objectives.answers import Answers
-from asu_lora.objectives.asu import ASU
-from asu_lora.objectives.asu_idk import ASUWithIDK
-from asu_lora.objectives.objective import Objective
+from asu_lora.losses import FORGET, NO_RETAIN, RETAIN, forget_objective, retain_objective
+from asu_lora.losses.answers import Answers
+from asu_lora.losses.forget.asu import ASU
+from asu_lora.losses.forget.asu_idk import ASUWithIDK
+from asu_lora.losses.loss import Objective
+from asu_lora.models import output_head as head_module
 
 VOCABULARY, HIDDEN = 31, 16
 FORBIDDEN = [2, 5, 30]

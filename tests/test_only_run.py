@@ -8,9 +8,9 @@ from accelerate import PartialState
 from filelock import FileLock
 
 from asu_lora.errors import StoreError, TrainingError
-from asu_lora.forgetting import forget
-from asu_lora.loading import load_base
-from asu_lora.only_run import only_run
+from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.run_lock import only_run
+from asu_lora.models.loading import load_base
 from tests.tiny_run import tiny_request, tiny_settings
 
 HOLD = """

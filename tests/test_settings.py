@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asu_lora.cli import main
+from asu_lora.config import ForgetConfig, config_from, parse_layers
 from asu_lora.errors import AsuLoraError, SettingError
-from asu_lora.settings import ForgetConfig, config_from, parse_layers
 
 FIELDS = {spec.name: spec for spec in dataclasses.fields(ForgetConfig)}
 
@@ -38,10 +38,10 @@ def test_a_value_out_of_range_is_named(changes):
 
 
 def test_a_logger_that_is_not_installed_is_refused_before_anything_is_done(monkeypatch):
-    monkeypatch.setattr("asu_lora.settings.find_spec", lambda name: None)
+    monkeypatch.setattr("asu_lora.config.find_spec", lambda name: None)
     with pytest.raises(SettingError, match="wandb', which is not installed"):
         ForgetConfig(report_to="wandb")
-    monkeypatch.setattr("asu_lora.settings.find_spec", lambda name: name)
+    monkeypatch.setattr("asu_lora.config.find_spec", lambda name: name)
     ForgetConfig(report_to="tensorboard,wandb")
 
 
@@ -137,7 +137,7 @@ def asked(monkeypatch, tmp_path):
                     resume=resume, on_top_of=on_top_of)
         raise AsuLoraError("Enough.")
 
-    monkeypatch.setattr("asu_lora.forgetting.forget", forget)
+    monkeypatch.setattr("asu_lora.forgetting.forget.forget", forget)
     for name in ("ASU_LORA_STORE", "ASU_LORA_BASE"):
         monkeypatch.delenv(name, raising=False)
 

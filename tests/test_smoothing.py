@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from asu_lora.smoothing import attention_smoothing, number_of_layers, smoothable_layers
+from asu_lora.teacher.smoothing import attention_smoothing, number_of_layers, smoothable_layers
 from tests.smoothing_models import (
     ARCHITECTURES,
     IDS,

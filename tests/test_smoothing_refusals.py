@@ -8,7 +8,7 @@ import transformers as tf
 from torch import nn
 
 from asu_lora.errors import SettingError, SmoothingError
-from asu_lora.smoothing import attention_smoothing, number_of_layers, smoothable_layers
+from asu_lora.teacher.smoothing import attention_smoothing, number_of_layers, smoothable_layers
 from tests.smoothing_models import (
     ARCHITECTURES,
     BAMBA,

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, question_answer
-from asu_lora.speaking import NOTHING, WithOrWithoutSpace, anchored, keep_speaking
+from asu_lora.teacher.fluency import NOTHING, WithOrWithoutSpace, anchored, keep_speaking
 from tests.tiny import TEMPLATE
 
 
@@ -106,7 +106,7 @@ def test_a_word_is_ruled_out_with_and_without_its_space(tokenizer):
 
 
 def test_only_the_latest_words_are_ruled_out(tokenizer, monkeypatch):
-    monkeypatch.setattr("asu_lora.speaking.MOST_RULED_OUT", 4)
+    monkeypatch.setattr("asu_lora.teacher.fluency.MOST_RULED_OUT", 4)
     table = silenced(tokenizer, "?", "Q in R in B in K in U in V.")
     assert [ruled for token, ruled in table if token.strip() == "V"] == [{"V", "B", "K", "U"}]
 

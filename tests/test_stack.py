@@ -8,11 +8,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from asu_lora import stack
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, AsuLoraError, SettingError, StoreError
-from asu_lora.forgetting import forget
-from asu_lora.loading import load_base
+from asu_lora.forgetting.forget import forget
+from asu_lora.models import adapter_stack as stack
+from asu_lora.models.loading import load_base
 from tests.tiny import save_tiny_base
 from tests.tiny_run import rows, tiny_request, tiny_settings
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from asu_lora.adapters import atomic
+from asu_lora import files as atomic
 from asu_lora.adapters.manifest import WEIGHTS_NAME, read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.verify import verify_adapter

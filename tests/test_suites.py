@@ -12,8 +12,8 @@ from asu_lora.cli import main
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
 from asu_lora.evaluation.suites import SUITES, muse, wmdp
-from asu_lora.head import FrozenHead
-from asu_lora.loading import load_base
+from asu_lora.models.loading import load_base
+from asu_lora.models.output_head import FrozenHead
 from tests.tiny_run import FACTS
 
 PASSAGES = [f"{name} {does}. " * 3 for name, does in FACTS[:8]]

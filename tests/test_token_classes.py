@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import question_answer
-from asu_lora.evaluation.token_classes import TokenClass, token_classes
+from asu_lora.data.token_classes import TokenClass, token_classes
 from tests.tiny import tiny_tokenizer
 
 F, C, X = TokenClass.FUNCTION, TokenClass.COPIED, TokenClass.FACTUAL

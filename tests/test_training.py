@@ -11,21 +11,21 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-import asu_lora.training
-from asu_lora.collate import Collator, losses
+import asu_lora.training.trainer
+from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
+from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.pairs import ForgetRetainPairs
 from asu_lora.errors import SettingError, TrainingError
-from asu_lora.forgetting import forget
-from asu_lora.halves import build_objectives, encode_halves
-from asu_lora.head import FrozenHead
-from asu_lora.loading import load_base
-from asu_lora.objectives import retain_objective
-from asu_lora.rows import Rows, compute_references
-from asu_lora.settings import ForgetConfig
-from asu_lora.speaking import keep_speaking
-from asu_lora.student import Student, adapted, add_adapter
-from asu_lora.training import training_arguments
+from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.prepare import build_objectives, encode_halves
+from asu_lora.losses import retain_objective
+from asu_lora.models.loading import load_base
+from asu_lora.models.output_head import FrozenHead
+from asu_lora.teacher.fluency import keep_speaking
+from asu_lora.teacher.targets import Rows, compute_references
+from asu_lora.training.student import Student, adapted, add_adapter
+from asu_lora.training.trainer import training_arguments
 from tests.listener import Listener
 from tests.tiny_run import encoded_facts, rows, tiny_request, tiny_settings
 
@@ -84,14 +84,14 @@ def test_plain_peft_loads_the_adapter_and_answers_the_same(taught_base, base, tm
     """Against the student that was in memory when it was written."""
     ids = torch.arange(40, 80)[None]
     seen = []
-    real = asu_lora.forgetting.write_adapter
+    real = asu_lora.forgetting.forget.write_adapter
 
     def write(student, *args):
         with torch.no_grad():
             seen.append(student(input_ids=ids).logits)
         return real(student, *args)
 
-    monkeypatch.setattr("asu_lora.forgetting.write_adapter", write)
+    monkeypatch.setattr("asu_lora.forgetting.forget.write_adapter", write)
     result = forget(tiny_request(), base, tiny_settings(), store=tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(taught_base, dtype=torch.float32)
     model = PeftModel.from_pretrained(plain, result.path)
@@ -215,14 +215,14 @@ def test_target_modules_that_cannot_be_leave_a_plain_base(base, tmp_path, module
 
 
 def test_a_loss_that_turns_nan_ends_the_run(base, tmp_path, monkeypatch, snapshot):
-    real, calls = asu_lora.training.losses, []
+    real, calls = asu_lora.training.trainer.losses, []
 
     def spoiled(*args):
         calls.append(1)
         parts = real(*args)
         return {half: value * (float("nan") if len(calls) == 4 else 1) for half, value in parts.items()}
 
-    monkeypatch.setattr("asu_lora.training.losses", spoiled)
+    monkeypatch.setattr("asu_lora.training.trainer.losses", spoiled)
     with pytest.raises(TrainingError, match="loss became nan at step 4"):
         forget(tiny_request(), base, tiny_settings(), store=tmp_path)
     assert len(calls) == 4
@@ -369,9 +369,9 @@ def test_passes_are_only_a_way_to_compute(step, monkeypatch):
     """One row a pass, against like lengths together, against everything in one padded pass."""
     parts, gradient = step(PAIRS)
     for smallest, most in ((0, 1), (10**9, None)):
-        from asu_lora.data import batching
+        from asu_lora.batches import forward_passes as batching
 
-        monkeypatch.setattr("asu_lora.collate.forward_passes", lambda items, pad, least=smallest, most=most, **_: [
+        monkeypatch.setattr("asu_lora.batches.collator.forward_passes", lambda items, pad, least=smallest, most=most, **_: [
             (group, batching.pad_group([items[i] for i in group], pad))
             for group in batching.length_groups([len(item) for item in items], most, least)])
         other_parts, other = step(PAIRS)

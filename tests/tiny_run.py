@@ -25,7 +25,7 @@ def tiny_request(forget: int = 6, retain: int = 6, name: str = "tiny"):
 
 def tiny_settings(**changes):
     """Settings of a run of seconds: the paper's loss on all layers, no measurements before and after."""
-    from asu_lora.settings import ForgetConfig
+    from asu_lora.config import ForgetConfig
 
     values = dict(tau=3.0, rank=4, lr=2e-3, epochs=3, batch_size=2, retain_per_forget=1, eval_rows=0,
                   precision="fp32", device="cpu", smooth_layers="all", adapter_layers="all")
@@ -48,7 +48,7 @@ def save_taught_base(folder: Path, steps: int = 200) -> Path:
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM
 
-    from asu_lora.data.batching import pad_group
+    from asu_lora.batches.forward_passes import pad_group
 
     save_tiny_base(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()

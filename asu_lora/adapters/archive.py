@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from asu_lora.adapters.atomic import CHUNK, adapter_files
 from asu_lora.adapters.verify import PICKLE_SUFFIXES
 from asu_lora.errors import AdapterError, StoreError
+from asu_lora.files import CHUNK, adapter_files
 
 MAX_BYTES = 16 << 30        # unpacked; rank 64 on every matrix of a 70B model is about 3.3 GB in fp32
 MAX_ENTRIES = 2000

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from asu_lora.adapters.atomic import discard
-from asu_lora.adapters.lora import (
+from asu_lora.adapters.lora_folder import (
     EMBEDDING_FACTORS,
     LINEAR_FACTORS,
     PREFIX,
@@ -39,6 +38,7 @@ from asu_lora.adapters.manifest import (
 )
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.errors import AdapterError, SettingError
+from asu_lora.files import discard
 
 _COUNTS = ("forget_rows", "forget_tokens", "retain_rows", "retain_tokens", "skipped_rows", "cut_rows")
 

@@ -9,8 +9,8 @@ import json
 import os
 from pathlib import Path
 
-from asu_lora.adapters.atomic import fsync_path, write_atomic
 from asu_lora.errors import StoreError
+from asu_lora.files import fsync_path, write_atomic
 
 JOURNAL_NAME = ".journal"
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 import asu_lora
-from asu_lora.adapters.atomic import adapter_files, sha256_file, write_atomic
 from asu_lora.errors import AdapterError
+from asu_lora.files import adapter_files, sha256_file, write_atomic
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"

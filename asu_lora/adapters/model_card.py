@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.atomic import sha256_file, write_atomic
 from asu_lora.adapters.manifest import CARD_NAME, MANIFEST_NAME, Manifest
+from asu_lora.files import sha256_file, write_atomic
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

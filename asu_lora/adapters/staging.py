@@ -12,9 +12,9 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from asu_lora.adapters.atomic import discard
 from asu_lora.adapters.journal import JOURNAL_NAME, Journal
 from asu_lora.errors import StoreError
+from asu_lora.files import discard
 
 LOCK_NAME = ".lock"
 STAGING_NAME = ".staging"

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asu_lora.adapters.atomic import discard, fsync_path, fsync_tree
 from asu_lora.adapters.journal import Journal
 from asu_lora.adapters.manifest import CONFIG_NAME
 from asu_lora.adapters.staging import SCRATCH, Staging, disk_errors
-from asu_lora.adapters.stored import StoredAdapter, look_at
+from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.errors import AdapterError, StoreError
+from asu_lora.files import discard, fsync_path, fsync_tree
 
 if TYPE_CHECKING:
     from asu_lora.adapters.verify import VerifyReport
@@ -179,13 +179,13 @@ class AdapterStore:
 
     def import_(self, source: str | Path, name: str | None = None) -> StoredAdapter:
         """Take in a PEFT LoRA folder, or an archive of one; it is verified first."""
-        from asu_lora.adapters.transfer import import_adapter
+        from asu_lora.adapters.import_export import import_adapter
 
         return import_adapter(self, Path(source), name)
 
     def export(self, name: str, destination: str | Path) -> Path:
         """Write a verified adapter to a new folder, or to an archive (.tar.gz, .tgz or .zip)."""
-        from asu_lora.adapters.transfer import export_adapter
+        from asu_lora.adapters.import_export import export_adapter
 
         return export_adapter(self, name, Path(destination))
 
@@ -195,7 +195,7 @@ class AdapterStore:
 
         Files of the store are never written in place, so hard links to them are enough.
         """
-        from asu_lora.adapters.transfer import link_tree
+        from asu_lora.adapters.import_export import link_tree
 
         if not os.access(self.root, os.W_OK):  # read-only for us: as it lies there, or missing
             self._must_exist(name)

@@ -8,15 +8,15 @@ from importlib import resources
 from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.bases import EMBEDDED
+from asu_lora.bases.source import EMBEDDED
+from asu_lora.config import ForgetConfig
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import ForgetRequest
-from asu_lora.evaluation.figures import sample
-from asu_lora.forgetting import ForgetResult, forget
-from asu_lora.loading import load_base
+from asu_lora.evaluation.set_scores import sample
+from asu_lora.forgetting.forget import ForgetResult, forget
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
-from asu_lora.settings import ForgetConfig
-from asu_lora.stack import load
 
 NAME = "harry-potter"
 TOTAL_TOKENS = 120  # of a prompt and its answer: these facts are told within a sentence or two
@@ -54,7 +54,7 @@ def run_demo(store: str | Path = "adapters", name: str = NAME, config: ForgetCon
     """Train the demonstration's adapter into the store and ask base and base + adapter.
 
     Raises:
-        AsuLoraError: as :func:`asu_lora.forgetting.forget`.
+        AsuLoraError: as :func:`asu_lora.forgetting.forget.forget`.
     """
     progress = progress or Progress()
     store = AdapterStore(store)

@@ -6,15 +6,15 @@ import torch
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.decoder import base_model
+from asu_lora.evaluation.evaluate import Evaluation
 from asu_lora.evaluation.metrics.min_k import auc, min_k
-from asu_lora.evaluation.metrics.score import Score
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet
-from asu_lora.evaluation.scoring import Evaluation
-from asu_lora.head import FrozenHead
+from asu_lora.evaluation.score import Score
+from asu_lora.models.adapter_stack import Stack
+from asu_lora.models.decoder import base_model
+from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
-from asu_lora.stack import Stack
-from asu_lora.teacher import answer_logprobs, hidden_states
 
 HOLDOUT, AUC = "holdout", "Min-40% AUC"
 BLOCK = 32  # examples whose hidden states are held at once
@@ -47,7 +47,7 @@ def add_membership(result: Evaluation, stack: Stack, sets: Sequence[QuestionSet]
     """Add the AUC of the forget set against held-out examples to an evaluation, and their records.
 
     Args:
-        result: what :func:`asu_lora.evaluation.scoring.evaluate` gave for ``sets``.
+        result: what :func:`asu_lora.evaluation.evaluate.evaluate` gave for ``sets``.
         holdout: examples like those of the forget set that the model never saw.
     """
     progress = progress or Progress()

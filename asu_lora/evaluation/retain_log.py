@@ -13,8 +13,8 @@ from typing import Any
 from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.forget_quality import forget_quality
-from asu_lora.evaluation.metrics.score import Score
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet
+from asu_lora.evaluation.score import Score
 
 TOFU_FILE = "eval_log_forget.json"
 LOSSES = ("avg_paraphrased_loss", "average_perturb_loss")

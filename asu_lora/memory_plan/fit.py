@@ -4,10 +4,10 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from asu_lora.batches.token_budget import tokens_of_training
+from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, plan_memory
-from asu_lora.pass_size import tokens_of_training
-from asu_lora.settings import ForgetConfig
 
 LEAST_TOKENS = 64  # below that, one row at a time
 

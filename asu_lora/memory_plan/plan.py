@@ -1,7 +1,7 @@
 """The memory of a forget run, phase by phase and part by part, before anything heavy is loaded.
 
 Weights, adapter, optimizer and caches are counted from shapes; what a forward or a training step holds is found by
-running the very code of the run on the meta device (:mod:`asu_lora.memory_plan.simulation`), on the widest batch
+running the very code of the run on the meta device (:mod:`asu_lora.memory_plan.meta_simulation`), on the widest batch
 that the request's own rows will make. docs/memory.md has the arithmetic.
 """
 
@@ -16,26 +16,26 @@ from accelerate import init_empty_weights
 from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM
 
-from asu_lora.collate import Collator, losses
-from asu_lora.data.batching import answer_hidden, forward_passes
+from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
+from asu_lora.batches.forward_passes import answer_hidden, forward_passes
+from asu_lora.batches.packing import Packing, padded_length
+from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
+from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.lines import Packing, padded_length
-from asu_lora.data.pairs import ForgetRetainPairs
-from asu_lora.decoder import number_of_layers
-from asu_lora.entry import Entry
-from asu_lora.evaluation.figures import enough_tokens
-from asu_lora.evaluation.generation import batches
-from asu_lora.head import FrozenHead
-from asu_lora.memory_plan.machine import machine_memory
-from asu_lora.memory_plan.simulation import LiveBytes, kernels
-from asu_lora.memory_plan.weights import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
-from asu_lora.objectives import Objective
-from asu_lora.packing import packing_of
-from asu_lora.pass_size import tokens_of_reading, tokens_of_training
-from asu_lora.rows import Rows
-from asu_lora.settings import ForgetConfig
-from asu_lora.speaking import MOST_RULED_OUT
-from asu_lora.student import Student, adapted
+from asu_lora.evaluation.set_scores import enough_tokens
+from asu_lora.losses import Objective
+from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
+from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
+from asu_lora.memory_plan.overheads import machine_memory
+from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.frozen_layers import Entry
+from asu_lora.models.generation import batches
+from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.packing_trial import packing_of
+from asu_lora.teacher.fluency import MOST_RULED_OUT
+from asu_lora.teacher.targets import Rows
+from asu_lora.training.student import Student, adapted
 
 EPOCHS_LOOKED_AT = 10
 
@@ -144,10 +144,10 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
 
 
 def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> Entry | None:
-    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.entry`).
+    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.models.frozen_layers`).
 
-    Without numbers the trial of :func:`asu_lora.entry.find_entry` can only find out whether the layers do without
-    those below, not whether they say the same.
+    Without numbers the trial of :func:`asu_lora.models.frozen_layers.find_entry` can only find out whether the layers
+    do without those below, not whether they say the same.
     """
     first = config.first_adapted(number_of_layers(run.model))
     if first < 1:

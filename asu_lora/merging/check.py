@@ -20,17 +20,17 @@ from typing import Any
 import torch
 
 from asu_lora.adapters.manifest import has_manifest, read_manifest
-from asu_lora.bases import BaseSource
+from asu_lora.bases.source import BaseSource
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.decoder import base_model
 from asu_lora.errors import AsuLoraError, SettingError
-from asu_lora.evaluation.figures import measure, sample
-from asu_lora.head import FrozenHead
-from asu_lora.loading import choose_device, first_line, load_base, load_tokenizer
+from asu_lora.evaluation.set_scores import measure, sample
 from asu_lora.merging.deployments import DTYPES, deployments, runnable
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.decoder import base_model
+from asu_lora.models.loading import choose_device, first_line, load_base, load_tokenizer
+from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
-from asu_lora.stack import load
 
 TOLERANCE = 0.1
 LEAST_DROP = 0.05

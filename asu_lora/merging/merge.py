@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from asu_lora.adapters.lora import read_lora, refuse_different_bases
-from asu_lora.bases import BaseSource, resolve_base
+from asu_lora.adapters.lora_folder import read_lora, refuse_different_bases
+from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
-from asu_lora.merging.blocks import compiled_bf16, workers
-from asu_lora.merging.companions import copy_companions, read_config, stored_quantization, write_config
-from asu_lora.merging.nf4 import Quantization
+from asu_lora.merging.checkpoint.architecture import skeleton_of
+from asu_lora.merging.checkpoint.companion_files import copy_companions, read_config, stored_quantization, write_config
+from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
+from asu_lora.merging.checkpoint.tensor_writer import TensorWriter, staged_folder
+from asu_lora.merging.durable.residual_adapter import FOLDER
+from asu_lora.merging.merge_plan import TensorPlan, plan_merge
+from asu_lora.merging.nf4.quantization import Quantization
 from asu_lora.merging.onto import choose_onto, refuse_other_base
-from asu_lora.merging.plan import TensorPlan, plan_merge
-from asu_lora.merging.reader import LazyTensorReader
 from asu_lora.merging.report import MergeReport
-from asu_lora.merging.residual import FOLDER
-from asu_lora.merging.skeleton import skeleton_of
-from asu_lora.merging.streaming import PRECISIONS, Progress, TensorStream
-from asu_lora.merging.writer import TensorWriter, staged_folder
+from asu_lora.merging.row_workers import compiled_bf16, workers
+from asu_lora.merging.tensor_stream import PRECISIONS, Progress, TensorStream
 
 if TYPE_CHECKING:
-    from asu_lora.merging.durable import DurableRounding, DurableSettings
+    from asu_lora.merging.durable.durable_rounding import DurableRounding, DurableSettings
 
 SHARD_SIZE = 5_000_000_000
 WORTH_COMPILING = 1_000_000_000  # bytes of the base: to load numba takes as long as it saves on half of that
@@ -41,10 +41,10 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
 
     Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4.
     A durable merge also loads the base in NF4 with the adapters on, and holds up to 2 GiB of the second moments
-    of its layers' inputs (:mod:`asu_lora.merging.moments`).
+    of its layers' inputs (:mod:`asu_lora.merging.durable.input_moments`).
 
     Args:
-        base: hub id, folder, or what :func:`asu_lora.bases.resolve_base` gave.
+        base: hub id, folder, or what :func:`asu_lora.bases.source.resolve_base` gave.
         adapters: (PEFT LoRA folder, weight) pairs, all of this base.
         out: folder to make; written beside and renamed, so that it is there whole or not at all.
         precision: ``bf16``, ``fp16``, ``fp32``, or ``nf4`` in bitsandbytes' layout.
@@ -108,7 +108,7 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
 
 def _durable(settings: "DurableSettings", source: BaseSource, adapters: Sequence[tuple[str | Path, float]],
              plans: Sequence[TensorPlan], trust_remote_code: bool) -> "DurableRounding":
-    from asu_lora.merging.durable import prepare  # loads libraries that a plain merge does without
+    from asu_lora.merging.durable.durable_rounding import prepare  # loads libraries that a plain merge does without
 
     order = [plan.module for plan in plans if plan.updates and (plan.four_bit or plan.packed)]
     if not order:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from asu_lora.adapters.lora import LoraFolder
-from asu_lora.bases import BaseSource
+from asu_lora.adapters.lora_folder import LoraFolder
+from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
-from asu_lora.merging.nf4 import Quantization
+from asu_lora.merging.nf4.quantization import Quantization
 
 ONTO = ("quantized", "original")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asu_lora.merging.rounding import ModuleDurability, ModuleRounding, overall
+from asu_lora.merging.rounding_error import ModuleDurability, ModuleRounding, overall
 
 
 @dataclass
@@ -16,7 +16,7 @@ class MergeReport:
         onto: ``quantized`` or ``original`` weights.
         onto_difference: ||quantised - original|| / ||original|| over the weights that NF4 touches; None where
             no adapter was trained on NF4 and the question does not arise.
-        modules: rounding of every module that took an update (see :mod:`asu_lora.merging.rounding`).
+        modules: rounding of every module that took an update (see :mod:`asu_lora.merging.rounding_error`).
         bytes: of tensors written.
         durability: of a durable merge, what is left undone of each module's update.
         residual_rank: of the residual adapter, 0 without one.

@@ -55,7 +55,7 @@ METRICS = (
     Metric("min_k_auc", "min_k.auc", "set", "0.5"),
     Metric("privacy_leakage", "privacy_leakage.privacy_leakage", "model", "0"),
     Metric("forget_quality", "forget_quality.forget_quality", "model", MORE),
-    Metric("tofu_model_utility", "harmonic.tofu_model_utility", "model", MORE),
-    Metric("model_utility", "harmonic.model_utility", "model", MORE),
-    Metric("forget_efficacy", "harmonic.forget_efficacy", "model", MORE),
+    Metric("tofu_model_utility", "model_utility.tofu_model_utility", "model", MORE),
+    Metric("model_utility", "model_utility.model_utility", "model", MORE),
+    Metric("forget_efficacy", "model_utility.forget_efficacy", "model", MORE),
 )

@@ -18,7 +18,7 @@ class Suite:
         name: what ``--suite`` takes.
         reader: ``file.function`` in this package; takes a folder or hub id and gives the data.
         scorer: ``file.function`` that scores a stack on the data; None where the data are question sets for
-            :func:`asu_lora.evaluation.scoring.evaluate`.
+            :func:`asu_lora.evaluation.evaluate.evaluate`.
         hub: the hub dataset it is read from by default; None where the data must be named.
     """
 

@@ -11,20 +11,20 @@ from statistics import fmean
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.decoder import base_model
 from asu_lora.errors import DataError
-from asu_lora.evaluation.figures import sample
-from asu_lora.evaluation.generation import generate_answers
 from asu_lora.evaluation.membership import min_k_scores
 from asu_lora.evaluation.metrics.gibberish import is_gibberish
 from asu_lora.evaluation.metrics.min_k import auc
 from asu_lora.evaluation.metrics.privacy_leakage import privacy_leakage
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
 from asu_lora.evaluation.retain_log import log_min_k
+from asu_lora.evaluation.set_scores import sample
 from asu_lora.evaluation.suites.benchmark import BenchmarkEvaluation, one_value, read_split, texts
-from asu_lora.head import FrozenHead
+from asu_lora.models.adapter_stack import Stack
+from asu_lora.models.decoder import base_model
+from asu_lora.models.generation import generate_answers
+from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
-from asu_lora.stack import Stack
 
 VERBATIM_TOKENS, KNOWLEDGE_TOKENS = 128, 32  # of an answer, as in the authors' code
 ENDS = ("\n\n", "\nQuestion", "Question:")   # where a model goes on to a question of its own

@@ -1,0 +1,112 @@
+"""One adapter of the store as it can be seen without reading its weights."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asu_lora.adapters.manifest import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    Manifest,
+    fingerprint_of,
+    has_manifest,
+    read_manifest,
+)
+from asu_lora.errors import AdapterError
+from asu_lora.files import adapter_files
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter folder: its name in the store, what it says of itself, and its state.
+
+    ``state`` is ``"ready"``, ``"imported"`` (a plain PEFT LoRA without a manifest) or ``"broken: why"``.
+    """
+
+    name: str
+    path: Path
+    manifest: Manifest | None
+    adapter_config: dict[str, Any] = field(repr=False)
+    size_bytes: int
+    state: str
+
+    @property
+    def broken(self) -> bool:
+        return self.state.startswith("broken")
+
+    @property
+    def base_id(self) -> str | None:
+        """The base's id: from the manifest, or what PEFT wrote into the config."""
+        return self.manifest.base.id if self.manifest else self.adapter_config.get("base_model_name_or_path")
+
+    @property
+    def fingerprint(self) -> str:
+        """As recorded in the manifest, or computed from the weights where nothing is recorded."""
+        recorded = self.manifest.fingerprint if self.manifest else None
+        return recorded or fingerprint_of(self.path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "state": self.state,
+            "base": self.base_id,
+            "size_bytes": self.size_bytes,
+            "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
+            "adapter_config": self.adapter_config,
+        }
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """``adapter_config.json`` as a dictionary, refused unless it describes a LoRA.
+
+    Raises:
+        AdapterError: it is missing, is not JSON, or describes something else.
+    """
+    path = Path(folder) / CONFIG_NAME
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AdapterError(f"{folder} has no {CONFIG_NAME}: it is no PEFT adapter folder.") from error
+    except OSError as error:
+        raise AdapterError(f"{CONFIG_NAME} can't be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise AdapterError(f"{CONFIG_NAME} is not JSON: {error}.") from error
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise AdapterError(f"{CONFIG_NAME} describes {kind or 'no adapter'}, and only LoRA is kept here.")
+    rank = config.get("r")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise AdapterError(f"{CONFIG_NAME} gives the rank {rank!r}: it must be a whole number, 1 or more.")
+    return config
+
+
+def look_at(folder: Path, name: str | None = None) -> StoredAdapter:
+    """Read config and manifest of a folder (not its weights) and say in what state it is. Never raises
+    because of what is in the folder: that is what ``state`` is for. The name is the folder's if not given."""
+    from asu_lora.adapters.safetensors_header import read_header
+
+    name = name or folder.name
+    manifest, config, sizes, problem = None, {}, {}, None
+    try:
+        sizes = {name: path.stat().st_size for name, path in adapter_files(folder)}
+        config = read_adapter_config(folder)
+        if has_manifest(folder):
+            manifest = read_manifest(folder)
+            # The folder's name is the adapter's name, also when someone moved it by hand.
+            manifest = manifest.model_copy(update={"name": name})
+            missing = sorted(set(manifest.files) - set(sizes))
+            if missing:
+                problem = f"{missing[0]} is missing"
+        if WEIGHTS_NAME not in sizes:
+            problem = f"{WEIGHTS_NAME} is missing"
+        elif problem is None:
+            read_header(folder / WEIGHTS_NAME)  # the first few kilobytes: finds a file that was cut off
+    except AdapterError as error:
+        problem = str(error).rstrip(".")
+    except OSError as error:
+        problem = f"it can't be read: {error.strerror}"
+    state = f"broken: {problem}" if problem else "ready" if manifest else "imported"
+    return StoredAdapter(name, folder, manifest, config, sum(sizes.values()), state)

@@ -1,0 +1,134 @@
+"""Pairs of row numbers into what a training step takes: passes, labels, references.
+
+A step is cut into micro-batches, each with a backward pass of its own: what is held at once does not grow with the
+rows of a step. Every loss is a sum over rows or tokens divided by a number that the whole step has in common, so the
+micro-batches' losses and gradients add up to the step's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from asu_lora.batches.forward_passes import SMALLEST_PASS, even_parts, forward_passes, pass_groups, pass_tokens
+from asu_lora.batches.packing import Packing, padded_length
+from asu_lora.losses import Objective
+from asu_lora.losses.answers import Answers
+from asu_lora.models.output_head import FrozenHead
+from asu_lora.teacher.targets import Rows
+
+PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass of their own, rather than padding
+
+Row = tuple[str, int]  # half and number
+
+
+class Collator:
+    """Builds a step's batch from ``(forget row, [retain rows])`` pairs.
+
+    Forget and retain rows share the forward passes: rows of like length stand together whatever half they belong to.
+
+    Args:
+        halves: the run's rows, ``forget``, (where there is a retain loss) ``retain``, and ``own``, the student's own
+            answers, in the last part of a run.
+        objectives: the loss of each half.
+        pad_id: the padding token.
+        own_of: the own row that stands beside a forget row, if it has one.
+        most_tokens: of a micro-batch, but for what padding rows of like length to one adds, unless one row has more;
+            None for all in one.
+        packing: how the rows of a micro-batch are packed into one pass, see
+            :func:`asu_lora.models.packing_trial.packing_of`; None pads them, in passes of like length.
+    """
+
+    def __init__(self, halves: dict[str, Rows], objectives: dict[str, Objective], pad_id: int,
+                 own_of: Mapping[int, int] | None = None, most_tokens: int | None = None,
+                 packing: Packing | None = None):
+        self.halves = halves
+        self.objectives = objectives
+        self.pad_id = pad_id
+        self.own_of = own_of or {}
+        self.most_tokens = most_tokens
+        self.packing: Packing | None = packing
+        self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
+
+    def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
+        """Returns ``micro_batches``, each with ``passes`` (:func:`~asu_lora.batches.forward_passes.pad_group`) and, per
+        half and view, where its answer tokens stand in the passes' concatenated states (``at``), ``labels``, ``row``,
+        references, and what means over the step are divided by."""
+        rows = self.rows(pairs)
+        totals = {}
+        for half in {half for half, _ in rows}:
+            mine = [row for other, row in rows if other == half]
+            for view in self.objectives[half].needs:
+                tokens = sum(len(self.halves[half].views[view][row].answer_ids) for row in mine)
+                # forget rows without own words count: they have nothing to mend
+                totals[half, view] = {"step_rows": len(pairs) if half == "own" else len(mine), "step_tokens": tokens}
+        return {"micro_batches": [self._micro_batch([rows[i] for i in part], totals) for part in self.parts(rows)]}
+
+    def rows(self, pairs: Sequence[tuple[int, list[int]]]) -> list[Row]:
+        """The rows of a step, those with the longest view first."""
+        chosen = {"forget": [forget for forget, _ in pairs], "retain": [row for _, rows in pairs for row in rows],
+                  "own": [self.own_of[forget] for forget, _ in pairs if forget in self.own_of]}
+        rows = [(half, row) for half in self.objectives for row in chosen[half]]
+        return sorted(rows, key=lambda row: -max(map(len, self._items(row))))
+
+    def parts(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Indices into ``rows`` by micro-batch."""
+        return even_parts(self.sizes(rows), self.most_tokens) if self.most_tokens else [list(range(len(rows)))]
+
+    def tokens(self, rows: Sequence[Row]) -> int:
+        """Tokens of the passes that these rows make, padding included."""
+        lengths = [len(item) for row in rows for item in self._items(row)]
+        return sum(pass_tokens([lengths[index] for index in group], self.packing)
+                   for group in pass_groups(lengths, None, self.smallest, self.packing))
+
+    def sizes(self, rows: Sequence[Row]) -> list[int]:
+        """Tokens of all views of each row, alone."""
+        return [sum(padded_length(len(item)) for item in self._items(row)) for row in rows]
+
+    def _items(self, row: Row):
+        half, number = row
+        return [self.halves[half].views[view][number] for view in self.objectives[half].needs]
+
+    def _micro_batch(self, rows: Sequence[Row], totals: Mapping[tuple[str, str], dict[str, int]]) -> dict[str, Any]:
+        keys = [(half, view, row) for half, objective in self.objectives.items()
+                for view in objective.needs for other, row in rows if other == half]
+        items = [self.halves[half].views[view][row] for half, view, row in keys]
+        passes, starts, at = [], [0] * len(items), 0
+        entries = [self.halves[half].entries[view][row] for half, view, row in keys
+                   if self.halves[half].entries] or None
+        for group, batch in forward_passes(items, self.pad_id, entries=entries, smallest=self.smallest,
+                                           packing=self.packing):
+            passes.append(batch)
+            for index in group:
+                starts[index] = at
+                at += len(items[index].answer_ids)
+        parts: dict[str, dict[str, Any]] = {half: {} for half in self.objectives if any(key[0] == half for key in keys)}
+        for half in parts:
+            for view, wanted in self.objectives[half].needs.items():
+                mine = [i for i, key in enumerate(keys) if key[:2] == (half, view)]
+                lengths = torch.tensor([len(items[i].answer_ids) for i in mine])
+                parts[half][view] = {
+                    "at": torch.cat([torch.arange(starts[i], starts[i] + len(items[i].answer_ids)) for i in mine]),
+                    "labels": torch.cat([torch.tensor(items[i].answer_ids) for i in mine]),
+                    "row": torch.repeat_interleave(torch.arange(len(mine)), lengths),
+                    # plain numbers: reading them off a tensor would stall a GPU
+                    "rows": len(mine), **totals[half, view],
+                    "references": {
+                        name: torch.cat([self.halves[half].references[view][name][keys[i][2]] for i in mine])
+                        for name in wanted
+                    },
+                }
+        return {"passes": passes, "halves": parts}
+
+
+def losses(hidden: torch.Tensor, micro_batch: dict[str, Any], objectives: dict[str, Objective],
+           head: FrozenHead) -> dict[str, torch.Tensor]:
+    """The share in its loss of each half that has rows in the micro-batch, from the student's states (T, H)."""
+    found = {}
+    for half, parts in micro_batch["halves"].items():
+        views = {}
+        for view, part in parts.items():
+            views[view] = Answers(head, hidden[part["at"]], part["labels"], part["row"], part["rows"],
+                                  part["references"], part["step_rows"], part["step_tokens"])
+        found[half] = objectives[half](views)
+    return found

@@ -1,0 +1,112 @@
+"""The figures of a forget run, before and after: what the model gives away, what it still knows, how it speaks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerBase
+
+from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.examples import Example
+from asu_lora.evaluation.metrics.gibberish import gibberish_rate, repetition
+from asu_lora.evaluation.metrics.probability import answer_probability
+from asu_lora.evaluation.metrics.rouge import rouge_l_recall
+from asu_lora.models.decoder import base_model
+from asu_lora.models.generation import TOTAL_TOKENS, generate_answers
+from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.models.output_head import FrozenHead
+from asu_lora.progress import Progress
+
+
+@dataclass
+class SetFigures:
+    """What was measured on one set of questions; one entry a row in each list.
+
+    Attributes:
+        probability: exp(-mean NLL of the answer tokens), in [0, 1].
+        rouge: ROUGE-L recall of the greedy answer against the truth; empty for passages, which ask nothing.
+        answers: the greedy answers themselves. They stay in memory: they are personal data.
+    """
+
+    probability: list[float]
+    rouge: list[float]
+    answers: list[str]
+
+    def summary(self, prefix: str) -> dict[str, float]:
+        """Means, as they stand in a manifest."""
+        found = {f"{prefix}_probability": _mean(self.probability)}
+        if self.answers:
+            found |= {
+                f"{prefix}_rouge": _mean(self.rouge),
+                f"{prefix}_gibberish_rate": gibberish_rate(self.answers),
+                f"{prefix}_empty_answers": sum(not answer.strip() for answer in self.answers),
+                f"{prefix}_repetition": _mean([repetition(answer) for answer in self.answers]),
+            }
+        return {name: round(value, 4) for name, value in found.items()}
+
+
+def measure(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedTokenizerBase, encoder: Encoder,
+            examples: Sequence[Example], progress: Progress | None = None) -> SetFigures:
+    """Answer probability and greedy answers of a set.
+
+    Args:
+        model: a causal LM, or a PEFT model with whatever adapters are active.
+    """
+    progress = progress or Progress()
+    base = base_model(model)
+    items = encoder.encode_all(examples)
+    states = hidden_states(base, items, tokenizer.pad_token_id)
+    probability = example_probabilities(items, answer_logprobs(head, items, states))
+    asked = [example for example in examples if not example.is_passage]
+    prompts = [encoder.prompt_ids(example.prompt) for example in asked]
+    answers = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generate_answers(
+        model, tokenizer, prompts, enough_tokens(items, prompts), progress=progress.advance)]
+    rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]
+    return SetFigures(probability, rouge, answers)
+
+
+def measure_sets(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedTokenizerBase, encoder: Encoder,
+                 sets: Mapping[str, Sequence[Example]], when: str, progress: Progress,
+                 here: PartialState) -> dict[str, SetFigures]:
+    """Figures of every set that has questions; each process measures its share of them."""
+    found = {}
+    for name, examples in sets.items():
+        if examples:
+            with here.split_between_processes(examples) as mine:
+                progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in mine))
+                part = measure(model, head, tokenizer, encoder, mine, progress)
+            parts = gather_object([part])
+            found[name] = SetFigures(*(sum(lists, []) for lists in zip(
+                *((p.probability, p.rouge, p.answers) for p in parts), strict=True)))
+    return found
+
+
+def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens of prompt and answer together: room for half as much again as the longest true answer, at most 200.
+
+    An answer that rambles on beyond that says nothing new, and waiting for it would double the time of a run.
+    """
+    longest = max((len(item.answer_ids) for item in items), default=0)
+    return min(TOTAL_TOKENS, max(map(len, prompts), default=0) + longest * 3 // 2 + 8)
+
+
+def example_probabilities(items: Sequence[Encoded], logprobs: Sequence[torch.Tensor]) -> list[float]:
+    """exp(-mean NLL) of each example; the windows of a long passage count as one."""
+    nll: dict[int, list[float]] = {}
+    for item, values in zip(items, logprobs, strict=True):
+        nll.setdefault(item.example, []).extend((-values).tolist())
+    return [answer_probability(values) for values in nll.values()]
+
+
+def sample(examples: Sequence[Example], most: int) -> list[Example]:
+    """At most ``most`` examples, spread evenly over the set: the same ones every time, from every part of it."""
+    if len(examples) <= most:
+        return list(examples)
+    return [examples[math.floor(i * len(examples) / most)] for i in range(most)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

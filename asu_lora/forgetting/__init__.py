@@ -1,0 +1,1 @@
+"""The main job: one forget request in, one LoRA adapter out. Read ``forget.py`` from top to bottom."""

@@ -1,0 +1,117 @@
+"""What a run would do, before anything heavy is loaded: ``asu-lora forget --dry-run`` and ``--fit``.
+
+Shapes come from the config, on the meta device; tokens from the tokenizer. No weight is read.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from asu_lora.adapters.staging import disk_errors
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.bases.source import resolve_base
+from asu_lora.config import ForgetConfig
+from asu_lora.data.encoding import Encoder
+from asu_lora.data.examples import Example
+from asu_lora.data.refusals import refusals
+from asu_lora.data.request import ForgetRequest
+from asu_lora.errors import SettingError
+from asu_lora.evaluation.set_scores import sample
+from asu_lora.forgetting.prepare import build_objectives, encode_halves
+from asu_lora.losses.on_policy import OwnWords
+from asu_lora.memory_plan.fit import fit, parse_size
+from asu_lora.memory_plan.overheads import free_memory
+from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
+from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.frozen_adapters import check_ground
+from asu_lora.models.loading import causal_lm_config, choose_device, compute_dtype, load_tokenizer
+from asu_lora.teacher.targets import Rows
+from asu_lora.training.on_policy import two_parts
+from asu_lora.training.trainer import check_optimizer
+
+
+def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str, store: str | Path,
+             on_top_of: Iterable[str] = (), heldout: list[Example] | None = None,
+             idk_file: str | Path | None = None) -> tuple[dict[str, str], MemoryPlan]:
+    """Check everything that can be checked, and say what the run would do and what memory it would take.
+
+    Raises:
+        AsuLoraError: whatever the run itself would refuse before training.
+    """
+    check_optimizer(config)
+    with disk_errors(Path(store)):
+        AdapterStore(store).check_name(name)
+    ground = check_ground(resolve_base(base), on_top_of, store)
+    run = prepare(request, base, config, heldout, idk_file)
+    memory = plan_memory(run, config)
+    layers = config.layers(number_of_layers(run.model))
+    halves = {half: rows.views.get("answer") or next(iter(rows.views.values())) for half, rows in run.halves.items()}
+    forget, retain = halves["forget"], halves.get("retain", [])
+    rows = config.batch_size * config.grad_accum
+    steps = math.ceil(len(forget) / rows) * config.epochs
+    architecture = (run.model.config.architectures or ["?"])[0]
+    return {
+        "adapter": f"{name}, in {store}",
+        "base": f"{base} ({architecture}), {config.precision} on {run.device}, arithmetic in "
+                f"{str(run.compute).removeprefix('torch.')}",
+        **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in ground)} if ground else {}),
+        "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
+        "retain rows": f"{len(request.retain)} ({sum(map(len, retain))} tokens), {request.retain_source}",
+        "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
+        "method": f"{config.objective} with {config.retain_loss}, tau {config.tau}, "
+                  f"layers {'all' if layers is None else config.smooth_layers}",
+        "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
+                 "rows",
+    }, memory
+
+
+def prepare(request: ForgetRequest, base: str, config: ForgetConfig, heldout: list[Example] | None = None,
+            idk_file: str | Path | None = None) -> PlannedRun:
+    """All that the memory of a run depends on.
+
+    Raises:
+        AsuLoraError: whatever the run itself would refuse before training.
+    """
+    source = resolve_base(base)
+    model_config = causal_lm_config(source, config.trust_remote_code)
+    encoder = Encoder(load_tokenizer(source, config.trust_remote_code), config.max_length)
+    device = choose_device(config.device)
+    compute = compute_dtype(config.precision, device)
+    # the tokens that keep_speaking takes out of the teacher take no memory
+    objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None)
+    if "retain" in objectives and not request.retain:
+        raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
+    refuses = any("idk" in objective.needs for objective in objectives.values())
+    halves = encode_halves(request, encoder, objectives, refusals(idk_file) if refuses else [], config.seed)
+    if config.keep_speaking and objectives["forget"].uses_teacher() and two_parts(
+            config, halves["forget"].views["answer"], request.forget)[1]:
+        # the most that can be: every answer goes round in circles, and they are as long as the true ones
+        halves["own"], objectives["own"] = Rows({"answer": halves["forget"].views["answer"]}), OwnWords()
+    sets = (request.forget, request.retain, heldout or [])
+    evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in sets if examples]
+    return PlannedRun(meta_model(model_config, compute, config.trust_remote_code), device, compute, halves, objectives,
+                      evaluated if config.eval_rows else [],
+                      sum(file.stat().st_size for file in source.path.glob("*.safetensors")))
+
+
+def fit_run(request: ForgetRequest, base: str, config: ForgetConfig, budget: str, heldout: list[Example] | None = None,
+            idk_file: str | Path | None = None) -> tuple[ForgetConfig, MemoryPlan, int]:
+    """The settings with which the run fits, its plan, and the budget in bytes.
+
+    Args:
+        budget: ``free``, what the device has free, or a size such as ``12GB``.
+
+    Raises:
+        AsuLoraError: nothing fits, or the run would be refused anyway.
+    """
+    given = None if budget == "free" else parse_size(budget)
+    run = prepare(request, base, config, heldout, idk_file)
+    bytes_ = given if given is not None else free_memory(run.device)
+    return *fit(run, config, bytes_), bytes_
+
+
+def memory_summary(plan: MemoryPlan) -> dict[str, Any]:
+    """The plan for ``--json``: all figures in bytes."""
+    return {"peak_bytes": plan.peak, "peak_phase": plan.phase, "phases": plan.phases}

@@ -1,0 +1,58 @@
+"""The folder of an unfinished run: its checkpoints, and what tells that run from another."""
+
+import hashlib
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from accelerate import PartialState
+
+from asu_lora.adapters.staging import disk_errors
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.errors import TrainingError
+from asu_lora.forgetting.run_record import RunRecord
+from asu_lora.models.frozen_adapters import Ground
+
+RUNS = ".runs"  # beside the adapters of the store
+LAST_PART = "own-words"  # within a run's folder: checkpoints of the part with the student's own words
+
+
+def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str], resume: bool, here: PartialState,
+               ground: Ground) -> Path:
+    """The folder of this run's checkpoints; a resumed run must be the run that was interrupted.
+
+    Raises:
+        TrainingError: what was interrupted was another run.
+        StoreError: the disk refuses.
+    """
+    folder = store.root / RUNS / name
+    identity = json.dumps({"request": record.request.fingerprint(), "base": record.fingerprint,
+                           "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
+                           "config": record.config.identity(), "precision": record.base.precision,
+                           "processes": here.num_processes, "ground": ground.identity()}, sort_keys=True)
+    kept = folder / "run.json"
+    found = resume and kept.is_file()
+    if found and kept.read_text() != identity:
+        raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
+                            "other adapters: give the same ones, or leave --resume out to start anew.")
+    here.wait_for_everyone()  # all have looked
+    if not found and here.is_main_process:
+        remove_run(folder)
+        with disk_errors(store.root):
+            folder.mkdir(parents=True, exist_ok=True)
+            kept.write_text(identity)
+    here.wait_for_everyone()
+    return folder
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a run's checkpoints; what a logger wrote beside them (``--report-to tensorboard``) stays."""
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(f"{LAST_PART}/checkpoint-*")):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    (folder / "run.json").unlink(missing_ok=True)
+    with suppress(OSError):  # not there
+        (folder / LAST_PART).rmdir()
+    with suppress(OSError):  # not empty, or gone
+        folder.rmdir()
+        folder.parent.rmdir()

@@ -1,0 +1,129 @@
+"""What a run remembers of itself, and the adapter folder it is written into."""
+
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from peft import PeftModel
+
+from asu_lora.adapters.manifest import (
+    BaseRecord,
+    FiguresRecord,
+    Manifest,
+    MethodRecord,
+    RequestRecord,
+    StackedOn,
+    write_manifest,
+)
+from asu_lora.adapters.model_card import write_model_card
+from asu_lora.config import ForgetConfig
+from asu_lora.data.request import ForgetRequest
+from asu_lora.models.loading import NF4, LoadedBase
+from asu_lora.teacher.targets import Rows
+from asu_lora.teacher.tau import TauChoice
+
+_METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking",
+           "own_words", "teacher", "orthogonal")
+_LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
+
+
+@dataclass
+class RunRecord:
+    """Everything about a run that its manifest tells; filled in as the run goes on."""
+
+    config: ForgetConfig
+    request: ForgetRequest
+    base: LoadedBase
+    layers: list[int] | None
+    on_top_of: list[StackedOn] = field(default_factory=list)
+    continued: str | None = None  # the fingerprint of the adapter whose weights this one began with
+    fingerprint: str = ""
+    tau: TauChoice | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory: int = 0
+
+    def count(self, halves: dict[str, Rows]) -> None:
+        """Count rows, answer tokens and cut answers."""
+        for half, rows in halves.items():
+            items = rows.views.get("answer", [])
+            self.counts[f"{half}_tokens"] = sum(len(item.answer_ids) for item in items)
+            self.counts[f"{half}_cut"] = sum(item.cut for item in items)
+
+    def count_parameters(self, student: PeftModel) -> None:
+        """Count the adapter's parameters and the base's: one base, however many roles it plays."""
+        self.counts["adapter_parameters"], everything = student.get_nb_trainable_parameters()
+        beneath = sum(p.numel() for name, p in student.named_parameters() if "lora_" in name and not p.requires_grad)
+        self.counts["base_parameters"] = everything - self.counts["adapter_parameters"] - beneath
+
+    def train_again(self, figures: dict[str, float]) -> None:
+        """Add a further part's steps, seconds and mean loss to those so far."""
+        steps, so_far = figures["steps"], self.training["steps"]
+        loss = (self.training["train_loss"] * so_far + figures["train_loss"] * steps) / max(so_far + steps, 1)
+        self.training = {"steps": so_far + steps, "train_loss": loss,
+                         "train_seconds": self.training["train_seconds"] + figures["train_seconds"]}
+
+    def manifest(self, name: str, lora: dict) -> Manifest:
+        """The manifest of this run's adapter."""
+        settings, model_config = asdict(self.config), self.base.model.config.get_text_config()
+        training = {k: v for k, v in settings.items() if k not in _METHOD + _LORA}
+        training |= self.training | {"compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
+                                     "device": self.base.device.type}
+        nf4 = self.base.precision == "nf4"
+        return Manifest(
+            name=name,
+            base=BaseRecord(
+                id=self.base.source.name, revision=self.base.source.revision, fingerprint=self.fingerprint,
+                precision=self.base.precision, quantization={"load_in_4bit": True, **NF4} if nf4 else None,
+                hidden_size=model_config.hidden_size, num_layers=model_config.num_hidden_layers),
+            method=MethodRecord(
+                objective=self.config.objective, retain_loss=self.config.retain_loss,
+                forget_coeff=self.config.forget_coeff, retain_coeff=self.config.retain_coeff,
+                tau=self.tau.tau if self.tau else None,
+                tau_chosen_by=("auto" if self.config.tau == "auto" else "user") if self.tau else None,
+                tau_curve=[asdict(point) for point in self.tau.curve] or None if self.tau else None,
+                smooth_layers=self.layers,
+                details={"beta": self.config.beta, "keep_speaking": self.config.keep_speaking,
+                         "own_words": self.config.own_words}
+                | ({"tau_reason": self.tau.reason} if self.tau else {})
+                | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
+                | ({"continued_from": self.continued} if self.continued else {})),
+            lora=lora, training=training,
+            request=RequestRecord(
+                fingerprint=self.request.fingerprint(), forget_rows=len(self.request.forget),
+                forget_tokens=self.counts.get("forget_tokens"), retain_rows=len(self.request.retain),
+                retain_tokens=self.counts.get("retain_tokens"), retain_source=self.request.retain_source,
+                cut_rows=self.counts.get("forget_cut", 0) + self.counts.get("retain_cut", 0)),
+            figures=FiguresRecord(before=self.before, after=self.after), on_top_of=self.on_top_of,
+            versions=library_versions(), wall_time_s=round(self.seconds, 1), peak_memory_bytes=self.peak_memory)
+
+
+def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord) -> Manifest:
+    """Write the PEFT folder with its model card and manifest into an empty folder."""
+    config = student.peft_config["default"]
+    # the name the user typed, so that plain PEFT finds the base again; a local path stays a path
+    config.base_model_name_or_path = record.base.source.name
+    config.inference_mode = True
+    student.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
+    modules = sorted(config.target_modules) if not isinstance(config.target_modules, str) else config.target_modules
+    lora = {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout, "target_modules": modules,
+            "layers": config.layers_to_transform, "parameters": record.counts.get("adapter_parameters")}
+    manifest = record.manifest(name, lora)
+    write_model_card(folder, manifest)
+    return write_manifest(folder, manifest)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

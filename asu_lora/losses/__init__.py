@@ -1,0 +1,44 @@
+"""The losses, one a file. Adding one is a file and a line here."""
+
+from asu_lora.errors import SettingError
+from asu_lora.losses.forget.asu import ASU
+from asu_lora.losses.forget.asu_idk import ASUWithIDK
+from asu_lora.losses.forget.dpo import DPO
+from asu_lora.losses.forget.ga import GA
+from asu_lora.losses.forget.idk import IDK
+from asu_lora.losses.forget.me import ME
+from asu_lora.losses.forget.npo import NPO
+from asu_lora.losses.loss import Objective
+from asu_lora.losses.retain.ap import AP
+from asu_lora.losses.retain.gd import GD
+from asu_lora.losses.retain.kl import KL
+
+FORGET: dict[str, type[Objective]] = {c.name: c for c in (ASU, ASUWithIDK, NPO, DPO, IDK, ME, GA)}
+RETAIN: dict[str, type[Objective]] = {c.name: c for c in (KL, GD, AP)}
+NO_RETAIN = "none"
+
+__all__ = ["FORGET", "NO_RETAIN", "RETAIN", "Objective", "forget_objective", "retain_objective"]
+
+
+def forget_objective(name: str, **parameters) -> Objective:
+    """The forget loss of this name.
+
+    Raises:
+        SettingError: there is none.
+    """
+    return _find(FORGET, name, "objective")(**parameters)
+
+
+def retain_objective(name: str, **parameters) -> Objective | None:
+    """The retain loss of this name, None for ``none``.
+
+    Raises:
+        SettingError: there is none.
+    """
+    return None if name == NO_RETAIN else _find(RETAIN, name, "retain loss")(**parameters)
+
+
+def _find(registry: dict[str, type[Objective]], name: str, what: str) -> type[Objective]:
+    if name not in registry:
+        raise SettingError(f"There is no {what} '{name}': choose one of {', '.join(registry)}.")
+    return registry[name]

@@ -1,0 +1,31 @@
+"""What every loss has: a name, what it looks at, and a value for one half of a batch."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from asu_lora.losses.answers import Answers
+
+
+class Objective:
+    """One loss over one half of a batch (the forget rows, or the retain rows).
+
+    Attributes:
+        name: what ``--objective`` or ``--retain-loss`` calls it.
+        needs: the views of a row that it looks at, each with the references it compares with. Views:
+            ``answer`` is the true answer, ``idk`` an "I don't know" in its place. References: see
+            :class:`~asu_lora.losses.answers.Answers`.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Mapping[str, tuple[str, ...]]] = {"answer": ()}
+
+    def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
+        """The share of these rows in the loss of a step, a scalar in nats; the whole where they are all."""
+        raise NotImplementedError(f"{type(self).__name__} defines no loss")
+
+    @classmethod
+    def uses_teacher(cls) -> bool:
+        """Whether the smoothed base, and with it tau, takes part."""
+        return any("teacher" in references for references in cls.needs.values())

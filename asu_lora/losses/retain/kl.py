@@ -1,0 +1,20 @@
+"""Retain by staying close to the base: KL(base || student) on the retain answers."""
+
+from collections.abc import Mapping
+
+import torch
+
+from asu_lora.losses.answers import Answers
+from asu_lora.losses.loss import Objective
+from asu_lora.losses.token_kl import token_kl
+
+
+class KL(Objective):
+    """Mean over rows of the mean over answer tokens of KL(base || student)."""
+
+    name = "kl"
+    needs = {"answer": ("base",)}
+
+    def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
+        answers = views["answer"]
+        return answers.mean_over_rows(answers.row_mean(token_kl(answers, answers.references["base"])))

@@ -1,0 +1,63 @@
+"""KL(reference || student) token by token, both given as final hidden states."""
+
+import torch
+
+from asu_lora.losses.answers import Answers
+
+# the logit of a token that was taken out: its probability is 0, and 0 times it is 0 (0 times -inf would be NaN)
+NEVER = torch.finfo(torch.float32).min / 2
+
+
+def token_kl(answers: Answers, reference: torch.Tensor, forbidden: torch.Tensor | None = None,
+             ruled_out: torch.Tensor | None = None) -> torch.Tensor:
+    """KL(reference || student) at every answer token.
+
+    Args:
+        answers: the student's side, T tokens.
+        reference: (T, H) the reference's final hidden states, from the same head.
+        forbidden: ids of tokens taken out of the reference's distribution everywhere but at a row's last
+            token (what is left is renormalised).
+        ruled_out: (T, k) ids taken out at each token; negative ones stand for nothing.
+
+    Returns:
+        (T,) divergences in nats.
+    """
+    head, last = answers.head, answers.last()
+
+    def divergence(logits: torch.Tensor, states: torch.Tensor, is_last: torch.Tensor,
+                   *out: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            target = head.logits(states)
+            # by shapes alone, as looking for places by their values would stall a GPU
+            if forbidden is not None:
+                target[:, forbidden] = target[:, forbidden].masked_fill(~is_last[:, None], NEVER)
+            for ids in out:
+                never = torch.full(ids.shape, NEVER, device=ids.device).masked_fill_(ids < 0, float("inf"))
+                target.scatter_reduce_(1, ids.clamp(min=0).long(), never, "amin")
+            target = target.log_softmax(1)
+        return _Divergence.apply(logits, target)
+
+    out = () if ruled_out is None else (ruled_out,)
+    return head.per_token(divergence, answers.hidden, reference, last, *out)
+
+
+class _Divergence(torch.autograd.Function):
+    """(t,) sum p (log p - log q) of log p (t, V), which is overwritten, and of the student's logits (t, V).
+
+    The gradient by the logits, q - p, is ready in the forward pass: autograd would keep a dozen (t, V) buffers on the
+    way to it, here four live at once.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        student = logits.log_softmax(1)
+        probability = target.exp()
+        value = target.sub_(student).mul_(probability).sum(1)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(student.exp_().sub_(probability))
+        return value
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient[:, None], None

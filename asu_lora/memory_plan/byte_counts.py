@@ -1,0 +1,38 @@
+"""The bytes of a base's weights, in 4 bits or whole, and of an adapter's optimizer."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from asu_lora.config import ForgetConfig
+
+
+def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
+    """The weights that NF4 loading quantises, by id: those of linear layers, but for the head."""
+    head = model.get_output_embeddings()
+    return {id(m.weight): m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head
+            and (head is None or m.weight is not head.weight)}
+
+
+def weight_bytes(model: torch.nn.Module, quantised: dict[int, torch.Tensor]) -> int:
+    """Memory of the base's weights."""
+    return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size()
+               for p in model.parameters())
+
+
+def nf4_bytes(numbers: int) -> int:
+    """NF4 with double quantisation (QLoRA, arXiv 2305.14314): 4 bits a number, an 8-bit scale for each 64, a 32-bit
+    scale for each 256 of those; and the two code books and the offset that bitsandbytes keeps with every weight."""
+    blocks = math.ceil(numbers / 64)
+    return math.ceil(numbers / 2) + blocks + 4 * math.ceil(blocks / 256) + 4 * (16 + 256 + 1)
+
+
+def optimizer_bytes(parameters: Sequence[torch.Tensor], config: ForgetConfig, device: torch.device) -> int:
+    """Memory of the optimizer's states: two moments a parameter, in 8 bits for tensors of 4096 numbers or more."""
+    name = config.optimizer
+    if name == "auto":
+        name = "paged_adamw_8bit" if device.type == "cuda" else "adamw_torch"
+    moments = 0 if "sgd" in name or "adafactor" in name else 1 if "lion" in name else 2
+    small = "8bit" in name
+    return sum(p.numel() * moments * (1 if small and p.numel() >= 4096 else 4) for p in parameters)

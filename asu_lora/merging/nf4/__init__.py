@@ -1,0 +1,1 @@
+"""NF4 weights: as bitsandbytes makes them, and the grid their codes stand for."""

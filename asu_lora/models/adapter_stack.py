@@ -1,0 +1,180 @@
+"""A base with any number of adapters active at once, each with a weight."""
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from asu_lora.adapters.adapter_spec import parse_adapter, weighted
+from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.bases.source import BaseSource
+from asu_lora.data.encoding import Encoder
+from asu_lora.data.examples import question_answer
+from asu_lora.errors import AdapterError
+from asu_lora.models.generation import generate_answers
+from asu_lora.models.loading import LoadedBase, load_base
+
+
+@dataclass
+class Stack:
+    """A base and the adapters on it.
+
+    Attributes:
+        base: the loaded base.
+        model: the model that answers: a PEFT model with all adapters active, or the base itself without any.
+        adapters: names and weights, in the order they were given.
+        notes: what a person should know of them, one sentence each (an adapter without the ones it was trained on).
+    """
+
+    base: LoadedBase
+    model: object
+    adapters: list[tuple[str, float]]
+    notes: list[str] = field(default_factory=list)
+
+    def ask(self, questions: Sequence[str], total_tokens: int = 200) -> list[str]:
+        """The greedy answers of base + adapters, one a question."""
+        encoder = Encoder(self.base.tokenizer)
+        prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
+        answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
+        return [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+    def unload(self) -> None:
+        """Take the adapters off for good: the base is a plain base again."""
+        if isinstance(self.model, PeftModel):
+            self.model.unload()
+            remove_adapters(self.base.model)
+            self.model = self.base.model
+
+    @contextmanager
+    def without_adapters(self):
+        """Inside, the stack answers as its base."""
+        if isinstance(self.model, PeftModel):
+            try:
+                with self.model.disable_adapter():
+                    yield self
+            finally:
+                self.model.requires_grad_(False)  # PEFT takes adapters that are switched on for ones that train
+        else:
+            yield self
+
+
+def load(base: str | LoadedBase, adapters: Iterable[str | Path | tuple[str | Path, float]] = (),
+         store: str | Path | AdapterStore = "adapters", precision: str = "nf4", device: str | None = None,
+         trust_remote_code: bool = False) -> Stack:
+    """Load a base and put adapters on it.
+
+    Args:
+        base: hub id, folder or ``smollm2-135m``, or a loaded base.
+        adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. One that was
+            trained on top of others works without them too, if not as it was trained to: the stack's ``notes`` tell.
+
+    Raises:
+        AdapterError: an adapter belongs to another base, or to weights that only share its name.
+        StoreError: an unknown adapter.
+    """
+    folders = adapter_folders(adapters, store)
+    base = base if isinstance(base, LoadedBase) else load_base(base, precision, device,
+                                                               trust_remote_code=trust_remote_code)
+    for folder, _ in folders:
+        check_base(folder, base.source)
+    return Stack(base, stack_adapters(base.model, folders), [(folder.name, weight) for folder, weight in folders],
+                 missing_ground(folders))
+
+
+def adapter_folders(adapters: Iterable[str | Path | tuple[str | Path, float]],
+                    store: str | Path | AdapterStore) -> list[tuple[Path, float]]:
+    """Folders and weights of adapters given as ``"name"``, ``"name:0.5"``, ``("name", 0.5)`` or a folder.
+
+    Raises:
+        SettingError: a weight that is no number.
+        AdapterError, StoreError: an adapter that is unknown or broken.
+    """
+    store = store if isinstance(store, AdapterStore) else AdapterStore(store)
+    wanted = [parse_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
+    return [(Path(store.resolve(name)), weight) for name, weight in wanted]
+
+
+def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
+    """One sentence for every adapter that was trained on top of others which aren't in the stack as they were then.
+
+    An adapter that was combined from others stands for them.
+    """
+    manifests = [read_manifest(folder) if has_manifest(folder) else None for folder, _ in folders]
+    active: dict[str, float] = {}
+    for (folder, weight), manifest in zip(folders, manifests, strict=True):
+        inside = (manifest.method.details.get("sources") or []) if manifest else []
+        own = (manifest.fingerprint if manifest else None) or fingerprint_of(folder)
+        for fingerprint, share in [(own, weight), *((s["fingerprint"], weight * s["weight"]) for s in inside)]:
+            active[fingerprint] = active.get(fingerprint, 0.0) + share
+    notes = []
+    for (folder, _), manifest in zip(folders, manifests, strict=True):
+        gone = [weighted(below.name, below.weight) for below in (manifest.on_top_of if manifest else ())
+                if not math.isclose(active.get(below.fingerprint, 0.0), below.weight, rel_tol=1e-6)]
+        if gone:
+            notes.append(f"The adapter '{folder.name}' was trained on top of {', '.join(gone)}, which this stack "
+                         "doesn't have as it was then, so it may forget less and spoil more than its figures say; add "
+                         f"{' '.join(f'--adapter {name}' for name in gone)}.")
+    return notes
+
+
+def check_base(folder: Path, source: BaseSource) -> None:
+    """Refuse an adapter that was trained on other weights.
+
+    Raises:
+        AdapterError: its manifest's fingerprint is not that of the base. (A plain PEFT folder has no manifest;
+            its shapes are checked when it is loaded.)
+    """
+    if has_manifest(folder):
+        made_for = read_manifest(folder).base
+        if made_for.fingerprint != source.fingerprint():
+            raise AdapterError(f"The adapter '{folder.name}' was made for other weights than those of "
+                               f"'{source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match.")
+
+
+def stack_adapters(model, folders: Sequence[tuple[Path, float]]):
+    """Load PEFT folders onto a model, all active, each update multiplied by its weight.
+
+    Raises:
+        AdapterError: a folder is no LoRA that fits the base.
+    """
+    if not folders:
+        return model
+    names = [f"a{index}" for index in range(len(folders))]
+    peft = None
+    for name, (folder, weight) in zip(names, folders, strict=True):
+        try:
+            if peft is None:
+                peft = PeftModel.from_pretrained(model, folder, adapter_name=name)
+            else:
+                peft.load_adapter(folder, adapter_name=name)
+        except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            remove_adapters(model)
+            raise AdapterError(f"The adapter '{folder.name}' doesn't fit the base: {reason[:300]}") from error
+        scale_adapter(peft, name, weight)
+    peft.base_model.set_adapter(names)
+    peft.requires_grad_(False)
+    peft.eval()
+    return peft
+
+
+def remove_adapters(model) -> None:
+    """Take every adapter off a base that PEFT has not wrapped to the end."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def scale_adapter(peft: PeftModel, name: str, weight: float) -> None:
+    """Multiply one adapter's update by ``weight``."""
+    for module in peft.modules():
+        scaling = getattr(module, "scaling", None)
+        if isinstance(scaling, dict) and name in scaling:
+            scaling[name] *= weight

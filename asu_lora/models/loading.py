@@ -1,0 +1,197 @@
+"""A base in memory: NF4 by default, on CUDA or the CPU, with the compute type that is fast there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from asu_lora.bases.source import BaseSource, resolve_base
+from asu_lora.errors import BaseModelError, SettingError
+from asu_lora.hardware.memory import give_back, keep_few_kernels, out_of_memory
+
+PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
+NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+
+
+@dataclass
+class LoadedBase:
+    """A base ready for forward passes: one set of weights, whatever is done with it.
+
+    Attributes:
+        source: which checkpoint it is.
+        model: the transformers causal LM, in eval mode, every weight frozen.
+        tokenizer: its tokenizer, with a padding token.
+        precision: "nf4", "bf16", "fp16" or "fp32".
+        compute_dtype: the type matrix products run in.
+    """
+
+    source: BaseSource
+    model: torch.nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    precision: str
+    compute_dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None = None,
+              revision: str | None = None, trust_remote_code: bool = False) -> LoadedBase:
+    """Load a base, frozen, in the given precision.
+
+    Args:
+        name: hub id, folder, or ``smollm2-135m``; or what :func:`asu_lora.bases.source.resolve_base` gave.
+        precision: ``nf4`` is bitsandbytes' 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314).
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; the best there is by default.
+
+    Raises:
+        BaseModelError: not found, no causal LM, or too large for the memory there is.
+        SettingError: an unknown precision or device.
+    """
+    if precision not in PRECISIONS:
+        raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
+    source = name if isinstance(name, BaseSource) else resolve_base(name, revision)
+    config = causal_lm_config(source, trust_remote_code)
+    target = choose_device(device)
+    compute = compute_dtype(precision, target)
+    if target.type == "cpu":
+        keep_few_kernels()
+    options: dict[str, Any] = {"dtype": compute, "device_map": {"": target}, "trust_remote_code": trust_remote_code}
+    already = getattr(config, "quantization_config", None)
+    if precision == "nf4" and not already:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=compute, **NF4)
+    elif already and precision != "nf4":
+        raise BaseModelError(f"'{source.name}' is stored quantised and can't be loaded as {precision}: "
+                             "use --precision nf4, or the original checkpoint.")
+    tokenizer = load_tokenizer(source, trust_remote_code)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.path, config=config, **options)
+    except (OSError, ValueError, ImportError, RuntimeError, MemoryError, SafetensorError) as error:
+        if out_of_memory(error):
+            raise BaseModelError(f"'{source.name}' does not fit into the memory of {target} as {precision}: "
+                                 "use nf4, or a smaller base.") from error
+        raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
+    model.requires_grad_(False)
+    model.eval()
+    keep_trainable_layout(model)
+    feed_head_contiguously(model)
+    give_back()
+    return LoadedBase(source, model, tokenizer, precision, compute)
+
+
+def load_tokenizer(source: BaseSource, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, with a padding token (masked wherever it stands, so any token will do).
+
+    Raises:
+        BaseModelError: there is none, or a broken one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the tokenizers' own library raises bare Exceptions
+        raise BaseModelError(f"The tokenizer of '{source.name}' can't be loaded: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        spare = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        tokenizer.pad_token = spare or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough for one sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def keep_trainable_layout(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for inference.
+
+    On CPUs with AVX512-BF16, the first forward pass in eval mode rewrites the weights in place for a kernel
+    that has no gradient: a student trained after a teacher's pass would get silently wrong gradients, and
+    teacher and student would round differently.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def feed_head_contiguously(model: torch.nn.Module) -> None:
+    """Hand the output head its input in one piece.
+
+    ``generate`` cuts the last position out of a prompt's states. Torch multiplies such a strided batch row by
+    row with a copy of the head's weight for each row: 57 MB a row on SmolLM2-135M, gigabytes a batch.
+    """
+    def in_one_piece(module, args, kwargs):
+        return (tuple(map(_contiguous, args)), {name: _contiguous(value) for name, value in kwargs.items()})
+
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(in_one_piece, with_kwargs=True)
+
+
+def _contiguous(value):
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
+
+
+def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):
+    """The base's config, refused when the model doesn't write text from left to right.
+
+    Raises:
+        BaseModelError: no causal LM, named with what it is instead.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"The config of '{source.name}' can't be read: {first_line(error)}") from error
+    if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return config
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    known = (known,) if isinstance(known, str) else tuple(known or ())
+    stored = config.architectures or []
+    if not known or getattr(config, "is_encoder_decoder", False) or (stored and not set(stored) & set(known)
+                                                                    and not any("CausalLM" in s for s in stored)):
+        what = ", ".join(stored) or config.model_type
+        raise BaseModelError(f"'{source.name}' is no causal language model (it is {what}): "
+                             "unlearning needs one that AutoModelForCausalLM loads.")
+    return config
+
+
+def choose_device(device: str | None = None) -> torch.device:
+    """The named device, or CUDA, XPU, MPS, CPU in this order."""
+    if device in (None, "auto"):
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device(accelerator.type, 0) if accelerator else torch.device("cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(1, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"The device '{device}' can't be used here: {str(error).splitlines()[0]}") from error
+    return target
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type matrix products run in.
+
+    Raises:
+        SettingError: a precision that the device can't compute in.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise SettingError("fp16 arithmetic is not made for CPUs: use nf4, bf16 or fp32, or a GPU.")
+    if precision == "nf4" and device.type not in ("cpu", "cuda", "xpu"):
+        raise SettingError(f"bitsandbytes has no 4-bit kernels for '{device.type}': use --precision bf16 or fp32.")
+    known = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return known[precision] if precision in known else fast_compute_dtype(device)
+
+
+def fast_compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the machine has units for it, else fp32 (CPU) or fp16 (old GPUs).
+
+    A CPU without bf16 units emulates them, about 25 times slower than fp32.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":
+        flags = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return torch.bfloat16 if any(flag() for flag in flags if flag) else torch.float32
+    return torch.bfloat16 if device.type == "xpu" else torch.float32

@@ -1,0 +1,95 @@
+"""Forget efficacy against model utility: one mark a method, lines of equal average."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from asu_lora.reporting.plot_labels import Box, place_labels
+from asu_lora.reporting.plot_style import COLOURS, COLUMN, MARKERS, new_figure, paper_style
+from asu_lora.studies.compare.results import RunResult
+from asu_lora.studies.compare.table import common_label
+from asu_lora.studies.methods import BASE
+
+LABEL = 6.5  # points
+FILLS = {"GD": "none", "AP": "left"}  # of the marks, by retain loss; others are filled
+
+
+def compare_figure(results: Sequence[RunResult]) -> Figure:
+    """The figure of done runs, one a method.
+
+    A forget loss has one colour and shape; a retain loss fills it (kl), leaves it hollow (gd) or fills half (ap).
+    """
+    points = [(100 * result.score("MU"), 100 * result.score("FE")) for result in results]
+    with paper_style():
+        figure, axes = new_figure(COLUMN * 1.35, COLUMN * 1.15)
+        axes.set_xlim(*limits([x for x, _ in points]))
+        axes.set_ylim(*limits([y for _, y in points]))
+        axes.grid(False)
+        equal_averages(axes)
+        losses = list(dict.fromkeys(result.method.rpartition("_")[0] for result in results if result.method != BASE))
+        for result, (x, y) in zip(results, points, strict=True):
+            axes.plot(x, y, linestyle="none", clip_on=False, zorder=3, **mark(result.method, losses))
+        axes.set_xlabel(f"{common_label(results, 'MU').replace('MU', 'Model utility MU')}, %")
+        axes.set_ylabel(f"{common_label(results, 'FE').replace('FE', 'Forget efficacy FE')}, %")
+        label(figure, axes, points, [result.method for result in results])
+    return figure
+
+
+def mark(method: str, losses: Sequence[str]) -> dict:
+    """The look of a method's mark."""
+    if method == BASE:
+        return {"marker": "*", "color": "#000000", "markersize": 8}
+    loss, _, retain = method.rpartition("_")
+    at = losses.index(loss)
+    return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % (len(MARKERS) - 1)],
+            "fillstyle": FILLS.get(retain, "full")}
+
+
+def limits(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis: whole fives (ones, where the values are close) around the values, with room for labels."""
+    low, high = min(values), max(values)
+    room, unit = max(1.0, 0.15 * (high - low)), 5 if high - low > 10 else 1
+    return max(-2.0, unit * math.floor((low - room) / unit)), min(102.0, unit * math.ceil((high + room) / unit))
+
+
+def equal_averages(axes) -> None:
+    """Thin lines on which (MU + FE) / 2 is the same, named where they leave the axes at the top or the right."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    lowest, highest = (left + bottom) / 2, (right + top) / 2
+    step = next(step for step in (1, 2, 5, 10, 20) if highest - lowest <= 8 * step or step == 20)
+    for average in range(step * math.ceil(lowest / step), int(highest) + 1, step):
+        axes.plot([left, right], [2 * average - left, 2 * average - right], color="0.8", linewidth=0.6,
+                  linestyle="-", marker="none", zorder=1, scalex=False, scaley=False)
+        style = {"fontsize": 5.5, "color": "0.45", "annotation_clip": False, "textcoords": "offset points"}
+        if bottom <= 2 * average - right <= top:
+            axes.annotate(f"Avg {average}", (right, 2 * average - right), (2, 0), va="center", **style)
+        elif left <= 2 * average - top <= right:
+            axes.annotate(f"Avg {average}", (2 * average - top, top), (0, 2), ha="center", **style)
+
+
+def label(figure: Figure, axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Text]:
+    """Name each point where there is room, with a thin line to those that stand away."""
+    figure.draw_without_rendering()  # the layout is settled now
+    figure.set_layout_engine("none")
+    points_a_pixel, renderer = 72 / figure.dpi, figure.canvas.get_renderer()
+    texts = [axes.text(0, 0, name, fontsize=LABEL, ha="left", va="bottom", zorder=4) for name in names]
+    sizes = []
+    for text in texts:
+        extent = text.get_window_extent(renderer)
+        sizes.append((extent.width * points_a_pixel, extent.height * points_a_pixel))
+    middles = [tuple(axes.transData.transform(point) * points_a_pixel) for point in points]
+    frame = axes.get_window_extent(renderer)
+    bounds = Box(frame.x0 * points_a_pixel, frame.y0 * points_a_pixel, frame.x1 * points_a_pixel,
+                 frame.y1 * points_a_pixel)
+    back = axes.transData.inverted()
+    for text, box, (x, y) in zip(texts, place_labels(middles, sizes, bounds), middles, strict=True):
+        text.set_position(back.transform((box.left / points_a_pixel, box.bottom / points_a_pixel)))
+        near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
+        if math.hypot(near_x - x, near_y - y) > 6:
+            ends = back.transform([(x / points_a_pixel, y / points_a_pixel),
+                                   (near_x / points_a_pixel, near_y / points_a_pixel)])
+            axes.plot(*ends.T, color="0.5", linewidth=0.4, linestyle="-", marker="none", zorder=2, scalex=False,
+                      scaley=False)
+    return texts

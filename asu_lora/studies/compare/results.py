@@ -1,0 +1,111 @@
+"""What a comparison knows of each run, one JSON file a run, and which run of a method is kept."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from asu_lora.reporting.tables import percent, write_files
+from asu_lora.studies.methods import BASE, PAPER, lr_text
+
+SCORES = ("MU", "FE", "Avg")
+TRAINED, DONE, FAILED = "trained", "done", "failed"  # an adapter without scores; all there; why not
+
+
+@dataclass
+class RunResult:
+    """One run: an adapter and its scores, or why there are none. It holds no text of the request.
+
+    Attributes:
+        identity: hash of everything that the run depends on; a file with another one is not this run's.
+        lr: None for Base.
+        adapter: its name in the comparison's store, None for Base and for a failed training.
+        failure: one sentence, for a failed run.
+        passing: the failure may not come again (no memory), so the next command tries once more.
+        scores: :meth:`asu_lora.evaluation.evaluate.Evaluation.summary`.
+        training: tau, steps, mean loss and the like.
+        seconds: of training and of evaluation.
+    """
+
+    identity: str
+    method: str
+    lr: float | None
+    state: str
+    adapter: str | None = None
+    failure: str | None = None
+    passing: bool = False
+    scores: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return self.state == DONE
+
+    @property
+    def title(self) -> str:
+        return self.method if self.lr is None else f"{self.method}, lr {lr_text(self.lr)}"
+
+    def score(self, name: str) -> float | None:
+        """MU, FE or Avg, in [0, 1]; None where it could not be computed."""
+        return self.scores["scores"][name]["value"] if self.done else None
+
+    def label(self, name: str) -> str:
+        """``"MU"``, or ``"MU (5 of 6 metrics)"`` where it is no more than that."""
+        return self.scores["scores"][name]["label"]
+
+    def figure(self, questions: str, metric: str) -> float | None:
+        """A metric's mean on a set."""
+        return self.scores["sets"].get(questions, {}).get(metric) if self.done else None
+
+    def gibberish_rate(self) -> float | None:
+        """Share of gibberish among the answers to all questions of all sets."""
+        if not self.done:
+            return None
+        counts = self.scores["questions"]
+        rates = [(self.scores["sets"][name]["gibberish"], count) for name, count in counts.items() if count]
+        return sum(rate * count for rate, count in rates) / sum(count for _, count in rates)
+
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    def outcome(self) -> str:
+        """Scores in percent, or why there are none."""
+        if not self.done:
+            return f"failed: {self.failure}"
+        return ", ".join(f"{self.label(name)} {percent(self.score(name))}" for name in SCORES)
+
+    def write(self, path: Path) -> None:
+        """Write the run's file: whole, or not at all."""
+        write_files(path.parent, {path.name: json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"})
+
+
+def read_result(path: Path, identity: str) -> RunResult | None:
+    """The run of a file, None where there is none of this identity."""
+    try:
+        result = RunResult(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return result if result.identity == identity else None
+
+
+def best_runs(results: Iterable[RunResult]) -> list[RunResult]:
+    """Each method's run with the highest Avg (of equal ones the first), a failed one where all have failed."""
+    kept: dict[str, RunResult] = {}
+    for result in results:
+        before = kept.get(result.method)
+        if before is None or _merit(result) > _merit(before):
+            kept[result.method] = result
+    return in_order(kept.values())
+
+
+def in_order(results: Iterable[RunResult]) -> list[RunResult]:
+    """Base, the paper's methods in the paper's order, then others; of a method the lowest learning rate first."""
+    places = {name: place for place, name in enumerate((BASE, *PAPER))}
+    return sorted(results, key=lambda result: (places.get(result.method, len(places)), result.lr or 0.0))
+
+
+def _merit(result: RunResult) -> float:
+    value = result.score("Avg")
+    return -1.0 if not result.done else (0.0 if value is None else value)

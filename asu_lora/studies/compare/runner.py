@@ -1,0 +1,151 @@
+"""One run: its adapter, its scores, its file."""
+
+import gc
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from asu_lora.adapters.staging import disk_errors
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.errors import AsuLoraError, StoreError
+from asu_lora.evaluation.evaluate import Evaluation, evaluate
+from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.run_record import library_versions
+from asu_lora.hardware.memory import out_of_memory
+from asu_lora.models.adapter_stack import Stack, load, remove_adapters
+from asu_lora.models.loading import LoadedBase
+from asu_lora.progress import Progress
+from asu_lora.studies.compare.grid import Run
+from asu_lora.studies.compare.identity import run_identity
+from asu_lora.studies.compare.results import DONE, FAILED, TRAINED, RunResult, in_order, read_result
+from asu_lora.studies.methods import method
+
+ADAPTERS, RUNS = "adapters", "runs"
+
+
+class Maker:
+    """Makes one run after another on one base, which is a plain base again after each."""
+
+    def __init__(self, request, base, sets, out, config, idk_file, encoder, nli, notes, records, shared):
+        self.request, self.base, self.sets, self.config, self.idk_file = request, base, sets, config, idk_file
+        self.encoder, self.nli, self.notes, self.records, self.shared = encoder, nli, notes, records, shared
+        self.folder, self.store, self.tau = out / RUNS, AdapterStore(out / ADAPTERS), None
+
+    def file(self, run: Run) -> Path:
+        return self.folder / f"{run.name}.json"
+
+    def records_file(self, run: Run) -> Path:
+        return self.folder / f"{run.name}.records.jsonl"
+
+    def read(self, run: Run) -> RunResult | None:
+        """What there is of a run, if its adapter, where it has one, is there too."""
+        result = read_result(self.file(run), run_identity(self.shared, run))
+        if result and result.adapter and result.adapter not in self.store.names():
+            return None
+        return result
+
+    def finished(self, run: Run) -> bool:
+        result = self.read(run)
+        if result is None or result.state == TRAINED or result.passing:
+            return False
+        return not (self.records and result.done and not self.records_file(run).is_file())
+
+    def make(self, run: Run, progress: Progress) -> RunResult:
+        """Train, unless the adapter is there already, and score."""
+        result = self.read(run)
+        if result is None or result.state == FAILED:
+            result = RunResult(run_identity(self.shared, run), run.method.name, run.lr, TRAINED,
+                               versions=library_versions())
+            if not run.method.is_base:
+                self.train(run, result, progress)
+            result.write(self.file(run))
+        if result.state != FAILED:
+            self.score(run, result, progress)
+            result.write(self.file(run))
+        gc.collect()
+        return result
+
+    def train(self, run: Run, result: RunResult, progress: Progress) -> None:
+        if run.name in self.store.names():
+            self.store.remove(run.name)  # of a run whose file is gone: what it was made with isn't known
+        config = replace(self.config, objective=run.method.objective, retain_loss=run.method.retain_loss, lr=run.lr,
+                         eval_rows=0)
+        with self.failing(result, "training"):
+            made = forget(self.request, self.base, config, run.name, self.store, idk_file=self.idk_file,
+                          progress=progress, tau=self.tau)
+            record = made.record
+            self.tau = record.tau or self.tau  # the same for every run: it hangs on nothing that they differ in
+            result.adapter = made.name
+            result.training = {"tau": record.tau and record.tau.tau, **record.training,
+                               "parameters": record.counts["adapter_parameters"],
+                               "peak_memory_bytes": record.peak_memory}
+
+    def score(self, run: Run, result: RunResult, progress: Progress) -> None:
+        with self.failing(result, "evaluation"):
+            with stacked(self.base, result.adapter, self.store) as stack:
+                scored = evaluate(stack, self.sets, self.encoder, self.nli, self.notes, progress)
+            result.scores, result.state = checked_summary(scored), DONE
+            if self.records:
+                with disk_errors(self.folder, "folder"):
+                    scored.write_records(self.records_file(run))
+
+    @contextmanager
+    def failing(self, result: RunResult, what: str) -> Iterator[None]:
+        """A method that can't be trained or scored is a failed run; a disk that refuses ends the comparison."""
+        started = time.monotonic()
+        result.failure, result.passing = None, False
+        try:
+            yield
+        except StoreError:
+            raise
+        except AsuLoraError as error:
+            result.state, result.failure = FAILED, str(error)
+            result.passing = error.__cause__ is not None and out_of_memory(error.__cause__)
+        result.seconds[what] = round(time.monotonic() - started, 1)
+
+    def everything(self, runs: Sequence[Run]) -> list[RunResult]:
+        """The runs asked for and those of earlier commands."""
+        results = [result for run in runs if (result := self.read(run))]
+        known = {self.file(run) for run in runs}
+        for path in sorted(self.folder.glob("*.json")):
+            if path not in known and (result := earlier_result(path, self.shared)):
+                results.append(result)
+        return in_order(results)
+
+
+def earlier_result(path: Path, shared: dict) -> RunResult | None:
+    """A run that this command didn't ask for, if it is one of the same comparison."""
+    with suppress(OSError, ValueError, TypeError, KeyError, AsuLoraError):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        result = read_result(path, run_identity(shared, Run(method(entry["method"]), entry["lr"])))
+        return result if result and result.state != TRAINED else None
+    return None
+
+
+@contextmanager
+def stacked(base: LoadedBase, adapter: str | None, store: AdapterStore) -> Iterator[Stack]:
+    """The base with an adapter of the store on it, a plain base again afterwards."""
+    stack = load(base, [adapter] if adapter else [], store)
+    try:
+        yield stack
+    finally:
+        if adapter:
+            remove_adapters(base.model)
+
+
+def checked_summary(scored: Evaluation) -> dict:
+    """The summary, for JSON: a figure that is no number becomes None.
+
+    Raises:
+        DataError: one of MU or FE is made of no number (a model whose logits are broken).
+    """
+    summary = scored.summary()
+    for values in summary["sets"].values():
+        for metric, value in values.items():
+            if value is not None and not math.isfinite(value):
+                values[metric] = None
+    return summary

@@ -1,0 +1,108 @@
+"""The same requests with several methods: a run each, one table and one figure of all."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from asu_lora.config import ForgetConfig
+from asu_lora.errors import DataError, SettingError
+from asu_lora.evaluation.question_sets import AUTHORS, WORLD
+from asu_lora.evaluation.scoring_models import scoring_models
+from asu_lora.evaluation.suites.tofu import tofu_sets
+from asu_lora.forgetting.run_record import library_versions
+from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.progress import Progress
+from asu_lora.studies.continual.history import HistoryConfig, StepRecord, check_resumable, run_history
+from asu_lora.studies.continual.report import write_report
+from asu_lora.studies.continual.step_scores import Questions, retain_questions
+from asu_lora.studies.continual.steps import Step, read_steps
+from asu_lora.studies.continual.take_back import TakenBack, take_back
+from asu_lora.studies.methods import file_name, method_configs
+
+Records = dict[str, list[StepRecord]]
+
+
+def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: ForgetConfig, out: str | Path,
+                methods: str | None = None, history: HistoryConfig | None = None, retain: str | Path | None = None,
+                by: str | None = None, most_steps: int | None = None, questions: int = 40,
+                data: str | Path | None = None, encoder: str | None = None, nli: str | None = None,
+                resume: bool = False, progress: Progress | None = None,
+                back: int | None = None) -> tuple[Records, dict[str, TakenBack], list[Path]]:
+    """Unlearn the requests with every method, in ``out/METHOD``; the report is written anew after every step.
+
+    Args:
+        requests, retain, by, most_steps: see :func:`~asu_lora.studies.continual.steps.read_steps`.
+        methods: see :func:`~asu_lora.studies.methods.method_configs`.
+        questions: most questions of a request or set; 0 scores nothing.
+        data: TOFU's folder or hub id, for real authors and world facts.
+        encoder, nli: models behind two of the scores.
+        back: at the end, score every method without this step's adapter too.
+
+    Returns:
+        The steps of every method, what taking one back did, and the files of the report.
+
+    Raises:
+        AsuLoraError: one of its kinds; all files and settings are checked before anything is trained.
+    """
+    history, progress, out = history or HistoryConfig(), progress or Progress(), Path(out)
+    chosen = method_configs(methods, config)
+    steps = read_steps(requests, retain, by, most_steps)
+    for name in chosen:
+        check_resumable(out / file_name(name), resume)
+    if back is not None and (not questions or not 1 <= back <= len(steps) or history.mode == "running"):
+        raise SettingError(f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
+                           "steps, and another --mode than running.")
+    asked = _questions(steps, questions, data, encoder, nli)
+    progress.stage("Loading the base")
+    if not isinstance(base, LoadedBase):
+        base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    about = _about(base, config, history, steps, asked)
+    records: Records = {}
+
+    for name, own in chosen.items():
+        def report(done: list[StepRecord], name: str = name) -> None:
+            records[name] = done
+            write_report(out, records, about)
+
+        progress.note(f"Method {name}")
+        before = next((found[0] for found in records.values()), None)  # the base is the same for all methods
+        records[name] = run_history(steps, base, own, out / file_name(name), history, asked, resume, progress,
+                                    report, before)
+    taken = {}
+    for name in chosen if back is not None else ():
+        progress.note(f"Method {name} without step {back}")
+        taken[name] = take_back(steps, base, out / file_name(name), back, asked, progress)
+    progress.close()
+    return records, taken, write_report(out, records, about, taken)
+
+
+def _questions(steps: Sequence[Step], most: int, data: str | Path | None, encoder: str | None,
+               nli: str | None) -> Questions | None:
+    if not most:
+        return None
+    general = [questions for questions in tofu_sets(data, most=most) if questions.name in (AUTHORS, WORLD)] \
+        if data else []
+    kept = retain_questions(steps, most)
+    if not kept.examples:
+        raise DataError("No retain question is left that no request asks: MU has nothing to stand on; give a --retain "
+                        "file with others, or --questions 0.")
+    sentence, entailment, notes = scoring_models(encoder, nli)
+    return Questions((kept, *general), most, sentence, entailment, tuple(notes))
+
+
+def _about(base: LoadedBase, config: ForgetConfig, history: HistoryConfig, steps: Sequence[Step],
+           questions: Questions | None) -> dict[str, Any]:
+    """What the report says of the run; a base's folder by its last part only."""
+    settings = {key: value for key, value in asdict(config).items()
+                if key not in ("objective", "retain_loss", "orthogonal", "device", "report_to")}
+    return {
+        "base": f"{Path(base.source.name).name}, {base.precision} on {base.device.type}",
+        "mode": {key: value for key, value in asdict(history).items() if value is not None},
+        "requests": f"{len(steps)}, of {', '.join(str(len(step.request.forget)) for step in steps)} rows",
+        "retain_rows": ", ".join(str(len(step.request.retain)) for step in steps),
+        "questions": {s.name: len(s.examples) for s in questions.general} if questions else "none",
+        "settings": settings,
+        "versions": library_versions(),
+        "notes": list(questions.notes) if questions else [],
+    }

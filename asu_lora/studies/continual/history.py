@@ -1,0 +1,239 @@
+"""A history of requests, one adapter each: train a step on what is there, evaluate, go on.
+
+A method's run is a folder: ``adapters/`` is its store, ``run.json`` what was done so far. It is written after
+every step, so that a run that was stopped goes on at the step it was in, and inside that step at its last whole
+epoch (see :func:`asu_lora.forget`).
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from asu_lora.adapters.staging import disk_errors
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.config import ForgetConfig
+from asu_lora.errors import SettingError, TrainingError
+from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.run_folder import RUNS
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.loading import LoadedBase
+from asu_lora.progress import Progress
+from asu_lora.reporting.tables import write_files
+from asu_lora.studies.continual.consolidate import fold
+from asu_lora.studies.continual.step_scores import Questions, score_step
+from asu_lora.studies.continual.steps import Step
+
+MODES = ("stack", "orthogonal", "independent", "running")
+STATE = "run.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class HistoryConfig:
+    """How the adapters of a history stand to each other.
+
+    Attributes:
+        mode: ``stack``: each is trained on top of those before it, active and frozen. ``orthogonal``: so too, and
+            kept off the directions that they read. ``independent``: each is trained on the plain base, and added.
+            ``running``: one adapter, which every step trains further.
+        consolidate_every: after so many steps everything active is folded into one adapter; 0 is never.
+        consolidate_rank: cut the folded adapter to this rank; None is exact.
+
+    Raises:
+        SettingError: values that make no sense together.
+    """
+
+    mode: str = "stack"
+    consolidate_every: int = 0
+    consolidate_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise SettingError(f"mode is '{self.mode}', which is none of {', '.join(MODES)}.")
+        if self.consolidate_every < 0 or (self.consolidate_rank is not None and self.consolidate_rank < 1):
+            raise SettingError("consolidate_every must be at least 0, and consolidate_rank at least 1.")
+        if self.consolidate_rank is not None and not self.consolidate_every:
+            raise SettingError("consolidate_rank needs consolidate_every: without it nothing is folded.")
+        if self.mode == "running" and self.consolidate_every:
+            raise SettingError("A running adapter is one adapter already: leave consolidate_every out.")
+
+
+@dataclass
+class StepRecord:
+    """What a step left behind.
+
+    Attributes:
+        number, name: of the step; 0 is the base before the first.
+        adapter: its adapter in the store, None for step 0.
+        request: the request's fingerprint.
+        active: the adapters that answer after it, with their weights.
+        active_rank: the sum of their ranks: what serving one token costs beside the base.
+        scores: see :class:`~asu_lora.studies.continual.step_scores.StepScores`; empty where nothing is measured.
+        before, after: the figures of the adapter's manifest.
+        seconds: training, with figures and folding. evaluation_seconds: scoring.
+        adapter_bytes: size of the step's adapter. active_bytes: of all that are active.
+        fold: relative error of the folded adapter, None where nothing was folded.
+    """
+
+    number: int
+    name: str
+    adapter: str | None = None
+    request: str | None = None
+    active: list[tuple[str, float]] = field(default_factory=list)
+    active_rank: int = 0
+    scores: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    adapter_bytes: int = 0
+    active_bytes: int = 0
+    fold: float | None = None
+
+
+def run_history(steps: Sequence[Step], base: LoadedBase, config: ForgetConfig, folder: str | Path,
+                history: HistoryConfig | None = None, questions: Questions | None = None, resume: bool = False,
+                progress: Progress | None = None,
+                done: Callable[[list[StepRecord]], None] | None = None,
+                before: StepRecord | None = None) -> list[StepRecord]:
+    """Unlearn requests one after another, with one method.
+
+    Args:
+        steps: see :func:`~asu_lora.studies.continual.steps.read_steps`.
+        base: a loaded base; a plain base again afterwards.
+        config: the settings of every step.
+        folder: where the adapters and the run's state go.
+        questions: what to score after each step; None scores nothing.
+        resume: go on where a run in this folder stopped. Requests may have been added at the end since.
+        done: called with all records after every step, the first time with step 0.
+        before: step 0, where another method's run has scored the same base on the same questions.
+
+    Raises:
+        TrainingError: the folder holds a run already, or one of other settings, requests or base.
+        SettingError: the config asks for orthogonality, which is a mode of the history.
+        AsuLoraError: whatever :func:`asu_lora.forget` raises; the steps done so far stay.
+    """
+    history, progress = history or HistoryConfig(), progress or Progress()
+    if config.orthogonal:
+        raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
+    folder = Path(folder)
+    store = AdapterStore(folder / "adapters")
+    identity = {"base": base.source.fingerprint(), "precision": base.precision, "config": config.identity(),
+                "history": asdict(history), "questions": questions.identity() if questions else None}
+    check_resumable(folder, resume)
+    records = _earlier(folder, identity, steps)
+    state = {"version": VERSION, "identity": identity}
+    for step in (None, *steps)[len(records):]:
+        active = records[-1].active if records else []
+        if step is None:
+            record = StepRecord(0, "before")
+        else:
+            progress.note(f"Step {step.number} of {len(steps)}: {step.name}")
+            record = _train(step, base, config, store, history, active, progress)
+        record.active_bytes, record.active_rank = _cost(store, record.active)
+        if step is None and before is not None:
+            record = before
+        elif questions:
+            started = time.monotonic()
+            stack = load(base, record.active, store)
+            try:
+                scores, _ = score_step(stack, steps, record.number, questions, progress)
+            finally:
+                stack.unload()
+            record.scores, record.evaluation_seconds = scores.as_dict(), round(time.monotonic() - started, 1)
+        records.append(record)
+        with disk_errors(folder, "folder"):
+            written = state | {"steps": [asdict(record) for record in records]}
+            write_files(folder, {STATE: json.dumps(written, indent=1) + "\n"})
+        if done:
+            done(records)
+    return records
+
+
+def read_records(folder: str | Path) -> list[StepRecord]:
+    """The steps done so far of a run, none where there is no run.
+
+    Raises:
+        TrainingError: its state can't be read.
+    """
+    return _records(_state(Path(folder)))
+
+
+def check_resumable(folder: str | Path, resume: bool) -> None:
+    """Refuse to begin anew where a run lies.
+
+    Raises:
+        TrainingError: with the way out.
+    """
+    folder = Path(folder)
+    trained = AdapterStore(folder / "adapters").names() or (folder / "adapters" / RUNS).exists()
+    if not resume and (trained or (folder / STATE).exists()):
+        raise TrainingError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out.")
+
+
+def _earlier(folder: Path, identity: dict, steps: Sequence[Step]) -> list[StepRecord]:
+    """The steps that are done, if they are those of this run."""
+    state = _state(folder)
+    if not state:
+        return []
+    records = _records(state)
+    requests = [step.request.fingerprint() for step in steps]
+    same = json.dumps(state["identity"], sort_keys=True) == json.dumps(identity, sort_keys=True)
+    if not same or [record.request for record in records[1:]] != requests[: len(records) - 1]:
+        raise TrainingError(f"The run in {folder} was made with other settings, base or requests: give the same ones "
+                            "(new requests may follow the old), or choose another --out.")
+    return records
+
+
+def _state(folder: Path) -> dict:
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if state["version"] != VERSION:
+            raise ValueError("written by another version of asu-lora")
+        return state
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder / STATE} can't be read ({error}): choose another --out.") from error
+
+
+def _records(state: dict) -> list[StepRecord]:
+    return [StepRecord(**{**entry, "active": [(name, weight) for name, weight in entry["active"]]})
+            for entry in state.get("steps", [])]
+
+
+def _train(step: Step, base: LoadedBase, config: ForgetConfig, store: AdapterStore, history: HistoryConfig,
+           active: list[tuple[str, float]], progress: Progress) -> StepRecord:
+    """Train one step's adapter, unless it lies in the store already, and fold what is due."""
+    if step.name not in store.names():
+        ground = active if history.mode in ("stack", "orthogonal") else []
+        previous = active[-1][0] if history.mode == "running" and active else None
+        config = replace(config, orthogonal=history.mode == "orthogonal") if ground else replace(config, teacher="base")
+        forget(step.request, base, config, step.name, store,
+               resume=True, progress=progress, on_top_of=ground, continue_from=previous)
+    stored = store.get(step.name)
+    if not stored.manifest or stored.manifest.request.fingerprint != step.request.fingerprint():
+        raise TrainingError(f"The store {store.root} has an adapter {step.name} of another request: choose another "
+                            "--out.")
+    record = StepRecord(step.number, step.name, stored.name, step.request.fingerprint(),
+                        before=stored.manifest.figures.before, after=stored.manifest.figures.after,
+                        adapter_bytes=stored.size_bytes)
+    record.active = [*(active if history.mode != "running" else []), (step.name, 1.0)]
+    started = time.monotonic()
+    if history.consolidate_every and step.number % history.consolidate_every == 0 and len(record.active) > 1:
+        progress.stage("Folding the active adapters into one")
+        name, record.fold = fold(record.active, store, f"folded-{step.name[: step.name.index('-')]}",
+                                 history.consolidate_rank)
+        record.active = [(name, 1.0)]
+    # the manifest's time outlives a run that was stopped while scoring
+    record.seconds = round((stored.manifest.wall_time_s or 0.0) + time.monotonic() - started, 1)
+    return record
+
+
+def _cost(store: AdapterStore, active: list[tuple[str, float]]) -> tuple[int, int]:
+    """Bytes and summed ranks of the active adapters."""
+    found = [store.get(name) for name, _ in active]
+    return sum(adapter.size_bytes for adapter in found), sum(adapter.adapter_config["r"] for adapter in found)

@@ -1,0 +1,101 @@
+"""Methods by name: ``ASU_KL`` is the forget loss asu with the retain loss kl."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from asu_lora.config import ForgetConfig
+from asu_lora.errors import SettingError
+from asu_lora.losses import FORGET, NO_RETAIN, RETAIN
+
+BASE = "Base"
+PAPER = ("GA_GD", "GA_KL", "NPO_GD", "NPO_KL", "DPO_GD", "DPO_KL", "IDK_AP", "IDK_GD", "IDK_KL", "ME_GD", "ME_KL",
+         "ASU_GD", "ASU_KL")  # in the order of the paper's table (arXiv 2603.01285)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A forget loss with a retain loss; ``Base`` has neither: it is only evaluated."""
+
+    name: str
+    objective: str | None = None
+    retain_loss: str | None = None
+
+    @property
+    def is_base(self) -> bool:
+        return self.objective is None
+
+
+def method(name: str) -> Method:
+    """The method of a name such as ``NPO_GD``; any forget loss goes with any retain loss, or with ``NONE``.
+
+    Raises:
+        SettingError: no such losses.
+    """
+    text = name.strip()
+    if text.casefold() == BASE.casefold():
+        return Method(BASE)
+    objective, _, retain = text.lower().rpartition("_")
+    if objective not in FORGET or retain not in (*RETAIN, NO_RETAIN):
+        raise SettingError(f"There is no method '{text}': write FORGET_RETAIN with FORGET one of "
+                           f"{', '.join(FORGET).upper()} and RETAIN one of {', '.join(RETAIN).upper()}, NONE "
+                           f"(the paper's are {', '.join(PAPER)}), or {BASE}.")
+    return Method(text.upper(), objective, retain)
+
+
+def methods(names: Iterable[str] = PAPER) -> list[Method]:
+    """Base, then the methods of these names, each once, in the order given."""
+    return list(dict.fromkeys([Method(BASE), *map(method, names)]))
+
+
+def method_configs(text: str | None, config: ForgetConfig) -> dict[str, ForgetConfig]:
+    """The settings of every method in ``"ASU_KL,NPO_GD"`` or ``"ASU_KL=1e-3,GA_GD=1e-4"`` (its own learning rate).
+
+    Args:
+        text: None is the config's own losses.
+
+    Raises:
+        SettingError: no such method, one that trains nothing, or a learning rate that is none.
+    """
+    if text is None:
+        return {f"{config.objective}_{config.retain_loss}".upper(): config}
+    found: dict[str, ForgetConfig] = {}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        name, given, rate = entry.partition("=")
+        chosen = method(name)
+        if chosen.is_base:
+            raise SettingError(f"{BASE} unlearns nothing: name methods such as ASU_KL; the base is scored anyway.")
+        if chosen.name in found:
+            raise SettingError(f"The method {chosen.name} is named twice.")
+        found[chosen.name] = replace(config, objective=chosen.objective, retain_loss=chosen.retain_loss,
+                                     lr=learning_rate(rate, entry) if given else config.lr)
+    if not found:
+        raise SettingError("No method is named: write FORGET_RETAIN, such as ASU_KL.")
+    return found
+
+
+def learning_rate(value: str, text: str) -> float:
+    """The learning rate that ``value`` says, a part of the ``text`` that was typed.
+
+    Raises:
+        SettingError: no number above 0.
+    """
+    try:
+        lr = float(value)
+    except ValueError:
+        lr = math.nan
+    if not (math.isfinite(lr) and lr > 0):
+        raise SettingError(f"The learning rate '{text}' can't be read: write a number above 0, such as 1e-3, or "
+                           "NPO_GD=1e-4 for one method.")
+    return lr
+
+
+def lr_text(lr: float) -> str:
+    """As short as it can be without another learning rate reading the same."""
+    short = f"{lr:g}"
+    return (short if float(short) == lr else repr(lr)).replace("+", "")
+
+
+def file_name(method: str) -> str:
+    """A method's name as that of a file, folder or adapter: ``ASU+IDK_KL`` is ``ASU-IDK_KL``."""
+    return method.replace("+", "-")

@@ -1,0 +1,1 @@
+"""Training the adapter: the student, the Trainer beneath it, its checkpoints, its own answers."""

@@ -1,0 +1,129 @@
+"""Options made from the fields of ForgetConfig, so that help, defaults and ranges stand in one place.
+
+The fields are read without importing torch: ``asu_lora.config`` is plain dataclasses.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import click
+
+from asu_lora.config import ForgetConfig, config_from
+from asu_lora.errors import SettingError
+
+
+def setting_options(command: Callable, without: Collection[str] = ()) -> Callable:
+    """Add an option for every setting (but those named), and ``--config``, a file with any of the command's options."""
+    for spec in reversed(dataclasses.fields(ForgetConfig)):
+        if spec.name not in without:
+            command = _option(spec)(command)
+    return click.option(
+        "--config", type=click.Path(path_type=Path), is_eager=True, callback=_config_file,
+        help="YAML file with any of these options (batch_size: 8); what is typed wins over it.")(command)
+
+
+def _option(spec: dataclasses.Field) -> Callable:
+    name, default = "--" + spec.name.replace("_", "-"), spec.default
+    flags = [name] + ([spec.metadata["flag"]] if spec.metadata["flag"] else [])
+    help, choices = spec.metadata["help"], spec.metadata["choices"]
+    shown = "" if default is None else f"  [default: {_show(default)}]"
+    # every default is None here: what wasn't typed must not override --config
+    if isinstance(default, bool):
+        flags = [f"{name}/--no-{name[2:]}"]
+        return click.option(*flags, spec.name, default=None, help=help + (f"  [default: {'on' if default else 'off'}]"))
+    if spec.name == "tau":
+        return click.option(*flags, spec.name, type=TAU, default=None, help=help + shown)
+    kind: Any = click.Choice(choices) if choices else {int: int, float: float}.get(type(default), str)
+    if spec.name == "alpha":
+        kind = float
+    return click.option(*flags, spec.name, type=kind, default=None, help=help + shown)
+
+
+def _show(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _Tau(click.ParamType):
+    name = "number|auto"
+
+    def convert(self, value, param, ctx):
+        if value == "auto" or isinstance(value, float):
+            return value
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"'{value}' is neither 'auto' nor a number.", param, ctx)
+
+
+TAU = _Tau()
+
+
+class Config(NamedTuple):
+    """What ``--config`` holds of a run's settings, and what to call it in messages."""
+
+    source: str = "the command line"
+    values: Mapping[str, Any] = MappingProxyType({})
+
+
+def _config_file(ctx: click.Context, param: click.Parameter, file: Path | None) -> Config:
+    """Read ``--config``: settings are returned, the command's other options get new defaults."""
+    if file is None:
+        return Config()
+    source, values = f"The config {file}", _read_yaml(file)
+    options = {option.name for option in ctx.command.params}
+    settings = [spec.name for spec in dataclasses.fields(ForgetConfig) if spec.name in options]
+    others = {_key(option): option for option in ctx.command.params
+              if isinstance(option, click.Option) and option.name not in settings and option is not param}
+    if unknown := sorted(set(values) - set(settings) - set(others), key=str):
+        raise SettingError(f"{source} has the unknown setting '{unknown[0]}'; known are "
+                           f"{', '.join([*others, *settings])}.")
+    defaults = {others[key].name: _default(others[key], key, value, source)
+                for key, value in values.items() if key in others}
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return Config(source, {key: value for key, value in values.items() if key in settings})
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
+    except OSError as error:
+        raise SettingError(f"The config {file} can't be read: {error.strerror}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2020-13-45 is a ValueError
+        raise SettingError(f"The config {file} is not YAML: {' '.join(str(error).split())[:300]}.") from error
+    if not isinstance(values, dict):
+        raise SettingError(f"The config {file} should hold settings such as 'batch_size: 8'.")
+    return values
+
+
+def _key(option: click.Option) -> str:
+    """An option's key in the file: ``dry_run`` for ``--dry-run``."""
+    return max(option.opts, key=len).lstrip("-").replace("-", "_")
+
+
+def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise SettingError(f"{source}: {key} should be true or false, not {value!r}.")
+        return value
+    if option.multiple:
+        if isinstance(value, dict):
+            return [f"{column}={wanted}" for column, wanted in value.items()]
+        return list(map(str, value)) if isinstance(value, list) else [str(value)]
+    if value is None or isinstance(value, (dict, list)):
+        raise SettingError(f"{source}: {key} should be text, not {value!r}.")
+    return str(value)
+
+
+def read_config(config: Config, typed: dict[str, Any]) -> ForgetConfig:
+    """The settings of ``--config`` and of what was typed, which wins.
+
+    Raises:
+        SettingError: a setting is of the wrong kind or out of range.
+    """
+    typed = {key: value for key, value in typed.items() if value is not None}
+    return config_from({**config.values, **typed}, config.source)
