@@ -9,7 +9,7 @@ Names are imported on first use, so that ``import asu_lora`` stays light.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from asu_lora.version import __version__
 
 _EXPORTS = {
     "AsuLoraError": "asu_lora.errors",

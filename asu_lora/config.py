@@ -11,6 +11,8 @@ from typing import Any
 
 from asu_lora.errors import SettingError
 
+PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
+
 ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 

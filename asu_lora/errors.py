@@ -39,3 +39,8 @@ class NotEnoughMemory(TrainingError):
 
 class SettingError(AsuLoraError):
     """A setting outside its range."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough for one sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

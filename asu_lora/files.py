@@ -3,10 +3,14 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+import platformdirs
+
+from asu_lora.errors import StoreError
 
 CHUNK = 1 << 20
 
@@ -75,3 +79,27 @@ def adapter_files(folder: Path) -> Iterator[tuple[str, Path]]:
         relative = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in relative.parts):
             yield relative.as_posix(), path
+
+
+@contextmanager
+def disk_errors(root: Path, what: str = "adapter store") -> Iterator[None]:
+    """Say a refusal of the disk (full, read-only, no permission) in one sentence, about ``what`` lies at ``root``."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename and str(error.filename) != str(root) else ""
+        why = f"{error.strerror or error}{where}"
+        raise StoreError(f"The {what} {root} can't be changed: {why}.") from error
+
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write files, {name: text}, into a folder that is made if need be; each is whole at any moment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def cache_folder() -> Path:
+    """Where the embedded base and fingerprints are kept (``ASU_LORA_CACHE``, else the user's cache)."""
+    return Path(os.environ.get("ASU_LORA_CACHE") or platformdirs.user_cache_dir("asu-lora"))

@@ -31,7 +31,7 @@ from asu_lora.models.frozen_adapters import standing_on
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.studies.continual.history import HistoryConfig, run_history
 from asu_lora.studies.continual.steps import Step
-from asu_lora.training.student import adapted
+from asu_lora.training.new_adapter import adapted
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 FOLD = 5

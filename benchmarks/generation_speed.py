@@ -17,7 +17,8 @@ from results import RESULTS, write_table
 from steps import plain
 
 from asu_lora.cli.quiet import quiet_libraries
-from asu_lora.data.encoding import Encoder, stop_ids
+from asu_lora.data.chat_template import stop_ids
+from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
 from asu_lora.models.generation import generate_answers

@@ -14,11 +14,11 @@ from transformers import LlamaConfig, Qwen2Config
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.training_rows import Rows
 from asu_lora.forgetting.prepare import build_objectives
 from asu_lora.losses.on_policy import OwnWords
 from asu_lora.memory_plan.fit import changes, fit, parse_size
 from asu_lora.memory_plan.plan import PlannedRun, meta_model, plan_memory
-from asu_lora.teacher.targets import Rows
 
 BASES = {
     "Llama-3.1-8B": (LlamaConfig(**COMMON | SHAPES["llama-3.1-8b"]), "12GB"),

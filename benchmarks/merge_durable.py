@@ -17,7 +17,7 @@ from forget_tofu import request_for
 
 from asu_lora.bases.source import resolve_base
 from asu_lora.cli.quiet import quiet_libraries
-from asu_lora.evaluation.set_scores import sample
+from asu_lora.data.sampling import sample
 from asu_lora.merging.check import check
 from asu_lora.merging.durable.durable_rounding import DurableSettings
 from asu_lora.merging.merge import merge

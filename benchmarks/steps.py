@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 from torch.utils._pytree import tree_map
 
 from asu_lora import ForgetConfig, ForgetRequest, attention_smoothing
-from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.collator import Collator
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_training
@@ -32,7 +32,9 @@ from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.teacher import fluency as speaking
 from asu_lora.teacher.targets import compute_references
-from asu_lora.training.student import Student, add_adapter
+from asu_lora.training.new_adapter import add_adapter
+from asu_lora.training.student import Student
+from asu_lora.training.trainer import losses
 
 TAU = 3.0
 PADDED = 500  # tokens: what the paper's code pads every row to

@@ -26,7 +26,8 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import resolve_base
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoder
-from asu_lora.evaluation.set_scores import measure, sample
+from asu_lora.data.sampling import sample
+from asu_lora.evaluation.set_scores import measure
 from asu_lora.merging.deployments import deployments
 from asu_lora.merging.durable.durable_rounding import DurableSettings
 from asu_lora.merging.merge import merge

@@ -26,7 +26,7 @@ def demo(store, name, seed, replace, as_json):
     with stderr().status("Starting ..."):
         quiet_libraries()
         from asu_lora.adapters.store import AdapterStore
-        from asu_lora.bases.source import EMBEDDED
+        from asu_lora.bases.smollm2 import EMBEDDED
         from asu_lora.config import ForgetConfig
         from asu_lora.demo.harry_potter import run_demo
     if replace and name in AdapterStore(store).names():

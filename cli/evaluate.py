@@ -62,10 +62,10 @@ def evaluate(base, adapters, store, forget, retain, where, suite, data, split, t
     tasks = [name.strip() for name in (lm_eval or "").split(",") if name.strip()]
     with stderr().status("Loading the base ..."):
         quiet_libraries()
-        from asu_lora.evaluation.evaluate import Evaluation
         from asu_lora.evaluation.evaluate import evaluate as score
         from asu_lora.evaluation.lm_eval import check_installed, run_tasks
         from asu_lora.evaluation.question_sets import own_sets
+        from asu_lora.evaluation.result import Evaluation
         from asu_lora.evaluation.retain_log import check_questions, read_log, retain_quality
         from asu_lora.evaluation.scoring_models import scoring_models
         from asu_lora.models.adapter_stack import load
@@ -119,7 +119,7 @@ def _refuse_contradictions(suite, data, forget, retain, retain_log, holdout, ask
 
 def _holdout(source, most):
     from asu_lora.data.request import read_examples
-    from asu_lora.evaluation.set_scores import sample
+    from asu_lora.data.sampling import sample
 
     return sample(read_examples(source), most)
 

@@ -110,3 +110,5 @@ def _pairs(ctx, param, values):
             raise click.BadParameter(f"the column '{column}' is named twice; a row has one value of it.")
         pairs.append((column, wanted))
     return pairs
+
+name_option = click.option("--name", help="What to call it here, if not by its own name.")

@@ -18,21 +18,12 @@ class OneSentence(click.ClickException):
     exit_code = 2
 
 
-class Program(click.Group):
-    """The top-level group: commands by ``module:attribute``, ``--debug``, and the error manner.
-
-    An :class:`AsuLoraError` becomes one sentence on stderr and exit code 2; so does Ctrl-C, with 130. Before it
-    stands a traceback only if ``--debug`` was given, anywhere on the line.
-    """
+class LazyGroup(click.Group):
+    """A group that knows its commands by ``module:attribute`` and imports one when it is called."""
 
     def __init__(self, *args: Any, commands_from: dict[str, str], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.commands_from = commands_from
-        self.params.append(
-            click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True,
-                         callback=lambda ctx, _, value: ctx.meta.__setitem__(DEBUG, value),
-                         help="Show tracebacks.")
-        )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands_from)
@@ -42,6 +33,22 @@ class Program(click.Group):
             return None
         module, attribute = self.commands_from[name].split(":")
         return getattr(import_module(module), attribute)
+
+
+class Program(LazyGroup):
+    """The top-level group: ``--debug``, and the error manner.
+
+    An :class:`AsuLoraError` becomes one sentence on stderr and exit code 2; so does Ctrl-C, with 130. Before it
+    stands a traceback only if ``--debug`` was given, anywhere on the line.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True,
+                         callback=lambda ctx, _, value: ctx.meta.__setitem__(DEBUG, value),
+                         help="Show tracebacks.")
+        )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # it is wanted once something has gone wrong, and then typed at the end

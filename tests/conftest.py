@@ -36,7 +36,7 @@ def own_cache(tmp_path_factory):
     """Fingerprints of throw-away checkpoints stay out of the user's cache; the embedded base is shared."""
     import asu_lora.bases.source
 
-    real = asu_lora.bases.source.cache_folder()
+    real = asu_lora.files.cache_folder()
     if not os.environ.get("ASU_LORA_CACHE"):
         folder = tmp_path_factory.mktemp("cache")
         (real / "bases").mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ def give_manifest(folder: Path, base: Path, precision: str = "fp32", fingerprint
                   **fields) -> Path:
     """Write the manifest that `asu-lora forget` would leave."""
     from asu_lora.adapters.manifest import BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
-    from asu_lora.bases.source import weights_fingerprint
+    from asu_lora.bases.fingerprint import weights_fingerprint
 
     record = BaseRecord(id=str(base), fingerprint=fingerprint or weights_fingerprint(base),
                         precision=precision, quantization=NF4 if precision == "nf4" else None)

@@ -5,15 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asu_lora.batches.forward_passes import (
-    SMALLEST_PASS,
-    answer_hidden,
-    even_parts,
-    forward_passes,
-    length_groups,
-    pad_group,
-)
+from asu_lora.batches.forward_passes import forward_passes
+from asu_lora.batches.padding import SMALLEST_PASS, even_parts, length_groups, pad_group
 from asu_lora.data.encoding import Encoded
+from asu_lora.models.decoder import answer_hidden
 
 lengths = st.lists(st.integers(2, 300), max_size=40)
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from asu_lora.adapters.manifest import WEIGHTS_NAME, write_manifest
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.bases.source import weights_fingerprint
+from asu_lora.bases.fingerprint import weights_fingerprint
 from asu_lora.cli import main
 from tests.hub_server import hub
 from tests.making_adapters import (

@@ -15,7 +15,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
 from asu_lora.errors import DataError, SettingError, TrainingError
 from asu_lora.evaluation.evaluate import means
-from asu_lora.evaluation.metrics.model_utility import forget_efficacy
+from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.models.loading import load_base

@@ -3,7 +3,7 @@
 import torch
 from accelerate import Accelerator, PartialState
 
-from asu_lora.training.trainer import stay_on, training_arguments
+from asu_lora.training.arguments import stay_on, training_arguments
 from tests.tiny_run import tiny_settings
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asu_lora.data.encoding import PLAIN_PROMPT, Encoder, end_of_turn_text, special_ids, stop_ids
+from asu_lora.data.chat_template import end_of_turn_text, special_ids, stop_ids
+from asu_lora.data.encoding import PLAIN_PROMPT, Encoder
 from asu_lora.data.examples import Example, examples_from_rows, question_answer
 from asu_lora.errors import DataError
 from tests.tiny import TEMPLATE, tiny_tokenizer

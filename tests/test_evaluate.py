@@ -11,8 +11,8 @@ import asu_lora
 from asu_lora.cli import main
 from asu_lora.errors import DataError
 from asu_lora.evaluation.evaluate import evaluate
-from asu_lora.evaluation.metrics.model_utility import harmonic_mean
 from asu_lora.evaluation.question_sets import QuestionSet, own_sets
+from asu_lora.evaluation.score import harmonic_mean
 from asu_lora.evaluation.suites.tofu import tofu_sets
 from asu_lora.models.loading import load_base
 

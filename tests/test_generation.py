@@ -4,9 +4,11 @@ import pytest
 import torch
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from asu_lora.data.encoding import Encoder, stop_ids
+from asu_lora.data.chat_template import stop_ids
+from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import question_answer
-from asu_lora.evaluation.set_scores import measure, sample
+from asu_lora.data.sampling import sample
+from asu_lora.evaluation.set_scores import measure
 from asu_lora.models.generation import batches, generate_answers, key_value_bytes
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead

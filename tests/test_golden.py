@@ -9,15 +9,17 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from asu_lora import attention_smoothing
-from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.collator import Collator
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.training_rows import Rows
 from asu_lora.losses import forget_objective, retain_objective
 from asu_lora.losses.answers import Answers
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.token_kl import token_kl
 from asu_lora.models.output_head import FrozenHead
-from asu_lora.teacher.targets import Rows, compute_references
+from asu_lora.teacher.targets import compute_references
 from asu_lora.training.student import Student
+from asu_lora.training.trainer import losses
 
 TAUS = (1.0, 2.0, 2.3, 4.0)
 LAYERS = (None, [1, 2], [0])

@@ -19,7 +19,7 @@ from asu_lora.models import adapter_stack as stack
 from asu_lora.models.frozen_adapters import standing_on
 from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
-from asu_lora.training.student import adapted
+from asu_lora.training.new_adapter import adapted
 from tests.tiny import save_tiny_base
 from tests.tiny_run import FACTS, rows, tiny_request, tiny_settings
 

@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from asu_lora.errors import BaseModelError
-from asu_lora.losses.answers import Answers, label_logprob
+from asu_lora.losses.answers import Answers
 from asu_lora.losses.token_kl import token_kl
 from asu_lora.models import output_head as head_module
-from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.output_head import FrozenHead, label_logprob
 from tests.tiny import tiny_config
 
 SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,

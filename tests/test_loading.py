@@ -13,7 +13,8 @@ import torch
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import BaseModelError, SettingError
 from asu_lora.models.loading import load_base
-from asu_lora.training.student import Student, add_adapter
+from asu_lora.training.new_adapter import add_adapter
+from asu_lora.training.student import Student
 from tests.hub_server import hub
 from tests.tiny import save_tiny_base
 
@@ -49,7 +50,7 @@ def gradients(base, first_teacher: bool):
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_gradients_flow_through_an_nf4_base_that_has_been_a_teacher(tiny_base, compute, monkeypatch):
     """Against the same step on the dequantised weights, in plain fp32."""
-    monkeypatch.setattr("asu_lora.models.loading.fast_compute_dtype", lambda device: compute)
+    monkeypatch.setattr("asu_lora.hardware.precision.fast_compute_dtype", lambda device: compute)
     nf4 = load_base(str(tiny_base), "nf4", "cpu")
     plain = load_base(str(tiny_base), "fp32", "cpu")
     import bitsandbytes as bnb

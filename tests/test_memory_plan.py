@@ -16,7 +16,7 @@ from asu_lora.memory_plan.byte_counts import quantised_weights, weight_bytes
 from asu_lora.memory_plan.fit import candidates, parse_size
 from asu_lora.memory_plan.plan import fill_cache
 from asu_lora.models.loading import load_base
-from asu_lora.training.student import adapted
+from asu_lora.training.new_adapter import adapted
 from tests.tiny import save_tiny_base
 from tests.tiny_run import rows, tiny_request, tiny_settings
 
@@ -50,9 +50,10 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
 
 
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
+    from asu_lora.data.training_rows import Rows
     from asu_lora.models.output_head import FrozenHead
     from asu_lora.teacher.fluency import MOST_RULED_OUT, Speaking
-    from asu_lora.teacher.targets import Rows, compute_references
+    from asu_lora.teacher.targets import compute_references
 
     assert run.halves.keys() == {"forget", "retain", "own"}
     base, real = load_base(str(tiny_base), "fp32", "cpu"), 0

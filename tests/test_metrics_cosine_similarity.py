@@ -11,8 +11,7 @@ from transformers import AutoModel, BertModel
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics import cosine_similarity as cosine
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, cosine_similarity
-from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
-from asu_lora.evaluation.pretrained import batches, load_pretrained
+from asu_lora.evaluation.pretrained import ScoreUnavailable, batches, load_pretrained
 from tests.metrics_tiny_bert import SENTENCES, save, save_tokenizer, tiny_config
 
 

@@ -6,7 +6,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, pipelin
 
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.entailment import EntailmentModel, entailment
-from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
+from asu_lora.evaluation.pretrained import ScoreUnavailable
 from tests.metrics_tiny_bert import SENTENCES, save
 
 NLI_LABELS = {0: "contradiction", 1: "ENTAILMENT", 2: "neutral"}

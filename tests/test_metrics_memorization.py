@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asu_lora.errors import DataError, SettingError
+from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.exact_memorization import exact_memorization
 from asu_lora.evaluation.metrics.extraction_strength import extraction_strength
-from asu_lora.evaluation.metrics.min_k import auc, min_k
+from asu_lora.evaluation.metrics.min_k import min_k
 from asu_lora.evaluation.metrics.privacy_leakage import privacy_leakage
 
 PAIRS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12)

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from asu_lora.batches.collator import Collator
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.training_rows import Rows
 from asu_lora.errors import NotEnoughMemory
 from asu_lora.forgetting.forget import forget
 from asu_lora.losses import retain_objective
 from asu_lora.models.loading import load_base
-from asu_lora.teacher.targets import Rows
 from asu_lora.training.trainer import UnlearningTrainer
 from tests.listener import Listener
 from tests.tiny_run import tiny_request, tiny_settings

@@ -7,18 +7,21 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
-from asu_lora.batches.collator import Collator, losses
-from asu_lora.batches.forward_passes import answer_hidden
-from asu_lora.data.encoding import Encoded, Encoder, stop_ids
+from asu_lora.batches.collator import Collator
+from asu_lora.data.chat_template import stop_ids
+from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import question_answer
 from asu_lora.forgetting.forget import forget
 from asu_lora.losses.answers import Answers
 from asu_lora.losses.on_policy import LAST, OwnWords
+from asu_lora.models.decoder import answer_hidden
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 from asu_lora.teacher.targets import compute_references
-from asu_lora.training.on_policy import CIRCLE, own_words, to_be_mended, two_parts
+from asu_lora.training.on_policy import CIRCLE, own_words, to_be_mended
+from asu_lora.training.phases import two_parts
+from asu_lora.training.trainer import losses
 from tests.listener import Listener
 from tests.test_speaking import tokenizer  # noqa: F401  (a fixture)
 from tests.tiny_run import tiny_request, tiny_settings

@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import asu_lora.batches.collator
-from asu_lora.batches.forward_passes import answer_hidden, forward_passes, pack_group
-from asu_lora.batches.packing import lines_of, padded_length
+from asu_lora.batches.forward_passes import forward_passes
+from asu_lora.batches.packing import lines_of, pack_group
+from asu_lora.batches.padding import padded_length
 from asu_lora.data.encoding import Encoded
 from asu_lora.forgetting.forget import forget
-from asu_lora.models.decoder import decoder_and_layers
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers
 from asu_lora.models.frozen_layers import find_entry
 from asu_lora.models.hidden_states import hidden_states
 from asu_lora.models.packing_trial import keeps_rows_apart, packing_of

@@ -5,7 +5,8 @@ import importlib.util
 import pytest
 
 import asu_lora
-from asu_lora.bases.source import EMBEDDED, resolve_base
+from asu_lora.bases.smollm2 import EMBEDDED
+from asu_lora.bases.source import resolve_base
 from asu_lora.demo.harry_potter import packaged_rows, yields
 from asu_lora.models.loading import load_base
 

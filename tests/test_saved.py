@@ -13,7 +13,8 @@ from asu_lora.memory_plan.meta_simulation import kernels
 from asu_lora.memory_plan.plan import _live, _on_meta
 from asu_lora.models.loading import load_base
 from asu_lora.training.cast_recomputation import _Casts, _View, casts_kept_small
-from asu_lora.training.student import Student, adapted
+from asu_lora.training.new_adapter import adapted
+from asu_lora.training.student import Student
 from tests.tiny_run import tiny_request, tiny_settings
 
 BATCH = {"input_ids": torch.arange(1, 121).view(3, 40), "attention_mask": torch.ones(3, 40, dtype=torch.long),

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import asu_lora.training.trainer
-from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.training_rows import Rows
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
 from asu_lora.forgetting.prepare import build_objectives, encode_halves
@@ -23,9 +24,11 @@ from asu_lora.losses import retain_objective
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.teacher.fluency import keep_speaking
-from asu_lora.teacher.targets import Rows, compute_references
-from asu_lora.training.student import Student, adapted, add_adapter
-from asu_lora.training.trainer import training_arguments
+from asu_lora.teacher.targets import compute_references
+from asu_lora.training.arguments import training_arguments
+from asu_lora.training.new_adapter import adapted, add_adapter
+from asu_lora.training.student import Student
+from asu_lora.training.trainer import losses
 from tests.listener import Listener
 from tests.tiny_run import encoded_facts, rows, tiny_request, tiny_settings
 

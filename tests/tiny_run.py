@@ -48,7 +48,7 @@ def save_taught_base(folder: Path, steps: int = 200) -> Path:
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM
 
-    from asu_lora.batches.forward_passes import pad_group
+    from asu_lora.batches.padding import pad_group
 
     save_tiny_base(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()

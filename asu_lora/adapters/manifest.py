@@ -103,7 +103,7 @@ class Manifest(_Record):
     format_version: int = FORMAT_VERSION
     name: str
     created: Annotated[str, BeforeValidator(_utc)] = Field(default_factory=utc_now)
-    program_version: str = asu_lora.__version__
+    program_version: str = asu_lora.version.__version__
     base: BaseRecord
     method: MethodRecord
     lora: dict[str, Any] = Field(default_factory=dict, description="rank, alpha, target_modules, ...")

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.adapters.verify import verify_adapter
-from asu_lora.errors import AdapterError
+from asu_lora.errors import AdapterError, first_line
 
 PATTERNS = ["*.safetensors", "*.json", "*.md"]
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -98,7 +98,7 @@ def _reason(error: Exception) -> str:
         return "you are not logged in to the hub ('hf auth login', or HF_TOKEN)."
     if among(errors.HfHubHTTPError):
         first = next(each for each in chain if isinstance(each, errors.HfHubHTTPError))
-        return f"the hub refused ({str(first).strip().splitlines()[0]})."
+        return f"the hub refused ({first_line(first)})."
     # By name: which HTTP library the hub's client stands on changes with its versions.
     names = {kind.__name__ for each in chain for kind in type(each).__mro__}
     if names & {"TransportError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from asu_lora.adapters.journal import JOURNAL_NAME, Journal
 from asu_lora.errors import StoreError
-from asu_lora.files import discard
+from asu_lora.files import discard, disk_errors
 
 LOCK_NAME = ".lock"
 STAGING_NAME = ".staging"
@@ -120,13 +120,3 @@ class Staging:
             if not self._alive(lock.name.removesuffix(".lock")):
                 lock.unlink(missing_ok=True)
 
-
-@contextmanager
-def disk_errors(root: Path, what: str = "adapter store") -> Iterator[None]:
-    """Say a refusal of the disk (full, read-only, no permission) in one sentence, about ``what`` lies at ``root``."""
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename and str(error.filename) != str(root) else ""
-        why = f"{error.strerror or error}{where}"
-        raise StoreError(f"The {what} {root} can't be changed: {why}.") from error

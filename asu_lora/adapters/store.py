@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from asu_lora.adapters.journal import Journal
 from asu_lora.adapters.manifest import CONFIG_NAME
-from asu_lora.adapters.staging import SCRATCH, Staging, disk_errors
+from asu_lora.adapters.staging import SCRATCH, Staging
 from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.errors import AdapterError, StoreError
-from asu_lora.files import discard, fsync_path, fsync_tree
+from asu_lora.files import discard, disk_errors, fsync_path, fsync_tree
 
 if TYPE_CHECKING:
     from asu_lora.adapters.verify import VerifyReport

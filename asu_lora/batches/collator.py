@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from asu_lora.batches.forward_passes import SMALLEST_PASS, even_parts, forward_passes, pass_groups, pass_tokens
-from asu_lora.batches.packing import Packing, padded_length
+from asu_lora.batches.forward_passes import forward_passes, pass_groups, pass_tokens
+from asu_lora.batches.packing import Packing
+from asu_lora.batches.padding import SMALLEST_PASS, even_parts, padded_length
+from asu_lora.data.training_rows import Rows
 from asu_lora.losses import Objective
-from asu_lora.losses.answers import Answers
-from asu_lora.models.output_head import FrozenHead
-from asu_lora.teacher.targets import Rows
 
 PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass of their own, rather than padding
 
@@ -51,7 +50,7 @@ class Collator:
         self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
 
     def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
-        """Returns ``micro_batches``, each with ``passes`` (:func:`~asu_lora.batches.forward_passes.pad_group`) and, per
+        """Returns ``micro_batches``, each with ``passes`` (:func:`~asu_lora.batches.padding.pad_group`) and, per
         half and view, where its answer tokens stand in the passes' concatenated states (``at``), ``labels``, ``row``,
         references, and what means over the step are divided by."""
         rows = self.rows(pairs)
@@ -120,15 +119,3 @@ class Collator:
                 }
         return {"passes": passes, "halves": parts}
 
-
-def losses(hidden: torch.Tensor, micro_batch: dict[str, Any], objectives: dict[str, Objective],
-           head: FrozenHead) -> dict[str, torch.Tensor]:
-    """The share in its loss of each half that has rows in the micro-batch, from the student's states (T, H)."""
-    found = {}
-    for half, parts in micro_batch["halves"].items():
-        views = {}
-        for view, part in parts.items():
-            views[view] = Answers(head, hidden[part["at"]], part["labels"], part["row"], part["rows"],
-                                  part["references"], part["step_rows"], part["step_tokens"])
-        found[half] = objectives[half](views)
-    return found

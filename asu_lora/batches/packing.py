@@ -3,18 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
-WIDTH_STEP = 8
+import torch
+
+from asu_lora.batches.padding import WIDTH_STEP, _laid_out, padded_length
+from asu_lora.data.encoding import Encoded
+
 WIDEST = 2  # times the longest row: a mask, and what attention does under it, grows with the width
 
 Packing = Literal["lines", "line"]  # lines of like width side by side, or all rows in one line
-
-
-def padded_length(length: int) -> int:
-    """Tokens of a row in a pass of its own, its padding included.
-
-    Widths come in steps of 8: every new shape costs oneDNN a kernel it then keeps, and tensor cores like it.
-    """
-    return -(-length // WIDTH_STEP) * WIDTH_STEP
 
 
 def lines_of(lengths: Sequence[int], packing: Packing = "lines") -> tuple[list[list[int]], int]:
@@ -48,3 +44,24 @@ def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
         lines[at].append(index)
         room[at] -= lengths[index]
     return lines
+
+
+def pack_group(lines: Sequence[Sequence[Encoded]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Lay the rows of each line end to end.
+
+    Returns:
+        As :func:`pad_group`, for the rows of the first line, those of the second, and so on; but instead of the mask
+        ``position_ids``, (b, L), that begin at 0 with every row, and once more with the padding at a line's end:
+        transformers keeps apart what they number anew.
+    """
+    width = padded_length(max(sum(map(len, line)) for line in lines))
+    places = torch.zeros((len(lines), width), dtype=torch.long)
+    starts = []
+    for number, line in enumerate(lines):
+        at = 0
+        for length in [*map(len, line), width - sum(map(len, line))]:
+            places[number, at : at + length] = torch.arange(length)
+            starts.append(number * width + at)
+            at += length
+        starts.pop()  # the padding's
+    return _laid_out([item for line in lines for item in line], starts, places.shape, pad_id) | {"position_ids": places}

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from asu_lora.errors import DataError
+from asu_lora.errors import DataError, first_line
 from asu_lora.hub import hub_answers
 
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -60,7 +60,7 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
     except ValueError as error:  # a number of thousands of digits in JSON
-        raise DataError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} can't be read: {first_line(error)}") from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply to be a list of rows.") from error
     raise DataError(f"{path} has no known ending: use one of {', '.join(FILE_SUFFIXES)}.")

@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.bases.source import EMBEDDED
+from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.config import ForgetConfig
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import ForgetRequest
-from asu_lora.evaluation.set_scores import sample
+from asu_lora.data.sampling import sample
 from asu_lora.forgetting.forget import ForgetResult, forget
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import load_base

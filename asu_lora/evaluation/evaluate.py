@@ -1,9 +1,6 @@
 """Every score of a model on question sets: records a question, means a set, MU, FE and their average."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -15,73 +12,20 @@ from asu_lora.evaluation.metrics.entailment import EntailmentModel, entailment
 from asu_lora.evaluation.metrics.extraction_strength import extraction_strength
 from asu_lora.evaluation.metrics.gibberish import is_gibberish
 from asu_lora.evaluation.metrics.min_k import min_k
-from asu_lora.evaluation.metrics.model_utility import average, forget_efficacy, model_utility, tofu_model_utility
 from asu_lora.evaluation.metrics.probability import answer_probability, normalized_probability
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
 from asu_lora.evaluation.metrics.token_entropy import token_entropy
 from asu_lora.evaluation.metrics.truth_ratio import truth_ratio, truth_ratio_forget, truth_ratio_retain
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet
-from asu_lora.evaluation.score import Score
-from asu_lora.losses.answers import label_logprob
+from asu_lora.evaluation.result import Evaluation
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.hidden_states import hidden_states
-from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.output_head import FrozenHead, label_logprob
 from asu_lora.progress import Progress
 
 BLOCK = 64  # questions whose hidden states are held at once
-
-
-@dataclass
-class Evaluation:
-    """The scores of one model.
-
-    Attributes:
-        sets: per set, the mean of every metric; None where it could not be computed.
-        records: one dict a question: set, row, answer, every metric. They hold the answers' text.
-        notes: what could not be computed and why, one sentence each.
-        more: further scores by name, such as forget quality.
-        lm_eval: per task of lm-evaluation-harness, its metrics.
-    """
-
-    sets: dict[str, dict[str, float | None]]
-    records: list[dict]
-    notes: list[str] = field(default_factory=list)
-    more: dict[str, Score] = field(default_factory=dict)
-    lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def model_utility(self) -> Score:
-        return model_utility(self.sets)
-
-    @property
-    def forget_efficacy(self) -> Score:
-        return forget_efficacy(self.sets.get(FORGET, {}))
-
-    @property
-    def average(self) -> Score:
-        return average(self.model_utility, self.forget_efficacy)
-
-    def scores(self) -> dict[str, Score]:
-        """Every score by its name."""
-        return {"MU": self.model_utility, "FE": self.forget_efficacy, "Avg": self.average,
-                "TOFU MU": tofu_model_utility(self.sets)} | self.more
-
-    def summary(self) -> dict:
-        """Everything but the records, ready for JSON."""
-        return {
-            "scores": {name: {"value": score.value, "label": score.label(name), "missing": list(score.missing)}
-                       for name, score in self.scores().items()},
-            "sets": self.sets, "questions": {name: sum(r["set"] == name for r in self.records) for name in self.sets},
-            "notes": self.notes,
-        } | ({"lm_eval": self.lm_eval} if self.lm_eval else {})
-
-    def write_records(self, path: str | Path) -> None:
-        """Write the records as JSON lines."""
-        with Path(path).open("w", encoding="utf-8") as file:
-            for record in self.records:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def evaluate(stack: Stack, sets: Sequence[QuestionSet], encoder: SentenceEncoder | None = None,

@@ -6,9 +6,10 @@ import torch
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.evaluation.evaluate import Evaluation
-from asu_lora.evaluation.metrics.min_k import auc, min_k
+from asu_lora.evaluation.metrics.auc import auc
+from asu_lora.evaluation.metrics.min_k import min_k
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet
+from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.score import Score
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.decoder import base_model

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import torch
 
-from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
+from asu_lora.errors import AsuLoraError, first_line
 from asu_lora.hub import hub_answers
+
+
+class ScoreUnavailable(AsuLoraError):
+    """A score that needs a model which can't be had or can't give it; the other scores go on without it."""
 
 
 @contextmanager
@@ -61,7 +65,7 @@ def load_pretrained(auto_class: type, name: str, score: str, way_out: str, unuse
         model, tokenizer, report = load(local_files_only=True)
     except Exception as error:
         if folder.is_dir():
-            raise refuse(f"can't be loaded ({_first_line(error)})") from error
+            raise refuse(f"can't be loaded ({first_line(error)})") from error
         if name.startswith(("/", ".", "~")):
             raise refuse("is no folder on this machine") from error
         if not hub_answers():
@@ -69,7 +73,7 @@ def load_pretrained(auto_class: type, name: str, score: str, way_out: str, unuse
         try:
             model, tokenizer, report = load()
         except Exception as second:
-            raise refuse(f"can't be fetched from the hub ({_first_line(second)})") from second
+            raise refuse(f"can't be fetched from the hub ({first_line(second)})") from second
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
     if missing:
         raise refuse(f"has no weights for {missing[0]} (of {len(missing)} missing)")
@@ -87,10 +91,6 @@ def find_file(name: str, file: str) -> Path | None:
             except OSError:  # no such file there
                 continue
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import select_rows
+from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
-from asu_lora.evaluation.set_scores import sample
 
 FORGET, RETAIN, AUTHORS, WORLD = "forget", "retain", "real_authors", "world_facts"
 

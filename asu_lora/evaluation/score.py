@@ -1,8 +1,12 @@
 """A summary score that knows how much of itself could be computed."""
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from asu_lora.errors import DataError
+
+Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,27 @@ class Score:
     def label(self, name: str) -> str:
         """``"MU"`` for a full score, ``"MU (5 of 6 metrics)"`` for a partial one."""
         return name if self.complete else f"{name} ({self.used} of {self.of} {self.unit})"
+
+
+def harmonic_mean(values: Iterable[float]) -> float:
+    """``n / sum(1 / v)``; 0 if any value is 0. :class:`DataError` for no values, a negative one, or a NaN."""
+    values = [float(value) for value in values]
+    if not values:
+        raise DataError("The harmonic mean of no values is undefined.")
+    wrong = next((value for value in values if not value >= 0), None)
+    if wrong is not None:
+        raise DataError(f"A harmonic mean takes values of at least 0, not {wrong}.")
+    smallest = min(values)
+    if smallest == 0:
+        return 0.0
+    # Scaled by the smallest, so that 1 / 1e-308 doesn't overflow.
+    return smallest * (len(values) / math.fsum(smallest / value for value in values))
+
+
+def _checked(name: str, value: float | None) -> float | None:
+    """The value within [0, 1] (rounding forgiven), or None."""
+    if value is None:
+        return None
+    if not -1e-9 <= value <= 1 + 1e-9:
+        raise DataError(f"{name} is {value}; a score lies in [0, 1].")
+    return min(max(float(value), 0.0), 1.0)

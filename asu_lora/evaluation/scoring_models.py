@@ -2,7 +2,7 @@
 
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, default_encoder
 from asu_lora.evaluation.metrics.entailment import DEFAULT_NLI, EntailmentModel
-from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
+from asu_lora.evaluation.pretrained import ScoreUnavailable
 
 
 def scoring_models(encoder: str | None = None,

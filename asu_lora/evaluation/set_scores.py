@@ -1,6 +1,5 @@
 """The figures of a forget run, before and after: what the model gives away, what it still knows, how it speaks."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from asu_lora.evaluation.metrics.gibberish import gibberish_rate, repetition
 from asu_lora.evaluation.metrics.probability import answer_probability
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
 from asu_lora.models.decoder import base_model
-from asu_lora.models.generation import TOTAL_TOKENS, generate_answers
+from asu_lora.models.generation import enough_tokens, generate_answers
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
@@ -84,28 +83,12 @@ def measure_sets(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrained
     return found
 
 
-def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens of prompt and answer together: room for half as much again as the longest true answer, at most 200.
-
-    An answer that rambles on beyond that says nothing new, and waiting for it would double the time of a run.
-    """
-    longest = max((len(item.answer_ids) for item in items), default=0)
-    return min(TOTAL_TOKENS, max(map(len, prompts), default=0) + longest * 3 // 2 + 8)
-
-
 def example_probabilities(items: Sequence[Encoded], logprobs: Sequence[torch.Tensor]) -> list[float]:
     """exp(-mean NLL) of each example; the windows of a long passage count as one."""
     nll: dict[int, list[float]] = {}
     for item, values in zip(items, logprobs, strict=True):
         nll.setdefault(item.example, []).extend((-values).tolist())
     return [answer_probability(values) for values in nll.values()]
-
-
-def sample(examples: Sequence[Example], most: int) -> list[Example]:
-    """At most ``most`` examples, spread evenly over the set: the same ones every time, from every part of it."""
-    if len(examples) <= most:
-        return list(examples)
-    return [examples[math.floor(i * len(examples) / most)] for i in range(most)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import resolve_base
 from asu_lora.config import ForgetConfig
@@ -17,19 +16,22 @@ from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.sampling import sample
+from asu_lora.data.training_rows import Rows
 from asu_lora.errors import SettingError
-from asu_lora.evaluation.set_scores import sample
+from asu_lora.files import disk_errors
 from asu_lora.forgetting.prepare import build_objectives, encode_halves
+from asu_lora.hardware.device import choose_device
+from asu_lora.hardware.memory import free_memory
+from asu_lora.hardware.precision import compute_dtype
 from asu_lora.losses.on_policy import OwnWords
 from asu_lora.memory_plan.fit import fit, parse_size
-from asu_lora.memory_plan.overheads import free_memory
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
-from asu_lora.models.loading import causal_lm_config, choose_device, compute_dtype, load_tokenizer
-from asu_lora.teacher.targets import Rows
-from asu_lora.training.on_policy import two_parts
-from asu_lora.training.trainer import check_optimizer
+from asu_lora.models.loading import causal_lm_config, load_tokenizer
+from asu_lora.training.arguments import check_optimizer
+from asu_lora.training.phases import two_parts
 
 
 def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str, store: str | Path,

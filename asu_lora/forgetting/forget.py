@@ -13,12 +13,9 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
-from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
@@ -28,10 +25,13 @@ from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.sampling import sample
 from asu_lora.data.token_classes import token_classes
 from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
-from asu_lora.evaluation.set_scores import SetFigures, measure_sets, sample
+from asu_lora.evaluation.set_scores import SetFigures, measure_sets
+from asu_lora.files import disk_errors
 from asu_lora.forgetting.prepare import build_objectives, encode_halves, tell_about_cuts
+from asu_lora.forgetting.run import fingerprint, this_process
 from asu_lora.forgetting.run_folder import LAST_PART, RUNS, remove_run, run_folder
 from asu_lora.forgetting.run_lock import only_run
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
@@ -40,17 +40,21 @@ from asu_lora.losses.on_policy import OwnWords
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import Ground, standing_on
 from asu_lora.models.frozen_layers import find_entry, find_entry_above
-from asu_lora.models.loading import LoadedBase, choose_device, load_base
+from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.progress import Progress
 from asu_lora.teacher import tau as calibration
 from asu_lora.teacher.fluency import keep_speaking
 from asu_lora.teacher.targets import compute_references, passes_needed
-from asu_lora.training.on_policy import own_words, two_parts
+from asu_lora.training.arguments import check_optimizer, training_arguments
+from asu_lora.training.checkpoints import last_checkpoint
+from asu_lora.training.new_adapter import adapted
+from asu_lora.training.on_policy import own_words
 from asu_lora.training.orthogonal import KeepOrthogonal
-from asu_lora.training.student import Student, adapted
-from asu_lora.training.trainer import check_optimizer, last_checkpoint, train, training_arguments
+from asu_lora.training.phases import two_parts
+from asu_lora.training.student import Student
+from asu_lora.training.trainer import check_finite, train
 
 
 @dataclass
@@ -229,12 +233,6 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
                         {s: (before[s], after[s]) for s in before}, record, here.is_main_process)
 
 
-def this_process(config: ForgetConfig, base: str | LoadedBase) -> PartialState:
-    """Which of the processes of an ``accelerate launch`` this is; else the only one."""
-    device = base.device if isinstance(base, LoadedBase) else choose_device(config.device)
-    return PartialState(cpu=device.type == "cpu")
-
-
 def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded], model, head, tokenizer, layers,
                progress: Progress) -> calibration.TauChoice:
     if config.tau != "auto":
@@ -248,14 +246,3 @@ def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded]
     progress.note(choice.reason)
     return broadcast_object_list([choice])[0]  # one teacher, should processes round differently
 
-
-def fingerprint(base: LoadedBase, progress: Progress) -> str:
-    progress.stage("Reading the base's fingerprint")
-    return base.source.fingerprint()
-
-
-def check_finite(student: torch.nn.Module) -> None:
-    for name, parameter in student.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise TrainingError(f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was "
-                                "added to the store.")

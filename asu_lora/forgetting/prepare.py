@@ -3,16 +3,17 @@
 import torch
 
 from asu_lora.config import ForgetConfig
-from asu_lora.data.encoding import Encoded, Encoder, special_ids
+from asu_lora.data.chat_template import special_ids
+from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.training_rows import Rows
 from asu_lora.errors import TrainingError
 from asu_lora.losses import Objective, forget_objective, retain_objective
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.asu_idk import ASUWithIDK
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
-from asu_lora.teacher.targets import Rows
 
 
 def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Objective]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import TrainingError
+from asu_lora.files import disk_errors
 from asu_lora.forgetting.run_record import RunRecord
 from asu_lora.models.frozen_adapters import Ground
 

@@ -8,8 +8,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from asu_lora.adapters.staging import disk_errors
 from asu_lora.errors import AsuLoraError, TrainingError
+from asu_lora.files import disk_errors
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """What a run remembers of itself, and the adapter folder it is written into."""
 
-import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from peft import PeftModel
@@ -19,14 +17,14 @@ from asu_lora.adapters.manifest import (
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.training_rows import Rows
 from asu_lora.models.loading import NF4, LoadedBase
-from asu_lora.teacher.targets import Rows
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.version import library_versions
 
 _METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking",
            "own_words", "teacher", "orthogonal")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
-_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 
 @dataclass
@@ -117,13 +115,3 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     write_model_card(folder, manifest)
     return write_manifest(folder, manifest)
 
-
-def library_versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.output_head import FrozenHead, label_logprob
 
 
 @dataclass
@@ -71,7 +71,3 @@ class Answers:
         """The same of the mean over all answer tokens of (T,) values."""
         return values.sum() / (self.step_tokens or len(self.labels))
 
-
-def label_logprob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(t,) log-probability of the labels (t,) under logits (t, V)."""
-    return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(1)

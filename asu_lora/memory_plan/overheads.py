@@ -1,8 +1,6 @@
 """What a machine adds to the arithmetic: libraries, loading, its allocator; and how much memory is free."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -57,24 +55,3 @@ def machine_memory(device: torch.device) -> MachineMemory:
         return MachineMemory(libraries=560 << 20, kept=320 << 20, waste=1.1, host_loading=True)
     return MachineMemory(libraries=920 << 20, kept=0, waste=1.1, host_loading=False)
 
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process can hold on the device, with what it holds already."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:
-        available = next(int(line.split()[1]) << 10 for line in _lines("/proc/meminfo") if "MemAvailable" in line)
-        own = int(next(iter(_lines("/proc/self/statm"))).split()[1]) * page
-    except (OSError, StopIteration):  # no Linux: all there is
-        return os.sysconf("SC_PHYS_PAGES") * page
-    try:  # a container may be allowed less than the machine has
-        limit, used = (int(_lines(f"/sys/fs/cgroup/memory.{name}")[0]) for name in ("max", "current"))
-        available = min(available, limit - used)
-    except (OSError, ValueError, IndexError):  # "max": no limit
-        pass
-    return available + own
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="ascii").splitlines()

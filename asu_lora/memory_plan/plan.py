@@ -16,26 +16,28 @@ from accelerate import init_empty_weights
 from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM
 
-from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
-from asu_lora.batches.forward_passes import answer_hidden, forward_passes
-from asu_lora.batches.packing import Packing, padded_length
+from asu_lora.batches.forward_passes import forward_passes
+from asu_lora.batches.packing import Packing
+from asu_lora.batches.padding import padded_length
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.evaluation.set_scores import enough_tokens
+from asu_lora.data.training_rows import Rows
 from asu_lora.losses import Objective
 from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
-from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.decoder import answer_hidden, number_of_layers
 from asu_lora.models.frozen_layers import Entry
-from asu_lora.models.generation import batches
+from asu_lora.models.generation import batches, enough_tokens
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.teacher.fluency import MOST_RULED_OUT
-from asu_lora.teacher.targets import Rows
-from asu_lora.training.student import Student, adapted
+from asu_lora.training.new_adapter import adapted
+from asu_lora.training.student import Student
+from asu_lora.training.trainer import losses
 
 EPOCHS_LOOKED_AT = 10
 

@@ -23,12 +23,14 @@ from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.bases.source import BaseSource
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.errors import AsuLoraError, SettingError
-from asu_lora.evaluation.set_scores import measure, sample
+from asu_lora.data.sampling import sample
+from asu_lora.errors import AsuLoraError, SettingError, first_line
+from asu_lora.evaluation.set_scores import measure
+from asu_lora.hardware.device import choose_device
 from asu_lora.merging.deployments import DTYPES, deployments, runnable
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.decoder import base_model
-from asu_lora.models.loading import choose_device, first_line, load_base, load_tokenizer
+from asu_lora.models.loading import load_base, load_tokenizer
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 

@@ -15,12 +15,12 @@ from asu_lora.adapters.lora_folder import read_lora, refuse_different_bases
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
 from asu_lora.merging.checkpoint.architecture import skeleton_of
-from asu_lora.merging.checkpoint.companion_files import copy_companions, read_config, stored_quantization, write_config
+from asu_lora.merging.checkpoint.companion_files import copy_companions, read_config, write_config
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.checkpoint.tensor_writer import TensorWriter, staged_folder
 from asu_lora.merging.durable.residual_adapter import FOLDER
 from asu_lora.merging.merge_plan import TensorPlan, plan_merge
-from asu_lora.merging.nf4.quantization import Quantization
+from asu_lora.merging.nf4.quantization import Quantization, stored_quantization
 from asu_lora.merging.onto import choose_onto, refuse_other_base
 from asu_lora.merging.report import MergeReport
 from asu_lora.merging.row_workers import compiled_bf16, workers

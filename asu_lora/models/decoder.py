@@ -1,5 +1,8 @@
 """The text decoder inside a causal language model, whoever wraps it."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import nn
 
 from asu_lora.errors import SmoothingError
@@ -34,3 +37,16 @@ def number_of_layers(model: nn.Module) -> int:
 
 def class_name(module: nn.Module) -> str:
     return type(module).__name__
+
+
+def answer_hidden(decoder: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Final hidden states (t, H) at a pass's answer positions.
+
+    Args:
+        decoder: the base without its head (``model.get_decoder()``), adapters and all.
+        batch: what :func:`pad_group` or :func:`pack_group` gave, on the decoder's device. (An ``entry`` is the
+            caller's business.)
+    """
+    kept_apart = {name: batch[name] for name in ("attention_mask", "position_ids") if name in batch}
+    hidden = decoder(input_ids=batch["input_ids"], **kept_apart, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)[batch["positions"]]

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 
 import torch
 
-from asu_lora.batches.forward_passes import answer_hidden, forward_passes, pad_group
+from asu_lora.batches.forward_passes import forward_passes
+from asu_lora.batches.padding import pad_group
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
-from asu_lora.models.decoder import decoder_and_layers
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers
 from asu_lora.models.packing_trial import packing_of
 
 

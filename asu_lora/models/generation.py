@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from asu_lora.data.encoding import stop_ids
+from asu_lora.data.chat_template import stop_ids
+from asu_lora.data.encoding import Encoded
 from asu_lora.hardware.memory import give_back
 from asu_lora.models.decoder import base_model
 
@@ -130,3 +131,12 @@ def _only_setting(model: torch.nn.Module, config: GenerationConfig) -> Iterator[
         yield
     finally:
         base.generation_config = kept
+
+
+def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens of prompt and answer together: room for half as much again as the longest true answer, at most 200.
+
+    An answer that rambles on beyond that says nothing new, and waiting for it would double the time of a run.
+    """
+    longest = max((len(item.answer_ids) for item in items), default=0)
+    return min(TOTAL_TOKENS, max(map(len, prompts), default=0) + longest * 3 // 2 + 8)

@@ -10,12 +10,12 @@ from contextlib import nullcontext
 
 import torch
 
-from asu_lora.batches.forward_passes import answer_hidden, forward_passes
+from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
-from asu_lora.losses.answers import label_logprob
+from asu_lora.models.decoder import answer_hidden
 from asu_lora.models.frozen_layers import Entry
-from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.output_head import FrozenHead, label_logprob
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.teacher.smoothing import attention_smoothing
 

@@ -9,10 +9,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from asu_lora.bases.source import BaseSource, resolve_base
-from asu_lora.errors import BaseModelError, SettingError
+from asu_lora.config import PRECISIONS
+from asu_lora.errors import BaseModelError, SettingError, first_line
+from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import give_back, keep_few_kernels, out_of_memory
+from asu_lora.hardware.precision import compute_dtype
 
-PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
@@ -99,11 +101,6 @@ def load_tokenizer(source: BaseSource, trust_remote_code: bool = False) -> PreTr
     return tokenizer
 
 
-def first_line(error: Exception) -> str:
-    """What an error of another library says, short enough for one sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def keep_trainable_layout(model: torch.nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for inference.
 
@@ -156,42 +153,3 @@ def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):
                              "unlearning needs one that AutoModelForCausalLM loads.")
     return config
 
-
-def choose_device(device: str | None = None) -> torch.device:
-    """The named device, or CUDA, XPU, MPS, CPU in this order."""
-    if device in (None, "auto"):
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return torch.device(accelerator.type, 0) if accelerator else torch.device("cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(1, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"The device '{device}' can't be used here: {str(error).splitlines()[0]}") from error
-    return target
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type matrix products run in.
-
-    Raises:
-        SettingError: a precision that the device can't compute in.
-    """
-    if precision == "fp16" and device.type == "cpu":
-        raise SettingError("fp16 arithmetic is not made for CPUs: use nf4, bf16 or fp32, or a GPU.")
-    if precision == "nf4" and device.type not in ("cpu", "cuda", "xpu"):
-        raise SettingError(f"bitsandbytes has no 4-bit kernels for '{device.type}': use --precision bf16 or fp32.")
-    known = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return known[precision] if precision in known else fast_compute_dtype(device)
-
-
-def fast_compute_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the machine has units for it, else fp32 (CPU) or fp16 (old GPUs).
-
-    A CPU without bf16 units emulates them, about 25 times slower than fp32.
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu":
-        flags = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return torch.bfloat16 if any(flag() for flag in flags if flag) else torch.float32
-    return torch.bfloat16 if device.type == "xpu" else torch.float32

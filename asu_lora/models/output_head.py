@@ -124,3 +124,8 @@ class _PerToken(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor):
         (slopes,) = ctx.saved_tensors
         return (gradient[:, None] * slopes).to(slopes.dtype), *([None] * (len(ctx.needs_input_grad) - 1))
+
+
+def label_logprob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(t,) log-probability of the labels (t,) under logits (t, V)."""
+    return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(1)

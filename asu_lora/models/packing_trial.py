@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from asu_lora.batches.forward_passes import answer_hidden, pack_group, pad_group
-from asu_lora.batches.packing import Packing
+from asu_lora.batches.packing import Packing, pack_group
+from asu_lora.batches.padding import pad_group
 from asu_lora.data.encoding import Encoded
 from asu_lora.errors import SmoothingError
-from asu_lora.models.decoder import decoder_and_layers
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers
 
 # A GPU waits for the host to launch each pass's kernels: there few large passes pay. On two CPU cores they are worth a
 # tenth of a step at most (docs/results/packing.md).

@@ -2,11 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-from asu_lora.files import write_atomic
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -31,14 +28,6 @@ def csv_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([columns, *rows])
     return text.getvalue()
-
-
-def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write files, {name: text}, into a folder that is made if need be; each is whole at any moment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_atomic(folder / name, text)
-    return [folder / name for name in texts]
 
 
 def _cell(text: str) -> str:

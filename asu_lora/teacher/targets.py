@@ -1,40 +1,15 @@
 """The rows of a run: encoded once, with the references that the objectives compare with."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 
-from asu_lora.data.encoding import Encoded
+from asu_lora.data.training_rows import Rows
 from asu_lora.losses import Objective
 from asu_lora.models.frozen_layers import Entry
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.teacher.fluency import Speaking
-
-
-@dataclass
-class Rows:
-    """One half of a run's data: the forget rows or the retain rows.
-
-    Attributes:
-        views: encoded rows by view: ``answer``, and ``idk`` where an objective needs it; equally many each.
-        references: per view and reference, one tensor a row (see :class:`~asu_lora.losses.answers.Answers`).
-        entries: per view, (tokens, H) a row: what it enters the first adapted layer with; empty where every
-            layer is run.
-    """
-
-    views: dict[str, list[Encoded]]
-    references: dict[str, dict[str, list[torch.Tensor]]] = field(default_factory=dict)
-    entries: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.views.values()))) if self.views else 0
-
-    def cache_bytes(self) -> int:
-        """Memory that references and entries take."""
-        kept = [*self.entries.values(), *(tensors for view in self.references.values() for tensors in view.values())]
-        return sum(t.numel() * t.element_size() for tensors in kept for t in tensors)
 
 
 def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,

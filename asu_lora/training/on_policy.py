@@ -8,26 +8,23 @@ to do without the facts and without what closes the circle: on-policy distillati
 untouched base as its teacher.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
-from asu_lora.config import ForgetConfig
-from asu_lora.data.encoding import Encoded, Encoder, stop_ids
+from asu_lora.data.chat_template import stop_ids
+from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.token_classes import TokenClass, token_classes
-from asu_lora.evaluation.set_scores import enough_tokens
-from asu_lora.models.generation import generate_answers
+from asu_lora.data.training_rows import Rows
+from asu_lora.models.generation import enough_tokens, generate_answers
 from asu_lora.progress import Progress
 from asu_lora.teacher.fluency import Speaking, WithOrWithoutSpace, table
-from asu_lora.teacher.targets import Rows
 
-LR = 0.5  # of the first part's peak: what was learnt there is only put right
 CIRCLE = 4  # tokens: the fourth of four that have stood there before, in this order, closes a circle
 
 
@@ -45,26 +42,6 @@ class OwnWords:
     rows: Rows
     speaking: Speaking
     of: Mapping[int, int]
-
-
-def two_parts(config: ForgetConfig, forget_rows: Sequence[Encoded], examples: Sequence[Example],
-              processes: int = 1) -> tuple[ForgetConfig, ForgetConfig | None]:
-    """The settings of a run's two parts: without the student's own words, and with them.
-
-    Returns:
-        Both, together of as many steps as the whole; or the whole run and None where the second would be less than
-        a step, or nothing is asked.
-    """
-    an_epoch = math.ceil(math.ceil(len(forget_rows) / (config.batch_size * processes)) / config.grad_accum)
-    steps = math.ceil(config.epochs * an_epoch)
-    last = int(config.own_words * steps)
-    if last < 1 or all(examples[row.example].is_passage for row in forget_rows):
-        return config, None
-
-    def epochs(count: int) -> float:
-        return (count - 0.5) / an_epoch  # Trainer rounds steps up: half a step less, and no rounding adds one
-
-    return replace(config, epochs=epochs(steps - last)), replace(config, epochs=epochs(last), lr=config.lr * LR)
 
 
 def own_words(student: torch.nn.Module, forget_rows: Sequence[Encoded], examples: Sequence[Example], encoder: Encoder,

@@ -1,6 +1,5 @@
 """Training on ``transformers.Trainer``: accelerate, checkpoints, resuming, TensorBoard and W&B come with it."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,18 @@ from peft.utils import load_peft_weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
-from transformers.training_args import OptimizerNames, ParallelMode
 
-from asu_lora.batches.collator import Collator, losses
+from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.config import ForgetConfig
-from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
+from asu_lora.errors import NotEnoughMemory, TrainingError
 from asu_lora.hardware.memory import give_back, out_of_memory
 from asu_lora.losses import Objective
+from asu_lora.losses.answers import Answers
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
+from asu_lora.training.callbacks import TellEpoch, Watch
+from asu_lora.training.checkpoints import closing_figures, last_checkpoint
 from asu_lora.training.student import Student
 
 
@@ -81,106 +82,6 @@ class UnlearningTrainer(Trainer):
         set_peft_model_state_dict(self.model.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
 
 
-class Watch(TrainerCallback):
-    """Tells the listener about every step, and stops a run whose loss is no number any more."""
-
-    def __init__(self, progress: Progress, stage: str):
-        self.progress = progress
-        self.stage = stage
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.progress.stage(self.stage, state.max_steps)
-        if state.global_step:
-            self.progress.advance(state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if args.use_cpu:
-            give_back()
-        self.progress.advance(1)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        logs = logs or {}
-        for name in ("loss", "grad_norm"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise TrainingError(f"The {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}: "
-                                    "lower --lr, or use another objective; nothing was added to the store.")
-        shown = {name: logs[name] for name in ("loss", "forget_loss", "retain_loss", "own_loss") if name in logs}
-        if shown:
-            self.progress.advance(0, **shown)
-
-
-class TellEpoch(TrainerCallback):
-    """Tells the pairs which epoch it is; accelerate's data loader does so where there is one process only."""
-
-    def __init__(self, pairs: ForgetRetainPairs):
-        self.pairs = pairs
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.pairs.set_epoch(int(state.epoch))
-
-
-class Arguments(TrainingArguments):
-    """transformers' arguments, but for the warm-up of short runs."""
-
-    def get_warmup_steps(self, num_training_steps: int) -> int:
-        """The share of the steps, rounded up; none where it is less than a step.
-
-        The rate of a warm-up's first step is 0: rounded up from less, it would waste a step, and a run of one step
-        would train nothing.
-        """
-        if self.warmup_steps * num_training_steps < 1:
-            return 0
-        return min(super().get_warmup_steps(num_training_steps), num_training_steps - 1)
-
-
-def check_optimizer(config: ForgetConfig) -> None:
-    """Refuse an optimizer that Trainer doesn't have.
-
-    Raises:
-        SettingError: with the names it has.
-    """
-    names = [optimizer.value for optimizer in OptimizerNames]
-    if config.optimizer not in ("auto", *names):
-        raise SettingError(f"optimizer is '{config.optimizer}', which is none of auto, {', '.join(names)}.")
-
-
-def training_arguments(config: ForgetConfig, folder: Path, device: torch.device, compute: torch.dtype,
-                       checkpoints: bool) -> TrainingArguments:
-    """transformers' arguments for a run in ``folder``."""
-    cuda = device.type == "cuda"
-    optimizer = config.optimizer if config.optimizer != "auto" else ("paged_adamw_8bit" if cuda else "adamw_torch")
-    arguments = Arguments(
-        output_dir=str(folder), per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.grad_accum, num_train_epochs=config.epochs, learning_rate=config.lr,
-        lr_scheduler_type=config.scheduler if config.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=config.warmup, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
-        optim=optimizer, seed=config.seed, data_seed=config.seed, fp16=compute == torch.float16, bf16=False,
-        logging_strategy="steps", logging_steps=5 if cuda else 1, logging_first_step=True,
-        # Trainer would put the running mean in the place of a NaN
-        logging_nan_inf_filter=False, report_to=config.report_to.split(","),
-        save_strategy="epoch" if checkpoints else "no", save_total_limit=2, disable_tqdm=True,
-        remove_unused_columns=False, use_cpu=device.type == "cpu", dataloader_pin_memory=cuda,
-        ddp_find_unused_parameters=False, average_tokens_across_devices=False,
-    )
-    # a process works on one device: DataParallel, Trainer's way with several, can't split a batch of passes
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    if device.index and arguments.parallel_mode != ParallelMode.DISTRIBUTED:
-        stay_on(device, arguments)
-    return arguments
-
-
-def stay_on(device: torch.device, arguments: TrainingArguments) -> None:
-    """Train on the device the base is on; a process on its own would take the first there is, and move the base.
-
-    TrainingArguments takes ``cuda:0`` and makes it the current device, whatever was current before; Trainer's
-    batches go where ``arguments.device`` says, accelerate's where the shared state says.
-    """
-    if device.type != "cpu":
-        torch.accelerator.set_device_index(device.index)
-    arguments.__dict__["_setup_devices"] = device  # what the cached property ``device`` gives
-    arguments.distributed_state.device = device
-
-
 def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,
           collator: Collator, config: ForgetConfig, arguments: TrainingArguments, progress: Progress,
           resume: bool = False, stage: str = "Training", callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
@@ -220,13 +121,21 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
     return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
 
 
-def closing_figures(state: TrainerState, seconds: float = 0.0) -> dict[str, float]:
-    """Steps, seconds and mean loss; Trainer's own mean is wrong after a resume, the sum since then over all steps."""
-    logged = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {"steps": state.global_step, "train_loss": sum(logged) / max(len(logged), 1), "train_seconds": seconds}
+def losses(hidden: torch.Tensor, micro_batch: dict[str, Any], objectives: dict[str, Objective],
+           head: FrozenHead) -> dict[str, torch.Tensor]:
+    """The share in its loss of each half that has rows in the micro-batch, from the student's states (T, H)."""
+    found = {}
+    for half, parts in micro_batch["halves"].items():
+        views = {}
+        for view, part in parts.items():
+            views[view] = Answers(head, hidden[part["at"]], part["labels"], part["row"], part["rows"],
+                                  part["references"], part["step_rows"], part["step_tokens"])
+        found[half] = objectives[half](views)
+    return found
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run: the newest that holds Trainer's state, written last."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+def check_finite(student: torch.nn.Module) -> None:
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise TrainingError(f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was "
+                                "added to the store.")

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.text import Text
 
 from asu_lora.adapters.adapter_spec import weighted
@@ -143,3 +144,12 @@ def _value(value: Any) -> str:
 
 def _values(values) -> str:
     return ", ".join(map(str, values))
+
+
+def print_taken_in(adapter: StoredAdapter) -> None:
+    """Say what came into the store."""
+    if adapter.manifest:
+        about = f"it makes {adapter.base_id} forget {adapter.manifest.request.forget_rows} rows"
+    else:
+        about = f"a LoRA for {adapter.base_id or 'an unnamed base'} without a manifest"
+    click.echo(f"{adapter.name} is in the store ({adapter.path}): {about}.")

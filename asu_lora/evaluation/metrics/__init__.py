@@ -52,10 +52,10 @@ METRICS = (
     Metric("extraction_strength", "extraction_strength.extraction_strength", "question", LESS),
     Metric("exact_memorization", "exact_memorization.exact_memorization", "question", LESS),
     Metric("min_k", "min_k.min_k", "question", "no higher on the forget set than on unseen text"),
-    Metric("min_k_auc", "min_k.auc", "set", "0.5"),
+    Metric("min_k_auc", "auc.auc", "set", "0.5"),
     Metric("privacy_leakage", "privacy_leakage.privacy_leakage", "model", "0"),
     Metric("forget_quality", "forget_quality.forget_quality", "model", MORE),
     Metric("tofu_model_utility", "model_utility.tofu_model_utility", "model", MORE),
     Metric("model_utility", "model_utility.model_utility", "model", MORE),
-    Metric("forget_efficacy", "model_utility.forget_efficacy", "model", MORE),
+    Metric("forget_efficacy", "forget_efficacy.forget_efficacy", "model", MORE),
 )

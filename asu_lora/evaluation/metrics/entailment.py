@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from asu_lora.errors import DataError
-from asu_lora.evaluation.metrics.unavailable import ScoreUnavailable
-from asu_lora.evaluation.pretrained import batches, load_pretrained
+from asu_lora.evaluation.pretrained import ScoreUnavailable, batches, load_pretrained
 
 DEFAULT_NLI = "sileod/deberta-v3-base-tasksource-nli"
 LOWEST_ROUGE = 0.1  # below it an answer shares too little with the truth to be called entailed

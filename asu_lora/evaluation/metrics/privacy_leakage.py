@@ -6,7 +6,7 @@ from asu_lora.errors import DataError
 def privacy_leakage(auc_unlearned: float, auc_retrained: float) -> float:
     """``100 * ((1 - auc_unlearned) - (1 - auc_retrained)) / (1 - auc_retrained)``, in percent; 0 is best.
 
-    Each argument: :func:`~asu_lora.evaluation.metrics.min_k.auc` of a membership score, forget set as
+    Each argument: :func:`~asu_lora.evaluation.metrics.auc.auc` of a membership score, forget set as
     members, held-out texts as non-members, for the unlearned model and for one that never saw the forget
     set. Below 0 (no lower than -100): under-unlearned, still known. Above 0: over-unlearned, suspiciously
     unlikely. MUSE ("PrivLeak", with Min-40%) counts the forget set as non-members, hence ``1 - auc``.

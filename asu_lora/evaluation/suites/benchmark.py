@@ -8,7 +8,7 @@ from typing import Any
 
 from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
-from asu_lora.evaluation.evaluate import Evaluation
+from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.score import Score
 
 SUFFIXES = (".json", ".jsonl", ".parquet")

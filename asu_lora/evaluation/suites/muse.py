@@ -11,14 +11,14 @@ from statistics import fmean
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
+from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 from asu_lora.evaluation.membership import min_k_scores
+from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.gibberish import is_gibberish
-from asu_lora.evaluation.metrics.min_k import auc
 from asu_lora.evaluation.metrics.privacy_leakage import privacy_leakage
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
 from asu_lora.evaluation.retain_log import log_min_k
-from asu_lora.evaluation.set_scores import sample
 from asu_lora.evaluation.suites.benchmark import BenchmarkEvaluation, one_value, read_split, texts
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.decoder import base_model

@@ -6,9 +6,9 @@ from pathlib import Path
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import select_rows
+from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 from asu_lora.evaluation.question_sets import AUTHORS, FORGET, RETAIN, WORLD, QuestionSet
-from asu_lora.evaluation.set_scores import sample
 
 
 def tofu_sets(data: str | Path, split: str = "forget01", task: str | None = "1", most: int = 300) -> list[QuestionSet]:

@@ -14,15 +14,14 @@ import torch
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.reading import read_rows
+from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 from asu_lora.evaluation.score import Score
-from asu_lora.evaluation.set_scores import sample
 from asu_lora.evaluation.suites.benchmark import SUFFIXES, BenchmarkEvaluation, read_split, texts
-from asu_lora.losses.answers import label_logprob
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import hidden_states
-from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.output_head import FrozenHead, label_logprob
 from asu_lora.progress import Progress
 
 SUBSETS = ("wmdp-bio", "wmdp-cyber", "wmdp-chem")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from asu_lora.bases.source import BaseSource
-from asu_lora.errors import BaseModelError
+from asu_lora.errors import BaseModelError, first_line
 
 
 @dataclass
@@ -66,7 +66,7 @@ def skeleton_of(source: BaseSource, tensors: Iterable[str], trust_remote_code: b
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise BaseModelError(f"'{source.name}' can't be built from its config: {reason[:300]}") from error
     parameters = model.state_dict()
     links = [(target, source) for target, source in model.all_tied_weights_keys.items() if target != source]

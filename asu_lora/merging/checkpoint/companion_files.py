@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from asu_lora.errors import BaseModelError
-from asu_lora.merging.nf4.quantization import Quantization
 
 # Tokenizers, chat templates, generation config, custom code and licences; not the base's model card, which
 # describes another model, and never another copy of the weights.
@@ -30,22 +29,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BaseModelError(f"The config.json of {folder} is no model's config.")
     return config
-
-
-def stored_quantization(config: dict[str, Any], name: str) -> Quantization | None:
-    """How the base is stored in 4 bit, None when it is not.
-
-    Raises:
-        BaseModelError: it is stored in another quantised format.
-    """
-    stored = config.get("quantization_config")
-    if not stored:
-        return None
-    if stored.get("quant_method") == "bitsandbytes" and stored.get("load_in_4bit"):
-        return Quantization.from_dict(stored)
-    kind = "int8" if stored.get("load_in_8bit") else stored.get("quant_method", "an unknown format")
-    raise BaseModelError(f"'{name}' is stored as {kind}, which adapters can't be merged into: use the "
-                         "original checkpoint.")
 
 
 def copy_companions(source: Path, out: Path) -> list[str]:

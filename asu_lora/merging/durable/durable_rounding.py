@@ -10,8 +10,8 @@ import torch
 from asu_lora.bases.source import BaseSource
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
+from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
-from asu_lora.evaluation.set_scores import sample
 from asu_lora.merging.durable.adaptive_rounding import choose, cost, damped
 from asu_lora.merging.durable.input_moments import InputMoments
 from asu_lora.merging.durable.residual_adapter import Residual, low_rank

@@ -101,3 +101,19 @@ def read_packed(reader: LazyTensorReader, name: str) -> torch.Tensor:
         return dequantize(packed, state)
     except (ValueError, RuntimeError) as error:
         raise BaseModelError(f"The 4-bit tensor {name} of the base is damaged: {error}.") from error
+
+
+def stored_quantization(config: dict[str, Any], name: str) -> Quantization | None:
+    """How the base is stored in 4 bit, None when it is not.
+
+    Raises:
+        BaseModelError: it is stored in another quantised format.
+    """
+    stored = config.get("quantization_config")
+    if not stored:
+        return None
+    if stored.get("quant_method") == "bitsandbytes" and stored.get("load_in_4bit"):
+        return Quantization.from_dict(stored)
+    kind = "int8" if stored.get("load_in_8bit") else stored.get("quant_method", "an unknown format")
+    raise BaseModelError(f"'{name}' is stored as {kind}, which adapters can't be merged into: use the "
+                         "original checkpoint.")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from asu_lora.adapters.staging import disk_errors
 from asu_lora.config import ForgetConfig
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
@@ -21,6 +20,7 @@ from asu_lora.errors import SettingError, StoreError
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
 from asu_lora.evaluation.question_sets import QuestionSet
+from asu_lora.files import disk_errors
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
@@ -28,8 +28,8 @@ from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import claim, shared_identity
 from asu_lora.studies.compare.results import RunResult, best_runs
 from asu_lora.studies.compare.runner import Maker
-from asu_lora.training.student import adapted
-from asu_lora.training.trainer import check_optimizer
+from asu_lora.training.arguments import check_optimizer
+from asu_lora.training.new_adapter import adapted
 
 SETTINGS = "settings.json"
 

@@ -11,8 +11,8 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.question_sets import QuestionSet
+from asu_lora.files import write_files
 from asu_lora.models.loading import LoadedBase
-from asu_lora.reporting.tables import write_files
 from asu_lora.studies.compare import VARIED
 from asu_lora.studies.compare.grid import Run
 
@@ -29,7 +29,7 @@ def shared_identity(request: ForgetRequest, base: LoadedBase, config: ForgetConf
         "request": request.fingerprint(), '"I don\'t know" answers': _digest(list(idk)), **settings,
         **{f"questions of the {questions.name} set": f"{len(questions.examples)}, {_questions(questions)[:12]}"
            for questions in sets},
-        "encoder": encoder, "nli": nli, "asu-lora": asu_lora.__version__,
+        "encoder": encoder, "nli": nli, "asu-lora": asu_lora.version.__version__,
     }
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 from asu_lora.evaluation.question_sets import FORGET, RETAIN, QuestionSet
-from asu_lora.evaluation.set_scores import sample
 
 
 def comparison_sets(request: ForgetRequest, suite: Sequence[QuestionSet] = (),

@@ -5,15 +5,15 @@ import platform
 from dataclasses import asdict
 from pathlib import Path
 
-from asu_lora.adapters.staging import disk_errors
-from asu_lora.forgetting.run_record import library_versions
+from asu_lora.files import disk_errors, write_files
 from asu_lora.reporting.plot_style import save_figure
-from asu_lora.reporting.tables import percent, write_files
+from asu_lora.reporting.tables import percent
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.figure import compare_figure
 from asu_lora.studies.compare.results import SCORES
 from asu_lora.studies.compare.table import csv_text, paper_table
 from asu_lora.studies.methods import lr_text
+from asu_lora.version import library_versions
 
 STEM = "comparison"
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from asu_lora.reporting.tables import percent, write_files
+from asu_lora.files import write_files
+from asu_lora.reporting.tables import percent
 from asu_lora.studies.methods import BASE, PAPER, lr_text
 
 SCORES = ("MU", "FE", "Avg")
@@ -22,7 +23,7 @@ class RunResult:
         adapter: its name in the comparison's store, None for Base and for a failed training.
         failure: one sentence, for a failed run.
         passing: the failure may not come again (no memory), so the next command tries once more.
-        scores: :meth:`asu_lora.evaluation.evaluate.Evaluation.summary`.
+        scores: :meth:`asu_lora.evaluation.result.Evaluation.summary`.
         training: tau, steps, mean loss and the like.
         seconds: of training and of evaluation.
     """

@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AsuLoraError, StoreError
-from asu_lora.evaluation.evaluate import Evaluation, evaluate
+from asu_lora.evaluation.evaluate import evaluate
+from asu_lora.evaluation.result import Evaluation
+from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
-from asu_lora.forgetting.run_record import library_versions
 from asu_lora.hardware.memory import out_of_memory
 from asu_lora.models.adapter_stack import Stack, load, remove_adapters
 from asu_lora.models.loading import LoadedBase
@@ -23,6 +23,7 @@ from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity
 from asu_lora.studies.compare.results import DONE, FAILED, TRAINED, RunResult, in_order, read_result
 from asu_lora.studies.methods import method
+from asu_lora.version import library_versions
 
 ADAPTERS, RUNS = "adapters", "runs"
 

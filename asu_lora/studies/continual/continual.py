@@ -10,7 +10,6 @@ from asu_lora.errors import DataError, SettingError
 from asu_lora.evaluation.question_sets import AUTHORS, WORLD
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites.tofu import tofu_sets
-from asu_lora.forgetting.run_record import library_versions
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.history import HistoryConfig, StepRecord, check_resumable, run_history
@@ -19,6 +18,7 @@ from asu_lora.studies.continual.step_scores import Questions, retain_questions
 from asu_lora.studies.continual.steps import Step, read_steps
 from asu_lora.studies.continual.take_back import TakenBack, take_back
 from asu_lora.studies.methods import file_name, method_configs
+from asu_lora.version import library_versions
 
 Records = dict[str, list[StepRecord]]
 

@@ -12,16 +12,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.staging import disk_errors
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, TrainingError
+from asu_lora.files import disk_errors, write_files
 from asu_lora.forgetting.forget import forget
 from asu_lora.forgetting.run_folder import RUNS
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
-from asu_lora.reporting.tables import write_files
 from asu_lora.studies.continual.consolidate import fold
 from asu_lora.studies.continual.step_scores import Questions, score_step
 from asu_lora.studies.continual.steps import Step

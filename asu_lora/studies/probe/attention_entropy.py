@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from asu_lora.batches.forward_passes import answer_hidden, forward_passes
+from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.data.encoding import Encoded
+from asu_lora.models.decoder import answer_hidden
 from asu_lora.teacher.smoothing import attention_modules, attention_smoothing
 
 MOST_TOKENS = 2048  # in one forward pass; eager attention holds (rows, heads, length, length) several times

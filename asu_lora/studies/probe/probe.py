@@ -12,9 +12,9 @@ import torch
 
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
+from asu_lora.data.sampling import sample
 from asu_lora.data.token_classes import TokenClass, token_classes
 from asu_lora.errors import DataError, SettingError
-from asu_lora.evaluation.set_scores import sample
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.staging import disk_errors
-from asu_lora.reporting.tables import csv_table, write_files
+from asu_lora.files import disk_errors, write_files
+from asu_lora.reporting.tables import csv_table
 from asu_lora.studies.probe.grid import LayerGroup
 from asu_lora.studies.probe.points import CLASSES, ProbePoint
 from asu_lora.studies.probe.probe import Probe

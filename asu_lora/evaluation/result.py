@@ -1,0 +1,62 @@
+"""What an evaluation found: summaries, scores and records."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asu_lora.evaluation.metrics.average import average
+from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
+from asu_lora.evaluation.metrics.model_utility import model_utility, tofu_model_utility
+from asu_lora.evaluation.question_sets import FORGET
+from asu_lora.evaluation.score import Score
+
+
+@dataclass
+class Evaluation:
+    """The scores of one model.
+
+    Attributes:
+        sets: per set, the mean of every metric; None where it could not be computed.
+        records: one dict a question: set, row, answer, every metric. They hold the answers' text.
+        notes: what could not be computed and why, one sentence each.
+        more: further scores by name, such as forget quality.
+        lm_eval: per task of lm-evaluation-harness, its metrics.
+    """
+
+    sets: dict[str, dict[str, float | None]]
+    records: list[dict]
+    notes: list[str] = field(default_factory=list)
+    more: dict[str, Score] = field(default_factory=dict)
+    lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def model_utility(self) -> Score:
+        return model_utility(self.sets)
+
+    @property
+    def forget_efficacy(self) -> Score:
+        return forget_efficacy(self.sets.get(FORGET, {}))
+
+    @property
+    def average(self) -> Score:
+        return average(self.model_utility, self.forget_efficacy)
+
+    def scores(self) -> dict[str, Score]:
+        """Every score by its name."""
+        return {"MU": self.model_utility, "FE": self.forget_efficacy, "Avg": self.average,
+                "TOFU MU": tofu_model_utility(self.sets)} | self.more
+
+    def summary(self) -> dict:
+        """Everything but the records, ready for JSON."""
+        return {
+            "scores": {name: {"value": score.value, "label": score.label(name), "missing": list(score.missing)}
+                       for name, score in self.scores().items()},
+            "sets": self.sets, "questions": {name: sum(r["set"] == name for r in self.records) for name in self.sets},
+            "notes": self.notes,
+        } | ({"lm_eval": self.lm_eval} if self.lm_eval else {})
+
+    def write_records(self, path: str | Path) -> None:
+        """Write the records as JSON lines."""
+        with Path(path).open("w", encoding="utf-8") as file:
+            for record in self.records:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -1,0 +1,18 @@
+"""Checkpoints of a run: the last one, and what it had measured."""
+
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+
+
+def closing_figures(state: TrainerState, seconds: float = 0.0) -> dict[str, float]:
+    """Steps, seconds and mean loss; Trainer's own mean is wrong after a resume, the sum since then over all steps."""
+    logged = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {"steps": state.global_step, "train_loss": sum(logged) / max(len(logged), 1), "train_seconds": seconds}
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run: the newest that holds Trainer's state, written last."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
