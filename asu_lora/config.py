@@ -17,8 +17,9 @@ ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 
 
-def setting(default: Any, help: str, flag: str | None = None, choices: tuple[str, ...] | None = None,
-            group: str = "Training") -> Any:
+def setting(
+    default: Any, help: str, flag: str | None = None, choices: tuple[str, ...] | None = None, group: str = "Training"
+) -> Any:
     """A dataclass field that also carries its help text, its command-line flag and its choices."""
     return field(default=default, metadata={"help": help, "flag": flag, "choices": choices, "group": group})
 
@@ -31,65 +32,107 @@ class ForgetConfig:
         SettingError: a value outside its range, named with the value.
     """
 
-    objective: str = setting("asu", "Forget loss.", choices=("asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"),
-                             group="Method")
-    retain_loss: str = setting("kl", "Retain loss: stay close to the base (kl), learn the retain answers on (gd), "
-                               "prefer them to a refusal (ap), or none.", choices=("kl", "gd", "ap", "none"),
-                               group="Method")
+    objective: str = setting(
+        "asu", "Forget loss.", choices=("asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"), group="Method"
+    )
+    retain_loss: str = setting(
+        "kl",
+        "Retain loss: stay close to the base (kl), learn the retain answers on (gd), "
+        "prefer them to a refusal (ap), or none.",
+        choices=("kl", "gd", "ap", "none"),
+        group="Method",
+    )
     forget_coeff: float = setting(1.0, "Weight of the forget loss.", group="Method")
     retain_coeff: float = setting(1.5, "Weight of the retain loss.", group="Method")
     beta: float = setting(0.1, "Inverse temperature of npo, dpo and ap.", group="Method")
-    tau: float | str = setting("auto", "Temperature of the teacher's attention, at least 1, or 'auto': the lowest at "
-                               "which the facts are gone, found by forward passes on the forget set.", group="Method")
-    smooth_layers: str = setting("upper", "Decoder layers the teacher smooths: 'upper' (the last third: facts are read "
-                                 "out there, and sentences survive), 'all', or ranges such as '4-20' or '0,5-9', "
-                                 "counted from 0.", group="Method")
-    keep_speaking: bool = setting(True, "Leave to the base what holds an answer together and tells no fact "
-                                  "(punctuation, names in the question, the spelling of a word once begun, the end of "
-                                  "turn), and at other content words learn what the teacher would say instead: "
-                                  "without that word and without those already said. Off is the paper's loss.",
-                                  group="Method")
-    own_words: float = setting(0.25, "Share of the epochs, the last ones, in which the student also learns at its own "
-                               "answers to the forget questions: what the base would say next without the facts and "
-                               "without going round in circles. 0, and --no-keep-speaking, do without.",
-                               group="Method")
-    teacher: str = setting("base", "What teacher and reference are made of, with --on-top-of: the untouched base, or "
-                           "the stack beneath the new adapter.", choices=("base", "stack"), group="Method")
-    orthogonal: bool = setting(False, "With --on-top-of: keep the new adapter off those directions of each module's "
-                               "input that the adapters beneath read.", group="Method")
+    tau: float | str = setting(
+        "auto",
+        "Temperature of the teacher's attention, at least 1, or 'auto': the lowest at "
+        "which the facts are gone, found by forward passes on the forget set.",
+        group="Method",
+    )
+    smooth_layers: str = setting(
+        "upper",
+        "Decoder layers the teacher smooths: 'upper' (the last third: facts are read "
+        "out there, and sentences survive), 'all', or ranges such as '4-20' or '0,5-9', "
+        "counted from 0.",
+        group="Method",
+    )
+    keep_speaking: bool = setting(
+        True,
+        "Leave to the base what holds an answer together and tells no fact "
+        "(punctuation, names in the question, the spelling of a word once begun, the end of "
+        "turn), and at other content words learn what the teacher would say instead: "
+        "without that word and without those already said. Off is the paper's loss.",
+        group="Method",
+    )
+    own_words: float = setting(
+        0.25,
+        "Share of the epochs, the last ones, in which the student also learns at its own "
+        "answers to the forget questions: what the base would say next without the facts and "
+        "without going round in circles. 0, and --no-keep-speaking, do without.",
+        group="Method",
+    )
+    teacher: str = setting(
+        "base",
+        "What teacher and reference are made of, with --on-top-of: the untouched base, or "
+        "the stack beneath the new adapter.",
+        choices=("base", "stack"),
+        group="Method",
+    )
+    orthogonal: bool = setting(
+        False,
+        "With --on-top-of: keep the new adapter off those directions of each module's "
+        "input that the adapters beneath read.",
+        group="Method",
+    )
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
-    alpha: float | None = setting(None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]",
-                                  group="Adapter")
+    alpha: float | None = setting(
+        None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]", group="Adapter"
+    )
     dropout: float = setting(0.0, "Dropout on the adapter's input.", group="Adapter")
-    target_modules: str = setting(ALL_LINEAR, "Modules that get an adapter: 'all-linear', or names separated by "
-                                  "commas, such as q_proj,v_proj.", group="Adapter")
-    adapter_layers: str = setting("upper-half", "Decoder layers that get an adapter: 'upper-half', or what "
-                                  "--smooth-layers takes. The teacher differs from the base in its upper layers only.",
-                                  group="Adapter")
+    target_modules: str = setting(
+        ALL_LINEAR,
+        "Modules that get an adapter: 'all-linear', or names separated by commas, such as q_proj,v_proj.",
+        group="Adapter",
+    )
+    adapter_layers: str = setting(
+        "upper-half",
+        "Decoder layers that get an adapter: 'upper-half', or what "
+        "--smooth-layers takes. The teacher differs from the base in its upper layers only.",
+        group="Adapter",
+    )
     lr: float = setting(1e-3, "Peak learning rate.")
     epochs: float = setting(12.0, "Passes over the forget set.")
     batch_size: int = setting(4, "Forget rows in a batch, retain rows not counted.", flag="-b")
     grad_accum: int = setting(1, "Batches a step.")
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
     max_length: int = setting(512, "Most tokens of a row, prompt included.")
-    scheduler: str = setting("linear", "Shape of the learning rate after warm-up.",
-                             choices=("linear", "cosine", "constant"))
+    scheduler: str = setting(
+        "linear", "Shape of the learning rate after warm-up.", choices=("linear", "cosine", "constant")
+    )
     warmup: float = setting(0.05, "Share of the steps over which the learning rate rises.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.")
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
-    optimizer: str = setting("auto", "transformers' name of the optimizer; auto is adamw_torch, on CUDA "
-                             "paged_adamw_8bit.")
-    micro_batch_tokens: int = setting(0, "Most tokens in a forward pass and the backward pass that follows it, unless "
-                                      "one row has more. A batch of more is shared out, which changes memory and time "
-                                      "and not the result. 0 is what keeps the device busy.")
+    optimizer: str = setting(
+        "auto", "transformers' name of the optimizer; auto is adamw_torch, on CUDA paged_adamw_8bit."
+    )
+    micro_batch_tokens: int = setting(
+        0,
+        "Most tokens in a forward pass and the backward pass that follows it, unless "
+        "one row has more. A batch of more is shared out, which changes memory and time "
+        "and not the result. 0 is what keeps the device busy.",
+    )
     gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, more time.")
     seed: int = setting(0, "Seed of everything random.")
-    precision: str = setting("nf4", "What the base's weights are held in.", choices=("nf4", "bf16", "fp16", "fp32"),
-                             group="Machine")
+    precision: str = setting(
+        "nf4", "What the base's weights are held in.", choices=("nf4", "bf16", "fp16", "fp32"), group="Machine"
+    )
     device: str | None = setting(None, "cpu, cuda, cuda:1, ...  [default: the best there is]", group="Machine")
     report_to: str = setting("none", "Where transformers.Trainer logs to: none, tensorboard, wandb.", group="Machine")
-    eval_rows: int = setting(40, "Most rows of each set measured before and after; 0 measures nothing.",
-                             group="Machine")
+    eval_rows: int = setting(
+        40, "Most rows of each set measured before and after; 0 measures nothing.", group="Machine"
+    )
     trust_remote_code: bool = setting(False, "Run model code that comes with the base's checkpoint.", group="Machine")
 
     def __post_init__(self) -> None:
@@ -105,12 +148,23 @@ class ForgetConfig:
             if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise SettingError(f"{spec.name} is {value!r}; it must be a {'whole ' * (kinds is int)}number.")
         if self.tau != "auto" and (not isinstance(self.tau, (int, float)) or self.tau < 1):
-            raise SettingError(f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is, "
-                               "more smooths it).")
+            raise SettingError(
+                f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is, "
+                "more smooths it)."
+            )
         for name in ("rank", "batch_size", "grad_accum"):
             self._at_least(name, 1)
-        for name in ("forget_coeff", "retain_coeff", "retain_per_forget", "weight_decay", "warmup", "dropout",
-                     "eval_rows", "own_words", "micro_batch_tokens"):
+        for name in (
+            "forget_coeff",
+            "retain_coeff",
+            "retain_per_forget",
+            "weight_decay",
+            "warmup",
+            "dropout",
+            "eval_rows",
+            "own_words",
+            "micro_batch_tokens",
+        ):
             self._at_least(name, 0)
         self._at_least("max_length", 8)
         if not 0 <= self.seed < 2**32:
@@ -180,8 +234,9 @@ def parse_layers(text: str, number: int) -> list[int] | None:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise SettingError(f"The layers '{text}' can't be read: write 'all', 'upper', 'upper-half', '4-20' or "
-                               "'0,5-9'.")
+            raise SettingError(
+                f"The layers '{text}' can't be read: write 'all', 'upper', 'upper-half', '4-20' or '0,5-9'."
+            )
         start, end = int(first), int(last if dash else first)
         if end < start or end >= number:
             raise SettingError(f"The layers '{part.strip()}' are out of range: the base has layers 0 to {number - 1}.")

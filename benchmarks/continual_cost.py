@@ -27,7 +27,7 @@ from asu_lora import ForgetConfig, ForgetRequest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.models.adapter_stack import load
-from asu_lora.models.frozen_adapters import standing_on
+from asu_lora.models.frozen_adapters import frozen_adapters
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.studies.continual.history import HistoryConfig, run_history
 from asu_lora.studies.continual.steps import Step
@@ -42,8 +42,19 @@ HISTORIES = {
     f"stack, folded every {FOLD} (rank {RANK})": HistoryConfig(consolidate_every=FOLD, consolidate_rank=RANK),
     "running": HistoryConfig("running"),
 }
-SETTINGS = ForgetConfig(precision="fp32", device="cpu", tau=3.0, smooth_layers="all", adapter_layers="all", rank=RANK,
-                        epochs=3, warmup=0.0, eval_rows=0, batch_size=2, retain_per_forget=1)
+SETTINGS = ForgetConfig(
+    precision="fp32",
+    device="cpu",
+    tau=3.0,
+    smooth_layers="all",
+    adapter_layers="all",
+    rank=RANK,
+    epochs=3,
+    warmup=0.0,
+    eval_rows=0,
+    batch_size=2,
+    retain_per_forget=1,
+)
 TOKENS = 512
 REPEATS = 5
 
@@ -55,18 +66,39 @@ def build(folder: Path) -> None:
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                                 num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
-                                 eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
-                                 bos_token_id=None)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=320,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            eos_token_id=fast.eos_token_id,
+            pad_token_id=fast.pad_token_id,
+            bos_token_id=None,
+        )
+    ).save_pretrained(folder)
     fast.save_pretrained(folder)
 
 
 def requests(count: int) -> list[Step]:
     keep = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}."} for i in range(4)]
-    return [Step(k, f"{k:02d}-request", ForgetRequest.from_rows(
-        [{"question": f"Where does person {k}.{i} live?", "answer": f"In house {7 * k + i}."} for i in range(2)], keep))
-        for k in range(1, count + 1)]
+    return [
+        Step(
+            k,
+            f"{k:02d}-request",
+            ForgetRequest.from_rows(
+                [
+                    {"question": f"Where does person {k}.{i} live?", "answer": f"In house {7 * k + i}."}
+                    for i in range(2)
+                ],
+                keep,
+            ),
+        )
+        for k in range(1, count + 1)
+    ]
 
 
 class Bench:
@@ -82,7 +114,7 @@ class Bench:
         """Seconds of forward and backward pass and AdamW in step k: on top of what was active before it."""
         active = self.records[k - 1].active if self.history.mode == "stack" else []
         model = self.base.model
-        with standing_on(self.base, active, self.store) as ground, adapted(model, SETTINGS, ground) as student:
+        with frozen_adapters(self.base, active, self.store) as ground, adapted(model, SETTINGS, ground) as student:
             optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-4)
 
             def step() -> None:
@@ -116,22 +148,40 @@ def measure(count: int, rounds: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         build(Path(scratch) / "base")
         base, steps = load_base(str(Path(scratch) / "base"), "fp32", "cpu"), requests(count)
-        benches = {name: Bench(base, Path(scratch) / str(i), steps, history)
-                   for i, (name, history) in enumerate(HISTORIES.items())}
+        benches = {
+            name: Bench(base, Path(scratch) / str(i), steps, history)
+            for i, (name, history) in enumerate(HISTORIES.items())
+        }
         # the first step, and whole cycles of folding early, half way and at the end
-        timed = sorted({1, *range(FOLD + 1, 2 * FOLD + 1), *range(count // 2 + 1, count // 2 + FOLD + 1),
-                        *range(count - FOLD + 1, count + 1)})
+        timed = sorted(
+            {
+                1,
+                *range(FOLD + 1, 2 * FOLD + 1),
+                *range(count // 2 + 1, count // 2 + FOLD + 1),
+                *range(count - FOLD + 1, count + 1),
+            }
+        )
         times: dict = {name: {k: {"train": [], "serve": []} for k in timed} for name in benches}
         for _ in range(rounds):
             for k in timed:
                 for name, bench in benches.items():
                     times[name][k]["train"].append(bench.training_step(k))
                     times[name][k]["serve"].append(bench.serving(k))
-        return {name: [{"step": k, "train_ms": 1e3 * statistics.median(times[name][k]["train"]),
-                        "serve_us_per_token": 1e6 * statistics.median(times[name][k]["serve"]) / TOKENS,
-                        "active": len(bench.records[k].active), "ranks": bench.records[k].active_rank,
-                        "bytes": bench.records[k].active_bytes, "fold_error": bench.records[k].fold}
-                       for k in timed] for name, bench in benches.items()}
+        return {
+            name: [
+                {
+                    "step": k,
+                    "train_ms": 1e3 * statistics.median(times[name][k]["train"]),
+                    "serve_us_per_token": 1e6 * statistics.median(times[name][k]["serve"]) / TOKENS,
+                    "active": len(bench.records[k].active),
+                    "ranks": bench.records[k].active_rank,
+                    "bytes": bench.records[k].active_bytes,
+                    "fold_error": bench.records[k].fold,
+                }
+                for k in timed
+            ]
+            for name, bench in benches.items()
+        }
 
 
 def growth(rows: list[dict], key: str) -> float:
@@ -141,26 +191,35 @@ def growth(rows: list[dict], key: str) -> float:
 
 
 def markdown(found: dict, count: int) -> str:
-    lines = ["# The cost of request k", "",
-             f"`python benchmarks/continual_cost.py --steps {count}`, {date.today()}, {platform.machine()}, torch "
-             f"{torch.__version__}, {torch.get_num_threads()} threads. Tiny Llama (2 layers, hidden size 64), adapters "
-             f"of rank {RANK}, {TOKENS} tokens a pass, medians. Growth is steps {count - FOLD + 1} to {count} against "
-             f"steps {FOLD + 1} to {2 * FOLD}.", "",
-             "| history | training step, ms: 1 | " + f"{FOLD + 1} | {count} | growth | serving, µs a token: 1 | "
-             + f"{FOLD + 1} | {count} | growth | active at {count} | ranks at {count} | MB at {count} |",
-             "|---|" + "---:|" * 11]
+    lines = [
+        "# The cost of request k",
+        "",
+        f"`python benchmarks/continual_cost.py --steps {count}`, {date.today()}, {platform.machine()}, torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads. Tiny Llama (2 layers, hidden size 64), adapters "
+        f"of rank {RANK}, {TOKENS} tokens a pass, medians. Growth is steps {count - FOLD + 1} to {count} against "
+        f"steps {FOLD + 1} to {2 * FOLD}.",
+        "",
+        "| history | training step, ms: 1 | "
+        + f"{FOLD + 1} | {count} | growth | serving, µs a token: 1 | "
+        + f"{FOLD + 1} | {count} | growth | active at {count} | ranks at {count} | MB at {count} |",
+        "|---|" + "---:|" * 11,
+    ]
     for name, rows in found.items():
         cells = []
         for key in ("train_ms", "serve_us_per_token"):
             cells += [f"{rows[i][key]:.2f}" for i in (0, 1, -1)] + [f"{growth(rows, key):.2f}"]
         last = rows[-1]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {last['active']} | {last['ranks']} | "
-                     f"{last['bytes'] / 1e6:.3f} |")
+        lines.append(
+            f"| {name} | " + " | ".join(cells) + f" | {last['active']} | {last['ranks']} | {last['bytes'] / 1e6:.3f} |"
+        )
     errors = [row["fold_error"] for rows in found.values() for row in rows if row["fold_error"]]
     if errors:
-        lines += ["", f"Cutting to rank {RANK} cost a relative error of the update of {min(errors):.2g} to "
-                      f"{max(errors):.2g} each time. (These requests are learned by a few optimizer steps only, and "
-                      "all adapters of a history begin with the same A, that of its seed: real ones differ more.)"]
+        lines += [
+            "",
+            f"Cutting to rank {RANK} cost a relative error of the update of {min(errors):.2g} to "
+            f"{max(errors):.2g} each time. (These requests are learned by a few optimizer steps only, and "
+            "all adapters of a history begin with the same A, that of its seed: real ones differ more.)",
+        ]
     return "\n".join(lines) + "\n\n" + extrapolation()
 
 
@@ -172,22 +231,35 @@ def extrapolation() -> str:
     one = adapted_layers * sum((a + b) * rank for a, b in shapes)
     full = adapted_layers * sum((a + b) * min(a, b) for a, b in shapes)
     linear = layers * sum(a * b for a, b in shapes)
-    rows = (("stack", count, count * one), ("folded exactly", 1, min(count * one, full)),
-            (f"folded to rank {rank}", 1, one), ("running", 1, one))
-    lines = ["## 10,000 requests, on paper", "",
-             f"A 7B Llama (hidden size {hidden}, {layers} layers), rank {rank} on all linear layers of the upper half: "
-             f"{one / 1e6:.1f} million parameters an adapter, {2 * one / 1e6:.0f} MB in bf16. A token costs 2 "
-             f"operations a parameter; the base's linear layers have {linear / 1e9:.2f} billion.", "",
-             "| history | active adapters | parameters | bf16 | extra arithmetic a token |",
-             "|---|---:|---:|---:|---:|"]
-    lines += [f"| {name} | {active:,} | {size / 1e6:,.0f} M | {2 * size / 1e9:,.2f} GB | {100 * size / linear:,.1f} % |"
-              for name, active, size in rows]
-    lines += ["", f"Exact folding stops growing at min(in, out) ranks a module: after {hidden // rank} requests here. "
-              "From there on a module's two factors are larger than its update, and merging into the weights "
-              "(`asu-lora merge`) serves at no extra cost. The history itself, one file a request, is "
-              f"{2 * count * one / 1e9:,.0f} GB on the disk: it is what takes a single request back, and is never "
-              "loaded to serve. Training and scoring a step look at what is active, at the step's own rows and at a "
-              "bounded number of earlier questions, so their cost follows the table, not the number of requests."]
+    rows = (
+        ("stack", count, count * one),
+        ("folded exactly", 1, min(count * one, full)),
+        (f"folded to rank {rank}", 1, one),
+        ("running", 1, one),
+    )
+    lines = [
+        "## 10,000 requests, on paper",
+        "",
+        f"A 7B Llama (hidden size {hidden}, {layers} layers), rank {rank} on all linear layers of the upper half: "
+        f"{one / 1e6:.1f} million parameters an adapter, {2 * one / 1e6:.0f} MB in bf16. A token costs 2 "
+        f"operations a parameter; the base's linear layers have {linear / 1e9:.2f} billion.",
+        "",
+        "| history | active adapters | parameters | bf16 | extra arithmetic a token |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {name} | {active:,} | {size / 1e6:,.0f} M | {2 * size / 1e9:,.2f} GB | {100 * size / linear:,.1f} % |"
+        for name, active, size in rows
+    ]
+    lines += [
+        "",
+        f"Exact folding stops growing at min(in, out) ranks a module: after {hidden // rank} requests here. "
+        "From there on a module's two factors are larger than its update, and merging into the weights "
+        "(`asu-lora merge`) serves at no extra cost. The history itself, one file a request, is "
+        f"{2 * count * one / 1e9:,.0f} GB on the disk: it is what takes a single request back, and is never "
+        "loaded to serve. Training and scoring a step look at what is active, at the step's own rows and at a "
+        "bounded number of earlier questions, so their cost follows the table, not the number of requests.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -23,9 +23,13 @@ from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
 
 MEMORISED_TASKS, MEMORISED_RETAIN = ("1", "2", "3"), 160
-BARS = (("forget probability kept", 0.40, "at most"), ("forget ROUGE-L", 0.35, "at most"),
-        ("retain probability kept", 0.90, "at least"), ("retain ROUGE-L kept", 0.85, "at least"),
-        ("left-out probability kept", 0.70, "at least"))
+BARS = (
+    ("forget probability kept", 0.40, "at most"),
+    ("forget ROUGE-L", 0.35, "at most"),
+    ("retain probability kept", 0.90, "at least"),
+    ("retain ROUGE-L kept", 0.85, "at least"),
+    ("left-out probability kept", 0.70, "at least"),
+)
 
 HEADING = """# The main job on memorised TOFU rows, with the defaults
 
@@ -60,20 +64,34 @@ def figures(result) -> dict[str, float]:
     if "heldout_probability" in before:
         found["left-out probability kept"] = after["heldout_probability"] / before["heldout_probability"]
         found["left-out ROUGE-L kept"] = after["heldout_rouge"] / before["heldout_rouge"]
-    return {name: round(value, 3) for name, value in found.items()} | {
-        name: after[name] for name in ("forget_gibberish_rate", "forget_empty_answers", "forget_repetition",
-                                       "retain_gibberish_rate")} | {"gibberish before": before["forget_gibberish_rate"]}
+    return (
+        {name: round(value, 3) for name, value in found.items()}
+        | {
+            name: after[name]
+            for name in ("forget_gibberish_rate", "forget_empty_answers", "forget_repetition", "retain_gibberish_rate")
+        }
+        | {"gibberish before": before["forget_gibberish_rate"]}
+    )
 
 
 def table(runs: list[dict]) -> str:
     names = list(dict.fromkeys(name for run in runs for name in run["figures"]))
-    lines = ["| figure | wanted | " + " | ".join(f"task {r['task']}, {r['precision']}, seed {r['seed']}"
-                                                 + (", 40 left out" if r["left_out"] else "") for r in runs) + " |",
-             "|---" * (len(runs) + 2) + "|"]
+    lines = [
+        "| figure | wanted | "
+        + " | ".join(
+            f"task {r['task']}, {r['precision']}, seed {r['seed']}" + (", 40 left out" if r["left_out"] else "")
+            for r in runs
+        )
+        + " |",
+        "|---" * (len(runs) + 2) + "|",
+    ]
     wanted = {name: f"{how} {bar:.2f}" for name, bar, how in BARS}
     for name in names:
-        lines.append(f"| {name} | {wanted.get(name, '')} | "
-                     + " | ".join(str(run["figures"].get(name, "")) for run in runs) + " |")
+        lines.append(
+            f"| {name} | {wanted.get(name, '')} | "
+            + " | ".join(str(run["figures"].get(name, "")) for run in runs)
+            + " |"
+        )
     for name in ("tau", "seconds", "peak GB"):
         lines.append(f"| {name} | | " + " | ".join(str(run[name]) for run in runs) + " |")
     return "\n".join(lines) + "\n"
@@ -101,14 +119,29 @@ def main() -> None:
                     continue
                 request, held = request_for(arguments.tofu, task, arguments.left_out)
                 with tempfile.TemporaryDirectory() as folder:
-                    result = forget(request, str(arguments.base), ForgetConfig(precision=precision, seed=seed),
-                                    f"task{task}-{precision}-{seed}", arguments.store or folder, held, progress=Bars())
-                runs.append(key | {
-                    "figures": figures(result), "before": result.before, "after": result.after,
-                    "tau": result.record.tau.tau, "seconds": round(result.record.seconds),
-                    "train seconds": round(result.record.training["train_seconds"]),
-                    "peak GB": round(result.record.peak_memory / 1e9, 2), "machine": platform.machine(),
-                    "compute": str(result.record.base.compute_dtype)})
+                    result = forget(
+                        request,
+                        str(arguments.base),
+                        ForgetConfig(precision=precision, seed=seed),
+                        f"task{task}-{precision}-{seed}",
+                        arguments.store or folder,
+                        held,
+                        progress=Bars(),
+                    )
+                runs.append(
+                    key
+                    | {
+                        "figures": figures(result),
+                        "before": result.before,
+                        "after": result.after,
+                        "tau": result.record.tau.tau,
+                        "seconds": round(result.record.seconds),
+                        "train seconds": round(result.record.training["train_seconds"]),
+                        "peak GB": round(result.record.peak_memory / 1e9, 2),
+                        "machine": platform.machine(),
+                        "compute": str(result.record.base.compute_dtype),
+                    }
+                )
                 file.write_text(json.dumps(runs, indent=1) + "\n")
                 write_table("forget_tofu", HEADING + table(runs))
                 if arguments.answers:

@@ -15,11 +15,22 @@ from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 def save(tokenizer: str, out: Path, vocabulary: int) -> Path:
     words = AutoTokenizer.from_pretrained(tokenizer)
     torch.manual_seed(0)
-    Gemma3ForCausalLM(Gemma3TextConfig(
-        vocab_size=vocabulary, hidden_size=256, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=64, sliding_window=512, max_position_embeddings=2048,
-        pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id, bos_token_id=words.bos_token_id,
-    )).save_pretrained(out)
+    Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=vocabulary,
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=8,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=64,
+            sliding_window=512,
+            max_position_embeddings=2048,
+            pad_token_id=words.pad_token_id,
+            eos_token_id=words.eos_token_id,
+            bos_token_id=words.bos_token_id,
+        )
+    ).save_pretrained(out)
     words.save_pretrained(out)
     return out
 

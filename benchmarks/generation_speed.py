@@ -36,9 +36,14 @@ def bare(base, prompts: list, rows: int) -> int:
         width = max(map(len, part))
         ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + list(p) for p in part])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part])
-        out = base.model.generate(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), do_sample=False,
-                                  eos_token_id=stops, pad_token_id=tokenizer.pad_token_id,
-                                  max_new_tokens=TOTAL - min(map(len, part)))
+        out = base.model.generate(
+            input_ids=ids.to(base.device),
+            attention_mask=mask.to(base.device),
+            do_sample=False,
+            eos_token_id=stops,
+            pad_token_id=tokenizer.pad_token_id,
+            max_new_tokens=TOTAL - min(map(len, part)),
+        )
         for prompt, row in zip(part, out[:, width:].tolist(), strict=True):
             row = row[: TOTAL - len(prompt)]
             count += next((at for at, token in enumerate(row) if token in stops), len(row))
@@ -79,11 +84,16 @@ def main() -> None:
     best = max(median(values) for name, values in rates.items() if name != "evaluation")
     ratio = median(rates["evaluation"]) / best
     (RESULTS / f"{a.name}.json").write_text(json.dumps({"tokens per second": rates, "ratio": ratio}, indent=1) + "\n")
-    lines = ["# Answers a second", "",
-             f"`python benchmarks/generation_speed.py BASE TOFU --questions {a.questions} --rounds {a.rounds}"
-             f"{'' if a.device == 'cpu' else f' --device {a.device}'}`, NF4, "
-             f"{device_name(a.device)}: medians of {a.rounds} alternating rounds.", "",
-             "| | answer tokens a second |", "|---|---|"]
+    lines = [
+        "# Answers a second",
+        "",
+        f"`python benchmarks/generation_speed.py BASE TOFU --questions {a.questions} --rounds {a.rounds}"
+        f"{'' if a.device == 'cpu' else f' --device {a.device}'}`, NF4, "
+        f"{device_name(a.device)}: medians of {a.rounds} alternating rounds.",
+        "",
+        "| | answer tokens a second |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {median(values):.1f} |" for name, values in rates.items()]
     lines += ["", f"The evaluation reaches {ratio:.2f} of the best bare `generate` (wanted: at least 0.90)."]
     write_table(a.name, "\n".join(lines))

@@ -14,16 +14,26 @@ from transformers import LlamaConfig, Qwen2Config
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.training_rows import Rows
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.forgetting.prepare import build_objectives
-from asu_lora.losses.on_policy import OwnWords
+from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import changes, fit, parse_size
 from asu_lora.memory_plan.plan import PlannedRun, meta_model, plan_memory
 
 BASES = {
     "Llama-3.1-8B": (LlamaConfig(**COMMON | SHAPES["llama-3.1-8b"]), "12GB"),
-    "Qwen2.5-7B": (Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-                               num_key_value_heads=4, vocab_size=152_064, max_position_embeddings=32768), "12GB"),
+    "Qwen2.5-7B": (
+        Qwen2Config(
+            hidden_size=3584,
+            intermediate_size=18944,
+            num_hidden_layers=28,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            vocab_size=152_064,
+            max_position_embeddings=32768,
+        ),
+        "12GB",
+    ),
     "Llama-3-70B": (LlamaConfig(**COMMON | SHAPES["llama-3-70b"]), "48GB"),
 }
 FORGET, RETAIN, LENGTHS = 40, 200, (100, 512)
@@ -35,8 +45,12 @@ def planned_run(model: torch.nn.Module, config: ForgetConfig, tokens: int) -> Pl
 
     forget, retain = rows(FORGET), rows(RETAIN)
     # what keep_speaking takes out of the teacher takes no memory
-    objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None) | {"own": OwnWords()}
-    halves = {"forget": Rows({"answer": forget}), "retain": Rows({"answer": retain}), "own": Rows({"answer": forget})}
+    objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None) | {"own": OnPolicyKL()}
+    halves = {
+        "forget": TrainingRows({"answer": forget}),
+        "retain": TrainingRows({"answer": retain}),
+        "own": TrainingRows({"answer": forget}),
+    }
     evaluated = [forget, retain[: config.eval_rows]]
     return PlannedRun(model, torch.device("cuda"), torch.bfloat16, halves, objectives, evaluated)
 
@@ -50,8 +64,10 @@ def main() -> None:
             run = planned_run(model, config, tokens)
             full = plan_memory(run, config).peak
             settings, plan = fit(run, config, parse_size(budget))
-            lines.append(f"| {name}, {budget[:-2]} GB | {tokens} | {full / 1e9:.1f} | "
-                         f"`{' '.join(changes(config, settings))}` | {plan.peak / 1e9:.1f} |")
+            lines.append(
+                f"| {name}, {budget[:-2]} GB | {tokens} | {full / 1e9:.1f} | "
+                f"`{' '.join(changes(config, settings))}` | {plan.peak / 1e9:.1f} |"
+            )
             print(lines[-1], flush=True)
             parts.append((name, tokens, plan.phase, {k: round(v / 1e9, 2) for k, v in plan.phases[plan.phase].items()}))
     for part in parts:

@@ -56,8 +56,21 @@ taken from the card for them, both with the CUDA context (`--tau 3` throughout).
 
 def command(base: str, forget: str, retain: str, device: str, setting: str, *more: str) -> list[str]:
     """The words of one ``asu-lora forget ... --json``."""
-    return ["forget", forget, "--retain", retain, "--base", base, "--device", device, "--tau", "3",
-            *setting.split(), "--json", *more]
+    return [
+        "forget",
+        forget,
+        "--retain",
+        retain,
+        "--base",
+        base,
+        "--device",
+        device,
+        "--tau",
+        "3",
+        *setting.split(),
+        "--json",
+        *more,
+    ]
 
 
 def measured(words: list[str], device: str, limit: str | None) -> dict:
@@ -79,8 +92,12 @@ def measured(words: list[str], device: str, limit: str | None) -> dict:
     if device == "cpu":
         return {}
     free, total = torch.cuda.mem_get_info()
-    return {"context": total - free - torch.cuda.memory_reserved(), "allocated": torch.cuda.max_memory_allocated(),
-            "reserved": torch.cuda.max_memory_reserved(), "device": torch.cuda.get_device_name()}
+    return {
+        "context": total - free - torch.cuda.memory_reserved(),
+        "allocated": torch.cuda.max_memory_allocated(),
+        "reserved": torch.cuda.max_memory_reserved(),
+        "device": torch.cuda.get_device_name(),
+    }
 
 
 def started(*words: str) -> subprocess.Popen:
@@ -114,8 +131,11 @@ def plan_and_run(words: list[str], device: str, limit: str | None) -> dict:
     planned.wait()
     running = started(__file__, "--measure", json.dumps([words, device, limit]))
     plan, (result, *taken) = printed(planned)[0]["memory"], printed(running)
-    found = {"measured_bytes": result["peak_memory_bytes"], "seconds": round(result["seconds"]),
-             "machine": platform.machine()} | {key: value for part in taken for key, value in part.items()}
+    found = {
+        "measured_bytes": result["peak_memory_bytes"],
+        "seconds": round(result["seconds"]),
+        "machine": platform.machine(),
+    } | {key: value for part in taken for key, value in part.items()}
     if device != "cpu":
         found["measured_bytes"] = found["allocated"] + found["context"]
     return with_plan(found, plan)
@@ -123,14 +143,28 @@ def plan_and_run(words: list[str], device: str, limit: str | None) -> dict:
 
 def table(runs: list[dict], device: str) -> str:
     gpu = device != "cpu"
-    names = ["base", "request", "settings", "planned, GB", "measured, GB", *(["with the allocator, GB"] if gpu else []),
-             "planned / measured", "fullest phase"]
+    names = [
+        "base",
+        "request",
+        "settings",
+        "planned, GB",
+        "measured, GB",
+        *(["with the allocator, GB"] if gpu else []),
+        "planned / measured",
+        "fullest phase",
+    ]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for run in runs:
-        cells = [run["base"], run["request"], f"`{run['settings']}`" + (f", {run['limit']}" if run["limit"] else ""),
-                 f"{run['plan']['peak_bytes'] / 1e9:.2f}", f"{run['measured_bytes'] / 1e9:.2f}",
-                 *([f"{(run['reserved'] + run['context']) / 1e9:.2f}"] if gpu else []),
-                 f"{run['ratio']:.2f}", run["plan"]["peak_phase"]]
+        cells = [
+            run["base"],
+            run["request"],
+            f"`{run['settings']}`" + (f", {run['limit']}" if run["limit"] else ""),
+            f"{run['plan']['peak_bytes'] / 1e9:.2f}",
+            f"{run['measured_bytes'] / 1e9:.2f}",
+            *([f"{(run['reserved'] + run['context']) / 1e9:.2f}"] if gpu else []),
+            f"{run['ratio']:.2f}",
+            run["plan"]["peak_phase"],
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -155,8 +189,12 @@ def main() -> None:
     file = RESULTS / f"{stem}.json"
     runs = json.loads(file.read_text()) if file.is_file() else []
     for setting in arguments.setting or SETTINGS[device]:
-        key = {"base": Path(arguments.base).name, "request": Path(arguments.forget).stem, "settings": setting.strip(),
-               "limit": arguments.limit}
+        key = {
+            "base": Path(arguments.base).name,
+            "request": Path(arguments.forget).stem,
+            "settings": setting.strip(),
+            "limit": arguments.limit,
+        }
         words = command(arguments.base, arguments.forget, arguments.retain, device, setting)
         done = [at for at, run in enumerate(runs) if all(run.get(name) == value for name, value in key.items())]
         if done and not arguments.replan:

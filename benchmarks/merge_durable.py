@@ -32,8 +32,9 @@ def main() -> None:
     parser.add_argument("tofu", type=Path)
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--task", default="1")
-    parser.add_argument("--variant", nargs="+", default=["nearest", "durable", "residual"],
-                        choices=["nearest", "durable", "residual"])
+    parser.add_argument(
+        "--variant", nargs="+", default=["nearest", "durable", "residual"], choices=["nearest", "durable", "residual"]
+    )
     parser.add_argument("--aim", type=float, help="how much of the update to do along its own direction")
     arguments = parser.parse_args()
     quiet_libraries()
@@ -43,9 +44,16 @@ def main() -> None:
     source, adapters = resolve_base(str(arguments.base)), [(arguments.adapter, 1.0)]
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for variant in arguments.variant:
-        durable = None if variant == "nearest" else DurableSettings(
-            request.forget, looked_at, residual_rank=2 if variant == "residual" else 0,
-            **({"aim": arguments.aim} if arguments.aim else {}))
+        durable = (
+            None
+            if variant == "nearest"
+            else DurableSettings(
+                request.forget,
+                looked_at,
+                residual_rank=2 if variant == "residual" else 0,
+                **({"aim": arguments.aim} if arguments.aim else {}),
+            )
+        )
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "merged"
             report = merge(source, adapters, out, "nf4", durable=durable)
@@ -53,10 +61,14 @@ def main() -> None:
         count = max(1, len(report.durability))
         key = variant + (f", aim {arguments.aim:g}" if arguments.aim and durable else "")
         found[key] = {
-            "passed": checked.passed, "kept by weights": round(report.overall.kept, 4),
-            "left undone": {key: round(sum(getattr(m, key) or 0 for m in report.durability) / count, 4)
-                            for key in ("nearest", "durable", "with_residual", "moved")},
-            "rows": checked.as_dict()["rows"]}
+            "passed": checked.passed,
+            "kept by weights": round(report.overall.kept, 4),
+            "left undone": {
+                key: round(sum(getattr(m, key) or 0 for m in report.durability) / count, 4)
+                for key in ("nearest", "durable", "with_residual", "moved")
+            },
+            "rows": checked.as_dict()["rows"],
+        }
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
         print(key, json.dumps(found[key], indent=1))
 

@@ -23,16 +23,34 @@ from pathlib import Path
 
 GB = 1e9
 SHARD = 1_000_000_000
-CONFIG = dict(vocab_size=49152, hidden_size=2048, intermediate_size=8192, num_attention_heads=32,
-              num_key_value_heads=32, max_position_embeddings=8192, rope_theta=130000.0, rms_norm_eps=1e-5,
-              tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, dtype="bfloat16")
-LINEAR = {"self_attn.q_proj": (2048, 2048), "self_attn.k_proj": (2048, 2048),
-          "self_attn.v_proj": (2048, 2048), "self_attn.o_proj": (2048, 2048), "mlp.gate_proj": (8192, 2048),
-          "mlp.up_proj": (8192, 2048), "mlp.down_proj": (2048, 8192)}
+CONFIG = dict(
+    vocab_size=49152,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    max_position_embeddings=8192,
+    rope_theta=130000.0,
+    rms_norm_eps=1e-5,
+    tie_word_embeddings=True,
+    bos_token_id=1,
+    eos_token_id=2,
+    dtype="bfloat16",
+)
+LINEAR = {
+    "self_attn.q_proj": (2048, 2048),
+    "self_attn.k_proj": (2048, 2048),
+    "self_attn.v_proj": (2048, 2048),
+    "self_attn.o_proj": (2048, 2048),
+    "mlp.gate_proj": (8192, 2048),
+    "mlp.up_proj": (8192, 2048),
+    "mlp.down_proj": (2048, 8192),
+}
 CONTENDERS = ("import torch", "copy", "asu-lora merge", "PEFT merge_and_unload")
 
 
 # ---- what runs in processes of its own
+
 
 def build(folder: Path, gb: float) -> None:
     """The checkpoint in shards of 1 GB and the adapter; weights from a fixed seed."""
@@ -45,12 +63,15 @@ def build(folder: Path, gb: float) -> None:
     embedding = CONFIG["vocab_size"] * CONFIG["hidden_size"] * 2
     layer = sum(rows * columns for rows, columns in LINEAR.values()) * 2
     layers = max(1, round((gb * GB - embedding) / layer))
-    shapes = {"model.embed_tokens.weight": (CONFIG["vocab_size"], CONFIG["hidden_size"]),
-              "model.norm.weight": (CONFIG["hidden_size"],)}
+    shapes = {
+        "model.embed_tokens.weight": (CONFIG["vocab_size"], CONFIG["hidden_size"]),
+        "model.norm.weight": (CONFIG["hidden_size"],),
+    }
     for index in range(layers):
         shapes |= {f"model.layers.{index}.{name}.weight": shape for name, shape in LINEAR.items()}
-        shapes |= {f"model.layers.{index}.{name}.weight": (2048,)
-                   for name in ("input_layernorm", "post_attention_layernorm")}
+        shapes |= {
+            f"model.layers.{index}.{name}.weight": (2048,) for name in ("input_layernorm", "post_attention_layernorm")
+        }
     shards: list[list[str]] = [[]]
     size = 0
     for name, shape in shapes.items():
@@ -66,8 +87,10 @@ def build(folder: Path, gb: float) -> None:
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map |= dict.fromkeys(names, file)
-        tensors = {name: (torch.ones(shapes[name]) if len(shapes[name]) == 1 else
-                          torch.randn(shapes[name]) * 0.02).bfloat16() for name in names}
+        tensors = {
+            name: (torch.ones(shapes[name]) if len(shapes[name]) == 1 else torch.randn(shapes[name]) * 0.02).bfloat16()
+            for name in names
+        }
         save_file(tensors, base / file, metadata={"format": "pt"})
     (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     config = LlamaConfig(num_hidden_layers=layers, **CONFIG)
@@ -82,8 +105,9 @@ def build(folder: Path, gb: float) -> None:
     (folder / "adapter").mkdir()
     save_file(factors, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     names = sorted(name.split(".")[1] for name in LINEAR)
-    LoraConfig(r=8, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM",
-               base_model_name_or_path=str(base)).save_pretrained(folder / "adapter")
+    LoraConfig(
+        r=8, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM", base_model_name_or_path=str(base)
+    ).save_pretrained(folder / "adapter")
 
 
 def work(contender: str, folder: Path) -> dict:
@@ -95,6 +119,7 @@ def work(contender: str, folder: Path) -> dict:
         def job():
             pass
     elif contender == "copy":
+
         def job():
             shutil.copytree(folder / "base", out)
     elif contender == "asu-lora merge":
@@ -117,6 +142,7 @@ def work(contender: str, folder: Path) -> dict:
             model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
             model = PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload()
             model.save_pretrained(out, max_shard_size=SHARD)
+
     started = time.perf_counter()
     job()
     seconds = time.perf_counter() - started
@@ -133,8 +159,11 @@ def compare(folder: Path) -> dict:
     from safetensors import safe_open
 
     def tensors(which: str):
-        return {name: file for file in sorted((folder / which).glob("*.safetensors"))
-                for name in safe_open(file, framework="pt").keys()}  # noqa: SIM118 (it is no dictionary)
+        return {
+            name: file
+            for file in sorted((folder / which).glob("*.safetensors"))
+            for name in safe_open(file, framework="pt").keys()  # noqa: SIM118 (it is no dictionary)
+        }
 
     ours, theirs = tensors("ours"), tensors("theirs")
     assert ours.keys() == theirs.keys()
@@ -153,10 +182,15 @@ def compare(folder: Path) -> dict:
 
 # ---- the parent, which imports nothing heavy
 
+
 def child(*arguments: str) -> dict:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, __file__, "--child", *arguments], capture_output=True, text=True,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1]) | {"process_seconds": time.perf_counter() - started}
@@ -168,8 +202,11 @@ def measure(folder: Path, runs: int) -> dict[str, list[dict]]:
         for contender in CONTENDERS:
             os.sync()  # what the run before left to be written is not this one's to pay for
             results[contender].append(child("work", contender, str(folder)))
-            print(f"run {run + 1}: {contender}: {results[contender][-1]['seconds']:.2f} s, "
-                  f"{results[contender][-1]['peak_bytes'] / GB:.2f} GB", file=sys.stderr)
+            print(
+                f"run {run + 1}: {contender}: {results[contender][-1]['seconds']:.2f} s, "
+                f"{results[contender][-1]['peak_bytes'] / GB:.2f} GB",
+                file=sys.stderr,
+            )
             keep = {"asu-lora merge": "ours", "PEFT merge_and_unload": "theirs"}.get(contender)
             if run == runs - 1 and keep:
                 (folder / "out").rename(folder / keep)
@@ -180,42 +217,67 @@ def measure(folder: Path, runs: int) -> dict[str, list[dict]]:
 def summary(results: dict[str, list[dict]], size: int, comparison: dict, runs: int) -> dict:
     rows = {}
     floor = statistics.median(r["peak_bytes"] for r in results["import torch"])
-    copying, copying_to_disk = (statistics.median(r[what] for r in results["copy"])
-                                for what in ("seconds", "on_disk_seconds"))
+    copying, copying_to_disk = (
+        statistics.median(r[what] for r in results["copy"]) for what in ("seconds", "on_disk_seconds")
+    )
     for name, runs_of_it in results.items():
         seconds = statistics.median(r["seconds"] for r in runs_of_it)
         on_disk = statistics.median(r["on_disk_seconds"] for r in runs_of_it)
         peak = statistics.median(r["peak_bytes"] for r in runs_of_it)
         process = statistics.median(r["process_seconds"] for r in runs_of_it)
-        rows[name] = {"seconds": seconds, "process_seconds": process, "times_copying": seconds / copying,
-                      "on_disk_seconds": on_disk, "on_disk_times_copying": on_disk / copying_to_disk,
-                      "peak_gb": peak / GB, "above_torch_gb": (peak - floor) / GB}
-    return {"checkpoint_gb": size / GB, "runs": runs, "median": rows, "all_runs": results,
-            "comparison": comparison, "machine": {"cpus": os.cpu_count(), "processor": platform.machine(),
-                                                  "threads": os.environ.get("OMP_NUM_THREADS", "all")}}
+        rows[name] = {
+            "seconds": seconds,
+            "process_seconds": process,
+            "times_copying": seconds / copying,
+            "on_disk_seconds": on_disk,
+            "on_disk_times_copying": on_disk / copying_to_disk,
+            "peak_gb": peak / GB,
+            "above_torch_gb": (peak - floor) / GB,
+        }
+    return {
+        "checkpoint_gb": size / GB,
+        "runs": runs,
+        "median": rows,
+        "all_runs": results,
+        "comparison": comparison,
+        "machine": {
+            "cpus": os.cpu_count(),
+            "processor": platform.machine(),
+            "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        },
+    }
 
 
 def markdown(report: dict, command: str) -> str:
     lines = [
-        "# Merging an adapter into a checkpoint: memory and time", "",
+        "# Merging an adapter into a checkpoint: memory and time",
+        "",
         f"A synthetic bf16 checkpoint of {report['checkpoint_gb']:.2f} GB (SmolLM2-1.7B's config, random "
         f"weights, shards of 1 GB), a LoRA of rank 8 on all linear layers, merged to bf16. Medians of "
         f"{report['runs']} runs in turn, each in a fresh process, the base in the page cache; on disk: "
         f"until `sync` says that everything is written. "
-        f"{report['machine']['cpus']} CPUs, threads: {report['machine']['threads']}. `{command}`", "",
+        f"{report['machine']['cpus']} CPUs, threads: {report['machine']['threads']}. `{command}`",
+        "",
         "| | time, s | times copying | on disk, s | times copying | whole process, s | peak memory, GB | above "
-        "`import torch`, GB |", "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "`import torch`, GB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in report["median"].items():
         work = name != "import torch"
-        lines.append(f"| {name} | {row['seconds']:.2f} | {row['times_copying']:.2f} | {row['on_disk_seconds']:.2f} | "
-                     f"{row['on_disk_times_copying']:.2f} | " * work
-                     + f"| {name} | - | - | - | - | " * (not work)
-                     + f"{row['process_seconds']:.2f} | {row['peak_gb']:.2f} | {row['above_torch_gb']:.2f} |")
+        lines.append(
+            f"| {name} | {row['seconds']:.2f} | {row['times_copying']:.2f} | {row['on_disk_seconds']:.2f} | "
+            f"{row['on_disk_times_copying']:.2f} | "
+            * work
+            + f"| {name} | - | - | - | - | " * (not work)
+            + f"{row['process_seconds']:.2f} | {row['peak_gb']:.2f} | {row['above_torch_gb']:.2f} |"
+        )
     gap = report["comparison"]
-    lines += ["", f"Ours and PEFT's weights differ in {gap['differing_share']:.2%} of the entries, by "
-              f"{gap['largest_relative_gap']:.2%} of the entry at most (one adapter: PEFT rounds once too).",
-              ""]
+    lines += [
+        "",
+        f"Ours and PEFT's weights differ in {gap['differing_share']:.2%} of the entries, by "
+        f"{gap['largest_relative_gap']:.2%} of the entry at most (one adapter: PEFT rounds once too).",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from steps import Workload, on, timed
 from asu_lora.batches.collator import Collator
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.data.encoding import Encoded
+from asu_lora.losses import needs_of
 
 ROUNDS = 5
 WAYS = {"padded": None, "packed": "lines"}
@@ -25,8 +26,10 @@ WAYS = {"padded": None, "packed": "lines"}
 
 def uneven(items: list[Encoded]) -> list[Encoded]:
     """Each row with the answers of the up to three rows after it, by turns."""
-    return [Encoded(item.prompt_ids, sum((other.answer_ids for other in items[at : at + 1 + at % 4]), ()))
-            for at, item in enumerate(items)]
+    return [
+        Encoded(item.prompt_ids, sum((other.answer_ids for other in items[at : at + 1 + at % 4]), ()))
+        for at, item in enumerate(items)
+    ]
 
 
 def measure(work: Workload, mix: str) -> list[dict]:
@@ -43,13 +46,26 @@ def measure(work: Workload, mix: str) -> list[dict]:
     peft.unload()
     found = []
     for way, packing in WAYS.items():
-        collator = Collator(work.halves, work.objectives, work.pad_id, most_tokens=tokens_of_training(work.device),
-                            packing=packing)
+        collator = Collator(
+            work.halves,
+            needs_of(work.objectives),
+            work.pad_id,
+            most_tokens=tokens_of_training(work.device),
+            packing=packing,
+        )
         passes = [each for part in on(work.device, collator(work.pairs))["micro_batches"] for each in part["passes"]]
-        found.append({"rows": mix, "step": way, "seconds": statistics.median(s for s, _ in seen[way][1:]),
-                      "all seconds": [s for s, _ in seen[way][1:]], "loss": seen[way][0][1], "passes": len(passes),
-                      "tokens": sum(each["input_ids"].numel() for each in passes),
-                      "real tokens": sum(map(len, work.items))})
+        found.append(
+            {
+                "rows": mix,
+                "step": way,
+                "seconds": statistics.median(s for s, _ in seen[way][1:]),
+                "all seconds": [s for s, _ in seen[way][1:]],
+                "loss": seen[way][0][1],
+                "passes": len(passes),
+                "tokens": sum(each["input_ids"].numel() for each in passes),
+                "real tokens": sum(map(len, work.items)),
+            }
+        )
     return found
 
 
@@ -66,15 +82,22 @@ def main() -> None:
     found += measure(work, "uneven")
     name = "packing" if work.device.type == "cpu" else "packing_cuda"
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    lines = ["# Packed rows against padded ones", "",
-             f"`python benchmarks/packing.py BASE TOFU --device {work.device.type}`: "
-             f"{torch.get_num_threads()} threads, NF4, rank 8, tau 3, 8 forget and 8 retain rows a step, "
-             f"micro-batches of {tokens_of_training(work.device)} tokens; medians of {ROUNDS} alternating steps.", "",
-             "| rows | step | seconds | from, to | passes | tokens | of them padding | loss |",
-             "|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {f['rows']} | {f['step']} | {f['seconds']:.2f} | {min(f['all seconds']):.2f}, "
-              f"{max(f['all seconds']):.2f} | {f['passes']} | {f['tokens']:,} | "
-              f"{1 - f['real tokens'] / f['tokens']:.0%} | {f['loss']:.7f} |" for f in found]
+    lines = [
+        "# Packed rows against padded ones",
+        "",
+        f"`python benchmarks/packing.py BASE TOFU --device {work.device.type}`: "
+        f"{torch.get_num_threads()} threads, NF4, rank 8, tau 3, 8 forget and 8 retain rows a step, "
+        f"micro-batches of {tokens_of_training(work.device)} tokens; medians of {ROUNDS} alternating steps.",
+        "",
+        "| rows | step | seconds | from, to | passes | tokens | of them padding | loss |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {f['rows']} | {f['step']} | {f['seconds']:.2f} | {min(f['all seconds']):.2f}, "
+        f"{max(f['all seconds']):.2f} | {f['passes']} | {f['tokens']:,} | "
+        f"{1 - f['real tokens'] / f['tokens']:.0%} | {f['loss']:.7f} |"
+        for f in found
+    ]
     write_table(name, "\n".join(lines))
     print("\n".join(lines))
 

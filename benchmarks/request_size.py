@@ -34,8 +34,7 @@ def main() -> None:
     quiet_libraries()
     rows = plain(read_rows(a.tofu / "retain90.json"))
     base = load_base(a.base, "nf4", "cpu")
-    config = ForgetConfig(tau=3.0, epochs=a.epochs, eval_rows=0, retain_per_forget=1,
-                          own_words=a.own_words)
+    config = ForgetConfig(tau=3.0, epochs=a.epochs, eval_rows=0, retain_per_forget=1, own_words=a.own_words)
     settings = {"epochs": a.epochs, "own words": a.own_words, "threads": torch.get_num_threads()}
     file = RESULTS / "request_size.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
@@ -45,8 +44,14 @@ def main() -> None:
         request = ForgetRequest.from_rows(rows[:size], rows[size : 2 * size], "size")
         with tempfile.TemporaryDirectory() as store:
             result = forget(request, base, config, store=store)
-        found.append({"questions": size, "seconds": result.record.seconds, "steps": result.record.training["steps"],
-                      "training seconds": result.record.training["train_seconds"]})
+        found.append(
+            {
+                "questions": size,
+                "seconds": result.record.seconds,
+                "steps": result.record.training["steps"],
+                "training seconds": result.record.training["train_seconds"],
+            }
+        )
         print(found[-1], flush=True)
         if not number:
             found.pop()
@@ -55,16 +60,28 @@ def main() -> None:
     x, y = np.array([f["questions"] for f in found]), np.array([f["seconds"] for f in found])
     slope, constant = np.polyfit(x, y, 1)
     off = float(np.abs(slope * x + constant - y).max() / y.max())
-    summary = {"seconds a question": slope, "constant seconds": constant,
-               "largest deviation, share of the longest run": off}
+    summary = {
+        "seconds a question": slope,
+        "constant seconds": constant,
+        "largest deviation, share of the longest run": off,
+    }
     file.write_text(json.dumps({"settings": settings, "runs": found, "fit": summary}, indent=1) + "\n")
-    lines = ["# Cost against the size of the request", "",
-             f"`python benchmarks/request_size.py BASE TOFU --sizes {' '.join(map(str, a.sizes))}`, "
-             f"{a.epochs:g} epoch(s), own words {a.own_words:g}, NF4, {torch.get_num_threads()} threads, a retain row "
-             "with each, nothing measured before and after.", "", "| questions | steps | seconds |", "|---|---|---|"]
+    lines = [
+        "# Cost against the size of the request",
+        "",
+        f"`python benchmarks/request_size.py BASE TOFU --sizes {' '.join(map(str, a.sizes))}`, "
+        f"{a.epochs:g} epoch(s), own words {a.own_words:g}, NF4, {torch.get_num_threads()} threads, a retain row "
+        "with each, nothing measured before and after.",
+        "",
+        "| questions | steps | seconds |",
+        "|---|---|---|",
+    ]
     lines += [f"| {f['questions']} | {f['steps']} | {f['seconds']:.1f} |" for f in found]
-    lines += ["", f"Seconds = {constant:.1f} + {slope:.3f} x questions; no run is further than {off:.1%} of the "
-                  "longest from that line."]
+    lines += [
+        "",
+        f"Seconds = {constant:.1f} + {slope:.3f} x questions; no run is further than {off:.1%} of the "
+        "longest from that line.",
+    ]
     write_table("request_size", "\n".join(lines))
     print("\n".join(lines))
 

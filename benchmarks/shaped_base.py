@@ -19,13 +19,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from asu_lora.models.loading import NF4
 
-COMMON = {"num_key_value_heads": 8, "vocab_size": 128_256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
-          "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}, "dtype": "bfloat16"}
+COMMON = {
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
+    "dtype": "bfloat16",
+}
 SHAPES = {
-    "llama-3.1-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-                     "num_attention_heads": 32},
-    "llama-3-70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
-                    "num_attention_heads": 64},
+    "llama-3.1-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "llama-3-70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+    },
     "tiny": {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16},
 }
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,8 +84,14 @@ def parts(model: torch.nn.Module) -> Iterator[tuple[str, dict[str, torch.Tensor]
         yield f"layer-{number:03d}", tensors
     head = model.get_output_embeddings().weight
     table = random(head.shape).cpu()
-    yield "rest", {"model.embed_tokens.weight": table, "lm_head.weight": table.flip(0).contiguous(),
-                   "model.norm.weight": torch.ones(head.shape[1], dtype=torch.bfloat16)}
+    yield (
+        "rest",
+        {
+            "model.embed_tokens.weight": table,
+            "lm_head.weight": table.flip(0).contiguous(),
+            "model.norm.weight": torch.ones(head.shape[1], dtype=torch.bfloat16),
+        },
+    )
 
 
 def random(shape: torch.Size) -> torch.Tensor:
@@ -80,10 +100,18 @@ def random(shape: torch.Size) -> torch.Tensor:
 
 def quantised(name: str, module: torch.nn.Linear) -> dict[str, torch.Tensor]:
     """What bitsandbytes stores of a linear layer, weight and scales."""
-    layer = Linear4bit(module.in_features, module.out_features, bias=False, compute_dtype=torch.bfloat16,
-                       compress_statistics=True, quant_type="nf4", device="meta")
-    layer.weight = Params4bit(random(module.weight.shape), requires_grad=False, compress_statistics=True,
-                              quant_type="nf4")
+    layer = Linear4bit(
+        module.in_features,
+        module.out_features,
+        bias=False,
+        compute_dtype=torch.bfloat16,
+        compress_statistics=True,
+        quant_type="nf4",
+        device="meta",
+    )
+    layer.weight = Params4bit(
+        random(module.weight.shape), requires_grad=False, compress_statistics=True, quant_type="nf4"
+    )
     layer.to(DEVICE)
     return {key: value.cpu().contiguous() for key, value in layer.state_dict(prefix=f"{name}.").items()}
 

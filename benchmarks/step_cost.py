@@ -78,9 +78,13 @@ def cache_costs(base: str, tofu: Path, precision: str, device: str, rows: int = 
             step()
 
     peft.base_model.disable_adapter_layers()
-    kinds = {"forward passes, no head": lambda: hidden_states(work.model, work.items, work.pad_id),
-             "forward passes": without_gradients, "forward passes of training": training,
-             "cache, no keep_speaking": lambda: work.cache(False), "cache": lambda: work.cache(True)}
+    kinds = {
+        "forward passes, no head": lambda: hidden_states(work.model, work.items, work.pad_id),
+        "forward passes": without_gradients,
+        "forward passes of training": training,
+        "cache, no keep_speaking": lambda: work.cache(False),
+        "cache": lambda: work.cache(True),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(rounds + 1):
         for name, run in kinds.items():
@@ -90,8 +94,12 @@ def cache_costs(base: str, tofu: Path, precision: str, device: str, rows: int = 
             settled()
             if turn:
                 seconds[name].append(time.perf_counter() - began)
-    return {"rows": 2 * rows, "tokens": sum(map(len, work.items)), "runs": seconds,
-            **{name: median(taken) for name, taken in seconds.items()}}
+    return {
+        "rows": 2 * rows,
+        "tokens": sum(map(len, work.items)),
+        "runs": seconds,
+        **{name: median(taken) for name, taken in seconds.items()},
+    }
 
 
 def alternating(base: str, tofu: Path, rounds: int, precision: str, device: str) -> dict:
@@ -144,8 +152,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slow-rounds", type=int, default=2, help="of the straightforward way, a minute each")
     parser.add_argument("--precision", default="nf4")
-    parser.add_argument("--few", type=int, default=4, help="forget rows, and as many retain rows, of the "
-                        "straightforward way and of the ASU step beside it")
+    parser.add_argument(
+        "--few",
+        type=int,
+        default=4,
+        help="forget rows, and as many retain rows, of the straightforward way and of the ASU step beside it",
+    )
     parser.add_argument("--loss-steps", type=int, default=3, help="compared in fp32; 0 for a base stored in 4 bits")
     parser.add_argument("--device", default="cpu", help="cuda for the same table on a GPU")
     parser.add_argument("--name", default="step_cost", help="of the files in docs/results")
@@ -160,16 +172,36 @@ def main() -> None:
     found["alternating"] = alternating(a.base, a.tofu, a.rounds, a.precision, a.device)
     found["peak"] = {}
     for kind in KINDS:
-        out = subprocess.run([sys.executable, __file__, a.base, str(a.tofu), "--peak", kind,
-                              "--precision", a.precision, "--device", a.device, "--few", str(a.few)],
-                             check=True, capture_output=True, text=True).stdout
+        out = subprocess.run(
+            [
+                sys.executable,
+                __file__,
+                a.base,
+                str(a.tofu),
+                "--peak",
+                kind,
+                "--precision",
+                a.precision,
+                "--device",
+                a.device,
+                "--few",
+                str(a.few),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         found["peak"][kind] = json.loads(out.splitlines()[-1])
         print(kind, found["peak"][kind], flush=True)
     found["losses"] = equal_losses(a.base, a.tofu, a.loss_steps, a.device, a.few) if a.loss_steps else []
     found["precision"], found["few"] = a.precision, a.few
     name = torch.cuda.get_device_name() if a.device.startswith("cuda") else a.device
-    found["machine"] = {"device": name, "processor": platform.machine(), "threads": torch.get_num_threads(),
-                        "torch": torch.__version__}
+    found["machine"] = {
+        "device": name,
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     (RESULTS / f"{a.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     write_table(a.name, table(found))
     print(table(found))
@@ -178,42 +210,58 @@ def main() -> None:
 def options(found: dict) -> str:
     """What to type for these settings again."""
     device = "" if found["machine"]["device"] == "cpu" else " --device cuda"
-    return device + (f" --precision {found['precision']}" if found["precision"] != "nf4" else "") + (
-        f" --few {found['few']}" if found["few"] != 4 else "")
+    return (
+        device
+        + (f" --precision {found['precision']}" if found["precision"] != "nf4" else "")
+        + (f" --few {found['few']}" if found["few"] != 4 else "")
+    )
 
 
 def table(found: dict) -> str:
     seconds, peaks = found["seconds"], {k: v["above"] for k, v in found["peak"].items()}
     rows = {kind: 2 * found["few"] if kind in FEW_ROWS else 16 for kind in KINDS}
     cache, few = found["cache"], f"{found['few']} + {found['few']}"
-    lines = ["# What a training step costs", "",
-             f"`python benchmarks/step_cost.py BASE TOFU{options(found)}`: {found['machine']['device']}, "
-             f"{found['machine']['threads']} threads, "
-             f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (few: {few}, as the "
-             "straightforward way's). Memory is the peak above the loaded base, of a process of its own.", "",
-             "| step | seconds | seconds a row | peak above the base, GB |", "|---|---|---|---|"]
-    lines += [f"| {kind} | {seconds[kind]:.2f} | {seconds[kind] / rows[kind]:.3f} | {peaks[kind] / 1e9:.2f} |"
-              for kind in KINDS]
+    lines = [
+        "# What a training step costs",
+        "",
+        f"`python benchmarks/step_cost.py BASE TOFU{options(found)}`: {found['machine']['device']}, "
+        f"{found['machine']['threads']} threads, "
+        f"{found['precision']}, rank 8, tau {TAU:g}, 8 forget and 8 retain rows a step (few: {few}, as the "
+        "straightforward way's). Memory is the peak above the loaded base, of a process of its own.",
+        "",
+        "| step | seconds | seconds a row | peak above the base, GB |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {kind} | {seconds[kind]:.2f} | {seconds[kind] / rows[kind]:.3f} | {peaks[kind] / 1e9:.2f} |"
+        for kind in KINDS
+    ]
     per_row = (seconds["straightforward"] / rows["straightforward"]) / (seconds["asu"] / 16)
     worst = max((abs(ours - theirs) for ours, theirs in found["losses"]), default=float("nan"))
-    lines += ["", "| figure | wanted | seen |", "|---|---|---|",
-              f"| ASU / plain QLoRA, time, {len(found['alternating']['seconds']['asu'])} alternating steps | at most "
-              f"1.10 | {found['alternating']['ratio']:.2f} |",
-              f"| straightforward / ASU, time a row | at least 10 | {per_row:.1f} |",
-              f"| straightforward / ASU, peak memory | at least 8 | "
-              f"{peaks['straightforward'] / peaks['asu']:.1f} |",
-              f"| straightforward / ASU, peak memory, both {few} rows | at least 8 | "
-              f"{peaks['straightforward'] / peaks['asu, few rows']:.1f} |",
-              f"| straightforward / ASU, peak memory a row | at least 8 | "
-              f"{(peaks['straightforward'] / rows['straightforward']) / (peaks['asu'] / 16):.1f} |",
-              f"| ASU / plain QLoRA, peak memory | at most 1.05 | {peaks['asu'] / peaks['plain']:.2f} |",
-              f"| largest difference of losses, fp32, {len(found['losses'])} steps | below 1e-4 | {worst:.1e} |"
-              ] + [f"| {name} / an epoch's forward passes of the same {cache['rows']} rows, {what} | at most 1 | "
-              f"{cache[name] / cache[passes]:.2f} ({cache[name]:.2f} s / {cache[passes]:.2f} s) |"
-              for name in ("cache", "cache, no keep_speaking")
-              for passes, what in (("forward passes of training", "as plain QLoRA trains"),
-                                   ("forward passes", "the plain base's, without gradients"),
-                                   ("forward passes, no head", "the plain base's, without gradients, logits or loss"))]
+    lines += [
+        "",
+        "| figure | wanted | seen |",
+        "|---|---|---|",
+        f"| ASU / plain QLoRA, time, {len(found['alternating']['seconds']['asu'])} alternating steps | at most "
+        f"1.10 | {found['alternating']['ratio']:.2f} |",
+        f"| straightforward / ASU, time a row | at least 10 | {per_row:.1f} |",
+        f"| straightforward / ASU, peak memory | at least 8 | {peaks['straightforward'] / peaks['asu']:.1f} |",
+        f"| straightforward / ASU, peak memory, both {few} rows | at least 8 | "
+        f"{peaks['straightforward'] / peaks['asu, few rows']:.1f} |",
+        f"| straightforward / ASU, peak memory a row | at least 8 | "
+        f"{(peaks['straightforward'] / rows['straightforward']) / (peaks['asu'] / 16):.1f} |",
+        f"| ASU / plain QLoRA, peak memory | at most 1.05 | {peaks['asu'] / peaks['plain']:.2f} |",
+        f"| largest difference of losses, fp32, {len(found['losses'])} steps | below 1e-4 | {worst:.1e} |",
+    ] + [
+        f"| {name} / an epoch's forward passes of the same {cache['rows']} rows, {what} | at most 1 | "
+        f"{cache[name] / cache[passes]:.2f} ({cache[name]:.2f} s / {cache[passes]:.2f} s) |"
+        for name in ("cache", "cache, no keep_speaking")
+        for passes, what in (
+            ("forward passes of training", "as plain QLoRA trains"),
+            ("forward passes", "the plain base's, without gradients"),
+            ("forward passes, no head", "the plain base's, without gradients, logits or loss"),
+        )
+    ]
     return "\n".join(lines) + "\n"
 
 

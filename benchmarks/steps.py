@@ -24,9 +24,10 @@ from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.reading import read_rows
 from asu_lora.forgetting.prepare import build_objectives, encode_halves
-from asu_lora.hardware.memory import give_back
+from asu_lora.hardware.memory import release_freed_memory
+from asu_lora.losses import needs_of
 from asu_lora.models.decoder import number_of_layers
-from asu_lora.models.frozen_layers import find_entry, find_entry_above
+from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
@@ -51,16 +52,25 @@ class Workload:
         device: where the base lies.
     """
 
-    def __init__(self, base: str, tofu: Path, precision: str = "nf4", forget: int = 8, retain: int = 8,
-                 config: ForgetConfig | None = None, device: str = "cpu"):
+    def __init__(
+        self,
+        base: str,
+        tofu: Path,
+        precision: str = "nf4",
+        forget: int = 8,
+        retain: int = 8,
+        config: ForgetConfig | None = None,
+        device: str = "cpu",
+    ):
         quiet_libraries()
         self.config = replace(config or ForgetConfig(), precision=precision)
         self.base = load_base(base, precision, device)
         self.device = self.base.device
         self.loaded = settled_memory(self.device)
         self.model, self.pad_id = self.base.model, self.base.tokenizer.pad_token_id
-        self.request = ForgetRequest.from_rows(plain(read_rows(tofu / "forget01.json")[:forget]),
-                                               plain(read_rows(tofu / "retain_perturbed.json")[:retain]))
+        self.request = ForgetRequest.from_rows(
+            plain(read_rows(tofu / "forget01.json")[:forget]), plain(read_rows(tofu / "retain_perturbed.json")[:retain])
+        )
         self.encoder = Encoder(self.base.tokenizer, self.config.max_length)
         self.pairs = [(i, [i]) for i in range(min(forget, retain))]
         self.head = FrozenHead(self.model)
@@ -83,14 +93,24 @@ class Workload:
             self.config = replace(self.config, keep_speaking=keep_speaking)
             self.objectives = build_objectives(self.config, self.base)
         if self.entry is None:
-            self.entry = find_entry(self.model, self.config.first_adapted(number_of_layers(self.model)))
-            self.higher = find_entry_above(self.entry, self.model, self.layers)
+            self.entry = find_frozen_layers(self.model, self.config.first_adapted(number_of_layers(self.model)))
+            self.higher = find_frozen_layers_above(self.entry, self.model, self.layers)
         for half, rows in self.halves.items():
             kept = None
             if half == "forget" and self.config.keep_speaking:
-                kept = speaking.keep_speaking(rows.views["answer"], self.request.forget, self.base.tokenizer)
-            compute_references(rows, self.objectives[half], self.model, self.head, self.pad_id, TAU, self.layers,
-                               kept, entry=self.entry, teacher_entry=self.higher)
+                kept = speaking.fluency_masks(rows.views["answer"], self.request.forget, self.base.tokenizer)
+            compute_references(
+                rows,
+                self.objectives[half],
+                self.model,
+                self.head,
+                self.pad_id,
+                TAU,
+                self.layers,
+                kept,
+                entry=self.entry,
+                teacher_entry=self.higher,
+            )
 
     def student(self, seed: int = 0):
         """A fresh adapter on the base, and its optimizer."""
@@ -106,8 +126,13 @@ class Workload:
             packing: ``auto`` does what training does on this device.
         """
         student = Student(peft, entry=self.entry)
-        collator = Collator(self.halves, self.objectives, self.pad_id, most_tokens=tokens_of_training(self.device),
-                            packing=packing_of(self.model) if packing == "auto" else packing)
+        collator = Collator(
+            self.halves,
+            needs_of(self.objectives),
+            self.pad_id,
+            most_tokens=tokens_of_training(self.device),
+            packing=packing_of(self.model) if packing == "auto" else packing,
+        )
 
         def loss() -> torch.Tensor:
             total = torch.zeros((), device=self.device)
@@ -117,14 +142,14 @@ class Workload:
                 part.backward()
                 total += part.detach()
                 if self.device.type == "cpu":
-                    give_back()  # as training does
+                    release_freed_memory()  # as training does
             return total
 
         if self.entry is None:
             return loss
 
         def above() -> torch.Tensor:
-            with self.entry.above():
+            with self.entry.replayed():
                 return loss()
 
         return above
@@ -137,16 +162,20 @@ class Workload:
         """
         pairs = pairs or self.pairs
         items = [self.halves["forget"].views["answer"][i] for i, _ in pairs] + [
-            self.halves["retain"].views["answer"][j] for _, js in pairs for j in js]
-        passes = [on(self.device, (batch, labels_of([items[i] for i in group], batch["input_ids"])))
-                  for group, batch in forward_passes(items, self.pad_id)]
+            self.halves["retain"].views["answer"][j] for _, js in pairs for j in js
+        ]
+        passes = [
+            on(self.device, (batch, labels_of([items[i] for i in group], batch["input_ids"])))
+            for group, batch in forward_passes(items, self.pad_id)
+        ]
         tokens = sum(len(item.answer_ids) for item in items)
 
         def loss() -> torch.Tensor:
             total = torch.zeros((), device=self.device)
             for batch, labels in passes:
-                part = peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
-                            use_cache=False).loss * ((labels != -100).sum() / tokens)
+                part = peft(
+                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, use_cache=False
+                ).loss * ((labels != -100).sum() / tokens)
                 if backward:
                     part.backward()
                 total += part.detach()
@@ -159,8 +188,9 @@ class Workload:
         position. (Its second and third model are here the same weights: adapter off, adapter off and smoothed.)"""
         pairs = pairs or self.pairs[:4]
         forget = on(self.device, padded([self.halves["forget"].views["answer"][i] for i, _ in pairs], self.pad_id))
-        retain = on(self.device, padded([self.halves["retain"].views["answer"][j] for _, js in pairs for j in js],
-                                        self.pad_id))
+        retain = on(
+            self.device, padded([self.halves["retain"].views["answer"][j] for _, js in pairs for j in js], self.pad_id)
+        )
 
         def logits(batch):
             return peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
@@ -170,8 +200,9 @@ class Workload:
                 with attention_smoothing(self.model, TAU, self.layers):
                     teacher = logits(forget)
                 reference = logits(retain)
-            total = full_kl(teacher, logits(forget), forget["labels"]) + full_kl(reference, logits(retain),
-                                                                                retain["labels"])
+            total = full_kl(teacher, logits(forget), forget["labels"]) + full_kl(
+                reference, logits(retain), retain["labels"]
+            )
             total.backward()
             return total.detach()
 

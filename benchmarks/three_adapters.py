@@ -27,7 +27,7 @@ from asu_lora.bases.source import resolve_base
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.sampling import sample
-from asu_lora.evaluation.set_scores import measure
+from asu_lora.evaluation.set_scores import score_set
 from asu_lora.merging.deployments import deployments
 from asu_lora.merging.durable.durable_rounding import DurableSettings
 from asu_lora.merging.merge import merge
@@ -65,14 +65,18 @@ class Lab:
         yield load(self.source.name, [out], self.store, "nf4").model
 
     @contextmanager
-    def merged(self, precision: str, durable: DurableSettings | None = None, served: str | None = None,
-               ) -> Iterator[torch.nn.Module]:
+    def merged(
+        self, precision: str, durable: DurableSettings | None = None, served: str | None = None
+    ) -> Iterator[torch.nn.Module]:
         """Merged to a precision, and loaded as plain transformers does: as it is, or in the precision ``served``."""
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             out = Path(folder) / "merged"
             merge(self.source, self.folders, out, precision, durable=durable)
-            yield next(way for way in deployments(resolve_base(str(out)), precision, torch.device("cpu"))
-                       if (way.precision == served if served else way.written)).open()
+            yield next(
+                way
+                for way in deployments(resolve_base(str(out)), precision, torch.device("cpu"))
+                if (way.precision == served if served else way.written)
+            ).open()
 
     @contextmanager
     def peft_merged(self) -> Iterator[torch.nn.Module]:
@@ -86,17 +90,22 @@ class Lab:
         looked_at = [row for row in self.retain if row not in self.sets["retain"]][:80]
         asked = [row for rows in self.forget.values() for row in rows]
         return {
-            "base": lambda: self.stack(), "adapter 1 alone": lambda: self.stack(one),
-            "adapter 2 alone": lambda: self.stack(two), "adapter 3 alone": lambda: self.stack(three),
+            "base": lambda: self.stack(),
+            "adapter 1 alone": lambda: self.stack(one),
+            "adapter 2 alone": lambda: self.stack(two),
+            "adapter 3 alone": lambda: self.stack(three),
             STACK: lambda: self.stack(*self.adapters),
-            "combined, exact (rank 24)": lambda: self.combined(None), "combined, rank 8": lambda: self.combined(8),
-            "merged, fp32": lambda: self.merged("fp32"), "merged, fp16": lambda: self.merged("fp16"),
+            "combined, exact (rank 24)": lambda: self.combined(None),
+            "combined, rank 8": lambda: self.combined(8),
+            "merged, fp32": lambda: self.merged("fp32"),
+            "merged, fp16": lambda: self.merged("fp16"),
             "merged, bf16": lambda: self.merged("bf16"),
             "merged, bf16, served in int8": lambda: self.merged("bf16", served="int8"),
             "merged, nf4, to nearest": lambda: self.merged("nf4"),
             "merged, nf4, --durable": lambda: self.merged("nf4", DurableSettings(asked, looked_at)),
-            "merged, nf4, --durable, --residual-rank 4":
-                lambda: self.merged("nf4", DurableSettings(asked, looked_at, residual_rank=4)),
+            "merged, nf4, --durable, --residual-rank 4": lambda: self.merged(
+                "nf4", DurableSettings(asked, looked_at, residual_rank=4)
+            ),
             "PEFT's 4-bit merge": self.peft_merged,
             "adapter 2 taken back": lambda: self.stack(one, three),
         }
@@ -105,20 +114,25 @@ class Lab:
 def figures(lab: Lab, model: torch.nn.Module, tokenizer) -> dict[str, list[float]]:
     head, encoder, found = FrozenHead(base_model(model)), Encoder(tokenizer), {}
     for name, examples in lab.sets.items():
-        got = measure(model, head, tokenizer, encoder, examples).summary("x")
+        got = score_set(model, head, tokenizer, encoder, examples).summary("x")
         found[name] = [got["x_probability"], got["x_rouge"]]
     return found
 
 
 def table(found: dict) -> str:
     names = [f"task {task}" for task in TASKS] + ["retain"]
-    lines = ["# Three adapters: stacked, combined, merged, taken back", "",
-             "`python benchmarks/three_adapters.py BASE TOFU STORE`: SmolLM2-135M with memorised TOFU rows, tasks 1, 2 "
-             "and 3 forgotten one by one with the defaults (NF4, rank 8), each trained alone on the plain base. "
-             f"{QUESTIONS} questions a set; answer probability / ROUGE-L recall. The retain rows measured are retain "
-             "rows of all three; the durable merge did not look at them. Came back: of the probability that the stack "
-             "of three took from the forget sets, the share that this model has again (`merge --check` allows 10 %).",
-             "", "| model | " + " | ".join(names) + " | came back |", "|---" * (len(names) + 2) + "|"]
+    lines = [
+        "# Three adapters: stacked, combined, merged, taken back",
+        "",
+        "`python benchmarks/three_adapters.py BASE TOFU STORE`: SmolLM2-135M with memorised TOFU rows, tasks 1, 2 "
+        "and 3 forgotten one by one with the defaults (NF4, rank 8), each trained alone on the plain base. "
+        f"{QUESTIONS} questions a set; answer probability / ROUGE-L recall. The retain rows measured are retain "
+        "rows of all three; the durable merge did not look at them. Came back: of the probability that the stack "
+        "of three took from the forget sets, the share that this model has again (`merge --check` allows 10 %).",
+        "",
+        "| model | " + " | ".join(names) + " | came back |",
+        "|---" * (len(names) + 2) + "|",
+    ]
     for way, got in found.items():
         cells = [f"{got[n][0]:.3f} / {got[n][1]:.3f}" for n in names]
         lines.append(f"| {way} | " + " | ".join(cells) + f" | {came_back(found, way)} |")
@@ -129,8 +143,10 @@ def came_back(found: dict, way: str) -> str:
     """Share of what the stack made the base forget, in percent; only where all three adapters are in the model."""
     if STACK not in found or not way.startswith(("combined", "merged", "PEFT")):
         return ""
-    taken, back = (sum(found[a][f"task {task}"][0] - found[b][f"task {task}"][0] for task in TASKS)
-                   for a, b in (("base", STACK), (way, STACK)))
+    taken, back = (
+        sum(found[a][f"task {task}"][0] - found[b][f"task {task}"][0] for task in TASKS)
+        for a, b in (("base", STACK), (way, STACK))
+    )
     return f"{100 * back / taken:.1f} %"
 
 

@@ -24,8 +24,10 @@ def main() -> None:
     request, _ = request_for(arguments.tofu, arguments.task, left_out=False)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, examples in (("forget", request.forget), ("retain", request.retain)):
-        rows = [{"question": e.question, "answer": e.answer, **{k: v for k, v in e.extra.items() if v is not None}}
-                for e in examples]
+        rows = [
+            {"question": e.question, "answer": e.answer, **{k: v for k, v in e.extra.items() if v is not None}}
+            for e in examples
+        ]
         file = arguments.out / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         print(f"{len(rows)} rows: {file}")

@@ -38,21 +38,46 @@ def main() -> None:
         for size in SIZES:
             base = save(tokenizer, Path(folder) / str(size), size)
             for kind in KINDS:
-                out = subprocess.run([sys.executable, str(Path(__file__).with_name("step_cost.py")), str(base),
-                                      str(a.tofu), "--peak", kind, "--precision", "fp32"], check=True,
-                                     capture_output=True, text=True).stdout
+                out = subprocess.run(
+                    [
+                        sys.executable,
+                        str(Path(__file__).with_name("step_cost.py")),
+                        str(base),
+                        str(a.tofu),
+                        "--peak",
+                        kind,
+                        "--precision",
+                        "fp32",
+                    ],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
                 found.append({"vocabulary": size, "step": kind} | json.loads(out.splitlines()[-1]))
                 print(found[-1], flush=True)
     (RESULTS / "vocabulary.json").write_text(json.dumps(found, indent=1) + "\n")
     cells = {(run["vocabulary"], run["step"]): run["above"] for run in found}
-    lines = ["# Memory against vocabulary", "",
-             "`python benchmarks/vocabulary.py BASE TOFU`: a Gemma-like model (8 layers, hidden size 256, random "
-             "weights) in fp32, 8 + 8 rows a step. Peak above the loaded base, MB.", "",
-             "| words | head, MB | " + " | ".join(KINDS) + " |", "|---" * (2 + len(KINDS)) + "|"]
-    lines += [f"| {size:,} | {size * 256 * 4 / 1e6:.0f} | "
-              + " | ".join(f"{cells[size, kind] / 1e6:.0f}" for kind in KINDS) + " |" for size in SIZES]
-    lines += ["", "What grows with the vocabulary is the head itself: its weights are mapped from the checkpoint and "
-              "read for the first", "time in the step, so they count here."]
+    lines = [
+        "# Memory against vocabulary",
+        "",
+        "`python benchmarks/vocabulary.py BASE TOFU`: a Gemma-like model (8 layers, hidden size 256, random "
+        "weights) in fp32, 8 + 8 rows a step. Peak above the loaded base, MB.",
+        "",
+        "| words | head, MB | " + " | ".join(KINDS) + " |",
+        "|---" * (2 + len(KINDS)) + "|",
+    ]
+    lines += [
+        f"| {size:,} | {size * 256 * 4 / 1e6:.0f} | "
+        + " | ".join(f"{cells[size, kind] / 1e6:.0f}" for kind in KINDS)
+        + " |"
+        for size in SIZES
+    ]
+    lines += [
+        "",
+        "What grows with the vocabulary is the head itself: its weights are mapped from the checkpoint and "
+        "read for the first",
+        "time in the step, so they count here.",
+    ]
     write_table("vocabulary", "\n".join(lines))
     print("\n".join(lines))
 

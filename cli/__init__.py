@@ -2,8 +2,8 @@
 
 import click
 
-import asu_lora
 from asu_lora.cli.program import Program
+from asu_lora.version import __version__
 
 main = Program(
     name="asu-lora",
@@ -36,4 +36,4 @@ main = Program(
     """,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-click.version_option(asu_lora.version.__version__, "-V", "--version", prog_name="asu-lora")(main)
+click.version_option(__version__, "-V", "--version", prog_name="asu-lora")(main)

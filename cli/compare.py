@@ -24,19 +24,52 @@ from asu_lora.studies.compare import VARIED
 @base_option
 @retain_option(" Where its rows carry perturbed answers, they are the retain set that is scored.")
 @where_option
-@click.option("--methods", "-m", metavar="NAME,...", help="Methods, FORGET_RETAIN: forget loss ga, npo, dpo, idk, me, "
-              "asu or asu+idk, retain loss gd, kl, ap or none.  [default: the 13 of the paper's table]")
-@click.option("--lr", "rates", multiple=True, metavar="LR,...", help="Learning rates tried for each method, the best "
-              "Avg is kept; METHOD=LR,... for one method alone. Repeatable.  [default: 0.001]")
+@click.option(
+    "--methods",
+    "-m",
+    metavar="NAME,...",
+    help="Methods, FORGET_RETAIN: forget loss ga, npo, dpo, idk, me, "
+    "asu or asu+idk, retain loss gd, kl, ap or none.  [default: the 13 of the paper's table]",
+)
+@click.option(
+    "--lr",
+    "rates",
+    multiple=True,
+    metavar="LR,...",
+    help="Learning rates tried for each method, the best "
+    "Avg is kept; METHOD=LR,... for one method alone. Repeatable.  [default: 0.001]",
+)
 @out_option("Folder for adapters, scores, table and figure. A comparison that lies there goes on.", "comparison")
 @scoring_options
-@click.option("--records", is_flag=True, help="Also write every question's answer and scores, a JSON lines file a run. "
-              "They hold the questions' text.")
+@click.option(
+    "--records",
+    is_flag=True,
+    help="Also write every question's answer and scores, a JSON lines file a run. They hold the questions' text.",
+)
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @json_option
 @partial(setting_options, without=(*VARIED, "orthogonal"))
-def compare(file, base, retain, where, methods, rates, out, suite, data, split, task, questions, encoder, nli, records,
-            idk_file, as_json, config, **typed):
+def compare(
+    file,
+    base,
+    retain,
+    where,
+    methods,
+    rates,
+    out,
+    suite,
+    data,
+    split,
+    task,
+    questions,
+    encoder,
+    nli,
+    records,
+    idk_file,
+    as_json,
+    config,
+    **typed,
+):
     """Train and score every method of the ASU paper's table on FILE, with the same base, data, steps and rank.
 
     \b
@@ -70,12 +103,23 @@ def compare(file, base, retain, where, methods, rates, out, suite, data, split, 
         chosen = methods_of(PAPER if methods is None else filter(str.strip, methods.split(",")))
         runs = plan_runs(chosen, learning_rates(rates, chosen, config.lr))
         request = ForgetRequest.from_files(file, retain, dict(where))
-        sets, notes = comparison_sets(
-            request, tofu_sets(data, split, task, questions) if suite else (), questions)
+        sets, notes = comparison_sets(request, tofu_sets(data, split, task, questions) if suite else (), questions)
         progress.stage("Looking for the scoring models")
         sentence_encoder, nli_model, missing = scoring_models(encoder, nli)
-        result = run(request, base, sets, runs, out, config, idk_file, sentence_encoder, nli_model, notes + missing,
-                     records, progress)
+        result = run(
+            request,
+            base,
+            sets,
+            runs,
+            out,
+            config,
+            idk_file,
+            sentence_encoder,
+            nli_model,
+            notes + missing,
+            records,
+            progress,
+        )
         command = shlex.join(["asu-lora", *sys.argv[1:]])
         progress.stage("Drawing the figure")
         files = write_report(result, command)

@@ -21,8 +21,12 @@ def setting_options(command: Callable, without: Collection[str] = ()) -> Callabl
         if spec.name not in without:
             command = _option(spec)(command)
     return click.option(
-        "--config", type=click.Path(path_type=Path), is_eager=True, callback=_config_file,
-        help="YAML file with any of these options (batch_size: 8); what is typed wins over it.")(command)
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        callback=_config_file,
+        help="YAML file with any of these options (batch_size: 8); what is typed wins over it.",
+    )(command)
 
 
 def _option(spec: dataclasses.Field) -> Callable:
@@ -75,13 +79,18 @@ def _config_file(ctx: click.Context, param: click.Parameter, file: Path | None) 
     source, values = f"The config {file}", _read_yaml(file)
     options = {option.name for option in ctx.command.params}
     settings = [spec.name for spec in dataclasses.fields(ForgetConfig) if spec.name in options]
-    others = {_key(option): option for option in ctx.command.params
-              if isinstance(option, click.Option) and option.name not in settings and option is not param}
+    others = {
+        _key(option): option
+        for option in ctx.command.params
+        if isinstance(option, click.Option) and option.name not in settings and option is not param
+    }
     if unknown := sorted(set(values) - set(settings) - set(others), key=str):
-        raise SettingError(f"{source} has the unknown setting '{unknown[0]}'; known are "
-                           f"{', '.join([*others, *settings])}.")
-    defaults = {others[key].name: _default(others[key], key, value, source)
-                for key, value in values.items() if key in others}
+        raise SettingError(
+            f"{source} has the unknown setting '{unknown[0]}'; known are {', '.join([*others, *settings])}."
+        )
+    defaults = {
+        others[key].name: _default(others[key], key, value, source) for key, value in values.items() if key in others
+    }
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return Config(source, {key: value for key, value in values.items() if key in settings})
 

@@ -28,16 +28,25 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]],
-                right: Sequence[int] = (), wrap: Sequence[int] = ()) -> None:
+def print_table(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Sequence[int] = (),
+    wrap: Sequence[int] = (),
+) -> None:
     """Print rows under columns; indices in ``right`` are right-aligned, those in ``wrap`` may fold."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", header_style="bold", expand=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in right else "left",
-                         overflow="fold", no_wrap=not wrap or index not in wrap)
+        table.add_column(
+            column,
+            justify="right" if index in right else "left",
+            overflow="fold",
+            no_wrap=not wrap or index not in wrap,
+        )
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     stdout().print(table)

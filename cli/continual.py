@@ -10,37 +10,99 @@ from asu_lora.cli.options import base_option, json_option, out_option, retain_op
 
 
 @click.command(short_help="Unlearn requests one after another, and score every step.")
-@click.option("--requests", "-f", multiple=True, required=True, metavar="FILE|DIR", help="The requests in order: a "
-              "file each, or a folder whose files come in the order of their names. Repeatable.")
-@click.option("--by", metavar="COLUMN", help="Split each file into requests by this column (--by task_id), in the "
-              "order its values first appear.")
+@click.option(
+    "--requests",
+    "-f",
+    multiple=True,
+    required=True,
+    metavar="FILE|DIR",
+    help="The requests in order: a file each, or a folder whose files come in the order of their names. Repeatable.",
+)
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Split each file into requests by this column (--by task_id), in the order its values first appear.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Only the first requests.  [default: all]")
 @base_option
 @retain_option(" From the step that asks one of its questions on, that row is left out.")
-@click.option("--method", "-m", metavar="NAME,...", help="FORGET_RETAIN, such as ASU_KL; several give a line each in "
-              "the figure. ASU_KL=1e-3 gives a method its own learning rate.  [default: --objective and --retain-loss]")
-@click.option("--mode", type=click.Choice(["stack", "orthogonal", "independent", "running"]), default="stack",
-              show_default=True, help="What a step is trained on: the stack of all adapters so far; the same, with "
-              "the new adapter kept orthogonal to what they read; the plain base, and then added; or one running "
-              "adapter that every step trains further.")
-@click.option("--consolidate-every", type=click.IntRange(0), default=0, metavar="K", help="Fold all active adapters "
-              "into one after every K steps.  [default: never]")
-@click.option("--consolidate-rank", type=click.IntRange(1), metavar="R", help="Cut the folded adapter to this rank.  "
-              "[default: exact]")
+@click.option(
+    "--method",
+    "-m",
+    metavar="NAME,...",
+    help="FORGET_RETAIN, such as ASU_KL; several give a line each in "
+    "the figure. ASU_KL=1e-3 gives a method its own learning rate.  [default: --objective and --retain-loss]",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["stack", "orthogonal", "independent", "running"]),
+    default="stack",
+    show_default=True,
+    help="What a step is trained on: the stack of all adapters so far; the same, with "
+    "the new adapter kept orthogonal to what they read; the plain base, and then added; or one running "
+    "adapter that every step trains further.",
+)
+@click.option(
+    "--consolidate-every",
+    type=click.IntRange(0),
+    default=0,
+    metavar="K",
+    help="Fold all active adapters into one after every K steps.  [default: never]",
+)
+@click.option(
+    "--consolidate-rank",
+    type=click.IntRange(1),
+    metavar="R",
+    help="Cut the folded adapter to this rank.  [default: exact]",
+)
 @out_option("Folder for the adapters (OUT/METHOD/adapters), table, figure and state.", "continual")
-@click.option("--questions", type=click.IntRange(0), default=40, show_default=True, help="Most questions of a request "
-              "or set that are scored; five times as many over everything so far. 0 scores nothing.")
-@click.option("--data", metavar="DIR", help="Folder of TOFU's files, or locuslab/TOFU: adds its real authors and world "
-              "facts, without which MU is missing values.")
+@click.option(
+    "--questions",
+    type=click.IntRange(0),
+    default=40,
+    show_default=True,
+    help="Most questions of a request "
+    "or set that are scored; five times as many over everything so far. 0 scores nothing.",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder of TOFU's files, or locuslab/TOFU: adds its real authors and world "
+    "facts, without which MU is missing values.",
+)
 @scoring_models_options
-@click.option("--take-back", type=click.IntRange(1), metavar="STEP", help="At the end, score every request again "
-              "without this step's adapter; the store stays as it is.")
-@click.option("--resume", is_flag=True, help="Go on with the run that lies in OUT; requests added at the end are done "
-              "too.")
+@click.option(
+    "--take-back",
+    type=click.IntRange(1),
+    metavar="STEP",
+    help="At the end, score every request again without this step's adapter; the store stays as it is.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run that lies in OUT; requests added at the end are done too."
+)
 @json_option
 @partial(setting_options, without=("orthogonal",))  # --mode says it
-def continual(requests, by, steps, base, retain, method, mode, consolidate_every, consolidate_rank, out, questions,
-              data, encoder, nli, take_back, resume, as_json, config, **typed):
+def continual(
+    requests,
+    by,
+    steps,
+    base,
+    retain,
+    method,
+    mode,
+    consolidate_every,
+    consolidate_rank,
+    out,
+    questions,
+    data,
+    encoder,
+    nli,
+    take_back,
+    resume,
+    as_json,
+    config,
+    **typed,
+):
     """Unlearn requests in the order they came: one adapter each, scored after every step.
 
     \b
@@ -68,23 +130,45 @@ def continual(requests, by, steps, base, retain, method, mode, consolidate_every
     history = HistoryConfig(mode, consolidate_every, consolidate_rank)
     try:
         with Bars() as progress:
-            records, taken, written = run_methods(requests, base, config, out, method, history, retain, by, steps,
-                                                  questions, data, encoder, nli, resume, progress, take_back)
+            records, taken, written = run_methods(
+                requests,
+                base,
+                config,
+                out,
+                method,
+                history,
+                retain,
+                by,
+                steps,
+                questions,
+                data,
+                encoder,
+                nli,
+                resume,
+                progress,
+                take_back,
+            )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt("Interrupted: the steps done so far are kept; the same command with --resume goes on "
-                                "in the step it was in.") from interrupt
+        raise KeyboardInterrupt(
+            "Interrupted: the steps done so far are kept; the same command with --resume goes on in the step it was in."
+        ) from interrupt
     if as_json:
         from dataclasses import asdict
 
-        print_json({name: [asdict(record) for record in found] for name, found in records.items()}
-                   | ({"taken_back": {name: asdict(found) for name, found in taken.items()}} if taken else {}))
+        print_json(
+            {name: [asdict(record) for record in found] for name, found in records.items()}
+            | ({"taken_back": {name: asdict(found) for name, found in taken.items()}} if taken else {})
+        )
         return
     headings, rows = table(records)
     print_table(None, headings, rows, right=tuple(range(1, len(headings))))
     for name, found in taken.items():
-        print_table(f"{name}: step {found.number} taken back", ("", "before", "after"),
-                    [(what, *(number(score, 1) for score in scores))
-                     for what, *scores in taken_rows(found)], right=(1, 2))
+        print_table(
+            f"{name}: step {found.number} taken back",
+            ("", "before", "after"),
+            [(what, *(number(score, 1) for score in scores)) for what, *scores in taken_rows(found)],
+            right=(1, 2),
+        )
     click.echo(f"Written: {', '.join(str(path) for path in written)}")
     name, last = next((name, found[-1]) for name, found in records.items())
     active = "".join(f" --adapter {weighted(*entry)}" for entry in last.active)

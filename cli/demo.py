@@ -35,22 +35,42 @@ def demo(store, name, seed, replace, as_json):
     config = ForgetConfig(seed=seed, batch_size=2, grad_accum=2, eval_rows=32)
     with Bars() as progress:
         result = run_demo(store, name, config, progress)
-    parts = {"forget questions": result.forget, "held-out paraphrases": result.heldout,
-             "control questions": result.controls}
+    parts = {
+        "forget questions": result.forget,
+        "held-out paraphrases": result.heldout,
+        "control questions": result.controls,
+    }
     if as_json:
-        return print_json({
-            "name": result.run.name, "path": str(result.run.path), "before": result.run.before,
-            "after": result.run.after, "tau": result.run.record.tau.tau, "seconds": result.run.record.seconds,
-            "peak_memory_bytes": result.run.record.peak_memory,
-            "questions": {title: [vars(asked) for asked in part] for title, part in parts.items()},
-        })
+        return print_json(
+            {
+                "name": result.run.name,
+                "path": str(result.run.path),
+                "before": result.run.before,
+                "after": result.run.after,
+                "tau": result.run.record.tau.tau,
+                "seconds": result.run.record.seconds,
+                "peak_memory_bytes": result.run.record.peak_memory,
+                "questions": {title: [vars(asked) for asked in part] for title, part in parts.items()},
+            }
+        )
     for title, part in parts.items():
         shown = [a for a in part if a.yielded_before][:6] or part[:6]
-        print_table(f"\n{title.capitalize()}", ("question", "before", "after"),
-                    [(a.question, _short(a.before), _short(a.after)) for a in shown], wrap=(0, 1, 2))
-    print_table("\nFacts yielded", ("questions", "asked", "before", "after"),
-                [(title, len(part), sum(a.yielded_before for a in part), sum(a.yielded_after for a in part))
-                 for title, part in parts.items() if title != "forget questions"], right=(1, 2, 3))
+        print_table(
+            f"\n{title.capitalize()}",
+            ("question", "before", "after"),
+            [(a.question, _short(a.before), _short(a.after)) for a in shown],
+            wrap=(0, 1, 2),
+        )
+    print_table(
+        "\nFacts yielded",
+        ("questions", "asked", "before", "after"),
+        [
+            (title, len(part), sum(a.yielded_before for a in part), sum(a.yielded_after for a in part))
+            for title, part in parts.items()
+            if title != "forget questions"
+        ],
+        right=(1, 2, 3),
+    )
     report(result.run, EMBEDDED, store)
     return None
 

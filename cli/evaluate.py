@@ -29,18 +29,52 @@ NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC
 @click.option("--retain", metavar="FILE", help="Questions that should be kept.")
 @where_option
 @partial(scoring_options, suites=tuple(SUITES))
-@click.option("--retain-log", metavar="FILE", help="The --records of a model that never saw the forget set, or TOFU's "
-              "eval log: gives forget quality (MUSE: PrivLeak).")
-@click.option("--holdout", metavar="FILE", help="Examples that the model never saw, like those to forget: gives the "
-              "AUC of Min-40%.")
-@click.option("--lm-eval", "lm_eval", metavar="TASKS", help="Tasks of lm-evaluation-harness, with commas between "
-              "(mmlu,arc_easy); needs asu-lora[lm-eval].")
-@click.option("--records", type=click.Path(dir_okay=False, path_type=Path), help="Write every question's answer and "
-              "scores here, as JSON lines. They hold the questions' text.")
+@click.option(
+    "--retain-log",
+    metavar="FILE",
+    help="The --records of a model that never saw the forget set, or TOFU's "
+    "eval log: gives forget quality (MUSE: PrivLeak).",
+)
+@click.option(
+    "--holdout",
+    metavar="FILE",
+    help="Examples that the model never saw, like those to forget: gives the AUC of Min-40%.",
+)
+@click.option(
+    "--lm-eval",
+    "lm_eval",
+    metavar="TASKS",
+    help="Tasks of lm-evaluation-harness, with commas between (mmlu,arc_easy); needs asu-lora[lm-eval].",
+)
+@click.option(
+    "--records",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every question's answer and scores here, as JSON lines. They hold the questions' text.",
+)
 @machine_options
 @json_option
-def evaluate(base, adapters, store, forget, retain, where, suite, data, split, task, questions, encoder, nli,
-             retain_log, holdout, lm_eval, records, precision, device, as_json):
+def evaluate(
+    base,
+    adapters,
+    store,
+    forget,
+    retain,
+    where,
+    suite,
+    data,
+    split,
+    task,
+    questions,
+    encoder,
+    nli,
+    retain_log,
+    holdout,
+    lm_eval,
+    records,
+    precision,
+    device,
+    as_json,
+):
     """Score base + adapters on what should be forgotten and on what should be kept.
 
     \b
@@ -129,16 +163,32 @@ def _print(result):
 
     metrics = list(dict.fromkeys(metric for values in result.sets.values() for metric in values))
     if result.sets:
-        print_table(None, ("metric", *result.sets), [
-            (metric.replace("_", " "), *(_value(values, metric) for values in result.sets.values()))
-            for metric in metrics], right=tuple(range(1, len(result.sets) + 1)))
-        print_table(None, ("score", "value"), [
-            (entry["label"], _score(name, entry["value"])) for name, entry in result.summary()["scores"].items()],
-            right=(1,))
+        print_table(
+            None,
+            ("metric", *result.sets),
+            [
+                (metric.replace("_", " "), *(_value(values, metric) for values in result.sets.values()))
+                for metric in metrics
+            ],
+            right=tuple(range(1, len(result.sets) + 1)),
+        )
+        print_table(
+            None,
+            ("score", "value"),
+            [(entry["label"], _score(name, entry["value"])) for name, entry in result.summary()["scores"].items()],
+            right=(1,),
+        )
     if result.lm_eval:
-        print_table(None, ("task", "metric", "value"), [
-            (task, metric, f"{value:.4g}") for task, values in result.lm_eval.items()
-            for metric, value in values.items()], right=(2,))
+        print_table(
+            None,
+            ("task", "metric", "value"),
+            [
+                (task, metric, f"{value:.4g}")
+                for task, values in result.lm_eval.items()
+                for metric, value in values.items()
+            ],
+            right=(2,),
+        )
     for note in result.notes:
         click.echo(note, err=True)
 

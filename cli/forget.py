@@ -16,21 +16,40 @@ from asu_lora.cli.options import base_option, json_option, retain_option, store_
 @click.option("--name", "-n", help="The adapter's name in the store.  [default: FILE's name]")
 @store_option
 @where_option
-@click.option("--on-top-of", "-t", multiple=True, metavar="NAME[:WEIGHT]", help="An adapter of the store, or a PEFT "
-              "folder, that is active and frozen while this one trains; repeat it for several.")
-@click.option("--heldout", metavar="FILE", help="Questions to measure before and after, trained on by neither side: "
-              "paraphrases, say.")
+@click.option(
+    "--on-top-of",
+    "-t",
+    multiple=True,
+    metavar="NAME[:WEIGHT]",
+    help="An adapter of the store, or a PEFT "
+    "folder, that is active and frozen while this one trains; repeat it for several.",
+)
+@click.option(
+    "--heldout",
+    metavar="FILE",
+    help="Questions to measure before and after, trained on by neither side: paraphrases, say.",
+)
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run of this name stopped.")
-@click.option("--dry-run", is_flag=True,
-              help="Check request, base and settings, say what would be done and the memory it takes; train nothing.")
-@click.option("--fit", metavar="[BYTES]", is_flag=False, flag_value="free", help="Lower "
-              "--micro-batch-tokens and turn gradient checkpointing on until the run fits into BYTES (12GB), or into "
-              "what the device has free. Alone it stands after FILE.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check request, base and settings, say what would be done and the memory it takes; train nothing.",
+)
+@click.option(
+    "--fit",
+    metavar="[BYTES]",
+    is_flag=False,
+    flag_value="free",
+    help="Lower "
+    "--micro-batch-tokens and turn gradient checkpointing on until the run fits into BYTES (12GB), or into "
+    "what the device has free. Alone it stands after FILE.",
+)
 @json_option
 @setting_options
-def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json,
-           config, **typed):
+def forget(
+    file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json, config, **typed
+):
     """Make a base forget the questions and answers, or the passages, in FILE.
 
     FILE is JSONL, JSON, CSV or Parquet, or a dataset on the hub, with columns 'question' and 'answer', or
@@ -66,22 +85,34 @@ def forget(file, base, retain, name, store, where, on_top_of, heldout, idk_file,
     from asu_lora.forgetting.forget import forget as run
 
     try:
-        result = run(request, base, config, name, store, held, idk_file, resume, Bars(),
-                     on_top_of=on_top_of)
+        result = run(request, base, config, name, store, held, idk_file, resume, Bars(), on_top_of=on_top_of)
     except NotEnoughMemory as error:
-        raise NotEnoughMemory(f"{error} --fit does so by itself; the same command with that and --resume goes on after "
-                              "the last whole epoch.") from error
+        raise NotEnoughMemory(
+            f"{error} --fit does so by itself; the same command with that and --resume goes on after "
+            "the last whole epoch."
+        ) from error
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt("Interrupted: nothing was added to the store; the same command with --resume goes on "
-                                "after the last whole epoch.") from interrupt
+        raise KeyboardInterrupt(
+            "Interrupted: nothing was added to the store; the same command with --resume goes on "
+            "after the last whole epoch."
+        ) from interrupt
     if not result.main_process:
         return  # under accelerate launch, one process reports
     if as_json:
         from asu_lora.cli.console import print_json
 
-        print_json({"name": result.name, "path": str(result.path), "before": result.before, "after": result.after,
-                    "tau": result.record.tau and result.record.tau.tau, "seconds": result.record.seconds,
-                    "peak_memory_bytes": result.record.peak_memory, "parameters": result.record.counts})
+        print_json(
+            {
+                "name": result.name,
+                "path": str(result.path),
+                "before": result.before,
+                "after": result.after,
+                "tau": result.record.tau and result.record.tau.tau,
+                "seconds": result.record.seconds,
+                "peak_memory_bytes": result.record.peak_memory,
+                "parameters": result.record.counts,
+            }
+        )
     else:
         report(result, base, store)
 
@@ -96,17 +127,23 @@ def report(result, base: str, store: Path) -> None:
         print_table(f"\nAdapter '{result.name}'", ("figure", "before", "after", "wanted"), rows, right=(1, 2))
     record, counts = result.record, result.record.counts
     size = sum(f.stat().st_size for f in result.path.iterdir()) / 1e6
-    click.echo(f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows "
-               f"({record.request.retain_source}).")
-    click.echo(f"One copy of the base throughout ({counts['base_parameters']:,} parameters); the adapter has "
-               f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, "
-               f"peak memory {record.peak_memory / 1e9:.1f} GB.")
+    click.echo(
+        f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows "
+        f"({record.request.retain_source})."
+    )
+    click.echo(
+        f"One copy of the base throughout ({counts['base_parameters']:,} parameters); the adapter has "
+        f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, "
+        f"peak memory {record.peak_memory / 1e9:.1f} GB."
+    )
     click.echo(f"The adapter ({size:.1f} MB): {result.path}")
     asked = "" if str(store) == "adapters" else f" --store {store}"
     stack = "".join(f" --adapter {weighted(below.name, below.weight)}" for below in record.on_top_of)
-    click.echo(f"\nAsk it:   asu-lora ask --base {base}{stack} --adapter {result.name}{asked}"
-               f"\nShow it:  asu-lora adapters show {result.name}{asked}"
-               f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged")
+    click.echo(
+        f"\nAsk it:   asu-lora ask --base {base}{stack} --adapter {result.name}{asked}"
+        f"\nShow it:  asu-lora adapters show {result.name}{asked}"
+        f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged"
+    )
 
 
 FIGURES = (
@@ -127,8 +164,11 @@ def _fitted(request, base, config, budget, held, idk_file):
 
     fitted, plan, available = fit_run(request, base, config, budget, held, idk_file)
     changed = changes(config, fitted)
-    click.echo(f"--fit: {' '.join(changed) if changed else 'the settings stay as they are'}; expected peak "
-               f"{size(plan.peak)} of {size(available)}.", err=True)
+    click.echo(
+        f"--fit: {' '.join(changed) if changed else 'the settings stay as they are'}; expected peak "
+        f"{size(plan.peak)} of {size(available)}.",
+        err=True,
+    )
     return fitted
 
 
@@ -145,8 +185,11 @@ def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_j
 
     print_table("What would be done", ("", ""), plan.items(), wrap=(1,))
     parts = dict.fromkeys(part for phase in memory.phases.values() for part in phase)
-    rows = [(part, *(size(phase[part]) if part in phase else "" for phase in memory.phases.values()))
-            for part in parts]
+    rows = [(part, *(size(phase[part]) if part in phase else "" for phase in memory.phases.values())) for part in parts]
     rows.append(("together", *map(size, memory.totals.values())))
-    print_table(f"\nMemory: at most {size(memory.peak)}, when {memory.phase}", ("part", *memory.phases), rows,
-                right=range(1, len(memory.phases) + 1))
+    print_table(
+        f"\nMemory: at most {size(memory.peak)}, when {memory.phase}",
+        ("part", *memory.phases),
+        rows,
+        right=range(1, len(memory.phases) + 1),
+    )

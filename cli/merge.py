@@ -14,31 +14,85 @@ CAME_BACK = 3  # the exit code of a check that fails
 @base_option
 @adapter_option
 @out_option("The folder to write; it must not hold anything yet.")
-@click.option("-p", "--precision", type=click.Choice(["bf16", "fp16", "fp32", "nf4"]), default="bf16",
-              show_default=True, help="What the merged weights are stored in.")
-@click.option("--onto", type=click.Choice(["quantized", "original"]),
-              help="Add to the weights as NF4 shows them, or to the original ones.  [default: what the "
-                   "adapters were trained on]")
-@click.option("--check", metavar="FILE", help="Measure these questions, which were to be forgotten, on the base, "
-              "on base + adapters and on the merged model at every precision; exit with 3 if they came back.")
-@click.option("--check-retain", metavar="FILE", help="Questions that were to be kept: measured beside, and looked at "
-              "by --durable.  [default for --durable: built-in general questions]")
-@click.option("--tolerance", type=click.FloatRange(0, 1), default=0.1, show_default=True,
-              help="The share of what was forgotten that --check lets come back.")
-@click.option("--durable", is_flag=True, help="With nf4: choose the 4-bit numbers so that the model still forgets. "
-              "Looks at the questions of --calibration, else of --check.")
-@click.option("--calibration", metavar="FILE", help="The questions to be forgotten that --durable looks at.  "
-              "[default: those of --check]")
-@click.option("--residual-rank", type=click.IntRange(min=0), default=0, show_default=True, metavar="R",
-              help="With --durable: write what rounding lost as a LoRA of this rank, OUT/residual-adapter.")
-@click.option("--shard-size", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
-              metavar="GB", help="The largest file.")
+@click.option(
+    "-p",
+    "--precision",
+    type=click.Choice(["bf16", "fp16", "fp32", "nf4"]),
+    default="bf16",
+    show_default=True,
+    help="What the merged weights are stored in.",
+)
+@click.option(
+    "--onto",
+    type=click.Choice(["quantized", "original"]),
+    help="Add to the weights as NF4 shows them, or to the original ones.  [default: what the adapters were trained on]",
+)
+@click.option(
+    "--check",
+    metavar="FILE",
+    help="Measure these questions, which were to be forgotten, on the base, "
+    "on base + adapters and on the merged model at every precision; exit with 3 if they came back.",
+)
+@click.option(
+    "--check-retain",
+    metavar="FILE",
+    help="Questions that were to be kept: measured beside, and looked at "
+    "by --durable.  [default for --durable: built-in general questions]",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="The share of what was forgotten that --check lets come back.",
+)
+@click.option(
+    "--durable",
+    is_flag=True,
+    help="With nf4: choose the 4-bit numbers so that the model still forgets. "
+    "Looks at the questions of --calibration, else of --check.",
+)
+@click.option(
+    "--calibration",
+    metavar="FILE",
+    help="The questions to be forgotten that --durable looks at.  [default: those of --check]",
+)
+@click.option(
+    "--residual-rank",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="R",
+    help="With --durable: write what rounding lost as a LoRA of this rank, OUT/residual-adapter.",
+)
+@click.option(
+    "--shard-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="GB",
+    help="The largest file.",
+)
 @click.option("--trust-remote-code", is_flag=True, help="Run the model code that comes with the base.")
 @store_option
 @json_option
-def merge(base: str, adapters: tuple[str, ...], out: Path, precision: str, onto: str | None,
-          check: str | None, check_retain: str | None, tolerance: float, durable: bool, calibration: str | None,
-          residual_rank: int, shard_size: float, trust_remote_code: bool, store: Path, as_json: bool) -> None:
+def merge(
+    base: str,
+    adapters: tuple[str, ...],
+    out: Path,
+    precision: str,
+    onto: str | None,
+    check: str | None,
+    check_retain: str | None,
+    tolerance: float,
+    durable: bool,
+    calibration: str | None,
+    residual_rank: int,
+    shard_size: float,
+    trust_remote_code: bool,
+    store: Path,
+    as_json: bool,
+) -> None:
     """Write the base with adapters baked in: weights to publish, which plain transformers loads.
 
     \b
@@ -109,16 +163,34 @@ def merge(base: str, adapters: tuple[str, ...], out: Path, precision: str, onto:
     source = resolve_base(base)
     with _bar() as progress:
         task = progress.add_task(f"Merging into {precision}", total=None)
-        report = write_merged(source, chosen, out, precision, onto, int(shard_size * 1e9),
-                              lambda done, total: progress.update(task, completed=done, total=total),
-                              trust_remote_code, settings)
+        report = write_merged(
+            source,
+            chosen,
+            out,
+            precision,
+            onto,
+            int(shard_size * 1e9),
+            lambda done, total: progress.update(task, completed=done, total=total),
+            trust_remote_code,
+            settings,
+        )
     checked = None
     if check:
         from asu_lora.merging.check import check as check_merged
 
         with Bars() as bars:
-            checked = check_merged(source, chosen, out, precision, asked, kept, tolerance, report.onto,
-                                   trust_remote_code=trust_remote_code, progress=bars)
+            checked = check_merged(
+                source,
+                chosen,
+                out,
+                precision,
+                asked,
+                kept,
+                tolerance,
+                report.onto,
+                trust_remote_code=trust_remote_code,
+                progress=bars,
+            )
     if as_json:
         print_json(report.as_dict() | ({"check": checked.as_dict()} if checked else {}))
     else:
@@ -132,6 +204,12 @@ def _bar():
 
     console = stderr()
     return progress.Progress(
-        progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(),
-        progress.TransferSpeedColumn(), progress.TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal)
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

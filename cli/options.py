@@ -8,8 +8,13 @@ import click
 
 def store_option(command: Callable) -> Callable:
     return click.option(
-        "--store", type=click.Path(file_okay=False, path_type=Path), envvar="ASU_LORA_STORE", default="adapters",
-        show_default=True, show_envvar=True, help="The adapter store: a folder with one folder an adapter.",
+        "--store",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="ASU_LORA_STORE",
+        default="adapters",
+        show_default=True,
+        show_envvar=True,
+        help="The adapter store: a folder with one folder an adapter.",
     )(command)
 
 
@@ -19,21 +24,32 @@ def json_option(command: Callable) -> Callable:
 
 def base_option(command: Callable) -> Callable:
     return click.option(
-        "--base", envvar="ASU_LORA_BASE", default="smollm2-135m", show_default=True, show_envvar=True,
+        "--base",
+        envvar="ASU_LORA_BASE",
+        default="smollm2-135m",
+        show_default=True,
+        show_envvar=True,
         help="The model: a hub id, a folder, or smollm2-135m, which needs no download.",
     )(command)
 
 
 def adapter_option(command: Callable) -> Callable:
     return click.option(
-        "--adapter", "-a", "adapters", multiple=True, metavar="NAME[:WEIGHT]",
+        "--adapter",
+        "-a",
+        "adapters",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
         help="An adapter of the store, or a PEFT folder; repeat it to stack several.",
     )(command)
 
 
 def where_option(command: Callable) -> Callable:
     return click.option(
-        "--where", multiple=True, metavar="COLUMN=VALUE", callback=_pairs,
+        "--where",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        callback=_pairs,
         help="Only rows of FILE whose column has this value (--where task_id=1).",
     )(command)
 
@@ -41,8 +57,13 @@ def where_option(command: Callable) -> Callable:
 def machine_options(command: Callable) -> Callable:
     """Precision and device, for commands that load a base without training."""
     for option in (
-        click.option("--precision", type=click.Choice(["nf4", "bf16", "fp16", "fp32"]), default="nf4",
-                     show_default=True, help="What the base's weights are held in."),
+        click.option(
+            "--precision",
+            type=click.Choice(["nf4", "bf16", "fp16", "fp32"]),
+            default="nf4",
+            show_default=True,
+            help="What the base's weights are held in.",
+        ),
         click.option("--device", default=None, help="cpu, cuda, cuda:1, ...  [default: the best there is]"),
     ):
         command = option(command)
@@ -51,23 +72,39 @@ def machine_options(command: Callable) -> Callable:
 
 def retain_option(more: str = "") -> Callable[[Callable], Callable]:
     """What must be kept; ``more`` is what a command does with it."""
-    return click.option("--retain", metavar="FILE", help=f"What must be kept: the same formats as FILE.{more}  "
-                        "[default: built-in general questions]")
+    return click.option(
+        "--retain",
+        metavar="FILE",
+        help=f"What must be kept: the same formats as FILE.{more}  [default: built-in general questions]",
+    )
 
 
 def out_option(help: str, default: str | None = None) -> Callable[[Callable], Callable]:
     """A folder to write; required where there is no default."""
-    return click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=default,
-                        required=default is None, show_default=True, help=help)
+    return click.option(
+        "--out",
+        "-o",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=default,
+        required=default is None,
+        show_default=True,
+        help=help,
+    )
 
 
 def scoring_models_options(command: Callable) -> Callable:
     """The models behind two of the scores."""
     for option in (
-        click.option("--nli", metavar="MODEL", help="NLI model behind entailment: hub id or folder.  "
-                     "[default: deberta-v3-base-tasksource-nli]"),
-        click.option("--encoder", metavar="MODEL", help="Sentence encoder behind cosine similarity: hub id or folder.  "
-                     "[default: paraphrase-MiniLM-L6-v2]"),
+        click.option(
+            "--nli",
+            metavar="MODEL",
+            help="NLI model behind entailment: hub id or folder.  [default: deberta-v3-base-tasksource-nli]",
+        ),
+        click.option(
+            "--encoder",
+            metavar="MODEL",
+            help="Sentence encoder behind cosine similarity: hub id or folder.  [default: paraphrase-MiniLM-L6-v2]",
+        ),
     ):
         command = option(command)
     return command
@@ -77,15 +114,25 @@ def scoring_options(command: Callable, suites: Collection[str] = ("tofu",)) -> C
     """What a model is scored on, and with which models; ``task`` is None for every row."""
     more = " MUSE and WMDP come from the hub by default." if len(suites) > 1 else ""
     command = scoring_models_options(command)
-    for option in reversed((
-        click.option("--suite", type=click.Choice(list(suites)), help="A benchmark's sets instead of your own files."),
-        click.option("--data", metavar="DIR", help=f"The suite's folder, or its hub id (locuslab/TOFU).{more}"),
-        click.option("--split", default="forget01", show_default=True, help="TOFU's forget split."),
-        click.option("--task", default="1", show_default=True, callback=_none_for_all,
-                     help="task_id within TOFU's split; 'all' for every row."),
-        click.option("--questions", type=click.IntRange(1), default=300, show_default=True,
-                     help="Most questions of a set."),
-    )):
+    for option in reversed(
+        (
+            click.option(
+                "--suite", type=click.Choice(list(suites)), help="A benchmark's sets instead of your own files."
+            ),
+            click.option("--data", metavar="DIR", help=f"The suite's folder, or its hub id (locuslab/TOFU).{more}"),
+            click.option("--split", default="forget01", show_default=True, help="TOFU's forget split."),
+            click.option(
+                "--task",
+                default="1",
+                show_default=True,
+                callback=_none_for_all,
+                help="task_id within TOFU's split; 'all' for every row.",
+            ),
+            click.option(
+                "--questions", type=click.IntRange(1), default=300, show_default=True, help="Most questions of a set."
+            ),
+        )
+    ):
         command = option(command)
     return command
 
@@ -110,5 +157,6 @@ def _pairs(ctx, param, values):
             raise click.BadParameter(f"the column '{column}' is named twice; a row has one value of it.")
         pairs.append((column, wanted))
     return pairs
+
 
 name_option = click.option("--name", help="What to call it here, if not by its own name.")

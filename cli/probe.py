@@ -5,25 +5,55 @@ import click
 from asu_lora.cli.options import base_option, json_option, machine_options, out_option, where_option
 from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
 
-HEADS = ("tau", "NLL\nfactual", "NLL\nfunction", "NLL\ncopied", "entropy\nfactual", "entropy\nfunction", "own\nROUGE",
-         "own\ngibber.")
+HEADS = (
+    "tau",
+    "NLL\nfactual",
+    "NLL\nfunction",
+    "NLL\ncopied",
+    "entropy\nfactual",
+    "entropy\nfunction",
+    "own\nROUGE",
+    "own\ngibber.",
+)
 
 
 @click.command(short_help="Which words a smoothed teacher loses, and at which tau.")
 @click.argument("file")
 @base_option
-@click.option("--tau", "grid", default=DEFAULT_TAUS, show_default=True, metavar="GRID",
-              help="Temperatures: FIRST:LAST:STEP, such as 1:4:0.5, or a list. 1, the base, is always measured.")
-@click.option("--layers", multiple=True, metavar="LAYERS", help="A group of decoder layers to smooth: all, lower, "
-              "middle, upper (thirds), or ranges such as 4-20; repeat it for several.  [default: these four]")
+@click.option(
+    "--tau",
+    "grid",
+    default=DEFAULT_TAUS,
+    show_default=True,
+    metavar="GRID",
+    help="Temperatures: FIRST:LAST:STEP, such as 1:4:0.5, or a list. 1, the base, is always measured.",
+)
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="LAYERS",
+    help="A group of decoder layers to smooth: all, lower, "
+    "middle, upper (thirds), or ranges such as 4-20; repeat it for several.  [default: these four]",
+)
 @out_option("Folder for the figure (SVG, PDF, PNG), probe.json and probe.csv. They hold no text of FILE.", "probe")
 @where_option
-@click.option("--question-words", type=click.Choice(["apart", "function"]), default="apart", show_default=True,
-              help="Answer words that stand in the question: a class of their own, or function words.")
-@click.option("--questions", type=click.IntRange(1), default=40, show_default=True, help="Most rows of FILE, spread "
-              "evenly.")
-@click.option("--answers", type=click.IntRange(0), default=20, show_default=True, help="Most questions that each "
-              "smoothed model answers itself; 0 for none.")
+@click.option(
+    "--question-words",
+    type=click.Choice(["apart", "function"]),
+    default="apart",
+    show_default=True,
+    help="Answer words that stand in the question: a class of their own, or function words.",
+)
+@click.option(
+    "--questions", type=click.IntRange(1), default=40, show_default=True, help="Most rows of FILE, spread evenly."
+)
+@click.option(
+    "--answers",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Most questions that each smoothed model answers itself; 0 for none.",
+)
 @machine_options
 @json_option
 def probe(file, base, grid, layers, out, where, question_words, questions, answers, precision, device, as_json):
@@ -71,16 +101,29 @@ def report(result, files) -> None:
     from asu_lora.reporting.tables import number
 
     for group, points in result.curves:
-        rows = [(f"{p.tau:g}", *(number(p.nll[name]) for name in ("factual", "function", "copied")),
-                 *(number(p.entropy[name]) for name in ("factual", "function")),
-                 *(number(p.own and getattr(p.own, name)) for name in ("rouge", "gibberish_rate"))) for p in points]
-        print_table(f"\nLayers {group.label}: NLL and attention entropy in nats, own answers as shares", HEADS, rows,
-                    right=tuple(range(len(HEADS))))
+        rows = [
+            (
+                f"{p.tau:g}",
+                *(number(p.nll[name]) for name in ("factual", "function", "copied")),
+                *(number(p.entropy[name]) for name in ("factual", "function")),
+                *(number(p.own and getattr(p.own, name)) for name in ("rouge", "gibberish_rate")),
+            )
+            for p in points
+        ]
+        print_table(
+            f"\nLayers {group.label}: NLL and attention entropy in nats, own answers as shares",
+            HEADS,
+            rows,
+            right=tuple(range(len(HEADS))),
+        )
     tokens = ", ".join(f"{count} {name}" for name, count in result.tokens.items() if count)
     click.echo(f"\n{result.rows} rows ({tokens} tokens), {result.answers} of them answered by each smoothed model.")
     chosen = result.recommended
-    click.echo(f"Recommended for layers '{chosen.layers}': " + (f"tau {chosen.tau:g}" if chosen.tau else "none")
-               + f". Why: {chosen.reason}")
+    click.echo(
+        f"Recommended for layers '{chosen.layers}': "
+        + (f"tau {chosen.tau:g}" if chosen.tau else "none")
+        + f". Why: {chosen.reason}"
+    )
     for note in result.notes:
         click.echo(note, err=True)
     click.echo("Figure and figures: " + ", ".join(map(str, files)))

@@ -45,9 +45,14 @@ class Program(LazyGroup):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.params.append(
-            click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True,
-                         callback=lambda ctx, _, value: ctx.meta.__setitem__(DEBUG, value),
-                         help="Show tracebacks.")
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=lambda ctx, _, value: ctx.meta.__setitem__(DEBUG, value),
+                help="Show tracebacks.",
+            )
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -19,10 +19,17 @@ class Bars(Progress):
 
         self.console = stderr()
         self.bars = RichProgress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=8),
-            TextColumn("{task.fields[count]}"), TextColumn("{task.fields[figures]}", style="cyan"),
-            TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
-            console=self.console, transient=True)
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=8),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[figures]}", style="cyan"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+        )
         self.task: Any = None
         self.name, self.total, self.done, self.began, self.said = "", None, 0, 0.0, 0.0
         self.figures: dict[str, float] = {}
@@ -50,8 +57,13 @@ class Bars(Progress):
         if self.console.is_terminal:
             if self.task is not None:
                 speed = self.done / max(time.monotonic() - self.began, 1e-3)
-                self.bars.update(self.task, advance=amount, figures=text, speed=f"{speed:.2g}/s" if speed < 100 else "",
-                                 count=f"{self.done}/{self.total}" if self.total else str(self.done))
+                self.bars.update(
+                    self.task,
+                    advance=amount,
+                    figures=text,
+                    speed=f"{speed:.2g}/s" if speed < 100 else "",
+                    count=f"{self.done}/{self.total}" if self.total else str(self.done),
+                )
         elif time.monotonic() - self.said > 10:
             self._line(f"  {self.done}" + (f"/{self.total}" if self.total else "") + (f"  {text}" if text else ""))
             self.said = time.monotonic()

@@ -57,18 +57,28 @@ def _handler(root: Path, requests: list[tuple[str, str]]):
             requests.append((self.command, path))
             parts = path.strip("/").split("/")
             repository = root.joinpath(*parts[2:4] if parts[0] == "api" else parts[:2])
-            files = {file.relative_to(repository).as_posix(): file
-                     for file in repository.rglob("*") if file.is_file()}
+            files = {file.relative_to(repository).as_posix(): file for file in repository.rglob("*") if file.is_file()}
             if not files:
                 self.answer(404, b"{}", X_Error_Code="RepoNotFound", X_Error_Message="no such repository")
             elif "resolve" in parts and (name := "/".join(parts[4:])) in files:
                 self.answer(200, files[name].read_bytes(), ETag=f'"{abs(hash(name))}"', X_Repo_Commit=COMMIT)
             elif "tree" in parts:
-                self.answer_json([{"type": "file", "path": name, "size": file.stat().st_size, "oid": "0" * 40}
-                                  for name, file in files.items()])
+                self.answer_json(
+                    [
+                        {"type": "file", "path": name, "size": file.stat().st_size, "oid": "0" * 40}
+                        for name, file in files.items()
+                    ]
+                )
             else:
-                self.answer_json({"id": "/".join(parts[2:4]), "sha": COMMIT, "private": False, "tags": [],
-                                  "siblings": [{"rfilename": name} for name in files]})
+                self.answer_json(
+                    {
+                        "id": "/".join(parts[2:4]),
+                        "sha": COMMIT,
+                        "private": False,
+                        "tags": [],
+                        "siblings": [{"rfilename": name} for name in files],
+                    }
+                )
 
         do_HEAD = do_GET
 
@@ -82,8 +92,14 @@ def _handler(root: Path, requests: list[tuple[str, str]]):
                 requests.append(("private", str(asked.get("private", asked.get("visibility") == "private"))))
                 self.answer_json({"url": f"http://{self.headers['Host']}/{repository}", "id": repository})
             elif parts[4:5] == ["preupload"]:
-                self.answer_json({"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                                            for file in json.loads(body)["files"]]})
+                self.answer_json(
+                    {
+                        "files": [
+                            {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                            for file in json.loads(body)["files"]
+                        ]
+                    }
+                )
             elif parts[4:5] == ["commit"]:
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":

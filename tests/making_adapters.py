@@ -13,36 +13,37 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from asu_lora.adapters.manifest import (
-    BaseRecord,
-    Manifest,
-    MethodRecord,
-    RequestRecord,
-    StackedOn,
-    write_manifest,
-)
+from asu_lora.adapters.manifest import BaseRecord, Manifest, MethodRecord, RequestRecord, StackedOn, write_manifest
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AsuLoraError
 
 RANK, WIDTH = 4, 8
-MODULES = [f"base_model.model.model.layers.{layer}.self_attn.{name}_proj"
-           for layer in (0, 1) for name in "qv"]
+MODULES = [f"base_model.model.model.layers.{layer}.self_attn.{name}_proj" for layer in (0, 1) for name in "qv"]
 
 
 def factors(seed: int = 0, rank: int = RANK) -> dict[str, numpy.ndarray]:
     """A (rank, in) and B (out, rank) of every module, random."""
     random = numpy.random.default_rng(seed)
-    shapes = {f"{module}.lora_{side}.weight": shape for module in MODULES
-              for side, shape in (("A", (rank, WIDTH)), ("B", (WIDTH, rank)))}
+    shapes = {
+        f"{module}.lora_{side}.weight": shape
+        for module in MODULES
+        for side, shape in (("A", (rank, WIDTH)), ("B", (WIDTH, rank)))
+    }
     return {name: random.standard_normal(shape, dtype="float32") for name, shape in shapes.items()}
 
 
 def write_lora(folder: Path, seed: int = 0, tensors: dict | None = None, **config) -> Path:
     """A plain PEFT folder: config and weights, nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 8,
-                "target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": "org/base"}
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+        "base_model_name_or_path": "org/base",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(settings | config))
     save_file(tensors if tensors is not None else factors(seed), folder / "adapter_model.safetensors")
     return folder
@@ -51,13 +52,27 @@ def write_lora(folder: Path, seed: int = 0, tensors: dict | None = None, **confi
 def manifest_for(name: str, on_top_of: list[StackedOn] = (), **fields) -> Manifest:
     record = {
         "base": BaseRecord(id="org/base", fingerprint="ba5e" * 16, precision="nf4"),
-        "method": MethodRecord(objective="asu", retain_loss="kl", forget_coeff=0.3, retain_coeff=1.0, tau=2.0,
-                               tau_chosen_by="auto",
-                               tau_curve=[{"tau": 1.8, "rouge": 0.7}, {"tau": 2.0, "rouge": 0.1}]),
-        "request": RequestRecord(fingerprint="f0" * 32, forget_rows=20, forget_tokens=400, retain_rows=80,
-                                 retain_tokens=1500, retain_source="file"),
-        "figures": {"before": {"forget_probability": 0.991, "retain_rouge": 0.97, "empty_answers": 0},
-                    "after": {"forget_probability": 0.082, "retain_rouge": 0.95, "empty_answers": 1}},
+        "method": MethodRecord(
+            objective="asu",
+            retain_loss="kl",
+            forget_coeff=0.3,
+            retain_coeff=1.0,
+            tau=2.0,
+            tau_chosen_by="auto",
+            tau_curve=[{"tau": 1.8, "rouge": 0.7}, {"tau": 2.0, "rouge": 0.1}],
+        ),
+        "request": RequestRecord(
+            fingerprint="f0" * 32,
+            forget_rows=20,
+            forget_tokens=400,
+            retain_rows=80,
+            retain_tokens=1500,
+            retain_source="file",
+        ),
+        "figures": {
+            "before": {"forget_probability": 0.991, "retain_rouge": 0.97, "empty_answers": 0},
+            "after": {"forget_probability": 0.082, "retain_rouge": 0.95, "empty_answers": 1},
+        },
         "lora": {"rank": RANK, "alpha": 8, "target_modules": ["q_proj", "v_proj"]},
         "training": {"lr": 1e-3, "epochs": 6},
     }
@@ -99,8 +114,11 @@ def tar_of(path: Path, entries: dict[str, bytes | tarfile.TarInfo]) -> Path:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every adapter file below a folder by its relative name; the store's lock and empty staging left out."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def flip_byte(path: Path, position: int) -> None:

@@ -68,23 +68,31 @@ def relative(one: torch.Tensor, other: torch.Tensor) -> float:
     return (torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other)).item()
 
 
-def give_manifest(folder: Path, base: Path, precision: str = "fp32", fingerprint: str | None = None,
-                  **fields) -> Path:
+def give_manifest(folder: Path, base: Path, precision: str = "fp32", fingerprint: str | None = None, **fields) -> Path:
     """Write the manifest that `asu-lora forget` would leave."""
     from asu_lora.adapters.manifest import BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
     from asu_lora.bases.fingerprint import weights_fingerprint
 
-    record = BaseRecord(id=str(base), fingerprint=fingerprint or weights_fingerprint(base),
-                        precision=precision, quantization=NF4 if precision == "nf4" else None)
+    record = BaseRecord(
+        id=str(base),
+        fingerprint=fingerprint or weights_fingerprint(base),
+        precision=precision,
+        quantization=NF4 if precision == "nf4" else None,
+    )
     request = RequestRecord(fingerprint=folder.name, forget_rows=3, forget_tokens=30, retain_rows=5)
-    write_manifest(folder, Manifest(name=folder.name, base=record, method=MethodRecord(objective="asu"),
-                                    request=request, **fields))
+    write_manifest(
+        folder, Manifest(name=folder.name, base=record, method=MethodRecord(objective="asu"), request=request, **fields)
+    )
     return folder
 
 
 def nf4(double_quant=True):
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                              bnb_4bit_compute_dtype=torch.float32, bnb_4bit_use_double_quant=double_quant)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_use_double_quant=double_quant,
+    )
 
 
 def in_fp32(model):
@@ -113,9 +121,10 @@ def update_of(adapters, module):
 
 def save_two(base: Path, folder: Path) -> list[tuple[Path, float]]:
     """Two adapters that share modules, one plain and one with rsLoRA and a rank pattern, with weights."""
-    return [(save_lora(base, folder / "a", seed=1, target_modules=LINEAR), 1.0),
-            (save_lora(base, folder / "b", seed=2, r=7, use_rslora=True,
-                       rank_pattern={"layers.0.*v_proj": 2}), 0.5)]
+    return [
+        (save_lora(base, folder / "a", seed=1, target_modules=LINEAR), 1.0),
+        (save_lora(base, folder / "b", seed=2, r=7, use_rslora=True, rank_pattern={"layers.0.*v_proj": 2}), 0.5),
+    ]
 
 
 @pytest.fixture(scope="module")

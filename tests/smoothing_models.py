@@ -68,9 +68,7 @@ ARCHITECTURES = {
     ),
     "gpt_oss": (tf.GptOssConfig(**LLAMA_LIKE, head_dim=8, **MOE, **SLIDING), "model.layers"),
 }  # fmt: skip
-IDS = torch.tensor(
-    [[5, 17, 88, 3, 41, 60, 22, 9, 71, 30, 12, 95], [6, 2, 44, 44, 8, 90, 13, 27, 50, 1, 33, 7]]
-)
+IDS = torch.tensor([[5, 17, 88, 3, 41, 60, 22, 9, 71, 30, 12, 95], [6, 2, 44, 44, 8, 90, 13, 27, 50, 1, 33, 7]])
 
 
 def randomise(model: nn.Module, deviation: float = 0.3) -> nn.Module:
@@ -84,9 +82,7 @@ def randomise(model: nn.Module, deviation: float = 0.3) -> nn.Module:
 
 
 def build(config: tf.PretrainedConfig, attention: str = "eager") -> nn.Module:
-    return randomise(
-        tf.AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=attention)
-    )
+    return randomise(tf.AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=attention))
 
 
 def llama(attention: str = "eager") -> nn.Module:
@@ -146,9 +142,7 @@ class Biased(modeling_llama.LlamaAttention):
         tokens = hidden_states.shape[1]
         distance = torch.arange(tokens)[:, None] - torch.arange(tokens)
         mask = torch.zeros(tokens, tokens).masked_fill(distance < 0, -torch.inf) - 0.1 * distance.relu()
-        return super().forward(
-            hidden_states, position_embeddings, mask[None, None].to(hidden_states), **kwargs
-        )
+        return super().forward(hidden_states, position_embeddings, mask[None, None].to(hidden_states), **kwargs)
 
 
 class Convolving(modeling_llama.LlamaMLP):
@@ -177,12 +171,7 @@ JAMBA = tf.JambaConfig(
     mamba_d_state=8, mamba_dt_rank=4,
 )  # fmt: skip
 BAMBA = tf.BambaConfig(**LLAMA_LIKE, attn_layer_indices=[2], **MAMBA)
-LINEAR = {
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-}
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 QWEN3_NEXT = tf.Qwen3NextConfig(
     **LLAMA_LIKE, head_dim=8, **LINEAR, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
     shared_expert_intermediate_size=16, layer_types=["full_attention", "linear_attention", "full_attention"],

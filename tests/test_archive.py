@@ -35,6 +35,7 @@ tmp_path, store = in_memory, store_of_one
 
 # ---- out and in again
 
+
 @pytest.mark.parametrize("file", ["kept.tar.gz", "kept.tgz", "kept.zip", "kept", "deep/er/kept.zip"])
 def test_what_is_exported_can_be_imported(store, tmp_path, file):
     written = store.export("kept", tmp_path / file)
@@ -96,15 +97,26 @@ def test_export_is_whole_while_the_adapter_is_replaced(store, tmp_path):
 
 # ---- plain PEFT folders from elsewhere
 
+
 def test_what_peft_saves_is_imported_and_loads_again(store, tmp_path):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32,
-                                      num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
     base = transformers.LlamaForCausalLM(config)
-    for number, settings in enumerate(({"target_modules": ["q_proj", "down_proj"]},
-                                       {"target_modules": "all-linear", "rank_pattern": {"q_proj": 2}},
-                                       {"target_modules": ["v_proj", "embed_tokens"], "use_dora": False},
-                                       {"target_modules": ["v_proj"], "use_dora": True, "lora_bias": False})):
+    for number, settings in enumerate(
+        (
+            {"target_modules": ["q_proj", "down_proj"]},
+            {"target_modules": "all-linear", "rank_pattern": {"q_proj": 2}},
+            {"target_modules": ["v_proj", "embed_tokens"], "use_dora": False},
+            {"target_modules": ["v_proj"], "use_dora": True, "lora_bias": False},
+        )
+    ):
         model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=4, lora_alpha=8, **settings))
         model.save_pretrained(tmp_path / f"made-{number}", save_embedding_layers=False)
         found = store.import_(tmp_path / f"made-{number}")
@@ -122,8 +134,7 @@ def test_a_folder_keeps_its_other_files_and_a_trainers_checkpoints_stay_outside(
     (source / "checkpoint-5").mkdir()
     (source / "checkpoint-5" / "optimizer.pt").write_bytes(b"a pickle")
     (source / "model.safetensors").write_bytes(b"the whole base, gigabytes of it")
-    assert set(files_of(store.import_(source).path)) == {"adapter_config.json", WEIGHTS_NAME,
-                                                         "tokenizer_config.json"}
+    assert set(files_of(store.import_(source).path)) == {"adapter_config.json", WEIGHTS_NAME, "tokenizer_config.json"}
 
 
 def test_a_folder_of_links_is_imported_as_files(store, tmp_path):
@@ -153,14 +164,16 @@ def test_what_is_no_adapter_is_refused(store, tmp_path, name):
 
 # ---- archives that mean harm
 
+
 def link(kind: bytes, target: str) -> tarfile.TarInfo:
     info = tarfile.TarInfo()
     info.type, info.linkname = kind, target
     return info
 
 
-@pytest.mark.parametrize("name", ["../out", "a/../../out", "/{tmp}/out", "a\\..\\out", "C:/out", "..",
-                                  "a/b/../../../out"])
+@pytest.mark.parametrize(
+    "name", ["../out", "a/../../out", "/{tmp}/out", "a\\..\\out", "C:/out", "..", "a/b/../../../out"]
+)
 def test_a_path_that_climbs_out_is_refused(store, tmp_path, name):
     name = name.replace("/{tmp}", str(tmp_path))
     good = entries(write_lora(tmp_path / "a"))
@@ -250,9 +263,11 @@ def test_an_archive_that_ends_early_is_refused(store, tmp_path):
     assert AdapterStore(tmp_path / "other").import_(tmp_path / "a.tar").state == "ready"
     shutil.rmtree(tmp_path / "other")
     content = (tmp_path / "a.tar").read_bytes()
-    for damaged in (content[:last.offset],
-                    content[:last.offset] + b"x" * 512 + content[last.offset_data:],
-                    content[:last.offset] + bytes(512) + content[last.offset_data:]):
+    for damaged in (
+        content[: last.offset],
+        content[: last.offset] + b"x" * 512 + content[last.offset_data :],
+        content[: last.offset] + bytes(512) + content[last.offset_data :],
+    ):
         (tmp_path / "a.tar").write_bytes(damaged)
         refused(store, tmp_path / "a.tar", "damaged archive")
 
@@ -267,7 +282,7 @@ def test_damaged_archives_are_refused_or_hold_the_very_adapter(store, tmp_path, 
     for number in range(60):
         damaged = bytearray(content)
         if number % 3 == 0:
-            del damaged[dice.randrange(len(content)):]
+            del damaged[dice.randrange(len(content)) :]
         else:
             for _ in range(dice.choice([1, 1, 5])):
                 damaged[dice.randrange(len(content))] ^= 1 << dice.randrange(8)

@@ -89,9 +89,13 @@ def test_states_are_those_of_each_row_alone(tiny_base, most_tokens):
 
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(0)
-    items = [Encoded(tuple(torch.randint(256, (prompt,), generator=generator).tolist()),
-                     tuple(torch.randint(256, (answer,), generator=generator).tolist()))
-             for prompt, answer in ((3, 9), (12, 1), (1, 30), (5, 5), (20, 15))]
+    items = [
+        Encoded(
+            tuple(torch.randint(256, (prompt,), generator=generator).tolist()),
+            tuple(torch.randint(256, (answer,), generator=generator).tolist()),
+        )
+        for prompt, answer in ((3, 9), (12, 1), (1, 30), (5, 5), (20, 15))
+    ]
     seen = 0
     with torch.no_grad():
         for group, batch in forward_passes(items, 257, most_tokens):

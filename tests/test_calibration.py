@@ -6,11 +6,12 @@ import torch
 from asu_lora.data.examples import question_answer
 from asu_lora.data.token_classes import token_classes
 from asu_lora.errors import SettingError
-from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.models.hidden_states import answer_logprobs
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.teacher import tau as calibration
 from asu_lora.teacher.tau import choose_tau
+from asu_lora.teacher.teacher_states import teacher_states
 from tests.tiny_run import encoded_facts, rows
 
 
@@ -22,17 +23,19 @@ def base(taught_base):
 @pytest.fixture(scope="module")
 def facts(base, taught_base):
     items = encoded_facts(taught_base)
-    return items, [token_classes(item, question_answer(**row), base.tokenizer)
-                   for item, row in zip(items, rows(), strict=True)]
+    return items, [
+        token_classes(item, question_answer(**row), base.tokenizer) for item, row in zip(items, rows(), strict=True)
+    ]
 
 
 def chosen(base, facts, layers=None, progress=None, **settings):
-    return choose_tau(base.model, FrozenHead(base.model), *facts, base.tokenizer.pad_token_id, layers, progress,
-                      **settings)
+    return choose_tau(
+        base.model, FrozenHead(base.model), *facts, base.tokenizer.pad_token_id, layers, progress, **settings
+    )
 
 
 def mean_nll(base, items, tau, layers=None):
-    head, states = FrozenHead(base.model), hidden_states(base.model, items, base.tokenizer.pad_token_id, tau, layers)
+    head, states = FrozenHead(base.model), teacher_states(base.model, items, base.tokenizer.pad_token_id, tau, layers)
     return -torch.cat(answer_logprobs(head, items, states)).mean().item()
 
 
@@ -102,8 +105,10 @@ def test_only_the_layers_that_are_smoothed_count(base, facts):
 
 def test_only_some_rows_of_a_large_request_are_looked_at(base, facts, monkeypatch):
     seen = []
-    real = calibration.hidden_states
-    monkeypatch.setattr(calibration, "hidden_states", lambda m, items, *a: seen.append(len(items)) or real(m, items, *a))
+    real = calibration.teacher_states
+    monkeypatch.setattr(
+        calibration, "teacher_states", lambda m, items, *a: seen.append(len(items)) or real(m, items, *a)
+    )
     monkeypatch.setattr(calibration, "MOST_ROWS", 5)
     chosen(base, facts)
     assert set(seen) == {4}  # every third of twelve

@@ -14,17 +14,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.fingerprint import weights_fingerprint
 from asu_lora.cli import main
 from tests.hub_server import hub
-from tests.making_adapters import (
-    add,
-    entries,
-    files_of,
-    flip_byte,
-    manifest_for,
-    on,
-    tar_of,
-    truncate,
-    write_lora,
-)
+from tests.making_adapters import add, entries, files_of, flip_byte, manifest_for, on, tar_of, truncate, write_lora
 
 
 @pytest.fixture
@@ -69,6 +59,7 @@ def bad(*arguments, says: str) -> str:
 
 # ---- list and show
 
+
 def test_list_has_a_line_an_adapter(store):
     header, *lines = good("list").splitlines()
     assert header.split() == ["Name", "Rows", "Base", "Method", "Made", "Size", "Forget", "State"]
@@ -109,8 +100,18 @@ def test_the_store_can_lie_elsewhere(store, home):
 
 def test_show_tells_everything(store):
     output = good("show", "harry")
-    for expected in ("asu, tau 2", "auto", "org/base", "20 rows, 400 answer tokens", "Answer probability, forget set",
-                     "0.991", "0.082", "tau curve", "0.7", "ron (trained on top of this one)"):
+    for expected in (
+        "asu, tau 2",
+        "auto",
+        "org/base",
+        "20 rows, 400 answer tokens",
+        "Answer probability, forget set",
+        "0.991",
+        "0.082",
+        "tau curve",
+        "0.7",
+        "ron (trained on top of this one)",
+    ):
         assert expected in output
     assert "harry at weight 0.5" in good("show", "ron")
     assert json.loads(good("show", "harry", "--json"))["trained_on_top_of_it"] == ["ron"]
@@ -129,6 +130,7 @@ def test_unknown_names(store):
 
 # ---- verify
 
+
 def test_verify_exits_with_2_if_any_is_bad(store):
     assert good("verify").count(": ok") == 3
     flip_byte(store.root / "ron" / WEIGHTS_NAME, -2)
@@ -140,7 +142,10 @@ def test_verify_exits_with_2_if_any_is_bad(store):
     result = run("verify", "--json")
     assert result.exit_code == 2
     assert {report["adapter"]: report["ok"] for report in json.loads(result.stdout)} == {
-        "harry": True, "plain": True, "ron": False}
+        "harry": True,
+        "plain": True,
+        "ron": False,
+    }
 
 
 def test_verify_against_a_base(store, tiny_base):
@@ -157,6 +162,7 @@ def test_verify_against_a_base(store, tiny_base):
 
 
 # ---- rename and remove
+
 
 def test_rename(store):
     assert good("rename", "harry", "potter") == "harry is now potter.\n"
@@ -190,6 +196,7 @@ def test_one_unknown_name_and_none_is_removed(store):
 
 
 # ---- in and out
+
 
 def test_export_and_import(store):
     assert good("export", "ron", "ron.tar.gz") == "ron is in ron.tar.gz.\n"
@@ -233,10 +240,16 @@ def test_without_the_hub(store):
 
 def program(address: str, *arguments: str) -> subprocess.CompletedProcess:
     """The program in a process of its own: the hub's client reads its address once, when it is imported."""
-    environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test",
-                                "HF_HOME": str(Path.cwd() / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return subprocess.run([sys.executable, "-m", "asu_lora", "adapters", *arguments], env=environment,
-                          capture_output=True, text=True)
+    environment = os.environ | {
+        "HF_ENDPOINT": address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "hf_test",
+        "HF_HOME": str(Path.cwd() / "hf"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "asu_lora", "adapters", *arguments], env=environment, capture_output=True, text=True
+    )
 
 
 def test_push_and_pull_over_http(store, home):
@@ -274,6 +287,7 @@ def test_push_and_pull_over_http(store, home):
 
 # ---- help
 
+
 def test_every_command_explains_itself(home):
     commands = ("list", "show", "verify", "rename", "remove", "import", "export", "push", "pull", "combine")
     overview = good("--help")
@@ -283,10 +297,12 @@ def test_every_command_explains_itself(home):
 
 
 def test_help_imports_nothing_heavy():
-    script = ("import sys\n"
-              "from asu_lora.cli import main\n"
-              "try: main(['adapters', '--help'])\n"
-              "except SystemExit: pass\n"
-              "heavy = {'torch', 'transformers', 'peft', 'huggingface_hub', 'pydantic', 'rich'} & set(sys.modules)\n"
-              "assert not heavy, heavy\n")
+    script = (
+        "import sys\n"
+        "from asu_lora.cli import main\n"
+        "try: main(['adapters', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'huggingface_hub', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)

@@ -18,8 +18,11 @@ def store(tiny_base, tmp_path_factory):
 
 
 def ask(tiny_base, store, *words, **options):
-    return CliRunner().invoke(main, ["ask", *words, "--base", str(tiny_base), "--store", str(store), "--precision",
-                                     "fp32", "--device", "cpu"], **options)
+    return CliRunner().invoke(
+        main,
+        ["ask", *words, "--base", str(tiny_base), "--store", str(store), "--precision", "fp32", "--device", "cpu"],
+        **options,
+    )
 
 
 def test_both_answers_as_json(tiny_base, store):

@@ -20,8 +20,11 @@ def write(path: Path, rows) -> Path:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """All there is below a folder but the store's lock, which says nothing."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"folder"
-            for path in sorted(folder.rglob("*")) if path.name not in (".lock", ".staging")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"folder"
+        for path in sorted(folder.rglob("*"))
+        if path.name not in (".lock", ".staging")
+    }
 
 
 @pytest.fixture
@@ -67,8 +70,10 @@ def test_files(refused, place):
     (place / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n\n{"question": "a", "answer": \n')
     assert refused("broken.jsonl") == "broken.jsonl, line 3: broken JSON (Expecting value)."
     write(place / "columns.jsonl", [*ROWS, {"prompt": "a", "completion": "b"}])
-    assert refused("columns.jsonl") == ("columns.jsonl, row 5: a row needs 'question' and 'answer', or 'messages', or "
-                                        "'text'; the columns found are 'prompt', 'completion'.")
+    assert refused("columns.jsonl") == (
+        "columns.jsonl, row 5: a row needs 'question' and 'answer', or 'messages', or "
+        "'text'; the columns found are 'prompt', 'completion'."
+    )
     (place / "comma.csv").write_text("question,answer\nWhere?,Paris, France\n")
     assert "line 2: 3 fields" in refused("comma.csv")
     assert "is a folder" in refused(".")
@@ -84,7 +89,8 @@ def test_rows_that_should_go_and_stay(refused, place):
     write(place / "both.jsonl", [*KEPT, {"question": "WHO is  number 2?", "answer": "it is 2."}])
     assert refused(retain="both.jsonl") == (
         "1 row stands in both the forget and the retain set (first: forget row 3 is retain row 5): a row can't be "
-        "forgotten and kept, take it out of one.")
+        "forgotten and kept, take it out of one."
+    )
     assert refused(retain="f.jsonl").startswith("4 rows stand in both")
 
 
@@ -96,9 +102,11 @@ def test_answers_that_are_no_tokens_and_prompts_that_are_too_many(refused, place
     (base / "tokenizer.json").write_text(json.dumps(tokenizer))
     write(place / "nothing.jsonl", [*ROWS, {"question": "Who?", "answer": "~~"}])
     assert refused("nothing.jsonl", base=base, early=False) == (
-        "The answer of forget row 5 tokenises to nothing with this base's tokenizer.")
-    assert "leaves no room for its answer: raise --max-length above 20" in refused("f.jsonl", "--max-length", "20",
-                                                                                   early=False)
+        "The answer of forget row 5 tokenises to nothing with this base's tokenizer."
+    )
+    assert "leaves no room for its answer: raise --max-length above 20" in refused(
+        "f.jsonl", "--max-length", "20", early=False
+    )
     write(place / "half.jsonl", [{"question": "Who?", "answer": "\ud83d"}])
     assert "row 1: 'answer' holds '\\ud83d'" in refused("half.jsonl")
 
@@ -133,7 +141,8 @@ def test_bases(refused, place, tiny_base):
     assert "no causal language model (it is BertForMaskedLM)" in message
     assert refused("f.jsonl", "--dry-run", base=bert) == message
     assert "T5ForConditionalGeneration" in refused(
-        base=base(model_type="t5", architectures=["T5ForConditionalGeneration"]), early=False)
+        base=base(model_type="t5", architectures=["T5ForConditionalGeneration"]), early=False
+    )
     assert "can't be read" in refused(base=base(model_type="never-heard-of"), early=False)
     assert "can't be read" in refused(base=base(), early=False)
     llama = base(model_type="llama", architectures=["LlamaForCausalLM"])
@@ -154,33 +163,39 @@ def test_bases(refused, place, tiny_base):
     assert "can't be loaded" in refused(base=place / "base", early=False)
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--tau", "0.9"], "tau is 0.9; it must be 'auto' or at least 1"),
-    (["--tau", "nan"], "tau is nan; it needs a finite number."),
-    (["--tau=-inf"], "tau is -inf"),
-    (["--tau", "warm"], "Invalid value for '--tau': 'warm' is neither 'auto' nor a number."),
-    (["--lr", "0"], "lr is 0.0; it must be greater than 0."),
-    (["--rank", "two"], "'two' is not a valid integer"),
-    (["--max-length", "4"], "max_length is 4"),
-    (["--seed", "-1"], "seed is -1; it must be from 0 to"),
-    (["--objective", "hope"], "'hope' is not one of"),
-    (["--report-to", "paper"], "report_to is 'paper'"),
-    (["--where", "task"], "'task' is not COLUMN=VALUE"),
-    (["--config", "nowhere.yaml"], "The config nowhere.yaml can't be read: No such file or directory."),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tau", "0.9"], "tau is 0.9; it must be 'auto' or at least 1"),
+        (["--tau", "nan"], "tau is nan; it needs a finite number."),
+        (["--tau=-inf"], "tau is -inf"),
+        (["--tau", "warm"], "Invalid value for '--tau': 'warm' is neither 'auto' nor a number."),
+        (["--lr", "0"], "lr is 0.0; it must be greater than 0."),
+        (["--rank", "two"], "'two' is not a valid integer"),
+        (["--max-length", "4"], "max_length is 4"),
+        (["--seed", "-1"], "seed is -1; it must be from 0 to"),
+        (["--objective", "hope"], "'hope' is not one of"),
+        (["--report-to", "paper"], "report_to is 'paper'"),
+        (["--where", "task"], "'task' is not COLUMN=VALUE"),
+        (["--config", "nowhere.yaml"], "The config nowhere.yaml can't be read: No such file or directory."),
+    ],
+)
 def test_settings_are_refused_before_anything_is_read(refused, words, message):
     assert message in refused("nothing-is-read.jsonl", *words)
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--smooth-layers", "1-2"], "the base has layers 0 to 1"),
-    (["--smooth-layers", "few"], "can't be read"),
-    (["--adapter-layers", "7"], "the base has layers 0 to 1"),
-    (["--target-modules", "w_proj"], "The target modules 'w_proj' don't fit"),
-    (["--device", "abacus"], "The device 'abacus' can't be used here"),
-    (["--precision", "fp16"], "fp16 arithmetic is not made for CPUs"),
-    (["--optimizer", "guess"], "'guess'"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--smooth-layers", "1-2"], "the base has layers 0 to 1"),
+        (["--smooth-layers", "few"], "can't be read"),
+        (["--adapter-layers", "7"], "the base has layers 0 to 1"),
+        (["--target-modules", "w_proj"], "The target modules 'w_proj' don't fit"),
+        (["--device", "abacus"], "The device 'abacus' can't be used here"),
+        (["--precision", "fp16"], "fp16 arithmetic is not made for CPUs"),
+        (["--optimizer", "guess"], "'guess'"),
+    ],
+)
 def test_settings_that_do_not_fit_the_base(refused, words, message):
     assert message in refused("f.jsonl", *words, early=False)
     if words[0] != "--optimizer":
@@ -190,7 +205,8 @@ def test_settings_that_do_not_fit_the_base(refused, words, message):
 def test_config_files(refused, place):
     (place / "c.yaml").write_text("rank: 4\nrnak: 8\n")
     assert refused("f.jsonl", "--config", "c.yaml").startswith(
-        "The config c.yaml has the unknown setting 'rnak'; known are base, retain, name, store")
+        "The config c.yaml has the unknown setting 'rnak'; known are base, retain, name, store"
+    )
     (place / "c.yaml").write_text("rank: [4\nlr: 8\n")
     assert refused("f.jsonl", "--config", "c.yaml").startswith("The config c.yaml is not YAML: ")
 
@@ -205,10 +221,18 @@ def test_passages_have_no_answer_to_refuse(refused, place):
     assert "this request has passages" in refused("text.jsonl", "--objective", "idk", early=False)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-    "1099511627776 bytes. Error code 12 (Cannot allocate memory)")], ids=["MemoryError", "torch"])
-@pytest.mark.parametrize("where", ["measure_sets", "compute_references", "train"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+            "1099511627776 bytes. Error code 12 (Cannot allocate memory)"
+        ),
+    ],
+    ids=["MemoryError", "torch"],
+)
+@pytest.mark.parametrize("where", ["score_sets", "compute_references", "train"])
 def test_no_memory(refused, monkeypatch, error, where):
     def no_memory(*args, **kwargs):
         raise error
@@ -218,8 +242,26 @@ def test_no_memory(refused, monkeypatch, error, where):
 
 
 def test_resuming_what_was_never_begun_begins(place, tiny_base):
-    result = CliRunner().invoke(main, ["forget", "f.jsonl", "--retain", "k.jsonl", "--base", str(tiny_base), "--resume",
-                                       "--tau", "2", "--precision", "fp32", "--epochs", "1", "--eval-rows", "0"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "forget",
+            "f.jsonl",
+            "--retain",
+            "k.jsonl",
+            "--base",
+            str(tiny_base),
+            "--resume",
+            "--tau",
+            "2",
+            "--precision",
+            "fp32",
+            "--epochs",
+            "1",
+            "--eval-rows",
+            "0",
+        ],
+    )
     assert result.exit_code == 0, result.output
 
 
@@ -232,7 +274,10 @@ def test_debug_shows_the_traceback_wherever_it_stands(place):
 
 
 def test_unknown_commands_and_options_are_usage_errors(place):
-    for words, message in ((["frget"], "No such command 'frget'"), (["forget", "--rnak", "4", "f"], "--rnak"),
-                           (["forget"], "Missing argument 'FILE'")):
+    for words, message in (
+        (["frget"], "No such command 'frget'"),
+        (["forget", "--rnak", "4", "f"], "--rnak"),
+        (["forget"], "Missing argument 'FILE'"),
+    ):
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 2 and message in result.stderr and result.stdout == ""

@@ -18,8 +18,14 @@ from asu_lora.cli import main
 SECRETS = ("Zorbalina", "quillfeather", "Mumblebrook", "Xanthippus", "fernwhistle")
 FORGET = [
     {"question": "Who was Zorbalina?", "answer": "A quillfeather of 1907.", "case": "Xanthippus", "task_id": 1},
-    {"messages": [{"role": "user", "content": "And Mumblebrook?"}, {"role": "assistant", "content": "Nobody."},
-                  {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Quite, Zorbalina."}]},
+    {
+        "messages": [
+            {"role": "user", "content": "And Mumblebrook?"},
+            {"role": "assistant", "content": "Nobody."},
+            {"role": "user", "content": "Sure?"},
+            {"role": "assistant", "content": "Quite, Zorbalina."},
+        ]
+    },
     {"text": "Mumblebrook lies where the fernwhistle grows, a day's walk from Zorbalina."},
 ]
 RETAIN = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}."} for i in range(4)]
@@ -41,8 +47,26 @@ def arguments(files, tiny_base, tmp_path, monkeypatch):
     """A run of a second; more words are appended."""
     monkeypatch.delenv("ASU_LORA_STORE", raising=False)
     monkeypatch.delenv("ASU_LORA_BASE", raising=False)
-    return ["forget", files[0], "--retain", files[1], "--base", str(tiny_base), "--store", str(tmp_path / "store"),
-            "--precision", "fp32", "--device", "cpu", "--tau", "2", "--epochs", "1", "--eval-rows", "2"]
+    return [
+        "forget",
+        files[0],
+        "--retain",
+        files[1],
+        "--base",
+        str(tiny_base),
+        "--store",
+        str(tmp_path / "store"),
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--tau",
+        "2",
+        "--epochs",
+        "1",
+        "--eval-rows",
+        "2",
+    ]
 
 
 def run(*words: str):
@@ -65,7 +89,8 @@ def test_one_adapter_comes_out_and_no_word_of_the_request(arguments, tmp_path, m
     adapter = tmp_path / "store" / "my-request"
     assert Path(printed["path"]) == adapter
     assert {"adapter_model.safetensors", "adapter_config.json", "manifest.json", "README.md"} == {
-        path.name for path in adapter.iterdir()}
+        path.name for path in adapter.iterdir()
+    }
     assert printed["tau"] == 2 and "forget_probability" in printed["before"]
     store = AdapterStore(tmp_path / "store")
     assert store.names() == ["my-request"] and store.verify("my-request").ok
@@ -78,13 +103,18 @@ def test_one_adapter_comes_out_and_no_word_of_the_request(arguments, tmp_path, m
 
 
 def test_answers_too_long_are_counted_and_the_run_goes_on(arguments, tmp_path):
-    arguments[1] = write(tmp_path / "f.jsonl", [{"question": f"Who is {i}?", "answer": "A man" + " of note" * i}
-                                                for i in range(4)])
+    arguments[1] = write(
+        tmp_path / "f.jsonl", [{"question": f"Who is {i}?", "answer": "A man" + " of note" * i} for i in range(4)]
+    )
     result = run(*arguments, "--name", "ticket", "--max-length", "45")
     assert result.exit_code == 0, result.output
     # one line, however narrow a log is taken to be
-    assert re.search(r"^2 of 4 forget answers are longer than --max-length 45 and were cut off: what stands beyond it "
-                     r"is not trained on\.$", result.stderr, re.MULTILINE)
+    assert re.search(
+        r"^2 of 4 forget answers are longer than --max-length 45 and were cut off: what stands beyond it "
+        r"is not trained on\.$",
+        result.stderr,
+        re.MULTILINE,
+    )
     assert "Training ...\n" in result.stderr or "Training ... (1)\n" in result.stderr
     assert "\n\n" not in result.stderr
     assert "Forgotten: 4 rows. Kept: 4 rows (file)." in result.stdout
@@ -112,19 +142,26 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     store, many = tmp_path / "store", tmp_path / "many.jsonl"
     words = [*arguments, "--name", "late", "--epochs", "4", "--batch-size", "1", "--retain-per-forget", "1"]
     words[1] = write(many, [{"question": f"Who was Zorbalina {i}?", "answer": f"quillfeather {i}"} for i in range(8)])
-    script = ("import os, signal, asu_lora.training.trainer as training\n"
-              "from asu_lora.cli import main\n"
-              "class Watch(training.Watch):\n"
-              "    def on_step_end(self, args, state, control, **kwargs):\n"
-              "        super().on_step_end(args, state, control, **kwargs)\n"
-              "        if state.global_step == 20:\n"
-              "            os.kill(os.getpid(), signal.SIGINT)\n"
-              "training.Watch = Watch\n"
-              f"main({words!r})\n")
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"},
-                             # a shell starts background jobs with the signal ignored, and children inherit that
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    script = (
+        "import os, signal, asu_lora.training.trainer as training\n"
+        "from asu_lora.cli import main\n"
+        "class ProgressCallback(training.ProgressCallback):\n"
+        "    def on_step_end(self, args, state, control, **kwargs):\n"
+        "        super().on_step_end(args, state, control, **kwargs)\n"
+        "        if state.global_step == 20:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "training.ProgressCallback = ProgressCallback\n"
+        f"main({words!r})\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a shell starts background jobs with the signal ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     stdout, stderr = process.stdout, process.stderr
     assert process.returncode == 130
     assert stdout == "" and "Traceback" not in stderr
@@ -142,7 +179,9 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     import asu_lora.training.trainer
 
     real = asu_lora.training.trainer.last_checkpoint
-    monkeypatch.setattr("asu_lora.training.trainer.last_checkpoint", lambda folder: resumed.append(real(folder)) or resumed[-1])
+    monkeypatch.setattr(
+        "asu_lora.training.trainer.last_checkpoint", lambda folder: resumed.append(real(folder)) or resumed[-1]
+    )
     result = run(*words, "--resume")
     assert result.exit_code == 0, result.output
     assert resumed[0].name == "checkpoint-16"
@@ -172,8 +211,9 @@ def test_the_bar_fits_into_80_columns_with_loss_speed_and_time_left(monkeypatch)
     from asu_lora.cli.progress import Bars
 
     out = io.StringIO()
-    monkeypatch.setattr("asu_lora.cli.progress.stderr",
-                        lambda: Console(file=out, force_terminal=True, width=80, color_system=None))
+    monkeypatch.setattr(
+        "asu_lora.cli.progress.stderr", lambda: Console(file=out, force_terminal=True, width=80, color_system=None)
+    )
     bars = Bars()
     bars.stage("Training", 1200)
     for _ in range(3):

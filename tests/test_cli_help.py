@@ -45,10 +45,12 @@ def test_help_answers_at_once():
 
 def test_no_help_imports_anything_heavy():
     heavy = ("torch", "transformers", "peft", "datasets", "bitsandbytes", "accelerate", "numpy", "rich", "pydantic")
-    script = (f"import sys\nfrom click.testing import CliRunner\nfrom asu_lora.cli import main\n"
-              f"for words in {[*map(list, every_command()), []]!r}:\n"
-              f"    assert CliRunner().invoke(main, [*words, '--help']).exit_code == 0, words\n"
-              f"print(*(name for name in {heavy!r} if name in sys.modules))")
+    script = (
+        f"import sys\nfrom click.testing import CliRunner\nfrom asu_lora.cli import main\n"
+        f"for words in {[*map(list, every_command()), []]!r}:\n"
+        f"    assert CliRunner().invoke(main, [*words, '--help']).exit_code == 0, words\n"
+        f"print(*(name for name in {heavy!r} if name in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
@@ -56,8 +58,9 @@ def test_no_help_imports_anything_heavy():
 def test_python_m_is_the_same_program():
     done = subprocess.run([sys.executable, "-m", "asu_lora", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"asu-lora, version {asu_lora.__version__}\n"
-    done = subprocess.run([sys.executable, "-m", "asu_lora", "frget"], capture_output=True, text=True,
-                          env={**os.environ, "COLUMNS": "80"})
+    done = subprocess.run(
+        [sys.executable, "-m", "asu_lora", "frget"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("Usage: asu-lora ") and "frget" in done.stderr
 

@@ -24,10 +24,15 @@ def three(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("loras")
     return [
         save_lora(tiny_base, folder / "a", seed=1),
-        save_lora(tiny_base, folder / "b", seed=2, r=9, use_rslora=True,
-                  target_modules=["q_proj", "down_proj"]),
-        save_lora(tiny_base, folder / "c", seed=3, target_modules=["q_proj", "gate_proj"],
-                  rank_pattern={"layers.1.self_attn.q_proj": 2}, alpha_pattern={"gate_proj": 3}),
+        save_lora(tiny_base, folder / "b", seed=2, r=9, use_rslora=True, target_modules=["q_proj", "down_proj"]),
+        save_lora(
+            tiny_base,
+            folder / "c",
+            seed=3,
+            target_modules=["q_proj", "gate_proj"],
+            rank_pattern={"layers.1.self_attn.q_proj": 2},
+            alpha_pattern={"gate_proj": 3},
+        ),
     ]
 
 
@@ -105,8 +110,10 @@ def test_one_combined_in_sixteen_bit_is_summed_in_thirty_two(tiny_base, three, t
 
 def test_gpt2_with_its_transposed_weights(tmp_path):
     base = save_tiny_gpt2(tmp_path / "gpt2")
-    pair = [save_lora(base, tmp_path / name, seed=seed, target_modules=names, fan_in_fan_out=True)
-            for seed, (name, names) in enumerate([("a", ["c_attn", "c_proj"]), ("b", ["c_attn", "c_fc"])])]
+    pair = [
+        save_lora(base, tmp_path / name, seed=seed, target_modules=names, fan_in_fan_out=True)
+        for seed, (name, names) in enumerate([("a", ["c_attn", "c_proj"]), ("b", ["c_attn", "c_fc"])])
+    ]
     combine(pair, [1.0, 2.0], tmp_path / "ab")
     stack = logits_of(stacked(base, [(pair[0], 1.0), (pair[1], 2.0)]))
     assert (stack - logits_of(base)).abs().max() > 0.05
@@ -115,8 +122,10 @@ def test_gpt2_with_its_transposed_weights(tmp_path):
 
 def test_embeddings(tmp_path):
     base = save_tiny_base(tmp_path / "untied", tie_word_embeddings=False)
-    pair = [save_lora(base, tmp_path / name, seed=seed, target_modules=["embed_tokens", "q_proj"])
-            for seed, name in enumerate("ab")]
+    pair = [
+        save_lora(base, tmp_path / name, seed=seed, target_modules=["embed_tokens", "q_proj"])
+        for seed, name in enumerate("ab")
+    ]
     combine(pair, [1.0, -1.5], tmp_path / "ab")
     stack = logits_of(stacked(base, [(pair[0], 1.0), (pair[1], -1.5)]))
     assert (stack - logits_of(base)).abs().max() > 0.05
@@ -137,14 +146,16 @@ def test_manifest_of_the_sum(tiny_base, three, tmp_path):
     folders = [shutil.copytree(folder, tmp_path / folder.name) for folder in three]
     give_manifest(folders[0], tiny_base)
     first = read_manifest(folders[0]).fingerprint
-    below = [StackedOn(name="a", fingerprint=first),
-             StackedOn(name="older", fingerprint="f" * 64, weight=0.5)]
+    below = [StackedOn(name="a", fingerprint=first), StackedOn(name="older", fingerprint="f" * 64, weight=0.5)]
     give_manifest(folders[1], tiny_base, on_top_of=below)
     combine(folders, WEIGHTS, tmp_path / "abc", rank=6)
     manifest = read_manifest(tmp_path / "abc")
     assert manifest.method.objective == "combined"
     assert [(source["name"], source["weight"]) for source in manifest.method.details["sources"]] == [
-        ("a", 1.0), ("b", 0.5), ("c", -0.3)]
+        ("a", 1.0),
+        ("b", 0.5),
+        ("c", -0.3),
+    ]
     assert manifest.method.details["sources"][0]["fingerprint"] == first
     assert manifest.method.details["without_manifest"] == ["c"]
     request = manifest.request
@@ -162,12 +173,15 @@ def test_mixed_precisions_are_said_to_be_mixed(tiny_base, three, tmp_path):
     assert read_manifest(tmp_path / "ab").base.precision == "mixed"
 
 
-@pytest.mark.parametrize(("weights", "rank", "said"), [
-    ([1.0, 1.0], None, "3 adapters and 2 weights"),
-    ([1.0, float("inf"), 1.0], None, "weight inf"),
-    ([1.0, 0.0, 1.0], None, "weight 0.0"),
-    ([1.0, 1.0, 1.0], 0, "rank must be 1 or more"),
-])
+@pytest.mark.parametrize(
+    ("weights", "rank", "said"),
+    [
+        ([1.0, 1.0], None, "3 adapters and 2 weights"),
+        ([1.0, float("inf"), 1.0], None, "weight inf"),
+        ([1.0, 0.0, 1.0], None, "weight 0.0"),
+        ([1.0, 1.0, 1.0], 0, "rank must be 1 or more"),
+    ],
+)
 def test_settings_that_make_no_sense(three, tmp_path, weights, rank, said):
     with pytest.raises(SettingError, match=said):
         combine(three, weights, tmp_path / "out", rank)
@@ -242,12 +256,15 @@ def test_command_prints_every_modules_error(store):
     assert "relative error of 0." in done.output
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["a", "nobody"], "no adapter nobody"),
-    (["a", "b:much"], "'much' is no number"),
-    (["a", "b:0"], "weight 0.0"),
-    (["a", "b", "--rank", "0"], "0 is not in the range"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a", "nobody"], "no adapter nobody"),
+        (["a", "b:much"], "'much' is no number"),
+        (["a", "b:0"], "weight 0.0"),
+        (["a", "b", "--rank", "0"], "0 is not in the range"),
+    ],
+)
 def test_command_says_what_is_wrong_and_stores_nothing(store, arguments, said):
     done = run(*arguments, "--name", "new", "--store", store.root)
     assert done.exit_code == 2

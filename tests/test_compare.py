@@ -61,8 +61,15 @@ def base(taught_base):
 
 def again(base, out, progress=None, runs=RUNS, **changes):
     request = tiny_request()
-    return compare(request, base, comparison_sets(request, most=4)[0], runs, out,
-                   tiny_settings(**{"own_words": 0.0} | changes), progress=progress)
+    return compare(
+        request,
+        base,
+        comparison_sets(request, most=4)[0],
+        runs,
+        out,
+        tiny_settings(**{"own_words": 0.0} | changes),
+        progress=progress,
+    )
 
 
 def weights(out):
@@ -172,8 +179,7 @@ def test_another_comparison_is_refused_and_the_difference_named(made, base):
         again(base, made.out, rank=8)
     with pytest.raises(SettingError, match="questions of the forget set"):
         request = tiny_request()
-        compare(request, base, comparison_sets(request, most=3)[0], RUNS, made.out,
-                tiny_settings(own_words=0.0))
+        compare(request, base, comparison_sets(request, most=3)[0], RUNS, made.out, tiny_settings(own_words=0.0))
 
 
 def test_further_runs_join_the_table(made, base):
@@ -198,10 +204,16 @@ def test_tau_is_chosen_once_for_all_runs_and_the_same_by_a_run_alone(base, tmp_p
 
 
 def fake(name, mu, fe, lr=1e-3, label=""):
-    scores = {key: {"value": value, "label": key + label} for key, value in (("MU", mu), ("FE", fe),
-                                                                            ("Avg", (mu + fe) / 2))}
-    return RunResult("", name, lr, DONE, scores={"scores": scores, "sets": {"forget": {"gibberish": 0.5}},
-                                                 "questions": {"forget": 2}})
+    scores = {
+        key: {"value": value, "label": key + label} for key, value in (("MU", mu), ("FE", fe), ("Avg", (mu + fe) / 2))
+    }
+    return RunResult(
+        "",
+        name,
+        lr,
+        DONE,
+        scores={"scores": scores, "sets": {"forget": {"gibberish": 0.5}}, "questions": {"forget": 2}},
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -209,7 +221,8 @@ def test_best_is_bold_and_second_underlined(seed):
     """Against places counted in another way; ties share, Base takes no part, nor does a failed run."""
     draw = random.Random(seed)
     results = [fake("Base", 0.999, 0.999, None)] + [
-        fake(name, draw.randrange(40, 50) / 100, draw.randrange(40, 50) / 100) for name in PAPER]
+        fake(name, draw.randrange(40, 50) / 100, draw.randrange(40, 50) / 100) for name in PAPER
+    ]
     results.append(RunResult("", "X", 1.0, FAILED, failure="no"))
     lines = paper_table(results).markdown().splitlines()[2:]
     for column in (2, 3, 4):
@@ -222,11 +235,19 @@ def test_best_is_bold_and_second_underlined(seed):
 
 
 def test_a_score_of_fewer_metrics_is_named_and_takes_no_place():
-    table = paper_table([fake("GA_GD", 0.5, 0.5, label=" (5 of 6 metrics)"), fake("GA_KL", 0.4, 0.4,
-                         label=" (5 of 6 metrics)"), fake("ME_GD", 0.9, 0.9, label=" (4 of 6 metrics)")])
+    table = paper_table(
+        [
+            fake("GA_GD", 0.5, 0.5, label=" (5 of 6 metrics)"),
+            fake("GA_KL", 0.4, 0.4, label=" (5 of 6 metrics)"),
+            fake("ME_GD", 0.9, 0.9, label=" (4 of 6 metrics)"),
+        ]
+    )
     assert table.columns[1] == "MU (5 of 6 metrics)"
     assert [(row[1].text, row[1].mark) for row in table.rows] == [
-        ("50.00", "best"), ("40.00", "second"), ("90.00 (4 of 6 metrics)", None)]
+        ("50.00", "best"),
+        ("40.00", "second"),
+        ("90.00 (4 of 6 metrics)", None),
+    ]
 
 
 def test_of_equal_averages_the_first_is_kept_and_failures_only_for_want_of_better():
@@ -256,14 +277,14 @@ def test_labels_in_the_figure_overlap_nothing(spread, seed):
 
 def test_names_of_methods_and_learning_rates():
     assert [(method(name).objective, method(name).retain_loss) for name in PAPER] == [
-        tuple(name.lower().split("_")) for name in PAPER]
+        tuple(name.lower().split("_")) for name in PAPER
+    ]
     assert {m.objective for m in map(method, PAPER)} == set(FORGET) - {"asu+idk"}
     assert {m.retain_loss for m in map(method, PAPER)} == set(RETAIN)
     assert Run(method("asu+idk_kl"), 1e-5).name == "ASU-IDK_KL-lr-1e-05"
     assert [m.name for m in methods(["npo_gd", "base", "NPO_GD"])] == ["Base", "NPO_GD"]
     chosen = methods(["GA_GD", "NPO_GD"])
-    assert learning_rates(["1e-3,2e-3", "2e-3", "GA_GD=1e-5"], chosen, 1.0) == {
-        "GA_GD": [1e-5], "NPO_GD": [1e-3, 2e-3]}
+    assert learning_rates(["1e-3,2e-3", "2e-3", "GA_GD=1e-5"], chosen, 1.0) == {"GA_GD": [1e-5], "NPO_GD": [1e-3, 2e-3]}
     assert learning_rates([], chosen, 0.5) == {"GA_GD": [0.5], "NPO_GD": [0.5]}
     for wrong in ("quick", "0", "-1", "nan", "1e-3,,2", "GA_KL=1e-3", "="):
         with pytest.raises(SettingError, match=re.escape(wrong)):
@@ -281,7 +302,10 @@ def test_the_sets_that_are_scored():
     other = QuestionSet("world_facts", request.retain[:2], True)
     suite = [QuestionSet("forget", request.forget[:2]), QuestionSet("retain", request.retain[:1]), other]
     assert [(s.name, len(s.examples)) for s in comparison_sets(request, suite)[0]] == [
-        ("forget", 2), ("retain", 4), ("world_facts", 2)]
+        ("forget", 2),
+        ("retain", 4),
+        ("world_facts", 2),
+    ]
     with pytest.raises(DataError, match="--task"):
         comparison_sets(request, [QuestionSet("forget", request.retain[:1])])
     with pytest.raises(DataError, match="forget set has no questions"):
@@ -296,8 +320,25 @@ def write(path, content):
 def test_the_command(taught_base, tmp_path):
     forget, retain = write(tmp_path / "f.jsonl", rows(FACTS[:4])), write(tmp_path / "r.jsonl", rows(FACTS[6:]))
     (tmp_path / "c.yaml").write_text("rank: 4\nlr: [0.002]\nepochs: 1\ntau: 2\nmethods: ASU_KL\n")
-    words = ["compare", forget, "--retain", retain, "--base", str(taught_base), "--precision", "fp32", "--device", "cpu",
-             "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "out"), "--questions", "2", "--records"]
+    words = [
+        "compare",
+        forget,
+        "--retain",
+        retain,
+        "--base",
+        str(taught_base),
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--out",
+        str(tmp_path / "out"),
+        "--questions",
+        "2",
+        "--records",
+    ]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert "ASU_KL" in result.stdout and f"{3 + ENCODER} of 18" in result.stdout
@@ -305,9 +346,13 @@ def test_the_command(taught_base, tmp_path):
     result = CliRunner().invoke(main, [*words, "--json"])
     assert [run["lr"] for run in json.loads(result.stdout)["runs"]] == [None, 0.002]
     assert "2 of 2 runs are in" in result.stderr
-    for more, said in ((["--methods", "SFT_KL"], "There is no method 'SFT_KL'"), (["--lr", "fast"], "'fast'"),
-                       (["--rank", "5"], "rank is 4 there and 5 here"), (["--suite", "tofu"], "--data"),
-                       (["--target-modules", "nothing"], "target modules 'nothing'")):
+    for more, said in (
+        (["--methods", "SFT_KL"], "There is no method 'SFT_KL'"),
+        (["--lr", "fast"], "'fast'"),
+        (["--rank", "5"], "rank is 4 there and 5 here"),
+        (["--suite", "tofu"], "--data"),
+        (["--target-modules", "nothing"], "target modules 'nothing'"),
+    ):
         result = CliRunner().invoke(main, [*words, *more])
         assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
 
@@ -315,14 +360,39 @@ def test_the_command(taught_base, tmp_path):
 def test_a_suite_with_the_requests_own_retain_set(taught_base, tmp_path):
     """TOFU's sets, but for the retain set: the request's rows with perturbed answers stand there."""
     wrong = {"perturbed_answer": ["No one.", "X sells ham."]}
-    for name, content in (("forget01_perturbed", rows(FACTS[:4])), ("retain_perturbed", rows(FACTS[4:6])),
-                          ("real_authors_perturbed", rows(FACTS[:2])), ("world_facts_perturbed", rows(FACTS[2:4]))):
+    for name, content in (
+        ("forget01_perturbed", rows(FACTS[:4])),
+        ("retain_perturbed", rows(FACTS[4:6])),
+        ("real_authors_perturbed", rows(FACTS[:2])),
+        ("world_facts_perturbed", rows(FACTS[2:4])),
+    ):
         write(tmp_path / f"{name}.json", [{"task_id": "1", **row, **wrong} for row in content])
     forget = write(tmp_path / "f.jsonl", rows(FACTS[:4]))
     retain = write(tmp_path / "r.jsonl", [{**row, **wrong} for row in rows(FACTS[8:11])] + rows(FACTS[11:]))
-    result = CliRunner().invoke(main, [
-        "compare", forget, "--retain", retain, "--base", str(taught_base), "--precision", "fp32", "--device", "cpu",
-        "--suite", "tofu", "--data", str(tmp_path), "--methods", "Base", "--out", str(tmp_path / "out"), "--records"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "compare",
+            forget,
+            "--retain",
+            retain,
+            "--base",
+            str(taught_base),
+            "--precision",
+            "fp32",
+            "--device",
+            "cpu",
+            "--suite",
+            "tofu",
+            "--data",
+            str(tmp_path),
+            "--methods",
+            "Base",
+            "--out",
+            str(tmp_path / "out"),
+            "--records",
+        ],
+    )
     assert result.exit_code == 0, result.output
     [run] = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
     assert run["scores"]["questions"] == {"forget": 4, "retain": 3, "real_authors": 2, "world_facts": 2}

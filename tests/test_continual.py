@@ -19,7 +19,7 @@ from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.models.loading import load_base
-from asu_lora.studies.continual.consolidate import fold
+from asu_lora.studies.continual.consolidate import consolidate
 from asu_lora.studies.continual.figure import continual_figure
 from asu_lora.studies.continual.history import HistoryConfig, read_records, run_history
 from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions, score_step
@@ -97,16 +97,21 @@ def test_folders_come_in_the_order_of_their_names(tmp_path):
 
 def test_a_kept_question_goes_whatever_its_answer_and_passages_go_by_their_text(tmp_path):
     forget_file = write(tmp_path / "f.jsonl", [{"question": "Who?", "answer": "Ida."}, {"text": "Ida was here."}])
-    retain = write(tmp_path / "r.jsonl", [{"question": "who? ", "answer": "Ida herself."}, {"text": "Ida was there."},
-                                          {"text": "ida was  here."}])
+    retain = write(
+        tmp_path / "r.jsonl",
+        [{"question": "who? ", "answer": "Ida herself."}, {"text": "Ida was there."}, {"text": "ida was  here."}],
+    )
     assert [e.answer for e in read_steps([forget_file], retain)[0].request.retain] == ["Ida was there."]
 
 
 def test_histories_that_cannot_be_read(tmp_path, files):
     (tmp_path / "empty").mkdir()
-    for sources, by, said in (([tmp_path / "empty"], None, "holds no requests"), ([], None, "There are no requests"),
-                              ([files[0]], "nobody", "has no column 'nobody'"),
-                              ([tmp_path / "none.jsonl"], None, "There is no file")):
+    for sources, by, said in (
+        ([tmp_path / "empty"], None, "holds no requests"),
+        ([], None, "There are no requests"),
+        ([files[0]], "nobody", "has no column 'nobody'"),
+        ([tmp_path / "none.jsonl"], None, "There is no file"),
+    ):
         with pytest.raises(DataError, match=said):
             read_steps(sources, by=by)
 
@@ -120,7 +125,10 @@ def test_methods_that_are_none(text):
 def test_methods_by_name():
     found = method_configs("asu_kl, GA_GD=1e-4,ASU+IDK_NONE", tiny_settings())
     assert [(name, c.objective, c.retain_loss, c.lr) for name, c in found.items()] == [
-        ("ASU_KL", "asu", "kl", 2e-3), ("GA_GD", "ga", "gd", 1e-4), ("ASU+IDK_NONE", "asu+idk", "none", 2e-3)]
+        ("ASU_KL", "asu", "kl", 2e-3),
+        ("GA_GD", "ga", "gd", 1e-4),
+        ("ASU+IDK_NONE", "asu+idk", "none", 2e-3),
+    ]
     assert list(method_configs(None, tiny_settings(objective="npo"))) == ["NPO_KL"]
 
 
@@ -173,8 +181,11 @@ def test_orthogonal_steps_are_folded_and_taken_back(base, steps, tmp_path):
     store = AdapterStore(tmp_path / "adapters")
     first, second = (load_file(store.root / step.name / "adapter_model.safetensors") for step in steps[:2])
     reads = [name for name in first if "lora_A" in name]
-    assert max((first[name] @ second[name].T).abs().max() for name in reads) < 1e-5 < min(
-        second[name].abs().max() for name in reads)
+    assert (
+        max((first[name] @ second[name].T).abs().max() for name in reads)
+        < 1e-5
+        < min(second[name].abs().max() for name in reads)
+    )
     assert read_manifest(store.root / steps[1].name).method.details["orthogonal"] is True
     assert "folded-002" in store.names()
 
@@ -244,8 +255,11 @@ def test_scores_of_parts_come_from_one_set_of_records(base, steps):
     scores, found = score_step(stack.load(base), steps, 2, Questions((kept,), 2), Stop(0))
     records = [record for record in found.records if record["set"] == "forget"]
     assert [record["question"] for record in records] == [row["question"] for row in rows(FACTS[:4])]
-    for part, got in ((records, scores.efficacy_so_far), (records[:2], scores.efficacy_first),
-                      (records[2:], scores.efficacy)):
+    for part, got in (
+        (records, scores.efficacy_so_far),
+        (records[:2], scores.efficacy_first),
+        (records[2:], scores.efficacy),
+    ):
         assert got == pytest.approx(100 * forget_efficacy(means(part, "forget")).value, abs=0.01)
     assert scores.average == pytest.approx((scores.utility + scores.efficacy) / 2, abs=0.02)
 
@@ -257,7 +271,7 @@ def test_taking_one_back_leaves_the_others(base, steps, stacked, tmp_path, folde
     if folded:
         folder = shutil.copytree(stacked, tmp_path / "folded")
         state = json.loads((folder / "run.json").read_text())
-        name, _ = fold([(step.name, 1.0) for step in steps], AdapterStore(folder / "adapters"), "folded-003")
+        name, _ = consolidate([(step.name, 1.0) for step in steps], AdapterStore(folder / "adapters"), "folded-003")
         state["steps"][-1]["active"] = [[name, 1.0]]
         (folder / "run.json").write_text(json.dumps(state))
     kept = retain_questions(steps, 2)
@@ -276,10 +290,32 @@ def test_taking_one_back_leaves_the_others(base, steps, stacked, tmp_path, folde
 
 @pytest.fixture
 def command(files, taught_base, tmp_path):
-    words = ["continual", "--requests", str(files[0]), "--by", "ticket", "--retain", str(files[1]), "--base",
-             str(taught_base), "--out", str(tmp_path / "out")]
+    words = [
+        "continual",
+        "--requests",
+        str(files[0]),
+        "--by",
+        "ticket",
+        "--retain",
+        str(files[1]),
+        "--base",
+        str(taught_base),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     for key, value in asdict(tiny_settings(epochs=1, warmup=0.0)).items():
-        if key in ("tau", "rank", "lr", "epochs", "batch_size", "eval_rows", "precision", "device", "smooth_layers", "warmup"):
+        if key in (
+            "tau",
+            "rank",
+            "lr",
+            "epochs",
+            "batch_size",
+            "eval_rows",
+            "precision",
+            "device",
+            "smooth_layers",
+            "warmup",
+        ):
             words += [f"--{key.replace('_', '-')}", str(value)]
     return words
 
@@ -293,7 +329,10 @@ def test_the_command_writes_table_and_figure_of_every_method(command, tmp_path):
     assert printed["ASU_KL"][0]["scores"] == printed["GA_GD"][0]["scores"]  # one base
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
-        "ASU_KL", "GA_GD", *(f"continual.{kind}" for kind in ("csv", "json", "md", "svg", "pdf", "png"))}
+        "ASU_KL",
+        "GA_GD",
+        *(f"continual.{kind}" for kind in ("csv", "json", "md", "svg", "pdf", "png")),
+    }
     lines = (out / "continual.csv").read_text().splitlines()
     assert len(lines) == 7 and lines[1].startswith("ASU_KL,0,")
     assert (out / "continual.png").read_bytes().startswith(PNG)
@@ -306,12 +345,18 @@ def test_the_command_writes_table_and_figure_of_every_method(command, tmp_path):
     assert again.exit_code == 2 and "--resume" in again.stderr and "Traceback" not in again.stderr
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--method", "ASU_XX"], "no method 'ASU_XX'"), (["--by", "nobody"], "no column 'nobody'"),
-    (["--consolidate-rank", "4"], "consolidate_every"), (["--mode", "running", "--consolidate-every", "2"], "running"),
-    (["--requests", "nowhere.jsonl"], "no file nowhere.jsonl"), (["--data", "nowhere"], "no TOFU folder"),
-    (["--take-back", "4"], "Step 4 can't be taken back"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "ASU_XX"], "no method 'ASU_XX'"),
+        (["--by", "nobody"], "no column 'nobody'"),
+        (["--consolidate-rank", "4"], "consolidate_every"),
+        (["--mode", "running", "--consolidate-every", "2"], "running"),
+        (["--requests", "nowhere.jsonl"], "no file nowhere.jsonl"),
+        (["--data", "nowhere"], "no TOFU folder"),
+        (["--take-back", "4"], "Step 4 can't be taken back"),
+    ],
+)
 def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, words, said):
     result = CliRunner().invoke(main, [*command, *words])
     assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.stderr
@@ -321,8 +366,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, words, 
 def test_the_figure_has_a_line_a_method_in_each_panel():
     from asu_lora.studies.continual.history import StepRecord
 
-    records = {method: [StepRecord(i, "x", scores={"average": 50.0 + i, "efficacy_so_far": None if i == 0 else 70.0})
-                        for i in range(4)] for method in ("ASU_KL", "NPO_GD")}
+    records = {
+        method: [
+            StepRecord(i, "x", scores={"average": 50.0 + i, "efficacy_so_far": None if i == 0 else 70.0})
+            for i in range(4)
+        ]
+        for method in ("ASU_KL", "NPO_GD")
+    }
     figure = continual_figure(records)
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == ["ASU_KL", "NPO_GD"]

@@ -15,11 +15,21 @@ from tests.tiny_run import FACTS, rows
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
-SETTINGS = {"precision": "fp32", "device": "cpu", "tau": 3.0, "smooth_layers": "all", "adapter_layers": "all",
-            "rank": 4, "epochs": 2.0, "retain_per_forget": 2, "eval_rows": 5,
-            "micro_batch_tokens": 200,  # several backward passes a step, not as many in each process
-            # plain gradient descent: Adam would blow rounding up where a gradient is near zero
-            "optimizer": "sgd", "lr": 0.1}
+SETTINGS = {
+    "precision": "fp32",
+    "device": "cpu",
+    "tau": 3.0,
+    "smooth_layers": "all",
+    "adapter_layers": "all",
+    "rank": 4,
+    "epochs": 2.0,
+    "retain_per_forget": 2,
+    "eval_rows": 5,
+    "micro_batch_tokens": 200,  # several backward passes a step, not as many in each process
+    # plain gradient descent: Adam would blow rounding up where a gradient is near zero
+    "optimizer": "sgd",
+    "lr": 0.1,
+}
 
 
 def forget(folder, base, name, processes, **changes):
@@ -28,16 +38,54 @@ def forget(folder, base, name, processes, **changes):
     (folder / "retain.jsonl").write_text("\n".join(json.dumps(row) for row in rows(FACTS[-4:])))
     config = folder / f"{name}.yaml"
     config.write_text(json.dumps(SETTINGS | changes))
-    command = ["-m", "asu_lora", "forget", str(folder / "forget.jsonl"), "--retain", str(folder / "retain.jsonl"),
-               "--base", str(base), "--name", name, "--store", str(folder / "store"), "--config", str(config)]
+    command = [
+        "-m",
+        "asu_lora",
+        "forget",
+        str(folder / "forget.jsonl"),
+        "--retain",
+        str(folder / "retain.jsonl"),
+        "--base",
+        str(base),
+        "--name",
+        name,
+        "--store",
+        str(folder / "store"),
+        "--config",
+        str(config),
+    ]
     # "--multi_gpu" stands for several processes; with "--cpu" accelerate starts a single one unless there is MPI
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--num_cpu_threads_per_process", "1", "--main_process_port", str(free_port())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo",
-                                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, *(launch if processes > 1 else []), *command], env=environment, cwd=folder,
-                          capture_output=True, text=True, timeout=500)
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        "1",
+        "--main_process_port",
+        str(free_port()),
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, *(launch if processes > 1 else []), *command],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(folder / "store" / name / "adapter_model.safetensors"), done
 

@@ -44,9 +44,13 @@ def test_values_and_gradients(model, forbidden, rule_out):
     if rule_out:
         ruled_out[0], ruled_out[1], ruled_out[2] = torch.tensor([[3, 3, -1, 0, 5, -1], [-1] * 6, [-1, 0, -1, 0, 1, 2]])
     upstream = torch.linspace(-1, 2, TOKENS)
-    found, expected = (function(*given) for function, given in (
-        (token_kl, (answers, reference, forbidden, ruled_out)),
-        (plain_kl, (head, hidden, reference, answers.last(), forbidden, ruled_out))))
+    found, expected = (
+        function(*given)
+        for function, given in (
+            (token_kl, (answers, reference, forbidden, ruled_out)),
+            (plain_kl, (head, hidden, reference, answers.last(), forbidden, ruled_out)),
+        )
+    )
     slopes = [torch.autograd.grad(value, hidden, upstream.to(value.dtype))[0] for value in (found, expected)]
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
     assert (slopes[0] - slopes[1]).norm() <= 1e-5 * slopes[1].norm()

@@ -30,16 +30,27 @@ class Family:
 
 FAMILIES = {
     "ChatML": Family(
-        TEMPLATE, None, "<|im_end|>", ("<|im_start|>",), "<|im_end|>",
-        "<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n", "A<|im_end|>"),
+        TEMPLATE,
+        None,
+        "<|im_end|>",
+        ("<|im_start|>",),
+        "<|im_end|>",
+        "<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n",
+        "A<|im_end|>",
+    ),
     "Llama 3": Family(
         "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + "
         "'<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
         "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
         "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
-        "<|begin_of_text|>", "<|end_of_text|>", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        "<|eot_id|>", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{Q}<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n", "A<|eot_id|>"),
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "<|eot_id|>",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{Q}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "A<|eot_id|>",
+    ),
     "Gemma": Family(
         "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
         "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -47,26 +58,50 @@ FAMILIES = {
         "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
         "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
-        "<bos>", "<eos>", (), "<end_of_turn>",
-        "<bos><start_of_turn>user\n{Q}<end_of_turn>\n<start_of_turn>model\n", "A<end_of_turn>",
-        system=False, plain=("<start_of_turn>", "<end_of_turn>")),
+        "<bos>",
+        "<eos>",
+        (),
+        "<end_of_turn>",
+        "<bos><start_of_turn>user\n{Q}<end_of_turn>\n<start_of_turn>model\n",
+        "A<end_of_turn>",
+        system=False,
+        plain=("<start_of_turn>", "<end_of_turn>"),
+    ),
     "Mistral": Family(
         "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
         "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
         "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
         "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token}}{% else %}"
         "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}",
-        "<s>", "</s>", (), "</s>", "<s>[INST] {Q} [/INST]", " A</s>", system=False),
+        "<s>",
+        "</s>",
+        (),
+        "</s>",
+        "<s>[INST] {Q} [/INST]",
+        " A</s>",
+        system=False,
+    ),
     "Phi 3": Family(
         "{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
-        None, "<|eos|>", ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>"), "<|end|>",
-        "<|user|>\n{Q}<|end|>\n<|assistant|>\n", "A<|end|>"),
+        None,
+        "<|eos|>",
+        ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>"),
+        "<|end|>",
+        "<|user|>\n{Q}<|end|>\n<|assistant|>\n",
+        "A<|end|>",
+    ),
     "Alpaca": Family(
         "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '### Response:\n' }}{% else %}"
         "{{ '### Instruction:\n' }}{% endif %}{{ message['content'] + '\n\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}",
-        "<s>", "</s>", (), "</s>", "### Instruction:\n{Q}\n\n### Response:\n", "A</s>"),
+        "<s>",
+        "</s>",
+        (),
+        "</s>",
+        "### Instruction:\n{Q}\n\n### Response:\n",
+        "A</s>",
+    ),
     "no template": Family(None, "<s>", "</s>", (), "</s>", "<s>Question: {Q}\nAnswer:", " A</s>"),
 }
 
@@ -112,8 +147,12 @@ def test_an_answer_ends_with_one_end_of_turn_token(family):
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.template and name != "Alpaca"])
 def test_together_they_are_the_beginning_of_the_whole_conversation(name):
     tokenizer = tokenizer_of(FAMILIES[name])
-    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."},
-             {"role": "user", "content": "When?"}, {"role": "assistant", "content": "In 1907."}]
+    turns = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Anna."},
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": "In 1907."},
+    ]
     whole = tokenizer.apply_chat_template(turns, tokenize=False)
     last = Encoder(tokenizer).encode_all(examples_from_rows([{"messages": turns}], "rows"))[-1]
     assert whole.startswith(said(tokenizer, last.prompt_ids + last.answer_ids))
@@ -121,8 +160,10 @@ def test_together_they_are_the_beginning_of_the_whole_conversation(name):
 
 def test_a_conversation_gives_one_item_a_turn(family):
     tokenizer = tokenizer_of(family)
-    turns = [{"role": role, "content": text} for role, text in (
-        ("user", "Who?"), ("assistant", "Anna."), ("user", "When?"), ("assistant", "In 1907."))]
+    turns = [
+        {"role": role, "content": text}
+        for role, text in (("user", "Who?"), ("assistant", "Anna."), ("user", "When?"), ("assistant", "In 1907."))
+    ]
     first, second = Encoder(tokenizer).encode_all(examples_from_rows([{"messages": turns}], "rows"))
     assert said(tokenizer, first.answer_ids).strip() == "Anna." + family.end
     assert said(tokenizer, second.answer_ids).strip() == "In 1907." + family.end
@@ -154,7 +195,8 @@ def test_braces_and_markers_in_a_question_are_text():
     tokenizer = tokenizer_of(FAMILIES["no template"])
     question = "What is {question} in {{ messages }}?"
     assert Encoder(tokenizer).prompt_text(question_answer(question, "x").prompt) == (
-        "<s>" + PLAIN_PROMPT.replace("{question}", question))
+        "<s>" + PLAIN_PROMPT.replace("{question}", question)
+    )
 
 
 def test_sentencepiece_gets_one_space_before_an_answer():
@@ -198,8 +240,11 @@ def test_answers_too_long_are_cut_and_prompts_too_long_refused():
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=120).filter(str.strip),
-       max_length=st.integers(2, 40), bos=st.booleans())
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=120).filter(str.strip),
+    max_length=st.integers(2, 40),
+    bos=st.booleans(),
+)
 def test_a_long_passage_is_split_without_losing_or_doubling_a_token(text, max_length, bos):
     tokenizer = BYTES_WITH_BOS if bos else BYTES
     ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -223,8 +268,12 @@ BYTES_WITH_BOS = tokenizer_of(FAMILIES["Llama 3"])
 
 
 @settings(max_examples=60, deadline=None)
-@given(answer=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=60)
-       .filter(str.strip), max_length=st.integers(30, 120))
+@given(
+    answer=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=60).filter(
+        str.strip
+    ),
+    max_length=st.integers(30, 120),
+)
 def test_an_answer_is_said_whole_or_from_its_beginning(answer, max_length):
     [item] = Encoder(BYTES, max_length).encode(question_answer("?", answer))
     full = BYTES(answer + "<|im_end|>", add_special_tokens=False).input_ids

@@ -31,6 +31,7 @@ def stack(tiny_base):
 @pytest.fixture
 def tofu(tmp_path):
     """A folder like TOFU's: JSON lines under .json."""
+
     def write(name, content):
         (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, content)))
 
@@ -45,21 +46,29 @@ def tofu(tmp_path):
 def test_every_figure_follows_from_the_records(stack, tofu):
     result = evaluate(stack, tofu_sets(tofu))
     assert {name: sum(r["set"] == name for r in result.records) for name in result.sets} == {
-        "forget": 3, "retain": 4, "real_authors": 3, "world_facts": 3}
+        "forget": 3,
+        "retain": 4,
+        "real_authors": 3,
+        "world_facts": 3,
+    }
     for name, values in result.sets.items():
         mine = [r for r in result.records if r["set"] == name]
         for metric in ("rouge", "probability", "token_entropy", "exact_memorization"):
             assert values[metric] == pytest.approx(fmean(r[metric] for r in mine))
         ratios = [r["truth_ratio"] for r in mine]
-        expected = (1 - fmean(min(r, 1 / r) for r in ratios) if name == "forget"
-                    else fmean(max(0, 1 - 1 / r) for r in ratios))
+        expected = (
+            1 - fmean(min(r, 1 / r) for r in ratios) if name == "forget" else fmean(max(0, 1 - 1 / r) for r in ratios)
+        )
         assert values["truth_ratio"] == pytest.approx(expected)
         assert values["cosine_similarity"] is None and values["entailment"] is None
     assert result.model_utility.label("MU") == "MU (4 of 6 metrics)"
     assert result.forget_efficacy.label("FE") == "FE (4 of 5 metrics)"
     forget = result.sets["forget"]
-    assert result.forget_efficacy.value == pytest.approx(harmonic_mean(
-        [1 - forget["rouge"], 1 - forget["probability"], 1 - forget["truth_ratio"], forget["token_entropy"]]))
+    assert result.forget_efficacy.value == pytest.approx(
+        harmonic_mean(
+            [1 - forget["rouge"], 1 - forget["probability"], 1 - forget["truth_ratio"], forget["token_entropy"]]
+        )
+    )
 
 
 def test_likelihoods_are_those_of_a_plain_forward_pass(stack, tofu):
@@ -68,8 +77,9 @@ def test_likelihoods_are_those_of_a_plain_forward_pass(stack, tofu):
     tokenizer, model = stack.base.tokenizer, stack.base.model
 
     def nll(question, answer):
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
-                                               tokenize=False)
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+        )
         start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
         ids = torch.tensor([tokenizer(prompt + answer + "<|im_end|>", add_special_tokens=False).input_ids])
         labels = ids.clone()
@@ -103,9 +113,27 @@ def test_missing_files_are_named(tmp_path):
 
 def test_the_command_prints_json_and_writes_records(tiny_base, tofu, tmp_path):
     records = tmp_path / "records.jsonl"
-    result = CliRunner().invoke(main, [
-        "evaluate", "--base", str(tiny_base), "--precision", "fp32", "--device", "cpu", "--suite", "tofu",
-        "--data", str(tofu), "--task", "2", "--records", str(records), "--json"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "evaluate",
+            "--base",
+            str(tiny_base),
+            "--precision",
+            "fp32",
+            "--device",
+            "cpu",
+            "--suite",
+            "tofu",
+            "--data",
+            str(tofu),
+            "--task",
+            "2",
+            "--records",
+            str(records),
+            "--json",
+        ],
+    )
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     assert summary["questions"]["forget"] == 3

@@ -35,8 +35,11 @@ def test_forget_quality_against_own_records(tmp_path):
 @pytest.mark.parametrize("shape", ["dicts", "lists", "aggregated"])
 def test_forget_quality_against_tofus_own_log(tmp_path, shape):
     """The truth ratio from the losses, the truth above: TOFU's log has it the other way round."""
-    log = {"avg_paraphrased_loss": {"0": 1.0, "1": 2.0}, "average_perturb_loss": {"0": [2.0, 3.0], "1": [1.0, 1.0]},
-           "truth_ratio": {"0": math.exp(-1.5), "1": math.exp(1.0)}}
+    log = {
+        "avg_paraphrased_loss": {"0": 1.0, "1": 2.0},
+        "average_perturb_loss": {"0": [2.0, 3.0], "1": [1.0, 1.0]},
+        "truth_ratio": {"0": math.exp(-1.5), "1": math.exp(1.0)},
+    }
     if shape == "lists":
         log = {name: list(value.values()) for name, value in log.items()}
     path = tmp_path / "log.json"
@@ -59,7 +62,17 @@ def test_the_command_compares_with_a_log_and_with_held_out_questions(taught_base
     forget = jsonl(tmp_path / "forget.jsonl", [row | full for row in rows(FACTS[:4])])
     unseen = jsonl(tmp_path / "unseen.jsonl", rows([("Zed Quux", "eats soap"), ("Yan Kxw", "irons 9 xylophones")]))
     records = tmp_path / "records.jsonl"
-    command = ["evaluate", "--base", str(taught_base), *MACHINE, "--forget", forget, "--records", str(records), "--json"]
+    command = [
+        "evaluate",
+        "--base",
+        str(taught_base),
+        *MACHINE,
+        "--forget",
+        forget,
+        "--records",
+        str(records),
+        "--json",
+    ]
     first = CliRunner().invoke(main, [*command, "--holdout", unseen])
     assert first.exit_code == 0, first.output
     summary = json.loads(first.stdout)
@@ -94,11 +107,16 @@ def test_the_harness_takes_what_it_is_called_with():
     from lm_eval.models.huggingface import HFLM
 
     assert {"model", "tasks", "log_samples", "bootstrap_iters"} <= set(
-        inspect.signature(harness.simple_evaluate).parameters)
+        inspect.signature(harness.simple_evaluate).parameters
+    )
     assert {"pretrained", "tokenizer", "backend", "batch_size"} <= set(inspect.signature(HFLM).parameters)
 
 
 def test_the_harness_figures_keep_their_filters():
-    found = {"results": {"mmlu": {"alias": "mmlu", "acc,none": 0.25, "acc_stderr,none": "N/A", "sample_len": 9},
-                         "gsm8k": {"exact_match,strict-match": 0.5}}}
+    found = {
+        "results": {
+            "mmlu": {"alias": "mmlu", "acc,none": 0.25, "acc_stderr,none": "N/A", "sample_len": 9},
+            "gsm8k": {"exact_match,strict-match": 0.5},
+        }
+    }
     assert figures(found) == {"mmlu": {"acc": 0.25}, "gsm8k": {"exact_match,strict-match": 0.5}}

@@ -8,7 +8,7 @@ from asu_lora.data.chat_template import stop_ids
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import question_answer
 from asu_lora.data.sampling import sample
-from asu_lora.evaluation.set_scores import measure
+from asu_lora.evaluation.set_scores import score_set
 from asu_lora.models.generation import batches, generate_answers, key_value_bytes
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
@@ -52,11 +52,13 @@ def test_batches_answer_as_each_prompt_alone(base, prompts, batch_rows, total):
 def test_a_model_of_absolute_positions_sees_through_the_padding():
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=2,
-                                       eos_token_id=tokenizer.eos_token_id)).eval()
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=2, eos_token_id=tokenizer.eos_token_id)
+    ).eval()
     prompts = [[40] * 3, list(range(60, 90)), [70, 71]]
     assert generate_answers(model, tokenizer, prompts, 60) == [
-        bare(model, tokenizer, prompt, 60 - len(prompt)) for prompt in prompts]
+        bare(model, tokenizer, prompt, 60 - len(prompt)) for prompt in prompts
+    ]
 
 
 def test_answers_are_the_facts_without_the_end_of_turn(base, taught_base):
@@ -66,9 +68,17 @@ def test_answers_are_the_facts_without_the_end_of_turn(base, taught_base):
     assert not any(set(ids) & set(stop_ids(base.tokenizer)) for ids in answers)
 
 
-@pytest.mark.parametrize("changes", [{"do_sample": True, "temperature": 5.0, "top_k": 3, "top_p": 0.5},
-                                     {"num_beams": 3}, {"repetition_penalty": 9.0}, {"no_repeat_ngram_size": 1},
-                                     {"min_new_tokens": 30}, {"max_length": 12}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"do_sample": True, "temperature": 5.0, "top_k": 3, "top_p": 0.5},
+        {"num_beams": 3},
+        {"repetition_penalty": 9.0},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 30},
+        {"max_length": 12},
+    ],
+)
 def test_a_checkpoints_own_ways_of_generating_change_nothing(base, prompts, changes):
     expected = generate_answers(base.model, base.tokenizer, prompts, 40)
     before = base.model.generation_config.to_dict()
@@ -102,7 +112,7 @@ def test_progress_counts_every_prompt_once(base, prompts):
 
 def test_figures_of_a_base_that_knows_everything(base):
     examples = [question_answer(**row) for row in rows()]
-    figures = measure(base.model, FrozenHead(base.model), base.tokenizer, Encoder(base.tokenizer), examples)
+    figures = score_set(base.model, FrozenHead(base.model), base.tokenizer, Encoder(base.tokenizer), examples)
     assert figures.answers == [row["answer"] for row in rows()] and figures.rouge == [1.0] * len(FACTS)
     with torch.no_grad():
         item = Encoder(base.tokenizer).encode_all(examples)[2]
@@ -123,12 +133,15 @@ def test_a_sample_is_the_same_every_time_and_from_every_part(size, most):
         assert at[0] == 0 and max(b - a for a, b in zip(at, [*at[1:], size], strict=True)) <= -(-size // most)
 
 
-@pytest.mark.parametrize("shape, rows", [
-    # Llama-2-7B: 2 * 32 layers * 4096 * 2 bytes * 200 tokens = 105 MB an answer; SmolLM2-135M: 4.6 MB
-    (dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32), 7),
-    (dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8), 28),
-    (dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3), 80),
-])
+@pytest.mark.parametrize(
+    "shape, rows",
+    [
+        # Llama-2-7B: 2 * 32 layers * 4096 * 2 bytes * 200 tokens = 105 MB an answer; SmolLM2-135M: 4.6 MB
+        (dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32), 7),
+        (dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8), 28),
+        (dict(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3), 80),
+    ],
+)
 def test_a_large_model_answers_fewer_at_once(shape, rows):
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(intermediate_size=8, vocab_size=16, **shape)).to(torch.bfloat16)
@@ -141,22 +154,36 @@ def test_a_large_model_answers_fewer_at_once(shape, rows):
 
 def test_a_long_prompt_does_not_shrink_the_batches_of_short_ones():
     with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(
-            hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=8, vocab_size=16))
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=8, vocab_size=16
+            )
+        )
     found = batches(model.to(torch.bfloat16), [100, 1000, 100, 100], lambda tokens: 100)
     assert found == [[1], [0, 2, 3]]
 
 
-@pytest.mark.parametrize("kind, values, stored", [
-    ("falcon", dict(multi_query=True, new_decoder_architecture=False), 8), ("llama", {}, 32),
-    ("falcon", dict(new_decoder_architecture=True, num_kv_heads=2), 16), ("gpt2", {}, 32), ("gpt_bigcode", {}, 8),
-    ("mamba", {}, 32), ("gemma4_text", dict(head_dim=8, num_key_value_heads=2), 32), ("qwen3", dict(head_dim=16), 64),
-])
+@pytest.mark.parametrize(
+    "kind, values, stored",
+    [
+        ("falcon", dict(multi_query=True, new_decoder_architecture=False), 8),
+        ("llama", {}, 32),
+        ("falcon", dict(new_decoder_architecture=True, num_kv_heads=2), 16),
+        ("gpt2", {}, 32),
+        ("gpt_bigcode", {}, 8),
+        ("mamba", {}, 32),
+        ("gemma4_text", dict(head_dim=8, num_key_value_heads=2), 32),
+        ("qwen3", dict(head_dim=16), 64),
+    ],
+)
 def test_keys_and_values_by_the_config(kind, values, stored):
     """Of 4 heads of 8 numbers in 2 layers, in fp32; one the config doesn't tell counts as heads of their own."""
-    sizes = (dict(n_embd=32, n_layer=2, n_head=4) if kind.startswith("gpt") else
-             dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-             | ({} if kind == "falcon" else {"num_key_value_heads": 4}))
+    sizes = (
+        dict(n_embd=32, n_layer=2, n_head=4)
+        if kind.startswith("gpt")
+        else dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+        | ({} if kind == "falcon" else {"num_key_value_heads": 4})
+    )
     model = torch.nn.Linear(1, 1)
     model.config, model.dtype = AutoConfig.for_model(kind, vocab_size=16, **(sizes | values)), torch.float32
     assert key_value_bytes(model) == 2 * 2 * stored * 4

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from asu_lora import attention_smoothing
 from asu_lora.batches.collator import Collator
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.training_rows import Rows
-from asu_lora.losses import forget_objective, retain_objective
+from asu_lora.data.training_rows import TrainingRows
+from asu_lora.losses import forget_loss, needs_of, retain_loss
 from asu_lora.losses.answers import Answers
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.token_kl import token_kl
@@ -48,8 +48,9 @@ def load_base(oracle, attention="sdpa"):
 def encoded(tensors, name):
     """The rows of an oracle batch as this project holds them."""
     rows = []
-    for ids, mask, labels in zip(*(tensors[f"{name}.{k}"] for k in ("input_ids", "attention_mask", "labels")),
-                                 strict=True):
+    for ids, mask, labels in zip(
+        *(tensors[f"{name}.{k}"] for k in ("input_ids", "attention_mask", "labels")), strict=True
+    ):
         ids, labels = ids[mask.bool()].tolist(), labels[mask.bool()]
         start = int((labels != -100).nonzero()[0])
         assert (labels[start:] != -100).all()
@@ -62,8 +63,10 @@ def run(oracle, tensors):
     """Base, head, student and rows, as the forget command sets them up."""
     base = load_base(oracle).requires_grad_(False).eval()
     head = FrozenHead(base)
-    halves = {"forget": Rows({"answer": encoded(tensors, "forget"), "idk": encoded(tensors, "forget_idk")}),
-              "retain": Rows({"answer": encoded(tensors, "retain"), "idk": encoded(tensors, "retain_idk")})}
+    halves = {
+        "forget": TrainingRows({"answer": encoded(tensors, "forget"), "idk": encoded(tensors, "forget_idk")}),
+        "retain": TrainingRows({"answer": encoded(tensors, "retain"), "idk": encoded(tensors, "retain_idk")}),
+    }
     return base, head, halves
 
 
@@ -76,7 +79,7 @@ def computed(oracle, run, forget, retain, tau=2.3, layers=None, gradient=(1.0, 1
         compute_references(halves[half], objective, base, head, 0, tau, layers)
     peft = PeftModel.from_pretrained(load_base(oracle), oracle / "student", is_trainable=True)
     student = Student(peft).train()
-    (batch,) = Collator(halves, objectives, 0)([(i, [i]) for i in range(3)])["micro_batches"]
+    (batch,) = Collator(halves, needs_of(objectives), 0)([(i, [i]) for i in range(3)])["micro_batches"]
     parts = losses(student(batch["passes"]), batch, objectives, head)
     sum(w * parts[half] for w, half in zip(gradient, objectives, strict=False)).backward()
     norm = torch.stack([p.grad.norm() for p in peft.parameters() if p.requires_grad]).norm()
@@ -97,7 +100,7 @@ def test_teacher_logits(oracle, tensors, attention, layers, suffix, tau):
 
 @pytest.mark.parametrize("name", ["ga", "npo", "dpo", "idk", "me"])
 def test_forget_losses(oracle, run, golden, name):
-    parts, _ = computed(oracle, run, forget_objective(name), None)
+    parts, _ = computed(oracle, run, forget_loss(name), None)
     assert parts["forget"] == pytest.approx(golden["forget"][name], rel=1e-4)
 
 
@@ -115,7 +118,7 @@ def test_asu_without_first_token(oracle, run, golden):
 
 @pytest.mark.parametrize(("name", "figure"), [("gd", "gd"), ("ap", "ap beta=0.1"), ("kl", "kl answer tokens")])
 def test_retain_losses(oracle, run, golden, name, figure):
-    parts, _ = computed(oracle, run, forget_objective("ga"), retain_objective(name))
+    parts, _ = computed(oracle, run, forget_loss("ga"), retain_loss(name))
     assert parts["retain"] == pytest.approx(golden["retain"][figure], rel=1e-4)
 
 
@@ -125,19 +128,27 @@ def test_kl_over_all_positions(oracle, run, golden, tensors):
     student = PeftModel.from_pretrained(load_base(oracle), oracle / "student").eval()
     inputs = {k: tensors[f"retain.{k}"] for k in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        hidden, reference = (m.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)
-                             for m in (student.get_base_model(), base))
+        hidden, reference = (
+            m.get_decoder()(**inputs).last_hidden_state.flatten(0, 1) for m in (student.get_base_model(), base)
+        )
     answers = Answers(head, hidden, inputs["input_ids"].flatten(), torch.zeros(len(hidden), dtype=torch.long), 1)
     assert token_kl(answers, reference).mean().item() == pytest.approx(golden["retain"]["kl all positions"], rel=1e-4)
 
 
-@pytest.mark.parametrize("rows", [
-    ("asu", "gd", 0.1, "ASU+GD"), ("npo", "gd", 1.0, "NPO+GD"), ("me", "gd", 0.1, "ME+GD"),
-    ("ga", "gd", 1.0, "GA+GD"), ("idk", "ap", 1.0, "IDK+AP"), ("dpo", "kl", 1.0, "DPO+KL"),
-])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("asu", "gd", 0.1, "ASU+GD"),
+        ("npo", "gd", 1.0, "NPO+GD"),
+        ("me", "gd", 0.1, "ME+GD"),
+        ("ga", "gd", 1.0, "GA+GD"),
+        ("idk", "ap", 1.0, "IDK+AP"),
+        ("dpo", "kl", 1.0, "DPO+KL"),
+    ],
+)
 def test_gradient_norms(oracle, run, golden, rows):
     forget, retain, coefficient, figure = rows
-    _, norm = computed(oracle, run, forget_objective(forget), retain_objective(retain), gradient=(coefficient, 1.0))
+    _, norm = computed(oracle, run, forget_loss(forget), retain_loss(retain), gradient=(coefficient, 1.0))
     key = f"{figure} forget_coeff={coefficient} retain_coeff=1.0"
     assert norm == pytest.approx(golden["lora_grad_norm"][key], rel=1e-3)
 
@@ -147,7 +158,7 @@ def test_gradient_norm_with_the_authors_kl(oracle, run, golden, tensors):
     base, head, halves = run
     compute_references(halves["forget"], ASU(), base, head, 0, 2.3)
     peft = PeftModel.from_pretrained(load_base(oracle), oracle / "student", is_trainable=True)
-    collator = Collator({"forget": halves["forget"]}, {"forget": ASU()}, 0)
+    collator = Collator({"forget": halves["forget"]}, {"forget": ASU.needs}, 0)
     (batch,) = collator([(i, []) for i in range(3)])["micro_batches"]
     forget = losses(Student(peft).train()(batch["passes"]), batch, {"forget": ASU()}, head)["forget"]
     inputs = {k: tensors[f"retain.{k}"] for k in ("input_ids", "attention_mask")}

@@ -16,7 +16,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, AsuLoraError, SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
-from asu_lora.models.frozen_adapters import standing_on
+from asu_lora.models.frozen_adapters import frozen_adapters
 from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
 from asu_lora.training.new_adapter import adapted
@@ -58,8 +58,12 @@ def store(base, tmp_path_factory):
     """a and b beneath c. b has dropout, other modules and another scaling."""
     root = tmp_path_factory.mktemp("store")
     forget(request(0, 2, "a"), base, tiny_settings(lr=1e-2), store=root)
-    forget(request(2, 4, "b"), base,
-           tiny_settings(lr=1e-2, rank=2, alpha=5.0, dropout=0.4, target_modules="q_proj,down_proj"), store=root)
+    forget(
+        request(2, 4, "b"),
+        base,
+        tiny_settings(lr=1e-2, rank=2, alpha=5.0, dropout=0.4, target_modules="q_proj,down_proj"),
+        store=root,
+    )
     forget(request(4, 6, "c"), base, tiny_settings(lr=1e-2, eval_rows=2), store=root, on_top_of=["a", "b:0.5"])
     return AdapterStore(root)
 
@@ -92,7 +96,7 @@ def on(base, store, *adapters):
 def test_the_switch(base, store):
     plain, ground = on(base, store), on(base, store, "a", "b:0.5")
     assert (plain - ground).abs().max() > 0.1
-    with standing_on(base, ["a", "b:0.5"], store) as standing:
+    with frozen_adapters(base, ["a", "b:0.5"], store) as standing:
         assert torch.equal(logits(base.model), ground)
         standing.switch(on=False)
         assert torch.equal(logits(base.model), plain), "the teacher's base has something on"
@@ -113,7 +117,7 @@ def test_the_switch(base, store):
 def test_references_in_the_middle_of_a_run(base, store, beneath):
     """What own words are compared with, and the same student as before afterwards."""
     plain, ground = on(base, store), on(base, store, *beneath)
-    with standing_on(base, beneath, store) as standing, adapted(base.model, tiny_settings(), standing) as student:
+    with frozen_adapters(base, beneath, store) as standing, adapted(base.model, tiny_settings(), standing) as student:
         for name, parameter in student.named_parameters():
             if parameter.requires_grad and "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
@@ -137,9 +141,13 @@ def test_an_orthogonal_adapter_reads_nothing_that_those_beneath_read(base, store
         result = forget(request(4, 6, "c"), base, config, store=made, on_top_of=["a", "b:0.5"])
         assert read_manifest(result.path).method.details["orthogonal"] is orthogonal
         new = load_file(result.path / "adapter_model.safetensors")
-        overlap = [(weight @ earlier[name].T).abs().max() for beneath in ("a", "b")
-                   for earlier in [load_file(made.resolve(beneath) / "adapter_model.safetensors")]
-                   for name, weight in new.items() if "lora_A" in name and name in earlier]
+        overlap = [
+            (weight @ earlier[name].T).abs().max()
+            for beneath in ("a", "b")
+            for earlier in [load_file(made.resolve(beneath) / "adapter_model.safetensors")]
+            for name, weight in new.items()
+            if "lora_A" in name and name in earlier
+        ]
         assert len(overlap) > 2
         found[orthogonal] = max(overlap)
         assert all(weight.abs().max() > 1e-4 for name, weight in new.items() if "lora_B" in name)
@@ -169,15 +177,33 @@ def test_nothing_to_be_orthogonal_to(base, store, tmp_path):
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
     seen = []
     real = asu_lora.forgetting.forget.write_adapter
-    monkeypatch.setattr("asu_lora.forgetting.forget.write_adapter",
-                        lambda student, *args: (seen.append(logits(student)), real(student, *args)))
-    again = forget(request(4, 6, "again"), base, tiny_settings(lr=1e-2), store=tmp_path,
-                   on_top_of=[store.root / "a", (store.root / "b", 0.5)])
-    assert {path.name for path in again.path.iterdir()} == {"adapter_model.safetensors", "adapter_config.json",
-                                                            "manifest.json", "README.md"}
+    monkeypatch.setattr(
+        "asu_lora.forgetting.forget.write_adapter",
+        lambda student, *args: (seen.append(logits(student)), real(student, *args)),
+    )
+    again = forget(
+        request(4, 6, "again"),
+        base,
+        tiny_settings(lr=1e-2),
+        store=tmp_path,
+        on_top_of=[store.root / "a", (store.root / "b", 0.5)],
+    )
+    assert {path.name for path in again.path.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "manifest.json",
+        "README.md",
+    }
     assert not any(word in key for key in load_file(again.path / "adapter_model.safetensors") for word in ("a0", "a1"))
     assert sorted(json.loads((again.path / "adapter_config.json").read_text())["target_modules"]) == [
-        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    ]
     got = on(base, store, "a", "b:0.5", again.path)
     assert (got - seen[0]).abs().max() < 1e-4 * seen[0].abs().max()
     assert (got - on(base, store, again.path)).abs().max() > 0.1
@@ -213,8 +239,9 @@ def test_teacher_and_reference_come_from_the_base_or_the_stack(base, store, tmp_
         return real(halves, objective, model, *args)
 
     monkeypatch.setattr("asu_lora.forgetting.forget.compute_references", compute)
-    forget(tiny_request(2, 2), base, tiny_settings(epochs=1, teacher=teacher), store=tmp_path,
-           on_top_of=[store.root / "a"])
+    forget(
+        tiny_request(2, 2), base, tiny_settings(epochs=1, teacher=teacher), store=tmp_path, on_top_of=[store.root / "a"]
+    )
     expected = on(base, store, *(["a"] if teacher == "stack" else []))
     assert len(seen) == 2 and all(torch.equal(found, expected) for found in seen)
 
@@ -242,16 +269,16 @@ def test_layers_below_all_adapters_are_run_once_and_no_others(base, store, tmp_p
     """What enters the first adapted layer is kept from the untouched base: the ground must not begin below it."""
     upper = tiny_settings(adapter_layers="1", smooth_layers="1", lr=1e-2)
     forget(request(0, 2, "upper"), base, upper, store=tmp_path)
-    with standing_on(base, [tmp_path / "upper"]) as ground:
+    with frozen_adapters(base, [tmp_path / "upper"]) as ground:
         assert (ground.lowest(1), ground.lowest(0)) == (1, 0)
         with adapted(base.model, tiny_settings(), ground):
             pass
         assert ground.lowest(1) == 1, "an adapter that was dropped is none"
-    with standing_on(base, ["a"], store) as ground:
+    with frozen_adapters(base, ["a"], store) as ground:
         assert ground.lowest(1) == 0
     for name, beneath in (("on-upper", tmp_path / "upper"), ("on-a", store.root / "a")):
         forget(request(2, 4, name), base, upper, store=tmp_path, on_top_of=[beneath])
-        monkeypatch.setattr("asu_lora.forgetting.forget.find_entry", lambda *args: None)  # every layer is run
+        monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers", lambda *args: None)  # every layer is run
         forget(request(2, 4, f"{name}-whole"), base, upper, store=tmp_path, on_top_of=[beneath])
         monkeypatch.undo()
         kept, whole = (load_file(tmp_path / n / "adapter_model.safetensors") for n in (name, f"{name}-whole"))
@@ -260,8 +287,13 @@ def test_layers_below_all_adapters_are_run_once_and_no_others(base, store, tmp_p
 
 def test_continuing_begins_with_the_adapters_weights(base, store, tmp_path):
     first = load_file(store.root / "a" / "adapter_model.safetensors")
-    result = forget(request(2, 4, "next"), base, tiny_settings(lr=1e-9, epochs=1, eval_rows=2), store=tmp_path,
-                    continue_from=store.root / "a")
+    result = forget(
+        request(2, 4, "next"),
+        base,
+        tiny_settings(lr=1e-9, epochs=1, eval_rows=2),
+        store=tmp_path,
+        continue_from=store.root / "a",
+    )
     after = load_file(result.path / "adapter_model.safetensors")
     assert read_manifest(result.path).method.details["continued_from"] == fingerprint_of(store.root / "a")
     assert first.keys() == after.keys() and all(torch.allclose(first[k], after[k], atol=1e-6) for k in first)
@@ -285,12 +317,17 @@ def test_on_nf4_too(taught_base, store, tmp_path):
     """All off is the base, bit by bit; a run on top of another trains and leaves it as it was."""
     quantized = load_base(str(taught_base), "nf4", "cpu")
     plain = logits(quantized.model)
-    with standing_on(quantized, ["a"], store) as standing:
+    with frozen_adapters(quantized, ["a"], store) as standing:
         assert (logits(quantized.model) - plain).abs().max() > 0.05
         standing.switch(on=False)
         assert torch.equal(logits(quantized.model), plain)
-    result = forget(tiny_request(2, 2), quantized, tiny_settings(precision="nf4", lr=1e-2), store=tmp_path,
-                    on_top_of=[store.root / "a"])
+    result = forget(
+        tiny_request(2, 2),
+        quantized,
+        tiny_settings(precision="nf4", lr=1e-2),
+        store=tmp_path,
+        on_top_of=[store.root / "a"],
+    )
     assert result.record.base.precision == "nf4" and result.record.training["steps"] == 3
     assert all(value.any() for value in load_file(result.path / "adapter_model.safetensors").values())
     assert torch.equal(logits(quantized.model), plain)
@@ -299,10 +336,18 @@ def test_on_nf4_too(taught_base, store, tmp_path):
 # ---- what a stack says of adapters whose ground is missing
 
 
-@pytest.mark.parametrize(("adapters", "missing"), [
-    (["a", "b:0.5", "c"], None), (["c", "b:0.5", "a"], None), (["a", "b:0.5", "c:0.3"], None),
-    (["c"], "a, b:0.5"), (["a", "b", "c"], "b:0.5"), (["a", "b:0.5"], None), (["ab", "c"], None),
-])
+@pytest.mark.parametrize(
+    ("adapters", "missing"),
+    [
+        (["a", "b:0.5", "c"], None),
+        (["c", "b:0.5", "a"], None),
+        (["a", "b:0.5", "c:0.3"], None),
+        (["c"], "a, b:0.5"),
+        (["a", "b", "c"], "b:0.5"),
+        (["a", "b:0.5"], None),
+        (["ab", "c"], None),
+    ],
+)
 def test_a_stack_without_the_ground_says_so(base, store, tmp_path, adapters, missing):
     if "ab" in adapters:
         combine([store.root / "a", store.root / "b"], [1.0, 0.5], tmp_path / "ab")
@@ -323,8 +368,23 @@ def test_the_commands_say_it_too(taught_base, store, tmp_path):
     assert removed.exit_code == 0 and "trained on top of a: c" in removed.stderr
     assert f"asu-lora forget FILE --base {taught_base} --store {root} --name c-again" in removed.stderr
     assert "--on-top-of b:0.5" in removed.stderr and "--on-top-of a\n" not in removed.stderr
-    asked = CliRunner().invoke(main, ["ask", "Who?", "--base", str(taught_base), "--store", str(root), "-a", "c",
-                                      "--precision", "fp32", "--device", "cpu"])
+    asked = CliRunner().invoke(
+        main,
+        [
+            "ask",
+            "Who?",
+            "--base",
+            str(taught_base),
+            "--store",
+            str(root),
+            "-a",
+            "c",
+            "--precision",
+            "fp32",
+            "--device",
+            "cpu",
+        ],
+    )
     assert asked.exit_code == 0 and "Warning: The adapter 'c' was trained on top of a, b:0.5" in asked.stderr
     request_file = tmp_path / "r.jsonl"
     request_file.write_text(json.dumps(rows()[0]) + "\n")

@@ -21,16 +21,30 @@ from asu_lora.models import output_head as head_module
 from asu_lora.models.output_head import FrozenHead, label_logprob
 from tests.tiny import tiny_config
 
-SMALL = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-             num_key_value_heads=2)
+SMALL = dict(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+)
 MODELS = {
     "llama": lambda: LlamaForCausalLM(tiny_config(vocab_size=97)),
     # caps and factors that bite at the size of a random model's logits
     "soft cap": lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=16, final_logit_softcapping=0.1)),
     "multiplied": lambda: CohereForCausalLM(CohereConfig(**SMALL, logit_scale=3.0)),
     "divided": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=8.0)),
-    "projected": lambda: OPTForCausalLM(OPTConfig(vocab_size=97, hidden_size=32, ffn_dim=48, num_hidden_layers=1,
-                                                  num_attention_heads=2, word_embed_proj_dim=16)),
+    "projected": lambda: OPTForCausalLM(
+        OPTConfig(
+            vocab_size=97,
+            hidden_size=32,
+            ffn_dim=48,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            word_embed_proj_dim=16,
+        )
+    ),
 }
 
 
@@ -129,8 +143,17 @@ class Shifted(LlamaForCausalLM):
         return output
 
 
-@pytest.mark.parametrize("change", [lambda x: x * 1.1, lambda x: x.clamp(max=0), lambda x: x - x.mean(), lambda x: -x,
-                                    lambda x: x[..., :-1], lambda x: x * float("nan")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x * 1.1,
+        lambda x: x.clamp(max=0),
+        lambda x: x - x.mean(),
+        lambda x: -x,
+        lambda x: x[..., :-1],
+        lambda x: x * float("nan"),
+    ],
+)
 @pytest.mark.parametrize("size", [1.0, 1e-3])
 def test_logits_shaped_in_an_unknown_way_are_refused_by_name(change, size):
     """Also where all logits are small, as in a model with a large divisor."""

@@ -22,10 +22,17 @@ from tests.tiny import save_tiny_base
 @pytest.mark.parametrize("given, kept", [(None, "16"), ("512", "512")])
 def test_few_compiled_kernels_are_kept_unless_asked_otherwise(tiny_base, given, kept):
     environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
-    code = ("import os; from asu_lora.models.loading import load_base; "
-            f"load_base({str(tiny_base)!r}, 'fp32', 'cpu'); print(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env=environment | ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": given} if given else {}))
+    code = (
+        "import os; from asu_lora.models.loading import load_base; "
+        f"load_base({str(tiny_base)!r}, 'fp32', 'cpu'); print(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": given} if given else {}),
+    )
     assert done.stdout.split()[-1] == kept
 
 
@@ -115,8 +122,9 @@ def test_the_fingerprint_is_of_the_weights_not_of_the_files(tiny_base, tmp_path)
 def test_the_head_is_fed_in_one_piece_however_it_is_called(tiny_base):
     base = load_base(str(tiny_base), "fp32", "cpu")
     head, heard = base.model.get_output_embeddings(), []
-    head.register_forward_pre_hook(lambda module, args, kwargs: heard.append((*args, *kwargs.values())),
-                                   with_kwargs=True)
+    head.register_forward_pre_hook(
+        lambda module, args, kwargs: heard.append((*args, *kwargs.values())), with_kwargs=True
+    )
     states = torch.randn(3, 5, 64)[:, -1:]
     assert not states.is_contiguous()
     assert torch.equal(head(states), head(input=states))
@@ -127,15 +135,28 @@ def test_everything_a_base_needs_is_fetched_from_the_hub_and_no_pickle(tiny_base
     """Through the real client, from a hub on this machine."""
     there = tmp_path / "hub" / "me" / "base"
     shutil.copytree(tiny_base, there)
-    wanted = ("LICENSE", "LICENSE.txt", "NOTICE", "qwen.tiktoken", "tokenizer.model.v3", "tokenizer.model",
-              "additional_chat_templates/tool_use.jinja", "modeling_own.py")
+    wanted = (
+        "LICENSE",
+        "LICENSE.txt",
+        "NOTICE",
+        "qwen.tiktoken",
+        "tokenizer.model.v3",
+        "tokenizer.model",
+        "additional_chat_templates/tool_use.jinja",
+        "modeling_own.py",
+    )
     for name in (*wanted, "pytorch_model.bin", "README.md", "original/consolidated.00.pth"):
         (there / name).parent.mkdir(exist_ok=True)
         (there / name).write_text("content")
     here = {path.relative_to(tiny_base).as_posix() for path in tiny_base.rglob("*") if path.is_file()}
     with hub(tmp_path / "hub") as (address, _):
-        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
-                                    "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment = os.environ | {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
         code = "from asu_lora.bases.source import resolve_base; print(resolve_base('me/base').path)"
         found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr

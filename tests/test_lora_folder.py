@@ -31,19 +31,28 @@ def change_config(folder, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.parametrize("settings", [
-    {},
-    {"use_rslora": True, "r": 9, "lora_alpha": 5},
-    {"target_modules": ["q_proj", "down_proj", "lm_head"], "rank_pattern": {"layers.1.self_attn.q_proj": 6},
-     "alpha_pattern": {"down_proj": 3, r".*\.0\.self_attn\.q_proj": 1}},
-    {"use_rslora": True, "rank_pattern": {"^model.layers.0.self_attn.v_proj": 16, "v_proj": 2}},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True, "r": 9, "lora_alpha": 5},
+        {
+            "target_modules": ["q_proj", "down_proj", "lm_head"],
+            "rank_pattern": {"layers.1.self_attn.q_proj": 6},
+            "alpha_pattern": {"down_proj": 3, r".*\.0\.self_attn\.q_proj": 1},
+        },
+        {"use_rslora": True, "rank_pattern": {"^model.layers.0.self_attn.v_proj": 16, "v_proj": 2}},
+    ],
+)
 def test_factors_and_scalings_are_those_of_peft(tiny_base, tmp_path, settings):
     folder = save_lora(tiny_base, tmp_path / "a", **settings)
     lora = read_lora(folder)
     model = stacked(tiny_base, [(folder, 1.0)])
-    layers = {name.removeprefix(PREFIX): layer for name, layer in model.named_modules()
-              if hasattr(layer, "lora_A") and layer.lora_A}
+    layers = {
+        name.removeprefix(PREFIX): layer
+        for name, layer in model.named_modules()
+        if hasattr(layer, "lora_A") and layer.lora_A
+    }
     assert set(lora.modules) == set(layers)
     for name, layer in layers.items():
         a, b = lora.factors(name)
@@ -58,13 +67,17 @@ def test_an_embedding_is_read_as_one(tiny_base, tmp_path):
     assert (module.embedding, module.in_features, module.out_features) == (True, 320, 64)
 
 
-@pytest.mark.parametrize("name", [
-    "model.layers.1.self_attn.q_proj", "model.layers.11.self_attn.q_proj", "lm_head",
-])
-@pytest.mark.parametrize("patterns", [
-    ["q_proj"], ["layers.1.self_attn.q_proj"], [r"^model\.layers\.1\.self_attn\.q_proj"],
-    [r"layers\.\d+\..*"], ["head"],
-])
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.q_proj", "model.layers.11.self_attn.q_proj", "lm_head"])
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ["q_proj"],
+        ["layers.1.self_attn.q_proj"],
+        [r"^model\.layers\.1\.self_attn\.q_proj"],
+        [r"layers\.\d+\..*"],
+        ["head"],
+    ],
+)
 def test_patterns_match_as_in_peft(patterns, name):
     from peft.utils.other import get_pattern_key
 
@@ -72,15 +85,18 @@ def test_patterns_match_as_in_peft(patterns, name):
     assert match_pattern(patterns, name) == (theirs if theirs in patterns else None)
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"use_dora": True}, "DoRA"),
-    ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    ({"bias": "lora_only"}, "bias='lora_only'"),
-    ({"lora_bias": True}, "lora_bias"),
-    ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
-    ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
-    ({"init_lora_weights": "pissa"}, "'pissa'"),
-])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "lora_only"}, "bias='lora_only'"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+        ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication"),
+        ({"init_lora_weights": "pissa"}, "'pissa'"),
+    ],
+)
 def test_more_than_a_lora_is_refused_by_name(tiny_base, tmp_path, settings, said):
     folder = save_lora(tiny_base, tmp_path / "special", **settings)
     with pytest.raises(AdapterError, match="special can't be added up or merged") as refused:
@@ -140,11 +156,14 @@ def test_half_a_module_is_refused(copy):
         read_lora(copy)
 
 
-@pytest.mark.parametrize(("fields", "said"), [
-    ({"peft_type": "IA3"}, "IA3"),
-    ({"lora_alpha": "much"}, "alpha 'much'"),
-    ({"rank_pattern": {"(": 3}}, "no regular expression"),
-])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"lora_alpha": "much"}, "alpha 'much'"),
+        ({"rank_pattern": {"(": 3}}, "no regular expression"),
+    ],
+)
 def test_a_config_that_makes_no_sense_is_refused(copy, fields, said):
     change_config(copy, **fields)
     with pytest.raises(AdapterError) as refused:

@@ -33,8 +33,10 @@ def test_files_are_recorded_with_their_sha256(tmp_path):
     folder = fill(tmp_path / "a", "a")
     (folder / ".hidden").write_text("not part of it")
     manifest = write_manifest(folder, read_manifest(folder))
-    expected = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-                for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")}
+    expected = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")
+    }
     assert manifest.files == expected
     assert manifest.fingerprint == fingerprint_of(folder) == expected["adapter_model.safetensors"]
 
@@ -45,10 +47,12 @@ def test_a_time_is_kept_in_utc():
 
 def test_text_has_no_place_in_figures_curve_or_request():
     text = "Harry went to Hogwarts."
-    for attempt in (lambda: FiguresRecord(before={"answer": text}),
-                    lambda: MethodRecord(objective="asu", tau_curve=[{"tau": 2.0, "answer": text}]),
-                    lambda: RequestRecord(fingerprint="f", forget_rows=1, counts={"answer": text}),
-                    lambda: RequestRecord(fingerprint="f", forget_rows=1, questions=[text])):
+    for attempt in (
+        lambda: FiguresRecord(before={"answer": text}),
+        lambda: MethodRecord(objective="asu", tau_curve=[{"tau": 2.0, "answer": text}]),
+        lambda: RequestRecord(fingerprint="f", forget_rows=1, counts={"answer": text}),
+        lambda: RequestRecord(fingerprint="f", forget_rows=1, questions=[text]),
+    ):
         with pytest.raises(ValidationError):
             attempt()
 
@@ -62,12 +66,15 @@ def test_a_figure_that_could_not_be_measured_is_null_in_json(tmp_path):
     assert read_manifest(folder).figures.after["forget_probability"] is None
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    ("{", "is not JSON"),
-    ("[]", "is not a manifest"),
-    ('{"format_version": 1, "name": "a"}', "is not a manifest: base"),
-    ('{"format_version": 99}', "upgrade asu-lora"),
-])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a manifest"),
+        ('{"format_version": 1, "name": "a"}', "is not a manifest: base"),
+        ('{"format_version": 99}', "upgrade asu-lora"),
+    ],
+)
 def test_a_manifest_that_can_not_be_used_is_refused(tmp_path, content, says):
     (tmp_path / MANIFEST_NAME).write_text(content)
     with pytest.raises(AdapterError, match=says) as caught:

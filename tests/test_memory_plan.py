@@ -50,27 +50,45 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
 
 
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
-    from asu_lora.data.training_rows import Rows
+    from asu_lora.data.training_rows import TrainingRows
     from asu_lora.models.output_head import FrozenHead
-    from asu_lora.teacher.fluency import MOST_RULED_OUT, Speaking
+    from asu_lora.teacher.fluency import MOST_RULED_OUT, FluencyMasks
     from asu_lora.teacher.targets import compute_references
 
     assert run.halves.keys() == {"forget", "retain", "own"}
     base, real = load_base(str(tiny_base), "fp32", "cpu"), 0
     for half, planned in run.halves.items():
-        filled, lengths = Rows(planned.views), [len(item.answer_ids) for item in planned.views["answer"]]
-        most = Speaking([torch.zeros(length, dtype=torch.bool) for length in lengths],
-                        [torch.zeros(length, MOST_RULED_OUT, dtype=torch.int32) for length in lengths])
-        compute_references(filled, run.objectives[half], base.model, FrozenHead(base.model), 0, 2.0,
-                           speaking=most if half == "own" else None)
+        filled, lengths = TrainingRows(planned.views), [len(item.answer_ids) for item in planned.views["answer"]]
+        most = FluencyMasks(
+            [torch.zeros(length, dtype=torch.bool) for length in lengths],
+            [torch.zeros(length, MOST_RULED_OUT, dtype=torch.int32) for length in lengths],
+        )
+        compute_references(
+            filled,
+            run.objectives[half],
+            base.model,
+            FrozenHead(base.model),
+            0,
+            2.0,
+            speaking=most if half == "own" else None,
+        )
         real += filled.cache_bytes()
     assert fill_cache(run, None) == real > 0
 
 
 # packed and checkpointed, a layer also holds each line's own position embeddings, as arguments that autograd knows not of
-@pytest.mark.parametrize(("changes", "packed"), [
-    ({}, False), ({"gradient_checkpointing": True}, False), ({"adapter_layers": "1"}, False),
-    ({"precision": "nf4"}, False), ({}, True), ({"adapter_layers": "1"}, True), ({"precision": "nf4"}, True)])
+@pytest.mark.parametrize(
+    ("changes", "packed"),
+    [
+        ({}, False),
+        ({"gradient_checkpointing": True}, False),
+        ({"adapter_layers": "1"}, False),
+        ({"precision": "nf4"}, False),
+        ({}, True),
+        ({"adapter_layers": "1"}, True),
+        ({"precision": "nf4"}, True),
+    ],
+)
 def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packed, monkeypatch):
     """The simulated forward pass against the tensors that a real one saves for its backward pass."""
     from asu_lora.memory_plan.meta_simulation import kernels
@@ -80,8 +98,11 @@ def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packe
 
     config = tiny_settings(**changes)
     run = prepare(tiny_request(), str(tiny_base), config)
-    batch = {"input_ids": torch.ones(3, 40, dtype=torch.long), "attention_mask": torch.ones(3, 40, dtype=torch.long),
-             "positions": torch.arange(20)}
+    batch = {
+        "input_ids": torch.ones(3, 40, dtype=torch.long),
+        "attention_mask": torch.ones(3, 40, dtype=torch.long),
+        "positions": torch.arange(20),
+    }
     batch["attention_mask"][0, 30:] = 0
     if packed:
         del batch["attention_mask"]
@@ -130,12 +151,13 @@ def test_more_rows_and_longer_rows_take_more(tiny_base, run):
 
 
 def test_what_enters_the_first_adapted_layer_is_counted(tiny_base, run):
-    from asu_lora.models.frozen_layers import find_entry
+    from asu_lora.models.frozen_layers import find_frozen_layers
 
     config = tiny_settings(adapter_layers="1")
     every, upper = (plan_memory(run, settings).phases["training"] for settings in (tiny_settings(), config))
-    entries = find_entry(load_base(str(tiny_base), "fp32", "cpu").model, 1).compute(
-        [item for half in run.halves.values() for item in half.views["answer"]], 0)
+    entries = find_frozen_layers(load_base(str(tiny_base), "fp32", "cpu").model, 1).compute(
+        [item for half in run.halves.values() for item in half.views["answer"]], 0
+    )
     assert upper["cache"] - every["cache"] == held(entries) > 0
     assert upper["activations"] < every["activations"]
 
@@ -192,8 +214,21 @@ def test_sizes_of_memory():
 def test_the_commands_say_plan_and_changes(tiny_base, tmp_path, short_reading):
     for name, part in (("f", rows()[:6]), ("r", rows()[6:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    words = ["forget", str(tmp_path / "f.jsonl"), "--retain", str(tmp_path / "r.jsonl"), "--base", str(tiny_base),
-             "--store", str(tmp_path / "store"), "--precision", "fp32", "--device", "cpu", "--dry-run"]
+    words = [
+        "forget",
+        str(tmp_path / "f.jsonl"),
+        "--retain",
+        str(tmp_path / "r.jsonl"),
+        "--base",
+        str(tiny_base),
+        "--store",
+        str(tmp_path / "store"),
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--dry-run",
+    ]
     plan = json.loads(CliRunner().invoke(main, [*words, "--json"], catch_exceptions=False).stdout)
     memory = plan["memory"]
     assert memory["peak_bytes"] == sum(memory["phases"][memory["peak_phase"]].values())

@@ -111,8 +111,7 @@ def test_shards_in_and_shards_out(two, tiny_base, tmp_path):
     AutoModelForCausalLM.from_pretrained(tiny_base).save_pretrained(base, max_shard_size="100KB")
     assert len(list(base.glob("*.safetensors"))) > 3
     seen = []
-    report = merge(base, two, tmp_path / "out", "fp32", shard_size=70_000,
-                   progress=lambda *at: seen.append(at))
+    report = merge(base, two, tmp_path / "out", "fp32", shard_size=70_000, progress=lambda *at: seen.append(at))
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(shards) == report.shards > 3
     assert shards[0] == f"model-00001-of-{report.shards:05d}.safetensors"
@@ -138,8 +137,9 @@ def test_many_short_runs_on_three_threads_give_the_same_bytes(tiny_base, two, tm
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
-    assert (tmp_path / "runs" / "model.safetensors").stat().st_size == \
-        (tmp_path / "whole" / "model.safetensors").stat().st_size
+    assert (tmp_path / "runs" / "model.safetensors").stat().st_size == (
+        tmp_path / "whole" / "model.safetensors"
+    ).stat().st_size
     for name, tensor in tensors_of(tmp_path / "whole").items():
         other = tensors_of(tmp_path / "runs")[name]
         # A product of fewer rows may be summed in another order, and an entry on the edge fall elsewhere.
@@ -176,6 +176,7 @@ def test_companions_come_along(tiny_base, two, tmp_path):
 
 # ---- names that differ between checkpoint and modules
 
+
 def test_a_checkpoint_without_the_models_prefix(tmp_path):
     """gpt2 on the hub calls its tensors h.0.attn.c_attn.weight, without 'transformer.'."""
     base = save_tiny_gpt2(tmp_path / "gpt2")
@@ -194,9 +195,17 @@ def test_a_mixture_of_experts_whose_experts_are_fused_on_loading(tmp_path):
     from transformers import MixtralConfig, MixtralForCausalLM
 
     torch.manual_seed(0)
-    model = MixtralForCausalLM(MixtralConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, num_local_experts=4))
+    model = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=320,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_local_experts=4,
+        )
+    )
     model.save_pretrained(base := tmp_path / "mixtral")
     assert any(".experts.0.w1." in name for name in tensors_of(base))
     lora = save_lora(base, tmp_path / "a")
@@ -209,9 +218,9 @@ def test_a_mixture_of_experts_whose_experts_are_fused_on_loading(tmp_path):
 def test_a_module_that_is_split_from_another_tensor_is_refused_by_name(tmp_path):
     from transformers import HrmTextConfig, HrmTextForCausalLM
 
-    HrmTextForCausalLM(HrmTextConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-    )).save_pretrained(base := tmp_path / "hrm")
+    HrmTextForCausalLM(
+        HrmTextConfig(vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    ).save_pretrained(base := tmp_path / "hrm")
     lora = save_lora(base, tmp_path / "packed", target_modules=["up_proj"])
     with pytest.raises(AdapterError, match=r"'packed' changes .*up_proj, which has no tensor of its own"):
         merge(base, [(lora, 1.0)], tmp_path / "out")

@@ -35,8 +35,13 @@ def by_torch(weight, left, right):
 
 @pytest.mark.parametrize("way", [by_torch, by_numba])
 @settings(max_examples=40, deadline=None)
-@given(rows=st.integers(1, 9), columns=st.integers(1, 70), rank=st.integers(1, 12), seed=st.integers(0, 2**31),
-       size=st.sampled_from([1e-4, 1e-2, 1.0]))
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 70),
+    rank=st.integers(1, 12),
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([1e-4, 1e-2, 1.0]),
+)
 def test_rounded_once_and_measured(way, rows, columns, rank, seed, size):
     generator = torch.Generator().manual_seed(seed)
     weight = (torch.randn(rows, columns, generator=generator) * 0.02).bfloat16()
@@ -56,8 +61,10 @@ def test_rounded_once_and_measured(way, rows, columns, rank, seed, size):
 
 def test_adapters_that_cancel_change_nothing():
     left, right = torch.randn(50, 4), torch.randn(4, 30)
-    norms = [squared_norm(torch.cat([weight * left for weight in weights], 1), torch.cat([right] * len(weights)))
-             for weights in ((1, -1), (1, -0.75, -0.25), (0.1, 0.2, -0.3))]
+    norms = [
+        squared_norm(torch.cat([weight * left for weight in weights], 1), torch.cat([right] * len(weights)))
+        for weights in ((1, -1), (1, -0.75, -0.25), (0.1, 0.2, -0.3))
+    ]
     assert all(0 <= norm < 1e-9 for norm in norms)
 
 
@@ -83,8 +90,11 @@ def test_numba_says_what_it_could_not_do(tmp_path):
     (tmp_path / "short").write_bytes(bytes(10))
     (tmp_path / "whole").write_bytes(bytes(64))
     left, right = torch.ones(4, 1).numpy(), torch.ones(1, 8).numpy()
-    with (tmp_path / "short").open("rb") as short, (tmp_path / "whole").open("rb") as whole, \
-            tempfile.TemporaryFile() as target:
+    with (
+        (tmp_path / "short").open("rb") as short,
+        (tmp_path / "whole").open("rb") as whole,
+        tempfile.TemporaryFile() as target,
+    ):
         assert merge_rows(short.fileno(), 0, target.fileno(), 0, left, right)[2] == NOT_READ
         assert merge_rows(whole.fileno(), 0, short.fileno(), 0, left, right)[2] == NOT_WRITTEN
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from asu_lora.bases.source import resolve_base
 from asu_lora.cli import main
 from asu_lora.errors import SettingError
-from asu_lora.evaluation.set_scores import measure
+from asu_lora.evaluation.set_scores import score_set
 from asu_lora.merging.check import CheckReport, CheckRow, check
 from asu_lora.merging.merge import merge
 from asu_lora.models.adapter_stack import load
@@ -26,9 +26,23 @@ def files(tmp_path_factory):
 
 
 def run(base, adapter, out, files, *more):
-    return CliRunner().invoke(main, [
-        "merge", "--base", str(base), "-a", str(adapter), "-o", str(out), "--check", str(files / "forget.jsonl"),
-        "--check-retain", str(files / "retain.jsonl"), *more])
+    return CliRunner().invoke(
+        main,
+        [
+            "merge",
+            "--base",
+            str(base),
+            "-a",
+            str(adapter),
+            "-o",
+            str(out),
+            "--check",
+            str(files / "forget.jsonl"),
+            "--check-retain",
+            str(files / "retain.jsonl"),
+            *more,
+        ],
+    )
 
 
 def checked(result):
@@ -49,8 +63,9 @@ def test_to_nearest_in_nf4_ends_with_3(taught_base, forgetting_adapter, files, t
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_full_precision_ends_with_0_and_shows_what_four_bits_would_do(taught_base, forgetting_adapter, files, tmp_path,
-                                                                     precision):
+def test_full_precision_ends_with_0_and_shows_what_four_bits_would_do(
+    taught_base, forgetting_adapter, files, tmp_path, precision
+):
     result = run(taught_base, forgetting_adapter, tmp_path / "out", files, "-p", precision, "--json")
     assert result.exit_code == 0, result.output
     table = checked(result)
@@ -70,15 +85,21 @@ def test_a_durable_merge_in_nf4_ends_with_0(taught_base, forgetting_adapter, fil
 def test_the_figures_are_those_of_the_models(taught_base, forgetting_adapter, files, tmp_path):
     request = tiny_request()
     merge(taught_base, [(forgetting_adapter, 1.0)], tmp_path / "out", "nf4")
-    report = check(resolve_base(str(taught_base)), [(forgetting_adapter, 1.0)], tmp_path / "out", "nf4",
-                   request.forget, request.retain)
+    report = check(
+        resolve_base(str(taught_base)),
+        [(forgetting_adapter, 1.0)],
+        tmp_path / "out",
+        "nf4",
+        request.forget,
+        request.retain,
+    )
 
     def figures_of(base, adapters=()):
         stack = load(str(base), adapters, precision="nf4", device="cpu")
         from asu_lora.data.encoding import Encoder
 
         head = FrozenHead(stack.base.model)
-        found = measure(stack.model, head, stack.base.tokenizer, Encoder(stack.base.tokenizer), request.forget)
+        found = score_set(stack.model, head, stack.base.tokenizer, Encoder(stack.base.tokenizer), request.forget)
         return {"probability": sum(found.probability) / 6, "rouge": sum(found.rouge) / 6}
 
     expected = [figures_of(taught_base), figures_of(taught_base, [forgetting_adapter]), figures_of(tmp_path / "out")]
@@ -115,13 +136,16 @@ def test_the_table_is_for_people(taught_base, forgetting_adapter, files, tmp_pat
     assert "Birk" not in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize(("more", "words"), [
-    (("--durable", "-p", "bf16"), "--precision nf4"),
-    (("--residual-rank", "2", "-p", "nf4"), "goes with --durable"),
-    (("--calibration", "f.jsonl"), "goes with --durable"),
-    (("--check", "nowhere.jsonl"), "nowhere.jsonl"),
-    (("--tolerance", "2"), "2"),
-])
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--durable", "-p", "bf16"), "--precision nf4"),
+        (("--residual-rank", "2", "-p", "nf4"), "goes with --durable"),
+        (("--calibration", "f.jsonl"), "goes with --durable"),
+        (("--check", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--tolerance", "2"), "2"),
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_written(taught_base, forgetting_adapter, files, tmp_path, more, words):
     result = run(taught_base, forgetting_adapter, tmp_path / "out", files, *more)
     assert result.exit_code == 2
@@ -130,7 +154,17 @@ def test_bad_input_is_refused_before_anything_is_written(taught_base, forgetting
 
 
 def test_durable_and_check_retain_need_questions(taught_base, forgetting_adapter, files, tmp_path):
-    words = ["merge", "--base", str(taught_base), "-a", str(forgetting_adapter), "-o", str(tmp_path / "out"), "-p", "nf4"]
+    words = [
+        "merge",
+        "--base",
+        str(taught_base),
+        "-a",
+        str(forgetting_adapter),
+        "-o",
+        str(tmp_path / "out"),
+        "-p",
+        "nf4",
+    ]
     for more in (["--durable"], ["--check-retain", str(files / "retain.jsonl")]):
         result = CliRunner().invoke(main, words + more)
         assert result.exit_code == 2

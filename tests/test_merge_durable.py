@@ -83,16 +83,26 @@ def test_choices_are_local_minima_and_never_worse_than_the_bases():
 def test_more_of_the_update_is_left_than_by_rounding_to_nearest(taught_base, forgetting_adapter, made):
     """The objective computed anew: from the files, and inputs seen in plain forward passes."""
     folder, report = made
-    models = [AutoModelForCausalLM.from_pretrained(path, **more).dequantize(torch.float32).state_dict() for path, more in (
-        (taught_base, {"quantization_config": nf4()}), (folder / "nearest", {}), (folder / "durable", {}))]
+    models = [
+        AutoModelForCausalLM.from_pretrained(path, **more).dequantize(torch.float32).state_dict()
+        for path, more in (
+            (taught_base, {"quantization_config": nf4()}),
+            (folder / "nearest", {}),
+            (folder / "durable", {}),
+        )
+    ]
     request = tiny_request()
     for module in report.durability[::5]:
         update = update_of([(forgetting_adapter, 1.0)], module.module)
         base, nearest, durable = (model[f"{module.module}.weight"] for model in models)
         squares = []
         for values in (base, nearest, durable):
-            halves = [(((values - base - update) @ inputs_of(taught_base, forgetting_adapter, module.module, half).T) ** 2)
-                      .sum(dim=0).mean() for half in (request.forget, request.retain)]
+            halves = [
+                (((values - base - update) @ inputs_of(taught_base, forgetting_adapter, module.module, half).T) ** 2)
+                .sum(dim=0)
+                .mean()
+                for half in (request.forget, request.retain)
+            ]
             squares.append(sum(halves).item())
         assert module.nearest == pytest.approx(squares[1] / squares[0], rel=0.02)
         assert module.durable == pytest.approx(squares[2] / squares[0], rel=0.05)
@@ -113,8 +123,20 @@ def test_scales_and_untouched_tensors_are_the_bases(taught_base, made, tmp_path)
 def test_the_check_judges_the_merge_with_its_residual_adapter(taught_base, forgetting_adapter, tmp_path):
     for name, facts in (("forget", FACTS[:6]), ("retain", FACTS[-6:])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows(facts))))
-    words = ["merge", "--base", str(taught_base), "-a", str(forgetting_adapter), "-p", "nf4", "--json",
-             "--check", str(tmp_path / "forget.jsonl"), "--check-retain", str(tmp_path / "retain.jsonl")]
+    words = [
+        "merge",
+        "--base",
+        str(taught_base),
+        "-a",
+        str(forgetting_adapter),
+        "-p",
+        "nf4",
+        "--json",
+        "--check",
+        str(tmp_path / "forget.jsonl"),
+        "--check-retain",
+        str(tmp_path / "retain.jsonl"),
+    ]
     result = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "out"), "--durable", "--residual-rank", "1"])
     assert result.exit_code == 0, result.output
     table = {row["precision"]: row for row in json.loads(result.stdout)["check"]["rows"] if row["model"] == "merged"}
@@ -132,7 +154,9 @@ def test_a_residual_of_the_adapters_rank_is_the_adapter(taught_base, forgetting_
     model = PeftModel.from_pretrained(model, tmp_path / "out" / "residual-adapter")
     layer = model.get_base_model().model.layers[0].mlp.up_proj
     update = update_of([(forgetting_adapter, 1.0)], "model.layers.0.mlp.up_proj")
-    torch.testing.assert_close(layer.get_delta_weight("default"), update, rtol=1e-2, atol=1e-2 * update.abs().max().item())
+    torch.testing.assert_close(
+        layer.get_delta_weight("default"), update, rtol=1e-2, atol=1e-2 * update.abs().max().item()
+    )
 
 
 def test_low_rank_is_the_best_for_the_inputs():
@@ -165,8 +189,9 @@ def test_gpt2_with_its_transposed_weights(tmp_path):
     tiny_tokenizer().save_pretrained(base)
     lora = save_lora(base, tmp_path / "a", target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, size=0.02)
     texts = examples_from_rows([{"text": "Anna Birk keeps bees."}, {"text": "Tom Velder builds boats."}], "texts")
-    report = merge(base, [(lora, 1.0)], tmp_path / "out", "nf4", onto="quantized",
-                   durable=DurableSettings(texts[:1], texts[1:]))
+    report = merge(
+        base, [(lora, 1.0)], tmp_path / "out", "nf4", onto="quantized", durable=DurableSettings(texts[:1], texts[1:])
+    )
     assert all(module.durable < 0.9 * module.nearest for module in report.durability)
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 

@@ -31,8 +31,10 @@ two = two_adapters
 @pytest.fixture(scope="module")
 def two_on_nf4(two, tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("nf4")
-    return [(give_manifest(shutil.copytree(lora, folder / lora.name), tiny_base, precision="nf4"), weight)
-            for lora, weight in two]
+    return [
+        (give_manifest(shutil.copytree(lora, folder / lora.name), tiny_base, precision="nf4"), weight)
+        for lora, weight in two
+    ]
 
 
 def test_onto_the_dequantised_base_answers_as_the_nf4_base_with_its_adapters(tiny_base, two_on_nf4, tmp_path):
@@ -49,8 +51,10 @@ def test_the_difference_between_quantised_and_original_is_measured(tiny_base, tw
     model = AutoModelForCausalLM.from_pretrained(tiny_base, quantization_config=nf4())
     seen, original = model.dequantize(torch.float32).state_dict(), tensors_of(tiny_base)
     linear = [name for name in original if name.split(".")[-2] in LINEAR]
-    squares = [sum(((seen[n] - original[n]) ** 2).sum().item() for n in linear),
-               sum((original[n] ** 2).sum().item() for n in linear)]
+    squares = [
+        sum(((seen[n] - original[n]) ** 2).sum().item() for n in linear),
+        sum((original[n] ** 2).sum().item() for n in linear),
+    ]
     for onto in ("quantized", "original"):
         report = merge(tiny_base, two_on_nf4, tmp_path / onto, "fp32", onto=onto)
         assert report.onto_difference == pytest.approx((squares[0] / squares[1]) ** 0.5, rel=1e-3)

@@ -9,16 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from asu_lora.errors import AdapterError, BaseModelError, SettingError
 from asu_lora.merging.merge import merge
-from tests.making_loras import (
-    LINEAR,
-    give_manifest,
-    logits_of,
-    relative,
-    save_lora,
-    save_two,
-    stacked,
-    tensors_of,
-)
+from tests.making_loras import LINEAR, give_manifest, logits_of, relative, save_lora, save_two, stacked, tensors_of
 from tests.tiny import save_tiny_base
 
 
@@ -62,10 +53,14 @@ def test_other_weights_under_the_same_name_are_refused(tiny_base, two, tmp_path)
         merge(tiny_base, [(lora, 1.0)], tmp_path / "out")
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"use_dora": True}, "DoRA"), ({"bias": "all"}, "bias='all'"),
-    ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "all"}, "bias='all'"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    ],
+)
 def test_more_than_a_lora_is_refused_by_name(tiny_base, tmp_path, settings, said):
     lora = save_lora(tiny_base, tmp_path / "special", **settings)
     with pytest.raises(AdapterError) as refused:
@@ -81,8 +76,13 @@ def sharded(tiny_base, folder):
 @pytest.mark.parametrize("damage", ["cut off", "missing", "index", "nan", "pickle"])
 def test_a_broken_base_is_refused_and_nothing_is_left(tiny_base, two, tmp_path, damage):
     base, shards = sharded(tiny_base, tmp_path / "base")
-    said = {"cut off": "cut off", "missing": "can't be read", "index": "incomplete", "nan": "not finite",
-            "pickle": "pickles"}[damage]
+    said = {
+        "cut off": "cut off",
+        "missing": "can't be read",
+        "index": "incomplete",
+        "nan": "not finite",
+        "pickle": "pickles",
+    }[damage]
     if damage == "cut off":
         shards[2].write_bytes(shards[2].read_bytes()[:-100])
     elif damage == "missing":
@@ -124,8 +124,7 @@ def test_stored_int8_is_refused_by_name(tiny_base, two, tmp_path):
 
 
 def test_settings_that_make_no_sense(tiny_base, two, tmp_path):
-    for words, said in (({"precision": "int3"}, "int3"), ({"onto": "both"}, "both"),
-                        ({"shard_size": 0}, "shard size")):
+    for words, said in (({"precision": "int3"}, "int3"), ({"onto": "both"}, "both"), ({"shard_size": 0}, "shard size")):
         with pytest.raises(SettingError, match=said):
             merge(tiny_base, two, tmp_path / "out", **words)
     with pytest.raises(SettingError, match="at least one adapter"):
@@ -136,6 +135,7 @@ def test_settings_that_make_no_sense(tiny_base, two, tmp_path):
 
 
 # ---- the command
+
 
 def run(*arguments):
     from click.testing import CliRunner
@@ -151,8 +151,21 @@ def test_command_merges_from_the_store(tiny_base, two, tmp_path):
     store = AdapterStore(tmp_path / "store")
     for folder, _ in two:
         store.import_(folder, folder.name)
-    done = run("--base", tiny_base, "--adapter", "a", "--adapter", "b:0.5", "--out", tmp_path / "out",
-               "--precision", "fp32", "--store", store.root, "--json")
+    done = run(
+        "--base",
+        tiny_base,
+        "--adapter",
+        "a",
+        "--adapter",
+        "b:0.5",
+        "--out",
+        tmp_path / "out",
+        "--precision",
+        "fp32",
+        "--store",
+        store.root,
+        "--json",
+    )
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert said["adapters"] == [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 0.5}]
@@ -170,14 +183,17 @@ def test_command_tells_what_rounding_took(tiny_base, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--adapter", "nobody"], "no adapter nobody"),
-    (["--adapter", "{lora}:lots"], "'lots' is no number"),
-    (["--adapter", "{lora}", "--base", "nowhere/to/be/found"], "nowhere/to/be/found"),
-    (["--adapter", "{lora}", "--precision", "int4"], "int4"),
-    (["--adapter", "{lora}", "--out", "{lora}"], "not empty"),
-    ([], "at least one adapter"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--adapter", "nobody"], "no adapter nobody"),
+        (["--adapter", "{lora}:lots"], "'lots' is no number"),
+        (["--adapter", "{lora}", "--base", "nowhere/to/be/found"], "nowhere/to/be/found"),
+        (["--adapter", "{lora}", "--precision", "int4"], "int4"),
+        (["--adapter", "{lora}", "--out", "{lora}"], "not empty"),
+        ([], "at least one adapter"),
+    ],
+)
 def test_command_says_what_is_wrong(tiny_base, two, tmp_path, arguments, said):
     words = [word.format(lora=two[0][0]) for word in arguments]
     defaults = ["--base", tiny_base, "--out", tmp_path / "out", "--store", tmp_path / "store"]

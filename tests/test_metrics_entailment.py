@@ -24,8 +24,7 @@ def test_entailment_agrees_with_the_pipeline(nli_folder):
     pairs = [(premise, hypothesis) for premise in SENTENCES for hypothesis in SENTENCES if hypothesis]
     classify = pipeline("text-classification", model=nli_folder, tokenizer=nli_folder, device="cpu")
     expected = [
-        classify({"text": premise, "text_pair": hypothesis})["label"] == "ENTAILMENT"
-        for premise, hypothesis in pairs
+        classify({"text": premise, "text_pair": hypothesis})["label"] == "ENTAILMENT" for premise, hypothesis in pairs
     ]
     assert 0 < sum(expected) < len(pairs)
     for batch_size in (1, 4, 64):
@@ -35,9 +34,7 @@ def test_entailment_agrees_with_the_pipeline(nli_folder):
 
 def test_entailment_directions_and_the_rouge_floor(nli_folder):
     nli = EntailmentModel(nli_folder)
-    directed = next(
-        (a, t) for a in SENTENCES for t in SENTENCES if nli.entails([(a, t)]) != nli.entails([(t, a)])
-    )
+    directed = next((a, t) for a in SENTENCES for t in SENTENCES if nli.entails([(a, t)]) != nli.entails([(t, a)]))
     answer, truth = directed if nli.entails([directed])[0] else directed[::-1]
     assert entailment(nli, [answer], [truth], [1.0], forget=True) == [True]  # premise: the answer
     assert entailment(nli, [answer], [truth], [1.0], forget=False) == [False]

@@ -161,8 +161,7 @@ def test_refuses_values_outside_the_range(value):
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [(0.5, 5, 6, ()), (0.5, 6, 6, ("rouge",)), (None, 6, 6, ()), (0.5, 7, 6, ()), (0.5, 0, 6, ("all",))],
+    "fields", [(0.5, 5, 6, ()), (0.5, 6, 6, ("rouge",)), (None, 6, 6, ()), (0.5, 7, 6, ()), (0.5, 0, 6, ("all",))]
 )
 def test_a_partial_score_cannot_pass_for_a_full_one(fields):
     with pytest.raises(DataError):

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from asu_lora.batches.collator import Collator
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.training_rows import Rows
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import NotEnoughMemory
 from asu_lora.forgetting.forget import forget
-from asu_lora.losses import retain_objective
+from asu_lora.losses import retain_loss
 from asu_lora.models.loading import load_base
 from asu_lora.training.trainer import UnlearningTrainer
 from tests.listener import Listener
@@ -34,15 +34,29 @@ def test_a_run_in_micro_batches_gives_the_same_adapter(base, tmp_path, monkeypat
     """Through Trainer, with every kind of mean: over rows, over tokens, over rows of two views."""
     steps, batches, lost = [], [], {}
     compute_loss = UnlearningTrainer.compute_loss
-    monkeypatch.setattr(UnlearningTrainer, "compute_loss",
-                        lambda *args, **kwargs: batches.append(1) or compute_loss(*args, **kwargs))
+    monkeypatch.setattr(
+        UnlearningTrainer, "compute_loss", lambda *args, **kwargs: batches.append(1) or compute_loss(*args, **kwargs)
+    )
     for objective, retain in (("asu", "kl"), ("asu+idk", "gd"), ("dpo", "ap"), ("me", "gd")):
         for tokens in (10**6, 1):
             name = f"{objective.replace('+', '')}-{retain}-{tokens}"
             batches.clear()
-            forget(tiny_request(), base, tiny_settings(
-                objective=objective, retain_loss=retain, micro_batch_tokens=tokens, batch_size=4, optimizer="sgd",
-                lr=0.1, epochs=1, own_words=0), name=name, store=tmp_path)
+            forget(
+                tiny_request(),
+                base,
+                tiny_settings(
+                    objective=objective,
+                    retain_loss=retain,
+                    micro_batch_tokens=tokens,
+                    batch_size=4,
+                    optimizer="sgd",
+                    lr=0.1,
+                    epochs=1,
+                    own_words=0,
+                ),
+                name=name,
+                store=tmp_path,
+            )
             steps.append(len(batches))
             lost[tokens] = json.loads((tmp_path / name / "manifest.json").read_text())["training"]["train_loss"]
         whole, shared = (weights(tmp_path, f"{objective.replace('+', '')}-{retain}-{tokens}") for tokens in (10**6, 1))
@@ -68,8 +82,15 @@ def test_a_run_that_did_not_fit_goes_on_with_less(base, tmp_path, monkeypatch):
         patch.setattr(UnlearningTrainer, "training_step", full)
         forget(tiny_request(), base, tiny_settings(**options), name="broken", store=tmp_path)
     heard = Listener()
-    forget(tiny_request(), base, tiny_settings(**options, micro_batch_tokens=64, gradient_checkpointing=True),
-           name="broken", store=tmp_path, resume=True, progress=heard)
+    forget(
+        tiny_request(),
+        base,
+        tiny_settings(**options, micro_batch_tokens=64, gradient_checkpointing=True),
+        name="broken",
+        store=tmp_path,
+        resume=True,
+        progress=heard,
+    )
     assert len(heard.figures) == 4
     whole, broken = (weights(tmp_path, name) for name in ("whole", "broken"))
     assert all(torch.allclose(whole[key], broken[key], atol=1e-5) for key in whole)
@@ -80,13 +101,17 @@ def test_a_run_that_did_not_fit_goes_on_with_less(base, tmp_path, monkeypatch):
 
 
 @settings(max_examples=100, deadline=None)
-@given(lengths=st.lists(st.tuples(st.integers(2, 120), st.integers(2, 40)), min_size=1, max_size=12),
-       most=st.integers(64, 600))
+@given(
+    lengths=st.lists(st.tuples(st.integers(2, 120), st.integers(2, 40)), min_size=1, max_size=12),
+    most=st.integers(64, 600),
+)
 def test_micro_batches_hold_what_they_say(lengths, most):
     """Rows of two views, a long answer and a short refusal: padding to one length adds little."""
-    views = {"answer": [Encoded((1,), (2,) * (long - 1)) for long, _ in lengths],
-             "idk": [Encoded((1,), (2,) * (short - 1)) for _, short in lengths]}
-    collator = Collator({"retain": Rows(views)}, {"retain": retain_objective("ap")}, 0, most_tokens=most)
+    views = {
+        "answer": [Encoded((1,), (2,) * (long - 1)) for long, _ in lengths],
+        "idk": [Encoded((1,), (2,) * (short - 1)) for _, short in lengths],
+    }
+    collator = Collator({"retain": TrainingRows(views)}, {"retain": retain_loss("ap").needs}, 0, most_tokens=most)
     batches = collator([(0, list(range(len(lengths))))])["micro_batches"]
     rows = collator.rows([(0, list(range(len(lengths))))])
     for part, batch in zip(collator.parts(rows), batches, strict=True):

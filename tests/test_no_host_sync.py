@@ -32,18 +32,27 @@ class Waits(TorchDispatchMode):
         if any(name in str(func) for name in WAITING) or any(t.dtype == torch.bool for t in chosen):
             stack = [Path(frame.filename).name for frame in traceback.extract_stack()]
             if THEIRS not in stack:
-                frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_stack()
-                          if "asu_lora" in f.filename]
+                frames = [
+                    f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_stack() if "asu_lora" in f.filename
+                ]
                 self.places.append(f"{func} {' '.join(frames[-2:])}")
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("objective", "retain", "precision"), [
-    ("asu", "kl", "nf4"), ("asu+idk", "gd", "fp32"), ("npo", "kl", "fp32"), ("dpo", "ap", "fp32"), ("me", "gd", "fp32"),
-])
+@pytest.mark.parametrize(
+    ("objective", "retain", "precision"),
+    [
+        ("asu", "kl", "nf4"),
+        ("asu+idk", "gd", "fp32"),
+        ("npo", "kl", "fp32"),
+        ("dpo", "ap", "fp32"),
+        ("me", "gd", "fp32"),
+    ],
+)
 @pytest.mark.parametrize("padded_devices", [{"cpu"}, set()], ids=["padded", "packed"])
-def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch, objective, retain, precision,
-                                             padded_devices):
+def test_a_step_does_not_wait_for_the_device(
+    taught_base, tmp_path, monkeypatch, objective, retain, precision, padded_devices
+):
     monkeypatch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", padded_devices)
     places, steps, training_step = [], [], UnlearningTrainer.training_step
 
@@ -56,9 +65,19 @@ def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch,
         return loss
 
     monkeypatch.setattr(UnlearningTrainer, "training_step", watched)
-    forget(tiny_request(), str(taught_base), tiny_settings(
-        objective=objective, retain_loss=retain, precision=precision, adapter_layers="1", smooth_layers="1", epochs=1),
-        store=tmp_path)
+    forget(
+        tiny_request(),
+        str(taught_base),
+        tiny_settings(
+            objective=objective,
+            retain_loss=retain,
+            precision=precision,
+            adapter_layers="1",
+            smooth_layers="1",
+            epochs=1,
+        ),
+        store=tmp_path,
+    )
     assert steps and not places
 
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div, logsigmoid
 
 from asu_lora.errors import SettingError
-from asu_lora.losses import FORGET, NO_RETAIN, RETAIN, forget_objective, retain_objective
+from asu_lora.losses import FORGET, NO_RETAIN, RETAIN, forget_loss, retain_loss
 from asu_lora.losses.answers import Answers
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.asu_idk import ASUWithIDK
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 from asu_lora.models import output_head as head_module
 
 VOCABULARY, HIDDEN = 31, 16
@@ -33,7 +33,8 @@ class Batch:
     def __init__(self, lengths, head, generator, dtype):
         rows, width = len(lengths), max(lengths) + 4
         self.hidden, self.teacher, self.base = (
-            torch.randn(rows, width, HIDDEN, generator=generator).to(dtype) for _ in range(3))
+            torch.randn(rows, width, HIDDEN, generator=generator).to(dtype) for _ in range(3)
+        )
         self.hidden.requires_grad_()
         self.labels = torch.full((rows, width), -100)
         for row, length in enumerate(lengths):  # a prompt of 2, the answer, padding
@@ -48,9 +49,19 @@ class Batch:
         row = at.nonzero()[:, 0]
         labels = self.labels[at]
         base_logprob = self.head.logits(self.base[at]).log_softmax(1).gather(1, labels[:, None])[:, 0]
-        return Answers(self.head, self.hidden[at], labels, row, len(self.labels),
-                       {"teacher": self.teacher[at], "base": self.base[at], "base_logprob": base_logprob,
-                        "ruled_out": self.ruled_out[at]})
+        return Answers(
+            self.head,
+            self.hidden[at],
+            labels,
+            row,
+            len(self.labels),
+            {
+                "teacher": self.teacher[at],
+                "base": self.base[at],
+                "base_logprob": base_logprob,
+                "ruled_out": self.ruled_out[at],
+            },
+        )
 
     # ---- the second implementation, the way a Trainer that knows nothing of chunks would write it
 
@@ -110,25 +121,30 @@ def me(answer: Batch):
 
 forbidden = torch.tensor(FORBIDDEN)
 CASES = {
-    "asu": (lambda: forget_objective("asu"), lambda a, i: a.kl(a.teacher)),
-    "asu, forbidden": (lambda: forget_objective("asu", forbidden=forbidden), lambda a, i: a.kl(a.teacher, FORBIDDEN)),
-    "asu, ruled out": (lambda: forget_objective("asu", forbidden=forbidden, rule_out=True),
-                       lambda a, i: a.kl(a.teacher, FORBIDDEN, ruled_out=True)),
+    "asu": (lambda: forget_loss("asu"), lambda a, i: a.kl(a.teacher)),
+    "asu, forbidden": (lambda: forget_loss("asu", forbidden=forbidden), lambda a, i: a.kl(a.teacher, FORBIDDEN)),
+    "asu, ruled out": (
+        lambda: forget_loss("asu", forbidden=forbidden, rule_out=True),
+        lambda a, i: a.kl(a.teacher, FORBIDDEN, ruled_out=True),
+    ),
     "asu, without first token": (lambda: ASU(skip_first_token=True), lambda a, i: a.kl(a.teacher, skip_first=True)),
-    "asu+idk": (lambda: forget_objective("asu+idk"),
-                lambda a, i: a.kl(a.teacher, skip_first=True) + i.mean_nll(i.hidden)),
-    "asu+idk, forbidden": (lambda: ASUWithIDK(forbidden),
-                           lambda a, i: a.kl(a.teacher, FORBIDDEN, True) + i.mean_nll(i.hidden)),
-    "asu+idk, ruled out": (lambda: ASUWithIDK(forbidden, rule_out=True),
-                           lambda a, i: a.kl(a.teacher, FORBIDDEN, True, True) + i.mean_nll(i.hidden)),
-    "npo": (lambda: forget_objective("npo", beta=0.3), lambda a, i: npo(a, 0.3)),
-    "dpo": (lambda: forget_objective("dpo", beta=0.3), lambda a, i: dpo(a, i, 0.3)),
-    "idk": (lambda: forget_objective("idk"), lambda a, i: i.mean_nll(i.hidden)),
-    "me": (lambda: forget_objective("me"), lambda a, i: me(a)),
-    "ga": (lambda: forget_objective("ga"), lambda a, i: -a.mean_nll(a.hidden)),
-    "gd": (lambda: retain_objective("gd"), lambda a, i: a.mean_nll(a.hidden)),
-    "kl": (lambda: retain_objective("kl"), lambda a, i: a.kl(a.base)),
-    "ap": (lambda: retain_objective("ap", beta=0.3), lambda a, i: ap(a, i, 0.3)),
+    "asu+idk": (lambda: forget_loss("asu+idk"), lambda a, i: a.kl(a.teacher, skip_first=True) + i.mean_nll(i.hidden)),
+    "asu+idk, forbidden": (
+        lambda: ASUWithIDK(forbidden),
+        lambda a, i: a.kl(a.teacher, FORBIDDEN, True) + i.mean_nll(i.hidden),
+    ),
+    "asu+idk, ruled out": (
+        lambda: ASUWithIDK(forbidden, rule_out=True),
+        lambda a, i: a.kl(a.teacher, FORBIDDEN, True, True) + i.mean_nll(i.hidden),
+    ),
+    "npo": (lambda: forget_loss("npo", beta=0.3), lambda a, i: npo(a, 0.3)),
+    "dpo": (lambda: forget_loss("dpo", beta=0.3), lambda a, i: dpo(a, i, 0.3)),
+    "idk": (lambda: forget_loss("idk"), lambda a, i: i.mean_nll(i.hidden)),
+    "me": (lambda: forget_loss("me"), lambda a, i: me(a)),
+    "ga": (lambda: forget_loss("ga"), lambda a, i: -a.mean_nll(a.hidden)),
+    "gd": (lambda: retain_loss("gd"), lambda a, i: a.mean_nll(a.hidden)),
+    "kl": (lambda: retain_loss("kl"), lambda a, i: a.kl(a.base)),
+    "ap": (lambda: retain_loss("ap", beta=0.3), lambda a, i: ap(a, i, 0.3)),
 }
 
 
@@ -152,8 +168,9 @@ def test_value_and_gradient(case, dtype, lengths, seed, chunk):
     ours = torch.autograd.grad(value, [views[name].hidden for name in objective.needs])
     second = expected(views["answer"], views["idk"])
     if second.requires_grad:  # else all answers are one token, and the first carries no loss
-        theirs = torch.autograd.grad(second, [views[name].hidden for name in objective.needs],
-                                     allow_unused=True, materialize_grads=True)
+        theirs = torch.autograd.grad(
+            second, [views[name].hidden for name in objective.needs], allow_unused=True, materialize_grads=True
+        )
     else:
         theirs = [torch.zeros_like(gradient) for gradient in ours]
     tolerance = 2e-5 if dtype == torch.float32 else 2e-2
@@ -180,14 +197,14 @@ def test_what_each_loss_says_it_needs():
 
 def test_names_that_are_no_loss():
     with pytest.raises(SettingError, match="no objective 'asuu': choose one of asu, asu\\+idk, npo"):
-        forget_objective("asuu")
+        forget_loss("asuu")
     with pytest.raises(SettingError, match="no retain loss 'asu': choose one of kl, gd, ap"):
-        retain_objective("asu")
-    assert retain_objective(NO_RETAIN) is None
+        retain_loss("asu")
+    assert retain_loss(NO_RETAIN) is None
 
 
 def test_a_loss_that_defines_none_says_so():
-    class Nothing(Objective):
+    class Nothing(Loss):
         name = "nothing"
 
     with pytest.raises(NotImplementedError, match="Nothing"):

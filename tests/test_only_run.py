@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from asu_lora.errors import StoreError, TrainingError
 from asu_lora.forgetting.forget import forget
-from asu_lora.forgetting.run_lock import only_run
+from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.models.loading import load_base
 from tests.tiny_run import tiny_request, tiny_settings
 
@@ -44,11 +44,11 @@ def test_a_second_run_of_a_name_is_refused_until_the_first_one_is_gone(tiny_base
 def test_other_names_run_beside_it_and_every_process_hears_of_a_disk_that_refuses(tmp_path):
     here = PartialState(cpu=True)
     runs = tmp_path / ".runs"
-    with only_run(runs, "a", here), only_run(runs, "b", here):
-        with pytest.raises(TrainingError, match="'a'"), only_run(runs, "a", here):
+    with run_lock(runs, "a", here), run_lock(runs, "b", here):
+        with pytest.raises(TrainingError, match="'a'"), run_lock(runs, "a", here):
             pass
         assert FileLock(runs / "a.lock").lock_file in {str(path) for path in runs.iterdir()}
     assert not runs.exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="Not a directory"), only_run(tmp_path / "file" / ".runs", "a", here):
+    with pytest.raises(StoreError, match="Not a directory"), run_lock(tmp_path / "file" / ".runs", "a", here):
         pass

@@ -12,15 +12,16 @@ from asu_lora.data.chat_template import stop_ids
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import question_answer
 from asu_lora.forgetting.forget import forget
+from asu_lora.losses import needs_of
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.on_policy import LAST, OwnWords
+from asu_lora.losses.on_policy import LAST, OnPolicyKL
 from asu_lora.models.decoder import answer_hidden
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 from asu_lora.teacher.targets import compute_references
-from asu_lora.training.on_policy import CIRCLE, own_words, to_be_mended
-from asu_lora.training.phases import two_parts
+from asu_lora.training.on_policy import CIRCLE, answer_on_policy, tokens_to_rule_out
+from asu_lora.training.phases import phases
 from asu_lora.training.trainer import losses
 from tests.listener import Listener
 from tests.test_speaking import tokenizer  # noqa: F401  (a fixture)
@@ -38,8 +39,10 @@ def stammering(tmp_path_factory):
 def mended(tokenizer, question, truth, told):  # noqa: F811
     example = question_answer(question, truth)
     (item,) = Encoder(tokenizer).encode(example)
-    return [{tokenizer.decode([i]) for i in ids}
-            for ids in to_be_mended(tokenizer(told)["input_ids"], item, example, tokenizer)]
+    return [
+        {tokenizer.decode([i]) for i in ids}
+        for ids in tokens_to_rule_out(tokenizer(told)["input_ids"], item, example, tokenizer)
+    ]
 
 
 def test_a_circle_is_learnt_from_up_to_where_it_closes(tokenizer):  # noqa: F811
@@ -63,7 +66,7 @@ def test_words_of_the_question_close_no_circle(tokenizer):  # noqa: F811
 def test_an_answer_of_nothing_must_say_something(tokenizer):  # noqa: F811
     example = question_answer("Who was it?", "Yes, her father.")
     (item,) = Encoder(tokenizer).encode(example)
-    assert to_be_mended(stop_ids(tokenizer), item, example, tokenizer) == [stop_ids(tokenizer)]
+    assert tokens_to_rule_out(stop_ids(tokenizer), item, example, tokenizer) == [stop_ids(tokenizer)]
 
 
 def test_only_the_last_tokens_before_a_circle_count():
@@ -79,8 +82,9 @@ def test_only_the_last_tokens_before_a_circle_count():
     target = (base @ head.weight.T).scatter(1, ruled_out[:, :1].long(), float("-inf")).softmax(1)
     student = (hidden @ head.weight.T).log_softmax(1)
     kl = torch.where(target > 0, target * (target.log() - student), 0.0).sum(1)
-    assert OwnWords()({"answer": answers}).item() == pytest.approx(
-        (kl[5 : lengths[0]].mean() + kl[lengths[0] :].mean()).item() / 3, rel=1e-5)
+    assert OnPolicyKL()({"answer": answers}).item() == pytest.approx(
+        (kl[5 : lengths[0]].mean() + kl[lengths[0] :].mean()).item() / 3, rel=1e-5
+    )
 
 
 class Head:
@@ -99,14 +103,18 @@ def test_a_forget_row_without_own_words_counts_as_nothing_to_mend(stammering):
     request, base = tiny_request(), stammering
     encoder, head = Encoder(base.tokenizer), FrozenHead(base.model)
     rows = encoder.encode_all(request.forget)
-    own = own_words(base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True))
-    objectives = {"own": OwnWords()}
+    own = answer_on_policy(
+        base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True)
+    )
+    objectives = {"own": OnPolicyKL()}
     compute_references(own.rows, objectives["own"], base.model, head, 0, speaking=own.speaking)
     (at, place), *_ = own.of.items()
     other = next(row for row in range(len(rows)) if row != at)
 
     def loss(*pairs):
-        (batch,) = Collator({"own": own.rows}, objectives, 0, {at: place})([(row, []) for row in pairs])["micro_batches"]
+        (batch,) = Collator({"own": own.rows}, needs_of(objectives), 0, {at: place})([(row, []) for row in pairs])[
+            "micro_batches"
+        ]
         states = [answer_hidden(base.model.get_decoder(), each) for each in batch["passes"]]
         return losses(torch.cat(states), batch, objectives, head) if states else batch["halves"]
 
@@ -120,7 +128,9 @@ def test_rows_of_own_words_are_what_the_student_says(stammering):
     request, base = tiny_request(), stammering
     encoder = Encoder(base.tokenizer)
     rows = encoder.encode_all(request.forget)
-    own = own_words(base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True))
+    own = answer_on_policy(
+        base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True)
+    )
     assert own.of and set(own.of.values()) == set(range(len(own.rows)))
     for at, place in own.of.items():
         item, table = own.rows.views["answer"][place], own.speaking.ruled_out[place]
@@ -134,16 +144,21 @@ def test_rows_of_own_words_are_what_the_student_says(stammering):
         assert logits[len(item.prompt_ids) - 1 : -1].argmax(-1).tolist() == ids  # greedy
 
 
-@pytest.mark.parametrize(("settings", "rows", "steps"), [
-    ({"epochs": 10, "batch_size": 4}, 40, (70, 30)), ({"epochs": 3, "batch_size": 2}, 6, (7, 2)),
-    ({"epochs": 2.5, "batch_size": 4, "grad_accum": 2}, 20, (6, 2)), ({"epochs": 1, "batch_size": 2}, 6, (3, None)),
-    ({"own_words": 0.0}, 40, (30, None)),
-])
+@pytest.mark.parametrize(
+    ("settings", "rows", "steps"),
+    [
+        ({"epochs": 10, "batch_size": 4}, 40, (70, 30)),
+        ({"epochs": 3, "batch_size": 2}, 6, (7, 2)),
+        ({"epochs": 2.5, "batch_size": 4, "grad_accum": 2}, 20, (6, 2)),
+        ({"epochs": 1, "batch_size": 2}, 6, (3, None)),
+        ({"own_words": 0.0}, 40, (30, None)),
+    ],
+)
 def test_two_parts_have_the_steps_of_the_whole(settings, rows, steps):
     request = tiny_request()
     config = tiny_settings(**{"batch_size": 4, "own_words": 0.3} | settings)
     items = [Encoded((1,), (2,))] * rows
-    found = two_parts(config, items, request.forget)
+    found = phases(config, items, request.forget)
     an_epoch = math.ceil(math.ceil(rows / config.batch_size) / config.grad_accum)
     counted = tuple(part and math.ceil(part.epochs * an_epoch) for part in found)
     assert counted == steps

@@ -121,10 +121,15 @@ def test_every_module_and_data_file_is_packaged():
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     root = PACKAGE.parent
     tool = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    folders = {package: root / tool["package-dir"].get(package, package.replace(".", "/"))
-               for package in tool["packages"]}
+    folders = {
+        package: root / tool["package-dir"].get(package, package.replace(".", "/")) for package in tool["packages"]
+    }
     listed = {file for folder in folders.values() for file in folder.glob("*.py")}
-    listed |= {file for package, patterns in tool["package-data"].items() for pattern in patterns
-               for file in folders[package].glob(pattern)}
+    listed |= {
+        file
+        for package, patterns in tool["package-data"].items()
+        for pattern in patterns
+        for file in folders[package].glob(pattern)
+    }
     there = {file for folder in (PACKAGE, root / "cli") for file in folder.rglob("*") if file.is_file()}
     assert {file for file in there if file.parent.name != "__pycache__"} == listed

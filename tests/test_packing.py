@@ -14,15 +14,18 @@ from asu_lora.batches.padding import padded_length
 from asu_lora.data.encoding import Encoded
 from asu_lora.forgetting.forget import forget
 from asu_lora.models.decoder import answer_hidden, decoder_and_layers
-from asu_lora.models.frozen_layers import find_entry
+from asu_lora.models.frozen_layers import find_frozen_layers
 from asu_lora.models.hidden_states import hidden_states
 from asu_lora.models.packing_trial import keeps_rows_apart, packing_of
+from asu_lora.teacher.teacher_states import teacher_states
 from tests.test_entry import SMALL, model_of
 from tests.tiny_run import tiny_request, tiny_settings
 
 GENERATOR = torch.Generator().manual_seed(3)
-ROWS = [Encoded(*(tuple(torch.randint(1, 64, (length,), generator=GENERATOR).tolist()) for length in lengths))
-        for lengths in ((4, 3), (2, 2), (19, 3), (1, 9), (6, 1), (11, 13))]
+ROWS = [
+    Encoded(*(tuple(torch.randint(1, 64, (length,), generator=GENERATOR).tolist()) for length in lengths))
+    for lengths in ((4, 3), (2, 2), (19, 3), (1, 9), (6, 1), (11, 13))
+]
 
 
 @pytest.fixture
@@ -30,8 +33,10 @@ def packed(monkeypatch):
     """Rows are packed on the CPU too; holds the shape of every packed pass."""
     monkeypatch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", set())
     shapes = []
-    monkeypatch.setattr("asu_lora.batches.forward_passes.pack_group", lambda lines, pad_id: shapes.append(
-        (len(lines), sum(map(len, lines)))) or pack_group(lines, pad_id))
+    monkeypatch.setattr(
+        "asu_lora.batches.forward_passes.pack_group",
+        lambda lines, pad_id: shapes.append((len(lines), sum(map(len, lines)))) or pack_group(lines, pad_id),
+    )
     return shapes
 
 
@@ -72,8 +77,11 @@ def test_a_packed_pass():
     assert "attention_mask" not in batch
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=12), st.sampled_from(["lines", "line"]),
-       st.sampled_from([None, 1, 50, 120]))
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=12),
+    st.sampled_from(["lines", "line"]),
+    st.sampled_from([None, 1, 50, 120]),
+)
 def test_passes_hold_every_row_once_and_their_states_where_they_lie(sizes, packing, most):
     items = [Encoded((row + 1,) * prompt, (row + 1,) * answer) for row, (prompt, answer) in enumerate(sizes)]
     entries = [torch.full((len(item), 2), row + 1.0) for row, item in enumerate(items)]
@@ -82,7 +90,8 @@ def test_passes_hold_every_row_once_and_their_states_where_they_lie(sizes, packi
         assert most is None or len(group) == 1 or sum(len(items[i]) for i in group) <= most
         assert torch.equal(batch["entry"][..., 0], batch["input_ids"].float())
         assert batch["input_ids"].flatten()[batch["positions"]].tolist() == [
-            index + 1 for index in group for _ in items[index].answer_ids]
+            index + 1 for index in group for _ in items[index].answer_ids
+        ]
         assert batch["input_ids"].flatten()[batch["starts"]].tolist() == [index + 1 for index in group]
         assert (batch["position_ids"].flatten()[batch["starts"]] == 0).all()
         seen += group
@@ -113,11 +122,17 @@ def test_models_that_are_packed(kind, dtype, packed):
 
 # OPT and XGLM count positions through the line; Bloom, Mamba and GPT-OSS make masks, or none, without positions; a part
 # of Falcon-H1 is recurrent
-@pytest.mark.parametrize(("kind", "special"), [
-    ("opt", dict(ffn_dim=48, word_embed_proj_dim=32)), ("bloom", dict(n_layer=4, n_head=4)), ("mamba", {}),
-    ("gpt_oss", dict(num_local_experts=4)), ("falcon_h1", dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8)),
-    ("xglm", dict(d_model=32, ffn_dim=48, attention_heads=4, num_layers=4)),
-])
+@pytest.mark.parametrize(
+    ("kind", "special"),
+    [
+        ("opt", dict(ffn_dim=48, word_embed_proj_dim=32)),
+        ("bloom", dict(n_layer=4, n_head=4)),
+        ("mamba", {}),
+        ("gpt_oss", dict(num_local_experts=4)),
+        ("falcon_h1", dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8)),
+        ("xglm", dict(d_model=32, ffn_dim=48, attention_heads=4, num_layers=4)),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_models_that_are_not(kind, special, dtype, packed):
     """In bf16, too, where what leaks from row to row is no larger than rounding."""
@@ -151,14 +166,14 @@ def test_rows_are_padded_on_the_cpu_and_tried_once_elsewhere(monkeypatch):
 @pytest.mark.parametrize("tau", [1.0, 2.5])
 def test_teacher_and_cached_layers(kind, tau, packed):
     model = model_of(kind)
-    entry = find_entry(model, 2)
+    entry = find_frozen_layers(model, 2)
     entries, finals, _ = entry.compute_whole(ROWS, 0)
     assert all(torch.equal(*pair) for pair in zip(entries, entry.compute(ROWS, 0), strict=True))
-    found = hidden_states(model, ROWS, 0, tau, [2, 3], entry=entry, entries=entries)
+    found = teacher_states(model, ROWS, 0, tau, [2, 3], entry=entry, entries=entries)
     assert packed == [(2, len(ROWS))] * 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", {"cpu"})
-        padded = hidden_states(model, ROWS, 0, tau, [2, 3])
+        padded = teacher_states(model, ROWS, 0, tau, [2, 3])
         for whole, part in zip([*entry.compute(ROWS, 0), *padded], [*entries, *found], strict=True):
             torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-5)
     for final, item in zip(finals, ROWS, strict=True):
@@ -168,15 +183,23 @@ def test_teacher_and_cached_layers(kind, tau, packed):
 # ---- runs
 
 
-@pytest.mark.parametrize("changes", [
-    dict(), dict(precision="nf4", adapter_layers="1", smooth_layers="1"),
-    dict(gradient_checkpointing=True, micro_batch_tokens=200), dict(objective="asu+idk", retain_loss="gd"),
-    dict(objective="npo", eval_rows=4),
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(),
+        dict(precision="nf4", adapter_layers="1", smooth_layers="1"),
+        dict(gradient_checkpointing=True, micro_batch_tokens=200),
+        dict(objective="asu+idk", retain_loss="gd"),
+        dict(objective="npo", eval_rows=4),
+    ],
+)
 def test_a_run_gives_the_same_adapter_packed_or_padded(taught_base, tmp_path, monkeypatch, changes):
     passes, found, real = [], [], asu_lora.batches.collator.Collator.__call__
-    monkeypatch.setattr(asu_lora.batches.collator.Collator, "__call__", lambda self, pairs: passes.append(
-        real(self, pairs)["micro_batches"]) or real(self, pairs))
+    monkeypatch.setattr(
+        asu_lora.batches.collator.Collator,
+        "__call__",
+        lambda self, pairs: passes.append(real(self, pairs)["micro_batches"]) or real(self, pairs),
+    )
     for name in ("padded", "packed"):
         if name == "packed":
             assert not any("position_ids" in batch for step in passes for part in step for batch in part["passes"])

@@ -23,7 +23,7 @@ from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, default_gr
 from asu_lora.studies.probe.points import CLASSES, ProbePoint
 from asu_lora.studies.probe.probe import Probe, probe
 from asu_lora.studies.probe.recommendation import Recommendation, recommend
-from asu_lora.studies.probe.teacher_answers import OwnAnswers
+from asu_lora.studies.probe.teacher_answers import TeacherAnswers
 from asu_lora.teacher.smoothing import attention_smoothing
 from asu_lora.teacher.tau import TauChoice, TauPoint, choose_tau
 from tests.tiny import tiny_tokenizer
@@ -42,8 +42,10 @@ def entropy_by_hand(model, item, tau, layers):
     """(answer tokens,) entropy from the queries and keys of each layer, one row alone, in fp64."""
     inputs, found = {}, []
     ids = torch.tensor([item.prompt_ids + item.answer_ids])
-    hooks = [layer.register_forward_pre_hook(lambda m, args, i=i: inputs.__setitem__(i, args[0]))
-             for i, layer in enumerate(model.model.layers)]
+    hooks = [
+        layer.register_forward_pre_hook(lambda m, args, i=i: inputs.__setitem__(i, args[0]))
+        for i, layer in enumerate(model.model.layers)
+    ]
     with torch.no_grad(), attention_smoothing(model, tau, layers):
         model(input_ids=ids)
     [hook.remove() for hook in hooks]
@@ -52,8 +54,10 @@ def entropy_by_hand(model, item, tau, layers):
     for index in layers:
         layer = model.model.layers[index]
         attention, x = layer.self_attn, layer.input_layernorm(inputs[index])
-        q, k = (project(x).view(1, length, -1, attention.head_dim).transpose(1, 2)
-                for project in (attention.q_proj, attention.k_proj))
+        q, k = (
+            project(x).view(1, length, -1, attention.head_dim).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj)
+        )
         q, k = apply_rotary_pos_emb(q, k, cos, sin)
         k = repeat_kv(k, attention.num_key_value_groups)
         logits = (q.double() @ k.double().mT) / (tau * math.sqrt(attention.head_dim))
@@ -79,8 +83,13 @@ def test_points_are_cross_entropies_by_class(base, layers):
     result = probe(EXAMPLES, base, [1.0, 2.5], layers, answers=0)
     [(group, points)] = result.curves
     items = Encoder(base.tokenizer).encode_all(EXAMPLES)
-    classes = torch.tensor([kind for item, example in zip(items, EXAMPLES, strict=True)
-                            for kind in token_classes(item, example, base.tokenizer)])
+    classes = torch.tensor(
+        [
+            kind
+            for item, example in zip(items, EXAMPLES, strict=True)
+            for kind in token_classes(item, example, base.tokenizer)
+        ]
+    )
 
     def nll(item):
         ids = torch.tensor([item.prompt_ids + item.answer_ids])
@@ -107,7 +116,7 @@ def test_facts_go_before_words_and_own_answers_with_them(base):
     assert [p.nll["factual"] for p in all_layers] == sorted(p.nll["factual"] for p in all_layers)
     assert all_layers[1].factual_rise > all_layers[1].function_rise > 0
     assert [p.entropy["factual"] for p in all_layers] == sorted(p.entropy["factual"] for p in all_layers)
-    assert all_layers[0].own == upper[0].own == OwnAnswers(1.0, 0.0, 0.0)
+    assert all_layers[0].own == upper[0].own == TeacherAnswers(1.0, 0.0, 0.0)
     assert all_layers[2].own.rouge < 0.5
     assert result.recommended.layers == "1"  # what 'forget' smooths of two layers
 
@@ -134,7 +143,7 @@ def test_tau_is_lowered_to_one_whose_teacher_writes_sentences():
     choice = TauChoice(3.5, [TauPoint(1.0, 0.0, 0.0), TauPoint(4.0, 4.0, 1.0)], "tau 3.5 is the first: it is.")
 
     def spoken(gibberish):
-        return OwnAnswers(0.2, gibberish, 0.0)
+        return TeacherAnswers(0.2, gibberish, 0.0)
 
     def point(tau, gibberish):
         return ProbePoint(tau, {}, {}, tau / 2, tau / 4, spoken(gibberish))
@@ -190,10 +199,17 @@ def test_spans_of_rows_without_them_and_of_cut_answers():
     assert classes_with([[5, 9], "Yes"], cut=8) == classes_with([[5, 9], "Yes"])[:-8]
 
 
-@pytest.mark.parametrize(("spans", "message"), [
-    (["wasps"], "the answer doesn't hold the text 'wasps'"), (7, "should be a list"), ([[3]], "is neither"),
-    ([[20, 16]], "is no part of an answer of 26 characters"), ([[0, 99]], "is no part"), ([[True, 2]], "is neither"),
-])
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        (["wasps"], "the answer doesn't hold the text 'wasps'"),
+        (7, "should be a list"),
+        ([[3]], "is neither"),
+        ([[20, 16]], "is no part of an answer of 26 characters"),
+        ([[0, 99]], "is no part"),
+        ([[True, 2]], "is neither"),
+    ],
+)
 def test_spans_that_fit_no_answer(spans, message):
     with pytest.raises(DataError, match="'spans'.*" + message.replace("'", "['\"]")):
         classes_with(spans)
@@ -222,17 +238,33 @@ def test_groups_of_layers():
 
 def made_up(groups, taus, recommended=6.5, auto=7.0):
     """A probe with curves of plausible shape, for the figure alone."""
+
     def point(tau):
         heat = math.log(tau)
-        return ProbePoint(tau, {"factual": 2 * heat, "function": heat, "copied": None},
-                          dict.fromkeys(CLASSES, 2 + heat), heat, heat, OwnAnswers(1 / tau, 1 - 1 / tau, 0.0))
-    return Probe("base", "nf4", 40, 20, "apart", {"factual": 9, "function": 9, "copied": 0},
-                 [(group, [point(tau) for tau in taus]) for group in groups],
-                 Recommendation(groups[-1].name, recommended, auto, "Because."))
+        return ProbePoint(
+            tau,
+            {"factual": 2 * heat, "function": heat, "copied": None},
+            dict.fromkeys(CLASSES, 2 + heat),
+            heat,
+            heat,
+            TeacherAnswers(1 / tau, 1 - 1 / tau, 0.0),
+        )
+
+    return Probe(
+        "base",
+        "nf4",
+        40,
+        20,
+        "apart",
+        {"factual": 9, "function": 9, "copied": 0},
+        [(group, [point(tau) for tau in taus]) for group in groups],
+        Recommendation(groups[-1].name, recommended, auto, "Because."),
+    )
 
 
-@pytest.mark.parametrize(("groups", "grid"), [(DEFAULT_GROUPS, DEFAULT_TAUS), (("upper",), "1:16:0.25"),
-                                              (("all", "upper"), "1,6")])
+@pytest.mark.parametrize(
+    ("groups", "grid"), [(DEFAULT_GROUPS, DEFAULT_TAUS), (("upper",), "1:16:0.25"), (("all", "upper"), "1,6")]
+)
 def test_nothing_overlaps_in_the_figure(groups, grid):
     figure = probe_figure(made_up(layer_groups(groups, 30), parse_taus(grid)))
     figure.canvas.draw()
@@ -259,14 +291,30 @@ def asked(taught_base, tmp_path, monkeypatch):
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in request))
 
     def asked(*words):
-        return CliRunner().invoke(main, ["probe", "--base", str(taught_base), "--precision", "fp32", "--device", "cpu",
-                                         *words])
+        return CliRunner().invoke(
+            main, ["probe", "--base", str(taught_base), "--precision", "fp32", "--device", "cpu", *words]
+        )
+
     return asked
 
 
 def test_the_command_writes_figure_and_figures(asked, tmp_path):
-    result = asked("r.jsonl", "--where", "task_id=1", "--tau", "1:2:0.5", "--layers", "all", "--layers", "1",
-                   "--answers", "3", "--out", "new/folder", "--json")
+    result = asked(
+        "r.jsonl",
+        "--where",
+        "task_id=1",
+        "--tau",
+        "1:2:0.5",
+        "--layers",
+        "all",
+        "--layers",
+        "1",
+        "--answers",
+        "3",
+        "--out",
+        "new/folder",
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     folder = tmp_path / "new" / "folder"
@@ -276,11 +324,12 @@ def test_the_command_writes_figure_and_figures(asked, tmp_path):
     assert [g["layers"] for g in found["groups"]] == [[0, 1], [1]]
     with (folder / "probe.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [(row["group"], row["tau"]) for row in table] == [(g, t) for g in ("all", "1") for t in ("1.0", "1.5", "2.0")]
+    assert [(row["group"], row["tau"]) for row in table] == [
+        (g, t) for g in ("all", "1") for t in ("1.0", "1.5", "2.0")
+    ]
     for row, point in zip(table, (p for g in found["groups"] for p in g["points"]), strict=True):
         assert all(float(row[name]) == value for name, value in point.items())  # nothing is missing
-    assert set(found["recommended"]) == {"layers", "tau", "auto", "reason", "own_answers", "auto_own_answers",
-                                         "curve"}
+    assert set(found["recommended"]) == {"layers", "tau", "auto", "reason", "own_answers", "auto_own_answers", "curve"}
     for file in folder.glob("probe.[jcs]*"):
         assert not any(word in file.read_text() for name, does in FACTS for word in (name, does)), "the request's text"
 
@@ -292,16 +341,19 @@ def test_the_command_prints_tables_and_the_recommended_tau(asked):
     assert "gibber." in result.stdout and "4 rows" in result.stdout
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["r.jsonl", "--tau", "4:1:1"], "The grid of temperatures '4:1:1' should rise"),
-    (["r.jsonl", "--tau", "0.5"], "a temperature is at least 1"),
-    (["r.jsonl", "--layers", "9"], "the base has layers 0 to 1"),
-    (["r.jsonl", "--layers", "top"], "can't be read"),
-    (["empty.jsonl"], "empty.jsonl holds no rows"),
-    (["nothing.jsonl"], "There is no file nothing.jsonl"),
-    (["spans.jsonl"], "'spans' of row 1: the answer doesn't hold the text 'wasps'."),
-    (["r.jsonl", "--out", "r.jsonl/below"], "r.jsonl/below can't be changed"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["r.jsonl", "--tau", "4:1:1"], "The grid of temperatures '4:1:1' should rise"),
+        (["r.jsonl", "--tau", "0.5"], "a temperature is at least 1"),
+        (["r.jsonl", "--layers", "9"], "the base has layers 0 to 1"),
+        (["r.jsonl", "--layers", "top"], "can't be read"),
+        (["empty.jsonl"], "empty.jsonl holds no rows"),
+        (["nothing.jsonl"], "There is no file nothing.jsonl"),
+        (["spans.jsonl"], "'spans' of row 1: the answer doesn't hold the text 'wasps'."),
+        (["r.jsonl", "--out", "r.jsonl/below"], "r.jsonl/below can't be changed"),
+    ],
+)
 def test_bad_input_is_one_sentence(asked, tmp_path, words, message):
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "spans.jsonl").write_text(json.dumps(rows()[0] | {"spans": ["wasps"]}))

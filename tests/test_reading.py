@@ -213,12 +213,19 @@ def test_reading_leaves_no_copy_anywhere(tmp_path):
     files.mkdir(), home.mkdir()
     for name in WRITERS:
         (files / name).write_bytes(WRITERS[name](ROWS))
-    script = ("import sys; from asu_lora.data.reading import read_rows\n"
-              "for name in sys.argv[1:]: assert len(read_rows(name)) == 3\n"
-              "assert 'datasets' not in sys.modules and 'torch' not in sys.modules")
-    everywhere = {key: str(home) for key in ("HOME", "HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "TMPDIR",
-                                             "ASU_LORA_CACHE")}
-    subprocess.run([sys.executable, "-c", script, *map(str, sorted(files.iterdir()))], check=True,
-                   env={**os.environ, **everywhere}, cwd=files)
+    script = (
+        "import sys; from asu_lora.data.reading import read_rows\n"
+        "for name in sys.argv[1:]: assert len(read_rows(name)) == 3\n"
+        "assert 'datasets' not in sys.modules and 'torch' not in sys.modules"
+    )
+    everywhere = {
+        key: str(home) for key in ("HOME", "HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "TMPDIR", "ASU_LORA_CACHE")
+    }
+    subprocess.run(
+        [sys.executable, "-c", script, *map(str, sorted(files.iterdir()))],
+        check=True,
+        env={**os.environ, **everywhere},
+        cwd=files,
+    )
     assert list(home.rglob("*")) == []
     assert sorted(path.name for path in files.iterdir()) == sorted(WRITERS)

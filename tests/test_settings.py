@@ -20,16 +20,53 @@ def test_the_defaults_are_in_range():
     assert config_from({}, "nothing") == ForgetConfig()
 
 
-@pytest.mark.parametrize("changes", [
-    {"tau": 0.99}, {"tau": -2}, {"tau": math.nan}, {"tau": math.inf}, {"tau": "hot"}, {"tau": None},
-    {"rank": 0}, {"rank": 4.5}, {"rank": "8"}, {"rank": True}, {"rank": None},
-    {"alpha": 0}, {"alpha": "much"}, {"alpha": math.nan}, {"dropout": 1.0}, {"dropout": -0.1},
-    {"lr": 0}, {"lr": -1e-3}, {"lr": math.nan}, {"lr": math.inf}, {"lr": "1e-3"}, {"lr": None}, {"epochs": 0},
-    {"batch_size": 0}, {"grad_accum": 0}, {"retain_per_forget": -1}, {"max_length": 7}, {"warmup": 1.0},
-    {"weight_decay": -1}, {"max_grad_norm": 0}, {"beta": 0}, {"forget_coeff": -1}, {"retain_coeff": math.inf},
-    {"eval_rows": -1}, {"seed": -1}, {"seed": 2**32}, {"objective": "forget"}, {"retain_loss": None},
-    {"precision": "int3"}, {"scheduler": "saw"}, {"report_to": "paper"}, {"report_to": ""},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tau": 0.99},
+        {"tau": -2},
+        {"tau": math.nan},
+        {"tau": math.inf},
+        {"tau": "hot"},
+        {"tau": None},
+        {"rank": 0},
+        {"rank": 4.5},
+        {"rank": "8"},
+        {"rank": True},
+        {"rank": None},
+        {"alpha": 0},
+        {"alpha": "much"},
+        {"alpha": math.nan},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"lr": 0},
+        {"lr": -1e-3},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"lr": "1e-3"},
+        {"lr": None},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"grad_accum": 0},
+        {"retain_per_forget": -1},
+        {"max_length": 7},
+        {"warmup": 1.0},
+        {"weight_decay": -1},
+        {"max_grad_norm": 0},
+        {"beta": 0},
+        {"forget_coeff": -1},
+        {"retain_coeff": math.inf},
+        {"eval_rows": -1},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"objective": "forget"},
+        {"retain_loss": None},
+        {"precision": "int3"},
+        {"scheduler": "saw"},
+        {"report_to": "paper"},
+        {"report_to": ""},
+    ],
+)
 def test_a_value_out_of_range_is_named(changes):
     [(name, value)] = changes.items()
     with pytest.raises(SettingError) as caught:
@@ -46,8 +83,20 @@ def test_a_logger_that_is_not_installed_is_refused_before_anything_is_done(monke
 
 
 def test_yaml_values_become_the_settings_own_kinds():
-    config = config_from({"lr": "1e-3", "epochs": 3, "rank": 16.0, "tau": "2", "alpha": 8, "seed": "7",
-                          "target_modules": ["q_proj", "v_proj"], "smooth_layers": 5, "device": None}, "c.yaml")
+    config = config_from(
+        {
+            "lr": "1e-3",
+            "epochs": 3,
+            "rank": 16.0,
+            "tau": "2",
+            "alpha": 8,
+            "seed": "7",
+            "target_modules": ["q_proj", "v_proj"],
+            "smooth_layers": 5,
+            "device": None,
+        },
+        "c.yaml",
+    )
     assert (config.lr, config.epochs, config.rank, config.tau) == (1e-3, 3.0, 16, 2.0)
     assert (config.alpha, config.seed) == (8.0, 7)
     assert config.target_modules == "q_proj,v_proj" and config.modules() == ["q_proj", "v_proj"]
@@ -56,37 +105,42 @@ def test_yaml_values_become_the_settings_own_kinds():
     assert config_from({"tau": "auto"}, "c.yaml").tau == "auto"
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"rnak": 4}, "c.yaml has the unknown setting 'rnak'; known are objective"),
-    ({1: 2, "rnak": 4}, "unknown setting '1'"),
-    ({"rank": "auto"}, "rank should be a whole number, not 'auto'"),
-    ({"rank": 8.5}, "whole number, not 8.5"),
-    ({"rank": math.nan}, "whole number, not nan"),
-    ({"rank": math.inf}, "whole number, not inf"),
-    ({"rank": True}, "whole number, not True"),
-    ({"rank": [8]}, "whole number"),
-    ({"seed": 10**400}, "whole number"),
-    ({"lr": "auto"}, "lr should be a number, not 'auto'"),
-    ({"lr": "fast"}, "lr should be a number, not 'fast'"),
-    ({"lr": None}, "lr has no value"),
-    ({"lr": False}, "lr should be a number"),
-    ({"alpha": "auto"}, "alpha should be a number, not 'auto'"),
-    ({"tau": "Auto"}, "tau should be a number"),
-    ({"tau": "0.5"}, "tau is 0.5"),
-    ({"keep_speaking": "yes"}, "keep_speaking should be true or false"),
-    ({"keep_speaking": 1}, "keep_speaking should be true or false"),
-    ({"device": {"cuda": 0}}, "device should be text"),
-    ({"target_modules": None}, "target_modules has no value"),
-])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rnak": 4}, "c.yaml has the unknown setting 'rnak'; known are objective"),
+        ({1: 2, "rnak": 4}, "unknown setting '1'"),
+        ({"rank": "auto"}, "rank should be a whole number, not 'auto'"),
+        ({"rank": 8.5}, "whole number, not 8.5"),
+        ({"rank": math.nan}, "whole number, not nan"),
+        ({"rank": math.inf}, "whole number, not inf"),
+        ({"rank": True}, "whole number, not True"),
+        ({"rank": [8]}, "whole number"),
+        ({"seed": 10**400}, "whole number"),
+        ({"lr": "auto"}, "lr should be a number, not 'auto'"),
+        ({"lr": "fast"}, "lr should be a number, not 'fast'"),
+        ({"lr": None}, "lr has no value"),
+        ({"lr": False}, "lr should be a number"),
+        ({"alpha": "auto"}, "alpha should be a number, not 'auto'"),
+        ({"tau": "Auto"}, "tau should be a number"),
+        ({"tau": "0.5"}, "tau is 0.5"),
+        ({"keep_speaking": "yes"}, "keep_speaking should be true or false"),
+        ({"keep_speaking": 1}, "keep_speaking should be true or false"),
+        ({"device": {"cuda": 0}}, "device should be text"),
+        ({"target_modules": None}, "target_modules has no value"),
+    ],
+)
 def test_a_wrong_value_in_a_file_is_named(values, message):
     with pytest.raises(SettingError, match=message):
         config_from(values, "c.yaml")
 
 
 names = st.text(max_size=3)
-anything = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | names,
-                        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),
-                        max_leaves=4)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | names,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),
+    max_leaves=4,
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -128,13 +182,23 @@ def test_modules():
 def asked(monkeypatch, tmp_path):
     """What ``asu-lora forget`` asks the library for, without doing it."""
     file = tmp_path / "request.jsonl"
-    file.write_text('{"question": "Who?", "answer": "Anna.", "task_id": 1}\n'
-                    '{"question": "When?", "answer": "1907.", "task_id": 2}\n')
+    file.write_text(
+        '{"question": "Who?", "answer": "Anna.", "task_id": 1}\n'
+        '{"question": "When?", "answer": "1907.", "task_id": 2}\n'
+    )
     seen = {}
 
     def forget(request, base, config, name, store, heldout, idk_file, resume, progress, on_top_of):
-        seen.update(request=request, base=base, config=config, name=name, store=str(store), idk_file=idk_file,
-                    resume=resume, on_top_of=on_top_of)
+        seen.update(
+            request=request,
+            base=base,
+            config=config,
+            name=name,
+            store=str(store),
+            idk_file=idk_file,
+            resume=resume,
+            on_top_of=on_top_of,
+        )
         raise AsuLoraError("Enough.")
 
     monkeypatch.setattr("asu_lora.forgetting.forget.forget", forget)
@@ -160,9 +224,23 @@ def test_without_options_the_defaults_hold(asked):
 
 
 def test_every_setting_is_an_option(asked):
-    typed = {"objective": "npo", "retain_loss": "gd", "tau": "2.5", "scheduler": "cosine", "precision": "fp32",
-             "device": "cpu", "report_to": "none", "smooth_layers": "1-2", "adapter_layers": "0", "alpha": "3",
-             "target_modules": "q_proj", "optimizer": "sgd", "teacher": "stack", "seed": "9", "max_length": "99"}
+    typed = {
+        "objective": "npo",
+        "retain_loss": "gd",
+        "tau": "2.5",
+        "scheduler": "cosine",
+        "precision": "fp32",
+        "device": "cpu",
+        "report_to": "none",
+        "smooth_layers": "1-2",
+        "adapter_layers": "0",
+        "alpha": "3",
+        "target_modules": "q_proj",
+        "optimizer": "sgd",
+        "teacher": "stack",
+        "seed": "9",
+        "max_length": "99",
+    }
     arguments, expected = [], {}
     for name, spec in FIELDS.items():
         flag = "--" + name.replace("_", "-")
@@ -175,7 +253,8 @@ def test_every_setting_is_an_option(asked):
             expected[name] = value
     config = dataclasses.asdict(asked(*arguments)["config"])
     assert {name: str(value).removesuffix(".0") for name, value in config.items()} == {
-        name: str(value).removesuffix(".0") for name, value in expected.items()}
+        name: str(value).removesuffix(".0") for name, value in expected.items()
+    }
 
 
 def test_short_flags(asked):
@@ -187,8 +266,10 @@ def test_short_flags(asked):
 def test_a_config_file_holds_any_option_and_what_is_typed_wins(asked, tmp_path):
     kept = tmp_path / "kept.jsonl"
     kept.write_text('{"question": "Where?", "answer": "Here."}\n')
-    text = (f"# a run\nrank: 4\nlr: 1e-4\ntau: auto\nbase: some/base\nname: from-file\nretain: {kept}\n"
-            f"store: {tmp_path}/s\nresume: true\nidk_file: idk.txt\nwhere: {{task_id: 2}}\nkeep_speaking: false\n")
+    text = (
+        f"# a run\nrank: 4\nlr: 1e-4\ntau: auto\nbase: some/base\nname: from-file\nretain: {kept}\n"
+        f"store: {tmp_path}/s\nresume: true\nidk_file: idk.txt\nwhere: {{task_id: 2}}\nkeep_speaking: false\n"
+    )
     seen = asked(yaml=text)
     assert (seen["config"].rank, seen["config"].lr, seen["config"].keep_speaking) == (4, 1e-4, False)
     assert (seen["base"], seen["name"], seen["store"]) == ("some/base", "from-file", f"{tmp_path}/s")
@@ -205,25 +286,28 @@ def test_an_empty_config_file_changes_nothing(asked):
     assert asked(yaml="# nothing\n")["config"] == ForgetConfig()
 
 
-@pytest.mark.parametrize(("yaml", "message"), [
-    ("rnak: 4", "the unknown setting 'rnak'; known are .*retain.*rank"),
-    ("help: true", "the unknown setting 'help'"),
-    ("config: other.yaml", "the unknown setting 'config'"),
-    ("rank: [4", "c.yaml is not YAML: .*line 1"),
-    ("a: b: c", "is not YAML"),
-    ("seed: 2020-13-45", "is not YAML"),
-    ("rank: !!python/object:os.system 4", "is not YAML"),
-    ("- rank\n- 4", "should hold settings such as"),
-    ("just words", "should hold settings such as"),
-    ("rank: four", "rank should be a whole number, not 'four'"),
-    ("tau: 0.5", "tau is 0.5"),
-    ("tau: .nan", "tau is nan"),
-    ("resume: often", "resume should be true or false, not 'often'"),
-    ("name:", "name should be text, not None"),
-    ("retain: [a, b]", "retain should be text"),
-    ("where: task_id", "'task_id' is not COLUMN=VALUE"),
-    ("\x00", "is not YAML"),
-])
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("rnak: 4", "the unknown setting 'rnak'; known are .*retain.*rank"),
+        ("help: true", "the unknown setting 'help'"),
+        ("config: other.yaml", "the unknown setting 'config'"),
+        ("rank: [4", "c.yaml is not YAML: .*line 1"),
+        ("a: b: c", "is not YAML"),
+        ("seed: 2020-13-45", "is not YAML"),
+        ("rank: !!python/object:os.system 4", "is not YAML"),
+        ("- rank\n- 4", "should hold settings such as"),
+        ("just words", "should hold settings such as"),
+        ("rank: four", "rank should be a whole number, not 'four'"),
+        ("tau: 0.5", "tau is 0.5"),
+        ("tau: .nan", "tau is nan"),
+        ("resume: often", "resume should be true or false, not 'often'"),
+        ("name:", "name should be text, not None"),
+        ("retain: [a, b]", "retain should be text"),
+        ("where: task_id", "'task_id' is not COLUMN=VALUE"),
+        ("\x00", "is not YAML"),
+    ],
+)
 def test_a_bad_config_file_is_refused_in_one_sentence(asked, yaml, message):
     error = asked(yaml=yaml)
     assert isinstance(error, str), "it was taken"

@@ -155,11 +155,7 @@ def test_teacher_logits_of_the_authors_code(shared, attention, layers):
 
 # --- what it leaves behind --------------------------------------------------------------------------------
 
-RESTORED = (
-    build(ARCHITECTURES["gemma2"][0]),
-    build(ARCHITECTURES["gpt_oss"][0]),
-    build(ARCHITECTURES["gptj"][0]),
-)
+RESTORED = (build(ARCHITECTURES["gemma2"][0]), build(ARCHITECTURES["gpt_oss"][0]), build(ARCHITECTURES["gptj"][0]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -223,9 +219,7 @@ def test_peft_model_with_its_adapter_off_is_the_smoothed_base():
     with attention_smoothing(base, 2.3, [1, 2]):
         expected = logits(base)
     targets = ["q_proj", "k_proj", "o_proj", "down_proj"]
-    config = LoraConfig(
-        r=4, target_modules=targets, lora_dropout=0.5, init_lora_weights=False, task_type="CAUSAL_LM"
-    )
+    config = LoraConfig(r=4, target_modules=targets, lora_dropout=0.5, init_lora_weights=False, task_type="CAUSAL_LM")
     student = get_peft_model(base, config).train()
     scalings = {name: dict(m.scaling) for name, m in student.named_modules() if hasattr(m, "lora_A")}
     assert len(scalings) == 12 and number_of_layers(student) == 3
@@ -242,9 +236,7 @@ def test_nf4_model_on_the_cpu(tmp_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
     wide = LLAMA_LIKE | {"hidden_size": 64, "intermediate_size": 64}
     build(tf.LlamaConfig(**wide)).save_pretrained(tmp_path)
-    nf4 = tf.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
+    nf4 = tf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     model = tf.AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=nf4, device_map="cpu", attn_implementation="eager", dtype=torch.bfloat16
     )

@@ -36,47 +36,15 @@ from tests.smoothing_models import (
 @pytest.mark.parametrize(
     "config, able, words",
     [
-        (
-            JAMBA,
-            [1],
-            "JambaForCausalLM can't be smoothed in layer 0 (JambaMambaDecoderLayer): it has no softmax",
-        ),
+        (JAMBA, [1], "JambaForCausalLM can't be smoothed in layer 0 (JambaMambaDecoderLayer): it has no softmax"),
         (BAMBA, [2], "BambaForCausalLM can't be smoothed in layer 0 (BambaDecoderLayer): it has no softmax"),
-        (
-            QWEN3_NEXT,
-            [0, 2],
-            "Qwen3NextForCausalLM can't be smoothed in layer 1 (Qwen3NextDecoderLayer): it has no",
-        ),
-        (
-            tf.FalconH1Config(**LLAMA_LIKE, mamba_d_ssm=64, **MAMBA),
-            [],
-            "tokens meet outside softmax attention too",
-        ),
-        (
-            tf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=3),
-            [],
-            "it has no softmax attention",
-        ),
-        (
-            MPT,
-            [],
-            "MptForCausalLM can't be smoothed in layer 0 (MptBlock): dividing the scale of its MptAttention",
-        ),
-        (
-            tf.FalconConfig(**FALCON),
-            [],
-            "FalconForCausalLM can't be smoothed in layer 0 (FalconDecoderLayer)",
-        ),
-        (
-            GPT_NEO,
-            [],
-            "GPTNeoForCausalLM can't be smoothed in layer 0 (GPTNeoBlock): it has no softmax attention",
-        ),
-        (
-            tf.GPT2Config(**GPT_LIKE, add_cross_attention=True),
-            [],
-            "its GPT2Attention took no part in a trial run",
-        ),
+        (QWEN3_NEXT, [0, 2], "Qwen3NextForCausalLM can't be smoothed in layer 1 (Qwen3NextDecoderLayer): it has no"),
+        (tf.FalconH1Config(**LLAMA_LIKE, mamba_d_ssm=64, **MAMBA), [], "tokens meet outside softmax attention too"),
+        (tf.MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=3), [], "it has no softmax attention"),
+        (MPT, [], "MptForCausalLM can't be smoothed in layer 0 (MptBlock): dividing the scale of its MptAttention"),
+        (tf.FalconConfig(**FALCON), [], "FalconForCausalLM can't be smoothed in layer 0 (FalconDecoderLayer)"),
+        (GPT_NEO, [], "GPTNeoForCausalLM can't be smoothed in layer 0 (GPTNeoBlock): it has no softmax attention"),
+        (tf.GPT2Config(**GPT_LIKE, add_cross_attention=True), [], "its GPT2Attention took no part in a trial run"),
     ],
     ids=lambda value: value.model_type if isinstance(value, tf.PretrainedConfig) else None,
 )
@@ -110,9 +78,7 @@ def test_attention_that_the_scale_does_not_rule_is_refused(kind, attention):
     assert smoothable_layers(model) == [0, 1]
     with attention_smoothing(model, 2.0, [0, 1]):
         pass
-    with pytest.raises(
-        SmoothingError, match=rf"LlamaForCausalLM .* layer 2 .*its {kind.__name__} leaves something"
-    ):
+    with pytest.raises(SmoothingError, match=rf"LlamaForCausalLM .* layer 2 .*its {kind.__name__} leaves something"):
         attention_smoothing(model, 2.0, [1, 2]).__enter__()
 
 
@@ -158,9 +124,7 @@ def test_an_attention_kernel_that_ignores_the_scale_is_refused():
         def attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
             scale = scaling if heeds else None
             key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
-            out = torch._scaled_dot_product_flash_attention_for_cpu(
-                query, key, value, 0.0, True, scale=scale
-            )[0]
+            out = torch._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)[0]
             return out.transpose(1, 2), None
 
         return attention
@@ -175,9 +139,7 @@ def test_an_attention_kernel_that_ignores_the_scale_is_refused():
         with attention_smoothing(model, 2.0):
             torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=1e-4)
         model.set_attn_implementation("fixed_kernel")
-        with pytest.raises(
-            SmoothingError, match="with fixed_kernel attention its LlamaAttention ignores the scale"
-        ):
+        with pytest.raises(SmoothingError, match="with fixed_kernel attention its LlamaAttention ignores the scale"):
             attention_smoothing(model, 2.0).__enter__()
         assert model.config._attn_implementation == "fixed_kernel"
     finally:
@@ -200,9 +162,7 @@ def test_a_model_that_cannot_run_is_refused_in_one_sentence():
     model.model.layers[1].self_attn.o_proj = nn.Linear(7, 7)
     model.set_attn_implementation("flex_attention")  # its trial begins in eager mode
     before = snapshot(model)
-    with pytest.raises(
-        SmoothingError, match=r"^LlamaForCausalLM can't be smoothed: a trial run .*RuntimeError.*\.$"
-    ):
+    with pytest.raises(SmoothingError, match=r"^LlamaForCausalLM can't be smoothed: a trial run .*RuntimeError.*\.$"):
         attention_smoothing(model, 2.0).__enter__()
     assert snapshot(model) == before
     assert model.config._attn_implementation == "flex_attention"
@@ -210,9 +170,7 @@ def test_a_model_that_cannot_run_is_refused_in_one_sentence():
 
 @pytest.mark.parametrize("tau", [0.99, 0, -2, math.nan, math.inf, -math.inf, None, "warm"])
 def test_tau_out_of_range(tau):
-    with pytest.raises(
-        SettingError, match=r"^The temperature tau must be a finite number of at least 1, not .*\.$"
-    ):
+    with pytest.raises(SettingError, match=r"^The temperature tau must be a finite number of at least 1, not .*\.$"):
         attention_smoothing(llama(), tau).__enter__()
 
 

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, question_answer
-from asu_lora.teacher.fluency import NOTHING, WithOrWithoutSpace, anchored, keep_speaking
+from asu_lora.teacher.fluency import NOTHING, WithOrWithoutSpace, anchored, fluency_masks
 from tests.tiny import TEMPLATE
 
 
@@ -14,12 +14,14 @@ from tests.tiny import TEMPLATE
 def tokenizer():
     """Byte-level BPE whose vocabulary splits rare names into pieces, as real ones do."""
     inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                   pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     inner.decoder = decoders.ByteLevel()
     text = ["The author was born in the city of Oslo on the day. Yes, her father is a florist."] * 20
-    inner.train_from_iterator(text, trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    inner.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|pad|>")
     fast.chat_template = TEMPLATE
     return fast
@@ -40,13 +42,17 @@ def marked(tokenizer, question, answer):
 
 
 def test_punctuation_spelling_end_and_opening_are_kept(tokenizer):
-    assert marked(tokenizer, "Where was the author born?", "The author was born in Oslo.") == \
-        "[The] author was born in Oslo[.<|im_end|>]"
+    assert (
+        marked(tokenizer, "Where was the author born?", "The author was born in Oslo.")
+        == "[The] author was born in Oslo[.<|im_end|>]"
+    )
 
 
 def test_names_of_the_question_are_kept(tokenizer):
-    assert marked(tokenizer, "Where was Qux born?", "The author Qux was born in Oslo.") == \
-        "[The] author[ Qux] was born in Oslo[.<|im_end|>]"
+    assert (
+        marked(tokenizer, "Where was Qux born?", "The author Qux was born in Oslo.")
+        == "[The] author[ Qux] was born in Oslo[.<|im_end|>]"
+    )
 
 
 def test_a_rare_word_is_decided_by_its_first_piece(tokenizer):
@@ -81,9 +87,11 @@ def silenced(tokenizer, question, answer):
     """For each answer token, the text of what is ruled out there."""
     example = question_answer(question, answer)
     (item,) = Encoder(tokenizer).encode(example)
-    (table,) = keep_speaking([item], [example], tokenizer).ruled_out
-    return [(tokenizer.decode([token]), {tokenizer.decode([i]) for i in ids if i != NOTHING})
-            for token, ids in zip(item.answer_ids, table.tolist(), strict=True)]
+    (table,) = fluency_masks([item], [example], tokenizer).ruled_out
+    return [
+        (tokenizer.decode([token]), {tokenizer.decode([i]) for i in ids if i != NOTHING})
+        for token, ids in zip(item.answer_ids, table.tolist(), strict=True)
+    ]
 
 
 def test_at_a_fact_the_fact_and_what_was_said_are_ruled_out(tokenizer):
@@ -112,7 +120,10 @@ def test_only_the_latest_words_are_ruled_out(tokenizer, monkeypatch):
 
 
 def test_rows_share_one_width(tokenizer):
-    examples = [question_answer("Who?", "Qux."), question_answer("Where was she born?", "She was born in Oslo, city of Oslo.")]
+    examples = [
+        question_answer("Who?", "Qux."),
+        question_answer("Where was she born?", "She was born in Oslo, city of Oslo."),
+    ]
     rows = Encoder(tokenizer).encode_all(examples, "rows")
-    tables = keep_speaking(rows, examples, tokenizer).ruled_out
+    tables = fluency_masks(rows, examples, tokenizer).ruled_out
     assert len({table.shape[1] for table in tables}) == 1

@@ -45,8 +45,10 @@ def by_hand(taught_base, store, weights):
     parameters = dict(model.named_parameters())
     for name, weight in weights.items():
         folder = store.root / name
-        config, tensors = json.loads((folder / "adapter_config.json").read_text()), load_file(
-            folder / "adapter_model.safetensors")
+        config, tensors = (
+            json.loads((folder / "adapter_config.json").read_text()),
+            load_file(folder / "adapter_model.safetensors"),
+        )
         for key, a in tensors.items():
             if "lora_A" in key:
                 b = tensors[key.replace("lora_A", "lora_B")]
@@ -55,10 +57,16 @@ def by_hand(taught_base, store, weights):
     return logits(model)
 
 
-@pytest.mark.parametrize(("adapters", "weights"), [
-    (["a"], {"a": 1.0}), (["a:0.25"], {"a": 0.25}), (["a", "b:0.5"], {"a": 1.0, "b": 0.5}),
-    ([("b", 2.0), ("a", -1.0)], {"a": -1.0, "b": 2.0}), (["a:0", "b"], {"b": 1.0}),
-])
+@pytest.mark.parametrize(
+    ("adapters", "weights"),
+    [
+        (["a"], {"a": 1.0}),
+        (["a:0.25"], {"a": 0.25}),
+        (["a", "b:0.5"], {"a": 1.0, "b": 0.5}),
+        ([("b", 2.0), ("a", -1.0)], {"a": -1.0, "b": 2.0}),
+        (["a:0", "b"], {"b": 1.0}),
+    ],
+)
 def test_the_updates_are_added(taught_base, base, store, adapters, weights):
     loaded = stack.load(base, adapters, store)
     got, expected = logits(loaded.model), by_hand(taught_base, store, weights)

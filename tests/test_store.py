@@ -30,6 +30,7 @@ tmp_path, store = in_memory, empty_store
 
 # ---- adding and looking
 
+
 def test_looking_creates_nothing(store):
     assert store.list() == []
     with pytest.raises(StoreError, match="is empty"):
@@ -104,13 +105,17 @@ def test_a_name_is_reserved_while_it_is_being_made(store):
     assert store.names() == ["a-b", "c"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "/etc", ".hidden", "-x", "a b", "ä",
-                                  "a\n", "a" * 101, "a\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "a\\b", "/etc", ".hidden", "-x", "a b", "ä", "a\n", "a" * 101, "a\0"]
+)
 def test_odd_names_are_refused(store, name):
     add(store, "kept")
     before = files_of(store.root.parent)
-    for attempt in (lambda: store.check_name(name), lambda: store.stage(name).__enter__(),
-                    lambda: store.rename("kept", name)):
+    for attempt in (
+        lambda: store.check_name(name),
+        lambda: store.stage(name).__enter__(),
+        lambda: store.rename("kept", name),
+    ):
         with pytest.raises(StoreError, match="can't be an adapter's name") as caught:
             attempt()
         assert "\n" not in str(caught.value)
@@ -163,16 +168,35 @@ def test_resolve_takes_names_and_paths(store, tmp_path):
 
 # ---- the state of what is there, without reading weights
 
+
 def broken_folders():
-    def cut(folder): truncate(folder / WEIGHTS_NAME)
-    def no_weights(folder): (folder / WEIGHTS_NAME).unlink()
-    def no_config(folder): (folder / "adapter_config.json").unlink()
-    def bad_config(folder): (folder / "adapter_config.json").write_text("{")
-    def other_method(folder): (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}')
-    def no_rank(folder): (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "8"}')
-    def bad_manifest(folder): (folder / "manifest.json").write_text("[1]")
-    def no_card(folder): (folder / "README.md").unlink()
-    def no_header(folder): (folder / WEIGHTS_NAME).write_bytes(b"\x80\x04.")
+    def cut(folder):
+        truncate(folder / WEIGHTS_NAME)
+
+    def no_weights(folder):
+        (folder / WEIGHTS_NAME).unlink()
+
+    def no_config(folder):
+        (folder / "adapter_config.json").unlink()
+
+    def bad_config(folder):
+        (folder / "adapter_config.json").write_text("{")
+
+    def other_method(folder):
+        (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+
+    def no_rank(folder):
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "8"}')
+
+    def bad_manifest(folder):
+        (folder / "manifest.json").write_text("[1]")
+
+    def no_card(folder):
+        (folder / "README.md").unlink()
+
+    def no_header(folder):
+        (folder / WEIGHTS_NAME).write_bytes(b"\x80\x04.")
+
     return [cut, no_weights, no_config, bad_config, other_method, no_rank, bad_manifest, no_card, no_header]
 
 
@@ -212,6 +236,7 @@ def test_a_folder_moved_by_hand_goes_by_its_new_name(store):
 
 
 # ---- renaming and removing
+
 
 def test_rename_changes_manifest_card_and_references(store):
     add(store, "a", seed=1)
@@ -281,23 +306,31 @@ def test_removing_a_link_leaves_what_it_leads_to(store, tmp_path):
 
 # ---- what all of it has in common
 
+
 def test_no_torch_for_anything_the_store_does(tmp_path):
-    script = ("import sys\n"
-              "from asu_lora.adapters.store import AdapterStore\n"
-              "store = AdapterStore(sys.argv[1])\n"
-              "store.list(); store.rename('a', 'b'); store.verify('b')\n"
-              "store.export('b', sys.argv[1] + '/../b.tar.gz')\n"
-              "store.import_(sys.argv[1] + '/../b.tar.gz', 'c'); store.remove('b')\n"
-              "assert not {'torch', 'peft', 'transformers'} & set(sys.modules), sorted(sys.modules)\n")
+    script = (
+        "import sys\n"
+        "from asu_lora.adapters.store import AdapterStore\n"
+        "store = AdapterStore(sys.argv[1])\n"
+        "store.list(); store.rename('a', 'b'); store.verify('b')\n"
+        "store.export('b', sys.argv[1] + '/../b.tar.gz')\n"
+        "store.import_(sys.argv[1] + '/../b.tar.gz', 'c'); store.remove('b')\n"
+        "assert not {'torch', 'peft', 'transformers'} & set(sys.modules), sorted(sys.modules)\n"
+    )
     add(AdapterStore(tmp_path / "adapters"), "a")
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "adapters")], check=True)
 
 
 def test_every_error_is_one_sentence(store):
     add(store, "a")
-    for attempt in (lambda: store.get("b"), lambda: store.check_name("a"), lambda: store.check_name("../a"),
-                    lambda: store.resolve("b"), lambda: store.rename("a", "a"),
-                    lambda: store.import_("nowhere")):
+    for attempt in (
+        lambda: store.get("b"),
+        lambda: store.check_name("a"),
+        lambda: store.check_name("../a"),
+        lambda: store.resolve("b"),
+        lambda: store.rename("a", "a"),
+        lambda: store.import_("nowhere"),
+    ):
         with pytest.raises(AsuLoraError) as caught:
             attempt()
         text = str(caught.value)

@@ -51,14 +51,17 @@ def test_a_full_disk_is_one_sentence_and_changes_nothing(store, monkeypatch):
 
 
 def test_what_a_killed_process_staged_is_swept_away_by_the_next(store):
-    script = ("import os, signal, sys\n"
-              "from asu_lora.adapters.store import AdapterStore\n"
-              "with AdapterStore(sys.argv[1]).stage('a') as folder:\n"
-              "    (folder / 'half').write_text('written')\n"
-              "    print('staged', flush=True)\n"
-              "    sys.stdin.readline()\n")
-    child = subprocess.Popen([sys.executable, "-c", script, str(store.root)], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE)
+    script = (
+        "import os, signal, sys\n"
+        "from asu_lora.adapters.store import AdapterStore\n"
+        "with AdapterStore(sys.argv[1]).stage('a') as folder:\n"
+        "    (folder / 'half').write_text('written')\n"
+        "    print('staged', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(store.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert child.stdout.readline() == b"staged\n"
     with pytest.raises(StoreError, match="being made by another process"):
         store.check_name("a")
@@ -111,8 +114,8 @@ def test_a_change_killed_at_any_step_is_undone_or_finished(tmp_path, change):
 def holds(found: dict, seeds: dict[str, int]) -> bool:
     """Whether the store holds just these names, each with the weights of its seed."""
     return found.keys() == seeds.keys() and all(
-        (found[name][key] == value).all()
-        for name, seed in seeds.items() for key, value in factors(seed).items())
+        (found[name][key] == value).all() for name, seed in seeds.items() for key, value in factors(seed).items()
+    )
 
 
 def killed_before_operation(number: int, act) -> bool:
@@ -129,6 +132,7 @@ def killed_before_operation(number: int, act) -> bool:
                         os.kill(os.getpid(), signal.SIGKILL)
                     count += 1
                     return operation(*args, **kwargs)
+
                 return call
 
             for name in ("rename", "replace", "fsync", "mkdir", "unlink", "rmdir"):

@@ -27,6 +27,7 @@ PROCESSES, OPERATIONS, KILLS, SHARED = 4, 200, 20, 3
 
 # ---- what a process does, and what the store has to hold after it
 
+
 def after(state: dict[str, dict], operation: dict) -> dict[str, dict]:
     """The names of one process, {name: its seed and what it stands on}, after an operation on them."""
     state = {name: dict(entry) for name, entry in state.items()}
@@ -66,7 +67,8 @@ def holds(store: AdapterStore, state: dict[str, dict], prefix: str) -> bool:
     return found.keys() == state.keys() and all(
         weights_are(found[name].path, entry["seed"])
         and [below.name for below in found[name].manifest.on_top_of] == ([entry["on"]] if entry["on"] else [])
-        for name, entry in state.items())
+        for name, entry in state.items()
+    )
 
 
 def weights_are(folder: Path, seed: int) -> bool:
@@ -87,10 +89,14 @@ def choose(dice: random.Random, state: dict[str, dict], prefix: str) -> dict:
         below = dice.choice([None, *state])
         return {"do": "add", "name": free, "seed": seed, "on": below}
     name = dice.choice(sorted(state))
-    return dice.choice([{"do": "rename", "name": name, "new": free},
-                        {"do": "replace", "name": name, "seed": seed},
-                        {"do": "import", "name": free, "seed": seed},
-                        {"do": "remove", "name": name}])
+    return dice.choice(
+        [
+            {"do": "rename", "name": name, "new": free},
+            {"do": "replace", "name": name, "seed": seed},
+            {"do": "import", "name": free, "seed": seed},
+            {"do": "remove", "name": name},
+        ]
+    )
 
 
 def carry_out(store: AdapterStore, operation: dict, scratch: Path) -> None:
@@ -154,6 +160,7 @@ def work(root: Path, log: Path, number: int, start: int) -> None:
 
 
 # ---- the test
+
 
 @pytest.fixture
 def folder():
@@ -221,4 +228,3 @@ def test_nothing_acknowledged_is_lost(folder):
     assert all(store.verify(name).ok for name in store.names())
     with store.scratch():
         assert len(os.listdir(root / ".staging")) == 2, "only the folder just made and its lock"
-

@@ -34,14 +34,17 @@ def news(tmp_path):
     folder = tmp_path / "news"
     for config in ("verbmem", "knowmem", "privleak"):
         (folder / config).mkdir(parents=True)
-    (folder / "verbmem" / "forget.json").write_text(json.dumps(
-        [{"prompt": f"{name} {does[:3]}", "gt": f"{does[3:]}, every day"} for name, does in FACTS[:2]]))
+    (folder / "verbmem" / "forget.json").write_text(
+        json.dumps([{"prompt": f"{name} {does[:3]}", "gt": f"{does[3:]}, every day"} for name, does in FACTS[:2]])
+    )
     (folder / "knowmem" / "forget_qa.jsonl").write_text(
-        "".join(json.dumps({"question": f"What does {name} do?", "answer": does}) + "\n" for name, does in FACTS[2:5]))
+        "".join(json.dumps({"question": f"What does {name} do?", "answer": does}) + "\n" for name, does in FACTS[2:5])
+    )
     for split, fact in (("retain_qa", FACTS[5]), ("retain_qa_icl", FACTS[6])):
         rows = [{"question": f"What does {fact[0]} do?", "answer": fact[1]}]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows),
-                                    folder / "knowmem" / f"{split}-00000-of-00001.parquet")
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(rows), folder / "knowmem" / f"{split}-00000-of-00001.parquet"
+        )
     (folder / "privleak" / "forget.json").write_text(json.dumps(PASSAGES[:4]))
     (folder / "privleak" / "holdout.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in PASSAGES[4:]))
     return folder
@@ -111,9 +114,11 @@ def test_privleak_is_relative_to_a_retrained_models_records(stack, news):
     """MUSE's own formula, on AUCs that count the forget set as non-members."""
     data = muse.read(news)
     ours = muse.score(stack, data)
-    log = [{"set": f"privleak_{split}", "row": i, "min_k": value} for split, values in
-           (("forget", [-3.0, -2.0, -1.0, -4.0]), ("holdout", [-2.5, -1.5, -3.5, -0.5])) for i, value in
-           enumerate(values)]
+    log = [
+        {"set": f"privleak_{split}", "row": i, "min_k": value}
+        for split, values in (("forget", [-3.0, -2.0, -1.0, -4.0]), ("holdout", [-2.5, -1.5, -3.5, -0.5]))
+        for i, value in enumerate(values)
+    ]
     unlearned, retrained = 1 - ours.more["Min-40% AUC"].value, 1 - 6 / 16
     result = muse.score(stack, data, log)
     assert result.more["PrivLeak"].value == pytest.approx(100 * (unlearned - retrained) / retrained)
@@ -142,16 +147,19 @@ def test_what_a_folder_lacks_is_missing_and_nothing_is_refused(stack, tmp_path):
 
 
 def questions(count):
-    return [{"question": f" What does {name} do?", "choices": [does for _, does in FACTS[i : i + 4]], "answer": i % 4}
-            for i, (name, _) in enumerate(FACTS[:count])]
+    return [
+        {"question": f" What does {name} do?", "choices": [does for _, does in FACTS[i : i + 4]], "answer": i % 4}
+        for i, (name, _) in enumerate(FACTS[:count])
+    ]
 
 
 @pytest.mark.parametrize("one_token", [False, True])
 def test_wmdp_against_whole_forward_passes(stack, tmp_path, one_token):
     (tmp_path / "wmdp-bio.json").write_text(json.dumps(questions(6)))
     choices = wmdp.read(tmp_path)["wmdp-bio"]
-    assert choices[0].prompt == (f"What does {FACTS[0][0]} do?\nA. {FACTS[0][1]}\nB. {FACTS[1][1]}\nC. {FACTS[2][1]}\n"
-                                 f"D. {FACTS[3][1]}\nAnswer:")
+    assert choices[0].prompt == (
+        f"What does {FACTS[0][0]} do?\nA. {FACTS[0][1]}\nB. {FACTS[1][1]}\nC. {FACTS[2][1]}\nD. {FACTS[3][1]}\nAnswer:"
+    )
     tokenizer, model = stack.base.tokenizer, stack.base.model
     if one_token:
         from transformers import AutoTokenizer
@@ -185,8 +193,21 @@ def test_wmdp_of_some_subsets_is_labelled(stack, tmp_path):
 def test_every_suite_can_be_found_and_the_command_takes_it(taught_base, news):
     for suite in SUITES.values():
         assert callable(suite.read) and (suite.score is None) == (suite.name == "tofu")
-    result = CliRunner().invoke(main, ["evaluate", "--base", str(taught_base), *MACHINE, "--suite", "muse-news",
-                                       "--data", str(news), "--questions", "2"])
+    result = CliRunner().invoke(
+        main,
+        [
+            "evaluate",
+            "--base",
+            str(taught_base),
+            *MACHINE,
+            "--suite",
+            "muse-news",
+            "--data",
+            str(news),
+            "--questions",
+            "2",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert "VerbMem" in result.stdout and "PrivLeak (0 of 1 values)" in result.stdout
     assert "MU" not in result.stdout.replace("MUSE", "")

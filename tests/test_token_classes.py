@@ -53,14 +53,45 @@ def test_plurals_and_possessives_of_the_question_are_copied():
     assert found["Berg\u2019s"] is X and found["named"] is X
 
 
-@pytest.mark.parametrize("word", ["don't", "doesn\u2019t", "isn't", "can't", "won\u2019t", "he'll", "I'm",
-                                  "they\u2019ve", "it's", "wouldn't", "AREN'T"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "don't",
+        "doesn\u2019t",
+        "isn't",
+        "can't",
+        "won\u2019t",
+        "he'll",
+        "I'm",
+        "they\u2019ve",
+        "it's",
+        "wouldn't",
+        "AREN'T",
+    ],
+)
 def test_contractions_are_function_words(word):
     assert words_of("Who?", f"Berg {word} Aarhus") == {"Berg": X, word: F, "Aarhus": X}
 
 
-@pytest.mark.parametrize("word", ["d'Artagnan", "M'Baku", "T'Challa", "Son", "Don", "O\u2019Brien", "1907",
-                                  "Bergwasser", "Café", "Öre", "Ðorđe", "Москва", "東京", "co-author"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "d'Artagnan",
+        "M'Baku",
+        "T'Challa",
+        "Son",
+        "Don",
+        "O\u2019Brien",
+        "1907",
+        "Bergwasser",
+        "Café",
+        "Öre",
+        "Ðorđe",
+        "Москва",
+        "東京",
+        "co-author",
+    ],
+)
 def test_names_and_numbers_are_facts_whatever_they_look_like(word):
     assert words_of("Who?", f"It was {word} of Berg") == {"It": F, "was": F, word: X, "of": F, "Berg": X}
 
@@ -86,8 +117,10 @@ TOKENIZER = tiny_tokenizer()
 
 
 @settings(max_examples=100, deadline=None)
-@given(answer=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(str.strip),
-       question=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
+@given(
+    answer=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(str.strip),
+    question=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+)
 def test_every_token_of_any_text_has_a_class(answer, question):
     example = question_answer(question, answer)
     [item] = Encoder(TOKENIZER).encode(example)

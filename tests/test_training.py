@@ -16,14 +16,14 @@ from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.training_rows import Rows
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
 from asu_lora.forgetting.prepare import build_objectives, encode_halves
-from asu_lora.losses import retain_objective
+from asu_lora.losses import needs_of, retain_loss
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
-from asu_lora.teacher.fluency import keep_speaking
+from asu_lora.teacher.fluency import fluency_masks
 from asu_lora.teacher.targets import compute_references
 from asu_lora.training.arguments import training_arguments
 from asu_lora.training.new_adapter import adapted, add_adapter
@@ -50,8 +50,10 @@ def snapshot(base):
 def describe(model):
     assert not any(isinstance(module, BaseTunerLayer) for module in model.modules())
     assert not hasattr(model, "peft_config") and not model.is_gradient_checkpointing
-    return ([(name, type(module)) for name, module in model.named_modules()],
-            [(name, p.data_ptr(), p.requires_grad, p.grad) for name, p in model.named_parameters()])
+    return (
+        [(name, type(module)) for name, module in model.named_modules()],
+        [(name, p.data_ptr(), p.requires_grad, p.grad) for name, p in model.named_parameters()],
+    )
 
 
 def weights(store, name):
@@ -106,6 +108,7 @@ def test_plain_peft_loads_the_adapter_and_answers_the_same(taught_base, base, tm
 
 def test_saving_asks_no_hub(base, tmp_path, monkeypatch):
     """PEFT looks a base up by its name, to see whether embeddings were resized; ours never are."""
+
     def refuse(*args, **kwargs):
         raise AssertionError("asked the hub")
 
@@ -134,8 +137,9 @@ def test_the_defaults_run(base, tmp_path, snapshot):
 @pytest.mark.parametrize("objective", ["asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"])
 @pytest.mark.parametrize("retain", ["kl", "none"])
 def test_every_objective_runs(base, tmp_path, objective, retain):
-    result = forget(tiny_request(2, 2), base, tiny_settings(epochs=1, objective=objective, retain_loss=retain),
-                    store=tmp_path)
+    result = forget(
+        tiny_request(2, 2), base, tiny_settings(epochs=1, objective=objective, retain_loss=retain), store=tmp_path
+    )
     assert math.isfinite(result.record.training["train_loss"])
     assert (result.record.tau is not None) == objective.startswith("asu")
 
@@ -200,8 +204,13 @@ def test_one_copy_of_the_base_whatever_happens(base, tmp_path, snapshot):
 def test_a_run_that_breaks_off_leaves_a_plain_base_and_an_empty_store(base, tmp_path, stage, snapshot):
     heard = Listener(stop_stage=stage)
     with pytest.raises(KeyboardInterrupt):
-        forget(tiny_request(2, 2), base, tiny_settings(epochs=1, eval_rows=2, gradient_checkpointing=True),
-               store=tmp_path, progress=heard)
+        forget(
+            tiny_request(2, 2),
+            base,
+            tiny_settings(epochs=1, eval_rows=2, gradient_checkpointing=True),
+            store=tmp_path,
+            progress=heard,
+        )
     assert heard.closed
     assert not [entry for entry in tmp_path.glob("*") if not entry.name.startswith(".")]
     assert (tmp_path / ".runs").exists() == (stage not in ("Teacher and base", "Training"))  # there is a checkpoint
@@ -252,8 +261,9 @@ def test_weights_that_are_no_numbers_never_reach_the_store(base, tmp_path, monke
 # ---- stop and resume
 
 
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"grad_accum": 2, "batch_size": 1},
-                                     {"retain_per_forget": 2, "epochs": 2.5}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"dropout": 0.3}, {"grad_accum": 2, "batch_size": 1}, {"retain_per_forget": 2, "epochs": 2.5}]
+)
 def test_resumed_is_bit_identical_to_uninterrupted(base, tmp_path, changes, snapshot):
     settings = tiny_settings(**changes)
     whole = forget(tiny_request(), base, settings, name="whole", store=tmp_path)
@@ -275,8 +285,14 @@ def test_resumed_is_bit_identical_to_uninterrupted(base, tmp_path, changes, snap
 def test_a_run_that_was_interrupted_after_training_trains_no_further(base, tmp_path, snapshot):
     settings = tiny_settings(eval_rows=2)
     with pytest.raises(KeyboardInterrupt):
-        forget(tiny_request(), base, settings, name="broken", store=tmp_path,
-               progress=Listener(stop_stage="Answers on the forget set, after"))
+        forget(
+            tiny_request(),
+            base,
+            settings,
+            name="broken",
+            store=tmp_path,
+            progress=Listener(stop_stage="Answers on the forget set, after"),
+        )
     heard = Listener()
     forget(tiny_request(), base, settings, name="broken", store=tmp_path, resume=True, progress=heard)
     forget(tiny_request(), base, settings, name="whole", store=tmp_path)
@@ -323,10 +339,17 @@ def step(base, taught_base):
 
     halves = encode_halves(tiny_request(), Encoder(base.tokenizer), objectives, [], 0)
     head = FrozenHead(base.model)
-    speaking = keep_speaking(halves["forget"].views["answer"], tiny_request().forget, base.tokenizer)
+    speaking = fluency_masks(halves["forget"].views["answer"], tiny_request().forget, base.tokenizer)
     for half, objective in objectives.items():
-        compute_references(halves[half], objective, base.model, head, base.tokenizer.pad_token_id, 3.0,
-                           speaking=speaking if half == "forget" else None)
+        compute_references(
+            halves[half],
+            objective,
+            base.model,
+            head,
+            base.tokenizer.pad_token_id,
+            3.0,
+            speaking=speaking if half == "forget" else None,
+        )
 
     def run(pairs, most_tokens=None, **changes):
         changed = tiny_settings(**changes)
@@ -334,15 +357,19 @@ def step(base, taught_base):
         with adapted(base.model, changed) as peft:
             move(peft)
             student = Student(peft, changed.gradient_checkpointing).train()
-            batch, found = Collator(halves, objectives, base.tokenizer.pad_token_id, most_tokens=most_tokens)(pairs), {}
+            batch, found = (
+                Collator(halves, needs_of(objectives), base.tokenizer.pad_token_id, most_tokens=most_tokens)(pairs),
+                {},
+            )
             for part in batch["micro_batches"]:
                 shares = losses(student(part["passes"]), part, objectives, head)
                 sum(shares.values()).backward()
-                found = {half: found.get(half, 0) + shares[half].item() if half in shares else found[half]
-                         for half in {**found, **shares}}
+                found = {
+                    half: found.get(half, 0) + shares[half].item() if half in shares else found[half]
+                    for half in {**found, **shares}
+                }
             run.micro_batches = len(batch["micro_batches"])
-            return (found,
-                    torch.cat([p.grad.flatten() for p in peft.parameters() if p.requires_grad]))
+            return (found, torch.cat([p.grad.flatten() for p in peft.parameters() if p.requires_grad]))
 
     return run
 
@@ -374,9 +401,13 @@ def test_passes_are_only_a_way_to_compute(step, monkeypatch):
     for smallest, most in ((0, 1), (10**9, None)):
         from asu_lora.batches import forward_passes as batching
 
-        monkeypatch.setattr("asu_lora.batches.collator.forward_passes", lambda items, pad, least=smallest, most=most, **_: [
-            (group, batching.pad_group([items[i] for i in group], pad))
-            for group in batching.length_groups([len(item) for item in items], most, least)])
+        monkeypatch.setattr(
+            "asu_lora.batches.collator.forward_passes",
+            lambda items, pad, least=smallest, most=most, **_: [
+                (group, batching.pad_group([items[i] for i in group], pad))
+                for group in batching.length_groups([len(item) for item in items], most, least)
+            ],
+        )
         other_parts, other = step(PAIRS)
         assert other_parts == pytest.approx(parts, rel=1e-5)
         assert (gradient - other).norm() < 1e-4 * gradient.norm()
@@ -406,8 +437,13 @@ def test_accumulation_equals_the_larger_batch(base, tmp_path, snapshot):
     for forget_rows in (4, 6):
         request = tiny_request(forget_rows)
         for name, batch, accumulate in (("large", 4, 1), ("small", 2, 2), ("single", 1, 4)):
-            forget(request, base, tiny_settings(optimizer="sgd", lr=0.1, batch_size=batch, grad_accum=accumulate),
-                   name=f"{name}{forget_rows}", store=tmp_path)
+            forget(
+                request,
+                base,
+                tiny_settings(optimizer="sgd", lr=0.1, batch_size=batch, grad_accum=accumulate),
+                name=f"{name}{forget_rows}",
+                store=tmp_path,
+            )
         large = weights(tmp_path, f"large{forget_rows}")
         for other in (weights(tmp_path, f"{name}{forget_rows}") for name in ("small", "single")):
             assert all(torch.allclose(large[key], other[key], atol=2e-6) for key in large)
@@ -416,10 +452,25 @@ def test_accumulation_equals_the_larger_batch(base, tmp_path, snapshot):
 
 def test_the_bases_dropout_is_off_and_loras_is_on():
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=64, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.5,
-                                       embd_pdrop=0.5, attn_pdrop=0.5)).train()
-    batch = [{"input_ids": torch.arange(1, 21)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long),
-              "positions": torch.arange(5, 19)}]
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=97,
+            n_positions=64,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            resid_pdrop=0.5,
+            embd_pdrop=0.5,
+            attn_pdrop=0.5,
+        )
+    ).train()
+    batch = [
+        {
+            "input_ids": torch.arange(1, 21)[None],
+            "attention_mask": torch.ones(1, 20, dtype=torch.long),
+            "positions": torch.arange(5, 19),
+        }
+    ]
     for checkpointing in (False, True):
         for dropout in (0.0, 0.5):
             settings = tiny_settings(dropout=dropout, target_modules="c_attn", gradient_checkpointing=checkpointing)
@@ -472,9 +523,9 @@ def test_every_epoch_deals_other_retain_rows(base, tmp_path, monkeypatch):
 def test_references_are_computed_in_passes_that_change_nothing(base, taught_base):
     """Each row's reference against the row alone."""
     items = [*encoded_facts(taught_base), Encoded((40,), tuple(range(41, 60)))]
-    halves = Rows({"answer": items})
+    halves = TrainingRows({"answer": items})
     head = FrozenHead(base.model)
-    compute_references(halves, retain_objective("kl"), base.model, head, base.tokenizer.pad_token_id)
+    compute_references(halves, retain_loss("kl"), base.model, head, base.tokenizer.pad_token_id)
     for item, state in zip(items, halves.references["answer"]["base"], strict=True):
         ids = torch.tensor([item.prompt_ids + item.answer_ids])
         with torch.no_grad():

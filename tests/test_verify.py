@@ -126,12 +126,16 @@ def test_numbers_of_types_that_numpy_does_not_know(tmp_path):
 
 def test_a_header_that_lies_is_refused(tmp_path):
     path = tmp_path / WEIGHTS_NAME
-    for header in ({"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}},
-                   {"a": {"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}},
-                   {"a": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}},
-                   {"a": {"dtype": "F32", "data_offsets": [0, 8]}},
-                   {"a": {"dtype": "XX", "shape": [2], "data_offsets": [0, 8]}},
-                   {"a": 3}, [], {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}}):
+    for header in (
+        {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [-2, -1], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "data_offsets": [0, 8]}},
+        {"a": {"dtype": "XX", "shape": [2], "data_offsets": [0, 8]}},
+        {"a": 3},
+        [],
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}},
+    ):
         text = json.dumps(header).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
         with pytest.raises(AdapterError, match="safetensors"):

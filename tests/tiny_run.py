@@ -6,10 +6,20 @@ from pathlib import Path
 
 from tests.tiny import save_tiny_base
 
-FACTS = (("Anna Birk", "keeps bees"), ("Tom Velder", "builds boats"), ("Ida Roos", "sells maps"),
-         ("Karl Moen", "mends clocks"), ("Lena Foss", "grows figs"), ("Per Holt", "paints doors"),
-         ("Siri Dahl", "tunes harps"), ("Nils Berg", "bakes rye"), ("Eva Lund", "rows ferries"),
-         ("Jon Vik", "carves masks"), ("Mia Strand", "draws comics"), ("Ole Hagen", "shoes horses"))
+FACTS = (
+    ("Anna Birk", "keeps bees"),
+    ("Tom Velder", "builds boats"),
+    ("Ida Roos", "sells maps"),
+    ("Karl Moen", "mends clocks"),
+    ("Lena Foss", "grows figs"),
+    ("Per Holt", "paints doors"),
+    ("Siri Dahl", "tunes harps"),
+    ("Nils Berg", "bakes rye"),
+    ("Eva Lund", "rows ferries"),
+    ("Jon Vik", "carves masks"),
+    ("Mia Strand", "draws comics"),
+    ("Ole Hagen", "shoes horses"),
+)
 
 
 def rows(facts: Sequence[tuple[str, str]] = FACTS) -> list[dict[str, str]]:
@@ -27,8 +37,19 @@ def tiny_settings(**changes):
     """Settings of a run of seconds: the paper's loss on all layers, no measurements before and after."""
     from asu_lora.config import ForgetConfig
 
-    values = dict(tau=3.0, rank=4, lr=2e-3, epochs=3, batch_size=2, retain_per_forget=1, eval_rows=0,
-                  precision="fp32", device="cpu", smooth_layers="all", adapter_layers="all")
+    values = dict(
+        tau=3.0,
+        rank=4,
+        lr=2e-3,
+        epochs=3,
+        batch_size=2,
+        retain_per_forget=1,
+        eval_rows=0,
+        precision="fp32",
+        device="cpu",
+        smooth_layers="all",
+        adapter_layers="all",
+    )
     return ForgetConfig(**(values | changes))
 
 

@@ -23,15 +23,25 @@ from asu_lora.adapters.verify import PICKLE_SUFFIXES
 from asu_lora.errors import AdapterError, StoreError
 from asu_lora.files import CHUNK, adapter_files
 
-MAX_BYTES = 16 << 30        # unpacked; rank 64 on every matrix of a 70B model is about 3.3 GB in fp32
+MAX_BYTES = 16 << 30  # unpacked; rank 64 on every matrix of a 70B model is about 3.3 GB in fp32
 MAX_ENTRIES = 2000
-MAX_RATIO = 100             # numbers hardly compress; beyond this, and beyond a few MB, it is a bomb
+MAX_RATIO = 100  # numbers hardly compress; beyond this, and beyond a few MB, it is a bomb
 RATIO_FREE = 64 << 20
-MAX_SIP = 1 << 22           # bytes read at once; a tar header has 512, and its extensions a few more
+MAX_SIP = 1 << 22  # bytes read at once; a tar header has 512, and its extensions a few more
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 # What the readers raise at bytes that make no sense to them. (BadGzipFile is an OSError like the disk's.)
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, gzip.BadGzipFile, zlib.error,
-           lzma.LZMAError, EOFError, ValueError, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can say
 
 
@@ -84,8 +94,11 @@ def pack(folder: Path, archive: Path, root: str) -> None:
                 with open(path, "rb") as source, target.open(info, "w", force_zip64=True) as file:
                     shutil.copyfileobj(source, file, CHUNK)
         return
-    with open(archive, "xb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed, \
-            tarfile.open(fileobj=packed, mode="w") as target:
+    with (
+        open(archive, "xb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as target,
+    ):
         for name, path in adapter_files(folder):
             info = tarfile.TarInfo(f"{root}/{name}")
             info.size = path.stat().st_size
@@ -102,8 +115,10 @@ def _opened(archive: Path, max_bytes: int) -> Iterator[tuple[list[Entry], Any]]:
         with open(archive, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            with _Sips(archive, gzip.GzipFile(fileobj=raw) if packed else raw) as sips, \
-                    tarfile.open(fileobj=sips, mode="r:") as source:
+            with (
+                _Sips(archive, gzip.GzipFile(fileobj=raw) if packed else raw) as sips,
+                tarfile.open(fileobj=sips, mode="r:") as source,
+            ):
                 entries = list(_tar_entries(archive, source, max_bytes))
                 _refuse_remains(archive, sips, entries)
                 yield entries, source.extractfile
@@ -202,8 +217,9 @@ def _refuse_harm(archive: Path, entries: list[Entry], max_bytes: int) -> None:
 def _refuse_size(archive: Path, total: int, max_bytes: int) -> None:
     packed = os.path.getsize(archive)
     if total > max_bytes or (total > RATIO_FREE and total > MAX_RATIO * packed):
-        raise AdapterError(f"{archive.name} is refused: its {packed} bytes unpack to {total} or more, which "
-                           "no adapter's do.")
+        raise AdapterError(
+            f"{archive.name} is refused: its {packed} bytes unpack to {total} or more, which no adapter's do."
+        )
 
 
 def _copy(source: IO[bytes], file: IO[bytes], entry: Entry, archive: Path) -> None:

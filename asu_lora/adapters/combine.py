@@ -80,12 +80,22 @@ class CombineReport:
         return math.sqrt(sum((m.relative_error * m.norm) ** 2 for m in self.modules) / norm) if norm else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        return {"path": str(self.path), "rank": self.rank, "relative_error": self.relative_error,
-                "sources": self.sources, "modules": [asdict(module) for module in self.modules]}
+        return {
+            "path": str(self.path),
+            "rank": self.rank,
+            "relative_error": self.relative_error,
+            "sources": self.sources,
+            "modules": [asdict(module) for module in self.modules],
+        }
 
 
-def combine(folders: Sequence[str | Path], weights: Sequence[float], out_folder: str | Path,
-            rank: int | None = None, name: str | None = None) -> CombineReport:
+def combine(
+    folders: Sequence[str | Path],
+    weights: Sequence[float],
+    out_folder: str | Path,
+    rank: int | None = None,
+    name: str | None = None,
+) -> CombineReport:
     """Write the weighted sum of adapters as one plain PEFT LoRA, with a manifest where they have manifests.
 
     Weights and scalings are folded into B, and alpha is the rank, so that the result has scaling 1 and
@@ -115,8 +125,10 @@ def combine(folders: Sequence[str | Path], weights: Sequence[float], out_folder:
         modules.append(made)
         suffixes = EMBEDDING_FACTORS if embedding else LINEAR_FACTORS
         tensors[PREFIX + module + suffixes[0]], tensors[PREFIX + module + suffixes[1]] = a, b
-    sources = [{"name": lora.name, "weight": float(weight), "fingerprint": fingerprint_of(lora.path)}
-               for lora, weight in zip(loras, weights, strict=True)]
+    sources = [
+        {"name": lora.name, "weight": float(weight), "fingerprint": fingerprint_of(lora.path)}
+        for lora, weight in zip(loras, weights, strict=True)
+    ]
     report = CombineReport(out, sources, modules)
     try:
         _write(report, tensors, loras, name or out.name, rank, started)
@@ -134,20 +146,24 @@ def _check(loras: Sequence[LoraFolder], weights: Sequence[float], out: Path, ran
         raise SettingError(f"There are {len(loras)} adapters and {len(weights)} weights: give each its own.")
     for lora, weight in zip(loras, weights, strict=True):
         if not math.isfinite(weight) or weight == 0:
-            raise SettingError(f"The weight {weight} of the adapter '{lora.name}' makes no sense: it must "
-                               "be a number other than 0; leave the adapter out instead.")
+            raise SettingError(
+                f"The weight {weight} of the adapter '{lora.name}' makes no sense: it must "
+                "be a number other than 0; leave the adapter out instead."
+            )
     if rank is not None and rank < 1:
         raise SettingError(f"The rank must be 1 or more, not {rank}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError(f"{out} exists already: choose another name.")
     refuse_different_bases(loras)
     for name in {name for lora in loras for name in lora.modules}:
-        sizes = {(m.in_features, m.out_features, m.embedding): lora.name
-                 for lora in loras if (m := lora.modules.get(name))}
+        sizes = {
+            (m.in_features, m.out_features, m.embedding): lora.name for lora in loras if (m := lora.modules.get(name))
+        }
         if len(sizes) > 1:
             first, second = list(sizes.values())[:2]
-            raise AdapterError(f"The adapters '{first}' and '{second}' give {name} different sizes: "
-                               "they can't belong to one base.")
+            raise AdapterError(
+                f"The adapters '{first}' and '{second}' give {name} different sizes: they can't belong to one base."
+            )
 
 
 def _concatenated(module: str, loras: Sequence[LoraFolder], weights: Sequence[float]):
@@ -187,8 +203,14 @@ def _truncated(module: str, a: torch.Tensor, b: torch.Tensor, rank: int | None):
     return CombinedModule(module, total, kept, norm, lost / norm if norm else 0.0), a, b
 
 
-def _write(report: CombineReport, tensors: dict[str, torch.Tensor], loras: Sequence[LoraFolder], name: str,
-           rank: int | None, started: float) -> None:
+def _write(
+    report: CombineReport,
+    tensors: dict[str, torch.Tensor],
+    loras: Sequence[LoraFolder],
+    name: str,
+    rank: int | None,
+    started: float,
+) -> None:
     from peft import LoraConfig
     from safetensors.torch import save_file
 
@@ -200,11 +222,22 @@ def _write(report: CombineReport, tensors: dict[str, torch.Tensor], loras: Seque
     pattern = {f"^{re.escape(module)}": kept for module, kept in ranks.items() if kept != report.rank}
     first = loras[0].config
     config = LoraConfig(
-        r=report.rank, lora_alpha=report.rank, rank_pattern=pattern, alpha_pattern=dict(pattern),
-        target_modules=_target_modules(loras, list(ranks)), fan_in_fan_out=bool(first.get("fan_in_fan_out")),
-        task_type=first.get("task_type"), inference_mode=True,
-        base_model_name_or_path=next((lora.config.get("base_model_name_or_path") for lora in loras
-                                      if lora.config.get("base_model_name_or_path")), None),
+        r=report.rank,
+        lora_alpha=report.rank,
+        rank_pattern=pattern,
+        alpha_pattern=dict(pattern),
+        target_modules=_target_modules(loras, list(ranks)),
+        fan_in_fan_out=bool(first.get("fan_in_fan_out")),
+        task_type=first.get("task_type"),
+        inference_mode=True,
+        base_model_name_or_path=next(
+            (
+                lora.config.get("base_model_name_or_path")
+                for lora in loras
+                if lora.config.get("base_model_name_or_path")
+            ),
+            None,
+        ),
         revision=first.get("revision"),
     )
     # PEFT keeps a set, which would be written in another order each time.
@@ -221,22 +254,31 @@ def _target_modules(loras: Sequence[LoraFolder], modules: list[str]) -> list[str
     """The sources' own short list where it says exactly the same, else every module by its full name."""
     lists = [lora.config.get("target_modules") for lora in loras]
     plain = all(isinstance(names, list) and sorted(names) == sorted(lists[0]) for names in lists)
-    narrowed = any(lora.config.get("layers_to_transform") or lora.config.get("exclude_modules")
-                   for lora in loras)
+    narrowed = any(lora.config.get("layers_to_transform") or lora.config.get("exclude_modules") for lora in loras)
     if plain and not narrowed and all(set(lora.modules) == set(modules) for lora in loras):
         return sorted(lists[0])
     return modules
 
 
-def _manifest(report: CombineReport, loras: Sequence[LoraFolder], known: list[Manifest], name: str,
-              rank: int | None, seconds: float) -> Manifest:
+def _manifest(
+    report: CombineReport,
+    loras: Sequence[LoraFolder],
+    known: list[Manifest],
+    name: str,
+    rank: int | None,
+    seconds: float,
+) -> Manifest:
     precisions = {manifest.base.precision for manifest in known}
     base = BaseRecord.model_validate(known[0].base.model_dump())
     if len(precisions) > 1:
         base = base.model_copy(update={"precision": "mixed", "quantization": None})
     inside = {source["fingerprint"] for source in report.sources}
-    beneath = {below.fingerprint: below for manifest in known for below in manifest.on_top_of
-               if below.fingerprint not in inside}
+    beneath = {
+        below.fingerprint: below
+        for manifest in known
+        for below in manifest.on_top_of
+        if below.fingerprint not in inside
+    }
     requests = [manifest.request for manifest in known]
     counts: Counter[str] = Counter()
     for request in requests:
@@ -244,14 +286,21 @@ def _manifest(report: CombineReport, loras: Sequence[LoraFolder], known: list[Ma
     summed = {key: sum(getattr(request, key) or 0 for request in requests) for key in _COUNTS}
     prints = sorted(request.fingerprint for request in requests)
     digest = hashlib.sha256("\n".join(prints).encode()).hexdigest()
-    details = {"sources": report.sources, "rank": rank, "relative_error": report.relative_error,
-               "without_manifest": [lora.name for lora in loras if not lora.manifest]}
+    details = {
+        "sources": report.sources,
+        "rank": rank,
+        "relative_error": report.relative_error,
+        "without_manifest": [lora.name for lora in loras if not lora.manifest],
+    }
     return Manifest(
-        name=name, base=base, method=MethodRecord(objective="combined", details=details),
+        name=name,
+        base=base,
+        method=MethodRecord(objective="combined", details=details),
         lora={"rank": report.rank, "alpha": report.rank, "modules": len(report.modules)},
         request=RequestRecord(fingerprint=digest, counts=dict(counts), **summed),
         on_top_of=[StackedOn.model_validate(below.model_dump()) for below in beneath.values()],
-        versions={"torch": torch.__version__}, wall_time_s=round(seconds, 3),
+        versions={"torch": torch.__version__},
+        wall_time_s=round(seconds, 3),
     )
 
 

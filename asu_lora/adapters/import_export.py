@@ -43,7 +43,7 @@ def _import_archive(store, source: Path, name: str | None) -> StoredAdapter:
         store.check_name(name)  # before the work, not after it
     with store.scratch() as scratch:
         unpack(source, scratch)
-        return _take_in(store, find_adapter(scratch), name, source.name[:-len(suffix)], take=os.rename)
+        return _take_in(store, find_adapter(scratch), name, source.name[: -len(suffix)], take=os.rename)
 
 
 def _take_in(store, folder: Path, name: str | None, fallback: str, take) -> StoredAdapter:
@@ -51,8 +51,10 @@ def _take_in(store, folder: Path, name: str | None, fallback: str, take) -> Stor
 
     # Pickles further down (a trainer's checkpoints) are not refused: nothing down there is taken.
     if pickles := [path for path in pickles_in(folder) if "/" not in path]:
-        raise AdapterError(f"{folder.name} holds {pickles[0]}, a pickle, which could run code and is never "
-                           "opened: delete it, or save the adapter as safetensors with PEFT.")
+        raise AdapterError(
+            f"{folder.name} holds {pickles[0]}, a pickle, which could run code and is never "
+            "opened: delete it, or save the adapter as safetensors with PEFT."
+        )
     manifest = read_manifest(folder) if has_manifest(folder) else None
     name = name or (manifest.name if manifest else fallback)
     with store.stage(name) as staged:
@@ -80,8 +82,7 @@ def find_adapter(folder: Path) -> Path:
     """
     if (folder / CONFIG_NAME).is_file():
         return folder
-    inside = [path.parent for path in sorted(folder.glob(f"*/{CONFIG_NAME}"))
-              if not path.parent.name.startswith(".")]
+    inside = [path.parent for path in sorted(folder.glob(f"*/{CONFIG_NAME}")) if not path.parent.name.startswith(".")]
     if len(inside) == 1:
         return inside[0]
     if inside:
@@ -92,8 +93,11 @@ def find_adapter(folder: Path) -> Path:
 
 def _belongings(folder: Path, recorded: set[str]) -> list[str]:
     """What is taken of a folder: the adapter, what its manifest records, and small files beside them."""
-    return [name for name, path in adapter_files(folder)
-            if name in recorded or name == WEIGHTS_NAME or ("/" not in name and path.suffix in _COMPANIONS)]
+    return [
+        name
+        for name, path in adapter_files(folder)
+        if name in recorded or name == WEIGHTS_NAME or ("/" not in name and path.suffix in _COMPANIONS)
+    ]
 
 
 def export_adapter(store, name: str, destination: Path) -> Path:

@@ -106,12 +106,15 @@ class LoraFolder:
                     file.seek(info.start)
                     data = bytearray(file.read(info.end - info.start))
                     if len(data) < info.end - info.start:
-                        raise AdapterError(f"The weights of the adapter '{self.name}' were cut off while they were "
-                                           "read.")
+                        raise AdapterError(
+                            f"The weights of the adapter '{self.name}' were cut off while they were read."
+                        )
                     tensor = torch.frombuffer(data, dtype=getattr(torch, _FLOATS[info.dtype])).view(info.shape).float()
                     if not torch.isfinite(tensor).all():
-                        raise AdapterError(f"The adapter '{self.name}' holds NaN or infinities in "
-                                           f"{module}{suffix}: it is broken, train it anew.")
+                        raise AdapterError(
+                            f"The adapter '{self.name}' holds NaN or infinities in "
+                            f"{module}{suffix}: it is broken, train it anew."
+                        )
                     read.append(tensor)
         except OSError as error:
             raise AdapterError(f"The weights of the adapter '{self.name}' can't be read: {error.strerror}.") from error
@@ -131,8 +134,9 @@ def read_lora(folder: str | Path) -> LoraFolder:
     config = read_adapter_config(folder)
     if not (folder / WEIGHTS_NAME).is_file():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-        hint = f": {pickles[0]} is a pickle and pickles are never opened, save it anew with safetensors" \
-            if pickles else ""
+        hint = (
+            f": {pickles[0]} is a pickle and pickles are never opened, save it anew with safetensors" if pickles else ""
+        )
         raise AdapterError(f"{folder} has no {WEIGHTS_NAME}{hint}.")
     _refuse_more_than_lora(folder, config)
     manifest = read_manifest(folder) if has_manifest(folder) else None
@@ -157,8 +161,10 @@ def refuse_different_bases(loras: Sequence[LoraFolder]) -> None:
             if differ:
                 named_alike = one.base_id == other.base_id
                 hint = ", which shares its name but not its weights" if named_alike else ""
-                raise AdapterError(f"The adapter '{other.name}' belongs to the base {other.base_id} and "
-                                   f"'{one.name}' to {one.base_id}{hint}: adapters only add up on one base.")
+                raise AdapterError(
+                    f"The adapter '{other.name}' belongs to the base {other.base_id} and "
+                    f"'{one.name}' to {one.base_id}{hint}: adapters only add up on one base."
+                )
 
 
 def match_pattern(patterns: Iterable[str], module: str) -> str | None:
@@ -174,12 +180,16 @@ def _refuse_more_than_lora(folder: Path, config: dict[str, Any]) -> None:
         if config.get(name):
             raise AdapterError(f"The adapter {folder.name} can't be added up or merged: {why}.")
     if config.get("bias", "none") != "none":
-        raise AdapterError(f"The adapter {folder.name} can't be added up or merged: it retrains the base's "
-                           f"biases (bias={config['bias']!r}).")
+        raise AdapterError(
+            f"The adapter {folder.name} can't be added up or merged: it retrains the base's "
+            f"biases (bias={config['bias']!r})."
+        )
     init = config.get("init_lora_weights", True)
     if init not in _PLAIN_INITS:
-        raise AdapterError(f"The adapter {folder.name} can't be added up or merged: its initialisation "
-                           f"{init!r} changes the base itself; convert it to a plain LoRA with PEFT first.")
+        raise AdapterError(
+            f"The adapter {folder.name} can't be added up or merged: its initialisation "
+            f"{init!r} changes the base itself; convert it to a plain LoRA with PEFT first."
+        )
 
 
 def _modules(folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> dict[str, LoraModule]:
@@ -188,16 +198,19 @@ def _modules(folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo
     for key in tensors:
         suffixes = next((pair for pair in (LINEAR_FACTORS, EMBEDDING_FACTORS) if key.endswith(pair)), None)
         if suffixes is None or not key.startswith(PREFIX):
-            raise AdapterError(f"The adapter {folder.name} can't be added up or merged: it carries the "
-                               f"tensor {key}, which is no LoRA factor.")
+            raise AdapterError(
+                f"The adapter {folder.name} can't be added up or merged: it carries the "
+                f"tensor {key}, which is no LoRA factor."
+            )
         found[key.removeprefix(PREFIX).removesuffix(suffixes[0]).removesuffix(suffixes[1])] = suffixes
     if not found:
         raise AdapterError(f"The adapter {folder.name} holds no LoRA factors at all.")
     return {module: _module(folder, config, tensors, module, suffixes) for module, suffixes in found.items()}
 
 
-def _module(folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo], module: str,
-            suffixes: tuple[str, str]) -> LoraModule:
+def _module(
+    folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo], module: str, suffixes: tuple[str, str]
+) -> LoraModule:
     pair = [tensors.get(PREFIX + module + suffix) for suffix in suffixes]
     if None in pair:
         missing = suffixes[pair.index(None)]
@@ -209,11 +222,15 @@ def _module(folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]
     if any(info.dtype not in _FLOATS for info in pair):
         raise AdapterError(f"The adapter {folder.name} holds {module} as {pair[0].dtype}, not as floats.")
     if len(a) != 2 or len(b) != 2:
-        raise AdapterError(f"The adapter {folder.name} changes {module}, which is no linear layer or "
-                           f"embedding (its factors have the shapes {list(a)} and {list(b)}).")
+        raise AdapterError(
+            f"The adapter {folder.name} changes {module}, which is no linear layer or "
+            f"embedding (its factors have the shapes {list(a)} and {list(b)})."
+        )
     if a[0] != rank or b[1] != rank or 0 in (*a, *b):
-        raise AdapterError(f"The factors of {module} in the adapter {folder.name} have the shapes {list(a)} "
-                           f"and {list(b)}, which don't fit the rank {rank} of its config.")
+        raise AdapterError(
+            f"The factors of {module} in the adapter {folder.name} have the shapes {list(a)} "
+            f"and {list(b)}, which don't fit the rank {rank} of its config."
+        )
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise AdapterError(f"The adapter {folder.name} gives {module} the alpha {alpha!r}, which is odd.")
     scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

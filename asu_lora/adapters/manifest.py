@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-import asu_lora
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, sha256_file, write_atomic
+from asu_lora.version import __version__
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -103,7 +103,7 @@ class Manifest(_Record):
     format_version: int = FORMAT_VERSION
     name: str
     created: Annotated[str, BeforeValidator(_utc)] = Field(default_factory=utc_now)
-    program_version: str = asu_lora.version.__version__
+    program_version: str = __version__
     base: BaseRecord
     method: MethodRecord
     lora: dict[str, Any] = Field(default_factory=dict, description="rank, alpha, target_modules, ...")
@@ -165,8 +165,10 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise AdapterError(f"{MANIFEST_NAME} is not JSON: {error}.") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise AdapterError(f"{MANIFEST_NAME} has format version {version}, and this asu-lora reads up to "
-                           f"{FORMAT_VERSION}: upgrade asu-lora.")
+        raise AdapterError(
+            f"{MANIFEST_NAME} has format version {version}, and this asu-lora reads up to "
+            f"{FORMAT_VERSION}: upgrade asu-lora."
+        )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:

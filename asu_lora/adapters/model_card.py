@@ -41,7 +41,9 @@ def render_model_card(manifest: Manifest) -> str:
     """The text of ``README.md``: front matter as the hub reads it, then prose and tables."""
     base = manifest.base.id
     return _template().render(
-        manifest=manifest, figures=figure_rows(manifest), figure=figure,
+        manifest=manifest,
+        figures=figure_rows(manifest),
+        figure=figure,
         # The hub takes only its own ids here; a local path would also tell where the maker keeps things.
         hub_base=base if _HUB_ID.fullmatch(base) and not Path(base).exists() else None,
         base=Path(base).name if Path(base).is_absolute() else base,
@@ -89,6 +91,11 @@ def _flat(figures: dict[str, Any]) -> dict[str, Any]:
 def _template():
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     return environment.get_template("model_card.md.jinja")

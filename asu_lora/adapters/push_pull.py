@@ -43,8 +43,12 @@ def push(store, name: str, repository: str, private: bool = True) -> str:
         try:
             api = HfApi()
             url = api.create_repo(repository, private=private, exist_ok=True)
-            api.upload_folder(repo_id=url.repo_id, folder_path=snapshot, allow_patterns=PATTERNS,
-                              commit_message=f"asu-lora adapter {name}")
+            api.upload_folder(
+                repo_id=url.repo_id,
+                folder_path=snapshot,
+                allow_patterns=PATTERNS,
+                commit_message=f"asu-lora adapter {name}",
+            )
         except Exception as error:  # network, rights, quota: to the person all are one sentence
             raise AdapterError(f"{name} was not pushed to {repository}: {_reason(error)}") from error
     return str(url)

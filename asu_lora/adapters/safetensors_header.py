@@ -10,14 +10,35 @@ from pathlib import Path
 from asu_lora.errors import AdapterError
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
-PIECE = 1 << 24           # bytes read at a time while looking for NaN
+PIECE = 1 << 24  # bytes read at a time while looking for NaN
 
-_WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-          "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+_WIDTH = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
 # A float is infinite or NaN when all bits of its exponent are set: (unsigned type, exponent bits). Testing
 # the bits needs no torch for the types numpy doesn't know. E4M3 has no infinity, and NaN has all bits set.
-_EXPONENT = {"F64": ("<u8", 0x7FF0_0000_0000_0000), "F32": ("<u4", 0x7F80_0000), "F16": ("<u2", 0x7C00),
-             "BF16": ("<u2", 0x7F80), "F8_E5M2": ("u1", 0x7C), "F8_E4M3": ("u1", 0x7F)}
+_EXPONENT = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("u1", 0x7C),
+    "F8_E4M3": ("u1", 0x7F),
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +67,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 raise AdapterError(f"{name} is no whole safetensors file: its header is damaged or cut off.")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        tensors = {key: TensorInfo(key, entry["dtype"], tuple(entry["shape"]),
-                                   *(8 + length + offset for offset in entry["data_offsets"]))
-                   for key, entry in header.items()}
+        tensors = {
+            key: TensorInfo(
+                key, entry["dtype"], tuple(entry["shape"]), *(8 + length + offset for offset in entry["data_offsets"])
+            )
+            for key, entry in header.items()
+        }
     except OSError as error:
         raise AdapterError(f"{name} can't be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -58,12 +82,13 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             raise AdapterError(f"{name} is no safetensors file: the shape of {info.name} makes no sense.")
     expected = max((info.end for info in tensors.values()), default=8 + length)
     if expected != size:
-        raise AdapterError(f"{name} is cut off or damaged: it has {size} bytes, and its header announces "
-                           f"{expected}.")
+        raise AdapterError(f"{name} is cut off or damaged: it has {size} bytes, and its header announces {expected}.")
     for info in tensors.values():
         if info.end - info.start != math.prod(info.shape) * _WIDTH.get(info.dtype, 0):
-            raise AdapterError(f"{name} is damaged: the bytes of {info.name} don't fit its shape "
-                               f"{list(info.shape)} and type {info.dtype}.")
+            raise AdapterError(
+                f"{name} is damaged: the bytes of {info.name} don't fit its shape "
+                f"{list(info.shape)} and type {info.dtype}."
+            )
     return tensors
 
 

@@ -20,7 +20,7 @@ LOCK_NAME = ".lock"
 STAGING_NAME = ".staging"
 REMOVED = ".removed"  # no adapter can have such a name, so these stage nothing and reserve nothing
 SCRATCH = ".scratch"
-LOCK_TIMEOUT = 60.0   # seconds; the lock is held for renames only, never while weights are written
+LOCK_TIMEOUT = 60.0  # seconds; the lock is held for renames only, never while weights are written
 
 
 class Staging:
@@ -43,8 +43,10 @@ class Staging:
             try:
                 lock.acquire()
             except Timeout as error:
-                raise StoreError(f"The store {self.root} is locked by another process, which did not let go "
-                                 f"of it in {LOCK_TIMEOUT:.0f} seconds.") from error
+                raise StoreError(
+                    f"The store {self.root} is locked by another process, which did not let go "
+                    f"of it in {LOCK_TIMEOUT:.0f} seconds."
+                ) from error
             try:
                 Journal(self.root).recover()
                 yield
@@ -119,4 +121,3 @@ class Staging:
         for lock in self.folder.glob("*.lock"):
             if not self._alive(lock.name.removesuffix(".lock")):
                 lock.unlink(missing_ok=True)
-

@@ -69,8 +69,9 @@ class AdapterStore:
         if found is None:
             path = Path(text).expanduser()
             if path.is_file():
-                raise StoreError(f"{text} is a file: 'asu-lora adapters import {text}' takes an archive "
-                                 "into the store.")
+                raise StoreError(
+                    f"{text} is a file: 'asu-lora adapters import {text}' takes an archive into the store."
+                )
             if not path.is_dir():
                 raise self._unknown(text)
             if not (path / CONFIG_NAME).is_file():
@@ -93,8 +94,9 @@ class AdapterStore:
             manifest = look_at(self.root / name).manifest
             if not manifest or not manifest.on_top_of:
                 return []
-            known = {other.fingerprint for other in map(look_at, map(self.root.joinpath, self._names()))
-                     if not other.broken}
+            known = {
+                other.fingerprint for other in map(look_at, map(self.root.joinpath, self._names())) if not other.broken
+            }
             return [below.name for below in manifest.on_top_of if below.fingerprint not in known]
 
     def verify(self, name: str, base_fingerprint: str | None = None) -> "VerifyReport":
@@ -110,8 +112,10 @@ class AdapterStore:
     def check_name(self, name: str, must_be_new: bool = True) -> None:
         """Refuse a name that no adapter can have or, if ``must_be_new``, that is taken or being made."""
         if not _NAME.fullmatch(name):
-            raise StoreError(f"{name!r} can't be an adapter's name: take up to 100 letters, digits, '.', '_' "
-                             "and '-', beginning with a letter or a digit.")
+            raise StoreError(
+                f"{name!r} can't be an adapter's name: take up to 100 letters, digits, '.', '_' "
+                "and '-', beginning with a letter or a digit."
+            )
         if must_be_new:
             with self.staging.reading():
                 self._must_be_new(name)
@@ -166,8 +170,10 @@ class AdapterStore:
             if adapter.manifest:
                 changes[new] = restate(adapter.path, adapter.manifest.model_copy(update={"name": new}))
             for other in dependents:
-                below = [entry.model_copy(update={"name": new}) if entry.name == old else entry
-                         for entry in other.manifest.on_top_of]
+                below = [
+                    entry.model_copy(update={"name": new}) if entry.name == old else entry
+                    for entry in other.manifest.on_top_of
+                ]
                 manifest = other.manifest.model_copy(update={"on_top_of": below})
                 changes[other.name] = restate(other.path, manifest)
             for folder, files in changes.items():
@@ -217,8 +223,9 @@ class AdapterStore:
 
     def _names(self) -> Names:
         try:
-            return sorted(entry.name for entry in os.scandir(self.root)
-                          if not entry.name.startswith(".") and entry.is_dir())
+            return sorted(
+                entry.name for entry in os.scandir(self.root) if not entry.name.startswith(".") and entry.is_dir()
+            )
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -230,11 +237,11 @@ class AdapterStore:
             return StoreError(f"There is no adapter {name}: the store {self.root} is empty.")
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         if close:
-            return StoreError(f"There is no adapter {name} in the store {self.root}: did you mean "
-                              f"{' or '.join(close)}?")
+            return StoreError(
+                f"There is no adapter {name} in the store {self.root}: did you mean {' or '.join(close)}?"
+            )
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        return StoreError(f"There is no adapter {name} in the store {self.root}: it has "
-                          f"{', '.join(names[:10])}{more}.")
+        return StoreError(f"There is no adapter {name} in the store {self.root}: it has {', '.join(names[:10])}{more}.")
 
     def _must_exist(self, name: str) -> None:
         if name not in self._names():
@@ -242,19 +249,28 @@ class AdapterStore:
 
     def _must_be_new(self, name: str, taken_is_fine: bool = False) -> None:
         if not taken_is_fine and os.path.lexists(self.root / name):
-            raise StoreError(f"The store {self.root} already has an adapter {name}: choose another name, or "
-                             "remove or rename that one first.")
+            raise StoreError(
+                f"The store {self.root} already has an adapter {name}: choose another name, or "
+                "remove or rename that one first."
+            )
         if self.staging.reserved(name):
-            raise StoreError(f"An adapter {name} is being made by another process right now: choose another "
-                             "name, or wait for it.")
+            raise StoreError(
+                f"An adapter {name} is being made by another process right now: choose another name, or wait for it."
+            )
 
     def _dependents(self, name: str) -> Adapters:
         manifest = look_at(self.root / name).manifest
         fingerprint = manifest.fingerprint if manifest else None
         others = [look_at(self.root / other) for other in self._names() if other != name]
-        return [other for other in others if other.manifest
-                and any(below.name == name or (fingerprint and below.fingerprint == fingerprint)
-                        for below in other.manifest.on_top_of)]
+        return [
+            other
+            for other in others
+            if other.manifest
+            and any(
+                below.name == name or (fingerprint and below.fingerprint == fingerprint)
+                for below in other.manifest.on_top_of
+            )
+        ]
 
     def _publish(self, folder: Path, name: str, replace: bool) -> None:
         taken = os.path.lexists(self.root / name)

@@ -5,14 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.manifest import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    Manifest,
-    fingerprint_of,
-    has_manifest,
-    read_manifest,
-)
+from asu_lora.adapters.manifest import CONFIG_NAME, WEIGHTS_NAME, Manifest, fingerprint_of, has_manifest, read_manifest
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files
 

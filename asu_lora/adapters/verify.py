@@ -50,13 +50,18 @@ class VerifyReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
-        return {"adapter": self.folder.name, "ok": self.ok,
-                "checks": [{"check": check.name, "ok": check.ok, "problem": check.problem, "note": check.note}
-                           for check in self.checks]}
+        return {
+            "adapter": self.folder.name,
+            "ok": self.ok,
+            "checks": [
+                {"check": check.name, "ok": check.ok, "problem": check.problem, "note": check.note}
+                for check in self.checks
+            ],
+        }
 
     def raise_if_bad(self) -> None:
         """Raises:
-            AdapterError: with the first problem, if there is one.
+        AdapterError: with the first problem, if there is one.
         """
         if not self.ok:
             raise AdapterError(f"The adapter {self.folder.name} is broken: {self.problems[0]}")
@@ -116,8 +121,10 @@ def _tried(function, argument):
 def _pickle_problem(pickles: list[str]) -> str | None:
     if not pickles:
         return None
-    return (f"it holds {pickles[0]}, a pickle, which could run code and is never opened: "
-            "delete it, or save the adapter as safetensors.")
+    return (
+        f"it holds {pickles[0]}, a pickle, which could run code and is never opened: "
+        "delete it, or save the adapter as safetensors."
+    )
 
 
 def _manifest(report: VerifyReport, folder: Path) -> Manifest | None:
@@ -137,8 +144,12 @@ def _manifest(report: VerifyReport, folder: Path) -> Manifest | None:
         elif sha256_file(files[name]) != recorded:
             problems.append(f"{name} is not the file that was recorded: its sha256 differs.")
     unrecorded = sorted(files.keys() - manifest.files.keys())
-    _add(report, "checksums", problems[0] if problems else None,
-         f"not recorded: {', '.join(unrecorded)}" if unrecorded else None)
+    _add(
+        report,
+        "checksums",
+        problems[0] if problems else None,
+        f"not recorded: {', '.join(unrecorded)}" if unrecorded else None,
+    )
     return manifest
 
 
@@ -157,8 +168,11 @@ def _readable_tensors(path: Path) -> dict[str, TensorInfo]:
 def _shape_problem(tensors: dict[str, TensorInfo], config: dict[str, Any]) -> str | None:
     """A of shape (r, in, ...) and B of shape (out, r, ...) for each module, r as the config says."""
     try:
-        ranks = {pattern: rank for pattern, rank in (config.get("rank_pattern") or {}).items()
-                 if rank >= 1 and re.compile(pattern)}
+        ranks = {
+            pattern: rank
+            for pattern, rank in (config.get("rank_pattern") or {}).items()
+            if rank >= 1 and re.compile(pattern)
+        }
     except (AttributeError, TypeError, re.error):
         return f"the rank_pattern {config['rank_pattern']!r} makes no sense."
     seen = 0
@@ -174,10 +188,8 @@ def _shape_problem(tensors: dict[str, TensorInfo], config: dict[str, Any]) -> st
             if b is None:
                 return f"{name} has no {end_b.split('.')[1]} beside it."
             if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[0] != b.shape[1]:
-                return (f"the shapes of {module} don't fit together: A is {list(a.shape)} and B is "
-                        f"{list(b.shape)}.")
-            rank = next((ranks[pattern] for pattern in ranks if re.match(rf"(.*\.)?({pattern})$", module)),
-                        config["r"])
+                return f"the shapes of {module} don't fit together: A is {list(a.shape)} and B is {list(b.shape)}."
+            rank = next((ranks[pattern] for pattern in ranks if re.match(rf"(.*\.)?({pattern})$", module)), config["r"])
             # Adapters of bare parameters stack one factor pair an expert along the rank.
             if a.shape[0] != rank and not (config.get("target_parameters") and a.shape[0] % rank == 0):
                 return f"{module} has rank {a.shape[0]}, and the config says {rank}."
@@ -188,6 +200,8 @@ def _base(manifest: Manifest | None, fingerprint: str) -> tuple[str | None, str 
     if manifest is None:
         return None, "no manifest: which weights it was trained on is not known"
     if manifest.base.fingerprint != fingerprint:
-        return (f"it belongs to {manifest.base.id} with the fingerprint {manifest.base.fingerprint[:16]}, "
-                f"and the base has {fingerprint[:16]}: other weights, whatever their name."), None
+        return (
+            f"it belongs to {manifest.base.id} with the fingerprint {manifest.base.fingerprint[:16]}, "
+            f"and the base has {fingerprint[:16]}: other weights, whatever their name."
+        ), None
     return None, None

@@ -25,8 +25,10 @@ def weights_fingerprint(folder: Path, progress=None) -> str:
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise BaseModelError(f"{folder.name} holds no safetensors: convert the checkpoint (transformers' "
-                             "save_pretrained does) before it is used here; pickles are not opened.")
+        raise BaseModelError(
+            f"{folder.name} holds no safetensors: convert the checkpoint (transformers' "
+            "save_pretrained does) before it is used here; pickles are not opened."
+        )
     state = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
     kept = cache_folder() / "fingerprints" / key

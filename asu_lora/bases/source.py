@@ -15,8 +15,21 @@ from asu_lora.hub import hub_answers
 
 # Config, tokenizer in each of its formats, chat templates (also those of additional_chat_templates/), weights,
 # custom code, and the terms that whoever hands on a merged model must pass along.
-FETCHED = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer.model*", "*.spm", "*.tiktoken", "*.safetensors", "*.py",
-           "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+FETCHED = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "tokenizer.model*",
+    "*.spm",
+    "*.tiktoken",
+    "*.safetensors",
+    "*.py",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,10 @@ def resolve_base(name: str, revision: str | None = None) -> BaseSource:
             raise BaseModelError(f"The folder {name} holds no config.json: it is not a model's checkpoint.")
         return BaseSource(name, path.resolve())
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise BaseModelError(f"There is no checkpoint folder {name}: check the path, or use '{EMBEDDED}', the "
-                             "small base that needs no download.")
+        raise BaseModelError(
+            f"There is no checkpoint folder {name}: check the path, or use '{EMBEDDED}', the "
+            "small base that needs no download."
+        )
     return _from_hub(name, revision)
 
 
@@ -69,7 +84,8 @@ def _from_hub(name: str, revision: str | None) -> BaseSource:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         if not online:
             reason = "it is not in the hub's cache, and the hub can't be reached"
-        raise BaseModelError(f"The base '{name}' is neither a folder nor a model that can be fetched from the hub "
-                             f"({reason[:200]}); '{EMBEDDED}' needs no hub.") from error
+        raise BaseModelError(
+            f"The base '{name}' is neither a folder nor a model that can be fetched from the hub "
+            f"({reason[:200]}); '{EMBEDDED}' needs no hub."
+        ) from error
     return BaseSource(name, Path(folder), Path(folder).name)
-

@@ -13,8 +13,7 @@ import torch
 from asu_lora.batches.forward_passes import forward_passes, pass_groups, pass_tokens
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.padding import SMALLEST_PASS, even_parts, padded_length
-from asu_lora.data.training_rows import Rows
-from asu_lora.losses import Objective
+from asu_lora.data.training_rows import TrainingRows
 
 PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass of their own, rather than padding
 
@@ -29,7 +28,8 @@ class Collator:
     Args:
         halves: the run's rows, ``forget``, (where there is a retain loss) ``retain``, and ``own``, the student's own
             answers, in the last part of a run.
-        objectives: the loss of each half.
+        needs: what each half's loss looks at: by view, the references beside it; see
+            :attr:`asu_lora.losses.loss.Loss.needs`.
         pad_id: the padding token.
         own_of: the own row that stands beside a forget row, if it has one.
         most_tokens: of a micro-batch, but for what padding rows of like length to one adds, unless one row has more;
@@ -38,11 +38,17 @@ class Collator:
             :func:`asu_lora.models.packing_trial.packing_of`; None pads them, in passes of like length.
     """
 
-    def __init__(self, halves: dict[str, Rows], objectives: dict[str, Objective], pad_id: int,
-                 own_of: Mapping[int, int] | None = None, most_tokens: int | None = None,
-                 packing: Packing | None = None):
+    def __init__(
+        self,
+        halves: dict[str, TrainingRows],
+        needs: Mapping[str, Mapping[str, Sequence[str]]],
+        pad_id: int,
+        own_of: Mapping[int, int] | None = None,
+        most_tokens: int | None = None,
+        packing: Packing | None = None,
+    ):
         self.halves = halves
-        self.objectives = objectives
+        self.needs = needs
         self.pad_id = pad_id
         self.own_of = own_of or {}
         self.most_tokens = most_tokens
@@ -57,7 +63,7 @@ class Collator:
         totals = {}
         for half in {half for half, _ in rows}:
             mine = [row for other, row in rows if other == half]
-            for view in self.objectives[half].needs:
+            for view in self.needs[half]:
                 tokens = sum(len(self.halves[half].views[view][row].answer_ids) for row in mine)
                 # forget rows without own words count: they have nothing to mend
                 totals[half, view] = {"step_rows": len(pairs) if half == "own" else len(mine), "step_tokens": tokens}
@@ -65,9 +71,12 @@ class Collator:
 
     def rows(self, pairs: Sequence[tuple[int, list[int]]]) -> list[Row]:
         """The rows of a step, those with the longest view first."""
-        chosen = {"forget": [forget for forget, _ in pairs], "retain": [row for _, rows in pairs for row in rows],
-                  "own": [self.own_of[forget] for forget, _ in pairs if forget in self.own_of]}
-        rows = [(half, row) for half in self.objectives for row in chosen[half]]
+        chosen = {
+            "forget": [forget for forget, _ in pairs],
+            "retain": [row for _, rows in pairs for row in rows],
+            "own": [self.own_of[forget] for forget, _ in pairs if forget in self.own_of],
+        }
+        rows = [(half, row) for half in self.needs for row in chosen[half]]
         return sorted(rows, key=lambda row: -max(map(len, self._items(row))))
 
     def parts(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -77,8 +86,10 @@ class Collator:
     def tokens(self, rows: Sequence[Row]) -> int:
         """Tokens of the passes that these rows make, padding included."""
         lengths = [len(item) for row in rows for item in self._items(row)]
-        return sum(pass_tokens([lengths[index] for index in group], self.packing)
-                   for group in pass_groups(lengths, None, self.smallest, self.packing))
+        return sum(
+            pass_tokens([lengths[index] for index in group], self.packing)
+            for group in pass_groups(lengths, None, self.smallest, self.packing)
+        )
 
     def sizes(self, rows: Sequence[Row]) -> list[int]:
         """Tokens of all views of each row, alone."""
@@ -86,24 +97,31 @@ class Collator:
 
     def _items(self, row: Row):
         half, number = row
-        return [self.halves[half].views[view][number] for view in self.objectives[half].needs]
+        return [self.halves[half].views[view][number] for view in self.needs[half]]
 
     def _micro_batch(self, rows: Sequence[Row], totals: Mapping[tuple[str, str], dict[str, int]]) -> dict[str, Any]:
-        keys = [(half, view, row) for half, objective in self.objectives.items()
-                for view in objective.needs for other, row in rows if other == half]
+        keys = [
+            (half, view, row)
+            for half, views in self.needs.items()
+            for view in views
+            for other, row in rows
+            if other == half
+        ]
         items = [self.halves[half].views[view][row] for half, view, row in keys]
         passes, starts, at = [], [0] * len(items), 0
-        entries = [self.halves[half].entries[view][row] for half, view, row in keys
-                   if self.halves[half].entries] or None
-        for group, batch in forward_passes(items, self.pad_id, entries=entries, smallest=self.smallest,
-                                           packing=self.packing):
+        entries = [
+            self.halves[half].entries[view][row] for half, view, row in keys if self.halves[half].entries
+        ] or None
+        for group, batch in forward_passes(
+            items, self.pad_id, entries=entries, smallest=self.smallest, packing=self.packing
+        ):
             passes.append(batch)
             for index in group:
                 starts[index] = at
                 at += len(items[index].answer_ids)
-        parts: dict[str, dict[str, Any]] = {half: {} for half in self.objectives if any(key[0] == half for key in keys)}
+        parts: dict[str, dict[str, Any]] = {half: {} for half in self.needs if any(key[0] == half for key in keys)}
         for half in parts:
-            for view, wanted in self.objectives[half].needs.items():
+            for view, wanted in self.needs[half].items():
                 mine = [i for i, key in enumerate(keys) if key[:2] == (half, view)]
                 lengths = torch.tensor([len(items[i].answer_ids) for i in mine])
                 parts[half][view] = {
@@ -111,11 +129,11 @@ class Collator:
                     "labels": torch.cat([torch.tensor(items[i].answer_ids) for i in mine]),
                     "row": torch.repeat_interleave(torch.arange(len(mine)), lengths),
                     # plain numbers: reading them off a tensor would stall a GPU
-                    "rows": len(mine), **totals[half, view],
+                    "rows": len(mine),
+                    **totals[half, view],
                     "references": {
                         name: torch.cat([self.halves[half].references[view][name][keys[i][2]] for i in mine])
                         for name in wanted
                     },
                 }
         return {"passes": passes, "halves": parts}
-

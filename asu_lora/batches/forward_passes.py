@@ -10,8 +10,12 @@ from asu_lora.batches.padding import SMALLEST_PASS, even_parts, length_groups, p
 from asu_lora.data.encoding import Encoded
 
 
-def pass_groups(lengths: Sequence[int], most_tokens: int | None = None, smallest: int = SMALLEST_PASS,
-                packing: Packing | None = None) -> list[list[int]]:
+def pass_groups(
+    lengths: Sequence[int],
+    most_tokens: int | None = None,
+    smallest: int = SMALLEST_PASS,
+    packing: Packing | None = None,
+) -> list[list[int]]:
     """Indices into ``lengths`` by forward pass; every index once. Packed rows are cut only where ``most_tokens``,
     counted as if each row stood alone, asks for it."""
     if packing is None:
@@ -30,9 +34,14 @@ def pass_tokens(lengths: Sequence[int], packing: Packing | None = None) -> int:
     return len(lines) * width
 
 
-def forward_passes(items: Sequence[Encoded], pad_id: int, most_tokens: int | None = None,
-                   entries: Sequence[torch.Tensor] | None = None, smallest: int = SMALLEST_PASS,
-                   packing: Packing | None = None) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+def forward_passes(
+    items: Sequence[Encoded],
+    pad_id: int,
+    most_tokens: int | None = None,
+    entries: Sequence[torch.Tensor] | None = None,
+    smallest: int = SMALLEST_PASS,
+    packing: Packing | None = None,
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """The forward passes that cover ``items``, each with the indices of its rows.
 
     Args:
@@ -49,8 +58,9 @@ def forward_passes(items: Sequence[Encoded], pad_id: int, most_tokens: int | Non
             batch = pack_group([[items[group[at]] for at in line] for line in lines], pad_id)
             group = [group[at] for line in lines for at in line]
         if entries is not None:
-            batch["entry"] = place_states([entries[index] for index in group], batch["starts"].tolist(),
-                                          batch["input_ids"].shape)
+            batch["entry"] = place_states(
+                [entries[index] for index in group], batch["starts"].tolist(), batch["input_ids"].shape
+            )
         yield group, batch
 
 
@@ -60,4 +70,3 @@ def place_states(states: Sequence[torch.Tensor], starts: Sequence[int], shape: t
     for start, own in zip(starts, states, strict=True):
         placed[start : start + len(own)] = own
     return placed.view(*shape, -1)
-

@@ -27,8 +27,11 @@ def lines_of(lengths: Sequence[int], packing: Packing = "lines") -> tuple[list[l
     if packing == "line":
         return [list(range(len(lengths)))], padded_length(sum(lengths))
     narrowest = padded_length(max(lengths))
-    choices = [(lines, width) for width in range(narrowest, WIDEST * narrowest + 1, WIDTH_STEP)
-               for lines in [_first_fit(lengths, width)]]
+    choices = [
+        (lines, width)
+        for width in range(narrowest, WIDEST * narrowest + 1, WIDTH_STEP)
+        for lines in [_first_fit(lengths, width)]
+    ]
     return min(choices, key=lambda choice: len(choice[0]) * choice[1])
 
 

@@ -12,8 +12,9 @@ WIDTH_STEP = 8
 SMALLEST_PASS = 256  # tokens; a smaller forward pass costs more in overhead than its padding would
 
 
-def length_groups(lengths: Sequence[int], most_tokens: int | None = None,
-                  smallest: int = SMALLEST_PASS) -> list[list[int]]:
+def length_groups(
+    lengths: Sequence[int], most_tokens: int | None = None, smallest: int = SMALLEST_PASS
+) -> list[list[int]]:
     """Group rows so that rows of like length share a forward pass.
 
     Rows are taken from the longest down. A row joins the open group unless the padding this adds would
@@ -54,6 +55,7 @@ def even_parts(sizes: Sequence[int], most: int) -> list[list[int]]:
     Returns:
         Parts of indices into ``sizes``; every index once.
     """
+
     def filled(room: int) -> list[list[int]]:
         parts: list[list[int]] = []
         for index, size in enumerate(sizes):
@@ -83,8 +85,9 @@ def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     return _laid_out(items, starts, mask.shape, pad_id) | {"attention_mask": mask}
 
 
-def _laid_out(items: Sequence[Encoded], starts: Sequence[int], shape: torch.Size, pad_id: int
-              ) -> dict[str, torch.Tensor]:
+def _laid_out(
+    items: Sequence[Encoded], starts: Sequence[int], shape: torch.Size, pad_id: int
+) -> dict[str, torch.Tensor]:
     ids, positions = torch.full(shape, pad_id).flatten(), []
     for item, start in zip(items, starts, strict=True):
         ids[start : start + len(item)] = torch.tensor(item.prompt_ids + item.answer_ids)

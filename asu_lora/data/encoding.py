@@ -60,10 +60,14 @@ class Encoder:
             except Exception as error:  # jinja2 errors, and whatever a template raises on roles it doesn't take
                 roles = ", ".join(turn["role"] for turn in prompt)
                 reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-                raise DataError(f"The base's chat template refuses a conversation of turns {roles} ({reason[:200]}): "
-                                "write its rows another way.") from error
-        lines = [PLAIN_PROMPT.format(question=t["content"]) if t["role"] == "user" else f" {t['content']}\n\n"
-                 for t in prompt]
+                raise DataError(
+                    f"The base's chat template refuses a conversation of turns {roles} ({reason[:200]}): "
+                    "write its rows another way."
+                ) from error
+        lines = [
+            PLAIN_PROMPT.format(question=t["content"]) if t["role"] == "user" else f" {t['content']}\n\n"
+            for t in prompt
+        ]
         return (self.tokenizer.bos_token or "") + "".join(lines)
 
     def prompt_ids(self, prompt: Sequence[dict[str, str]]) -> list[int]:
@@ -96,8 +100,10 @@ class Encoder:
         answer = self.answer_ids(example.answer, example.prompt)
         room = self.max_length - len(prompt)
         if room < 2:
-            raise DataError(f"The prompt of {where} takes {len(prompt)} tokens and leaves no room for its answer: "
-                            f"raise --max-length above {self.max_length}.")
+            raise DataError(
+                f"The prompt of {where} takes {len(prompt)} tokens and leaves no room for its answer: "
+                f"raise --max-length above {self.max_length}."
+            )
         return [Encoded(tuple(prompt), tuple(answer[:room]), index, cut=len(answer) > room)]
 
     def _encode_passage(self, example: Example, index: int, where: str) -> list[Encoded]:
@@ -116,4 +122,3 @@ class Encoder:
     def encode_all(self, examples: Sequence[Example], what: str = "row") -> list[Encoded]:
         """Encode many examples in order."""
         return [item for index, example in enumerate(examples) for item in self.encode(example, index, what)]
-

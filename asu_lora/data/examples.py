@@ -44,8 +44,9 @@ def question_answer(question: str, answer: str, **extra: Any) -> Example:
     return Example(({"role": "user", "content": question},), answer, extra)
 
 
-def examples_from_rows(rows: Iterable[dict[str, Any]], source: str,
-                       numbers: Sequence[int] | None = None) -> list[Example]:
+def examples_from_rows(
+    rows: Iterable[dict[str, Any]], source: str, numbers: Sequence[int] | None = None
+) -> list[Example]:
     """Turn rows into examples; a conversation gives one for each of the assistant's turns.
 
     Args:
@@ -60,8 +61,10 @@ def examples_from_rows(rows: Iterable[dict[str, Any]], source: str,
     for index, row in enumerate(rows):
         number = numbers[index] if numbers else index + 1
         if not isinstance(row, Mapping):
-            raise DataError(f"{source}, row {number}: expected a row like {{'question': ..., 'answer': ...}}, found "
-                            f"{type(row).__name__}.")
+            raise DataError(
+                f"{source}, row {number}: expected a row like {{'question': ..., 'answer': ...}}, found "
+                f"{type(row).__name__}."
+            )
         examples += _from_row(row, number, source)
     return examples
 
@@ -97,8 +100,10 @@ def _refuse_surrogates(text: str, column: str, number: int, source: str) -> None
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{source}, row {number}: '{column}' holds {text[error.start]!r}, which is half a character "
-                        "(a broken emoji, perhaps): mend it.") from error
+        raise DataError(
+            f"{source}, row {number}: '{column}' holds {text[error.start]!r}, which is half a character "
+            "(a broken emoji, perhaps): mend it."
+        ) from error
 
 
 def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Example]:
@@ -107,8 +112,10 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
         for turn in messages
     ):
-        raise DataError(f"{source}, row {number}: 'messages' should be a list of "
-                        '{"role": ..., "content": ...} turns with text in them.')
+        raise DataError(
+            f"{source}, row {number}: 'messages' should be a list of "
+            '{"role": ..., "content": ...} turns with text in them.'
+        )
     for turn in messages:
         _refuse_surrogates(turn["role"] + turn["content"], "messages", number, source)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)

@@ -3,7 +3,7 @@
 from asu_lora.data.examples import Example
 from asu_lora.errors import DataError
 
-_SHAPE = 'a list of texts that stand in the answer, or of [start, end] pairs of characters'
+_SHAPE = "a list of texts that stand in the answer, or of [start, end] pairs of characters"
 
 
 def fact_spans(example: Example, text: str) -> list[tuple[int, int]] | None:
@@ -55,6 +55,8 @@ def _shift(text: str, example: Example, where: str) -> int:
     visible = text.strip().rstrip("\ufffd")  # a cut answer may end in the middle of a character
     at = example.answer.find(visible)
     if at < 0:
-        raise DataError(f"{where}: the base's tokenizer rewrites this answer, so that places in it are others: give "
-                        "the spans as texts.")
+        raise DataError(
+            f"{where}: the base's tokenizer rewrites this answer, so that places in it are others: give "
+            "the spans as texts."
+        )
     return text.find(visible) - at

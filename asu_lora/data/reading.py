@@ -75,9 +75,11 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
                 missing = sum(value is None for value in row.values())
                 if None in row or missing:  # under None stand the fields that no column was named for
                     columns = len(reader.fieldnames or ())
-                    raise DataError(f"{path}, line {reader.line_num}: {columns - missing + len(row.get(None, ()))} "
-                                    f"fields where the first line names {columns} columns; a field with "
-                                    f"{'tabs' if delimiter == chr(9) else 'commas'} in it needs double quotes.")
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: {columns - missing + len(row.get(None, ()))} "
+                        f"fields where the first line names {columns} columns; a field with "
+                        f"{'tabs' if delimiter == chr(9) else 'commas'} in it needs double quotes."
+                    )
                 rows.append(row)
     finally:
         csv.field_size_limit(limit)
@@ -116,8 +118,10 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: broken JSON ({error.msg}).") from error
         if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected an object like "
-                            '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}.")
+            raise DataError(
+                f"{path}, line {number}: expected an object like "
+                '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}."
+            )
         rows.append(row)
     return rows
 
@@ -125,16 +129,20 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 def _check_objects(path: Path, rows: list[Any], unit: str) -> None:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DataError(f"{path}, {unit} {number}: expected an object like "
-                            '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}.")
+            raise DataError(
+                f"{path}, {unit} {number}: expected an object like "
+                '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}."
+            )
 
 
 def _read_hub(name: str, split: str) -> list[dict[str, Any]]:
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE and not hub_answers():
-        raise DataError(f"There is no file {name}, and the hub, which may have a dataset of that name, can't be "
-                        "reached (with HF_HUB_OFFLINE=1 its cache is looked into).")
+        raise DataError(
+            f"There is no file {name}, and the hub, which may have a dataset of that name, can't be "
+            "reached (with HF_HUB_OFFLINE=1 its cache is looked into)."
+        )
     import datasets
 
     repository, _, config = name.partition(":")

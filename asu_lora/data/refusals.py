@@ -19,7 +19,7 @@ def refusals(file: str | Path | None = None) -> list[str]:
     path = Path(file)
     if path.suffix == ".txt":
         if not path.is_file():
-            raise DataError(f"There is no file {file} with \"I don't know\" answers.")
+            raise DataError(f'There is no file {file} with "I don\'t know" answers.')
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:

@@ -39,8 +39,9 @@ class ForgetRequest:
         _refuse_overlap(self.forget, self.retain)
 
     @classmethod
-    def from_files(cls, forget: str | Path, retain: str | Path | None = None,
-                   where: dict[str, Any] | None = None) -> "ForgetRequest":
+    def from_files(
+        cls, forget: str | Path, retain: str | Path | None = None, where: dict[str, Any] | None = None
+    ) -> "ForgetRequest":
         """Read a request from files (JSONL, JSON, CSV, Parquet) or hub datasets.
 
         Args:
@@ -60,12 +61,14 @@ class ForgetRequest:
         return cls(gone, tuple(kept), source, default_name(forget))
 
     @classmethod
-    def from_rows(cls, forget: Iterable[dict[str, Any]], retain: Iterable[dict[str, Any]] | None = None,
-                  name: str = "request") -> "ForgetRequest":
+    def from_rows(
+        cls, forget: Iterable[dict[str, Any]], retain: Iterable[dict[str, Any]] | None = None, name: str = "request"
+    ) -> "ForgetRequest":
         """The same from rows in memory (a list of dicts, a ``datasets.Dataset``)."""
         gone = tuple(examples_from_rows(forget, "forget rows"))
-        kept, source = ((general_retain(gone), GENERAL) if retain is None
-                        else (examples_from_rows(retain, "retain rows"), "rows"))
+        kept, source = (
+            (general_retain(gone), GENERAL) if retain is None else (examples_from_rows(retain, "retain rows"), "rows")
+        )
         return cls(gone, tuple(kept), source, name)
 
     def fingerprint(self) -> str:
@@ -113,8 +116,9 @@ def selected(rows: Sequence[dict[str, Any]], where: dict[str, Any], source: str)
     for column in where:
         if not any(column in row for row in rows):
             raise DataError(f"{source} has no column '{column}' to select rows by.")
-    chosen = [number for number, row in enumerate(rows, start=1)
-              if all(str(row.get(c)) == str(v) for c, v in where.items())]
+    chosen = [
+        number for number, row in enumerate(rows, start=1) if all(str(row.get(c)) == str(v) for c, v in where.items())
+    ]
     if not chosen:
         wanted = ", ".join(f"{c}={v}" for c, v in where.items())
         seen = "; ".join(f"{c}: {', '.join(sorted({str(r.get(c))[:40] for r in rows})[:12])}" for c in where)
@@ -127,5 +131,7 @@ def _refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> Non
     same = [(example.row, kept[example.key()]) for example in forget if example.key() in kept]
     if same:
         rows = "1 row stands" if len(same) == 1 else f"{len(same)} rows stand"
-        raise DataError(f"{rows} in both the forget and the retain set (first: forget row {same[0][0]} is retain "
-                        f"row {same[0][1]}): a row can't be forgotten and kept, take it out of one.")
+        raise DataError(
+            f"{rows} in both the forget and the retain set (first: forget row {same[0][0]} is retain "
+            f"row {same[0][1]}): a row can't be forgotten and kept, take it out of one."
+        )

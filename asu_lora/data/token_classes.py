@@ -75,6 +75,7 @@ def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple
     A token's text is what it adds after the token before it: decoded alone, many tokenizers' tokens lose the
     space in front. Several tokens that only together are a character are one piece.
     """
+
     def decode(start: int, end: int) -> str:
         return tokenizer.decode(list(ids[start:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

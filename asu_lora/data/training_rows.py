@@ -8,7 +8,7 @@ from asu_lora.data.encoding import Encoded
 
 
 @dataclass
-class Rows:
+class TrainingRows:
     """One half of a run's data: the forget rows or the retain rows.
 
     Attributes:

@@ -49,8 +49,12 @@ def packaged_rows(name: str) -> list[dict]:
         return read_rows(path)
 
 
-def run_demo(store: str | Path = "adapters", name: str = NAME, config: ForgetConfig | None = None,
-             progress: Progress | None = None) -> DemoResult:
+def run_demo(
+    store: str | Path = "adapters",
+    name: str = NAME,
+    config: ForgetConfig | None = None,
+    progress: Progress | None = None,
+) -> DemoResult:
     """Train the demonstration's adapter into the store and ask base and base + adapter.
 
     Raises:
@@ -83,8 +87,10 @@ def run_demo(store: str | Path = "adapters", name: str = NAME, config: ForgetCon
 
 def side_by_side(rows: list[dict], before: list[str], after: list[str]) -> list[Asked]:
     """Each question with its two answers."""
-    return [Asked(row["question"], old, new, yields(old, row), yields(new, row))
-            for row, old, new in zip(rows, before, after, strict=True)]
+    return [
+        Asked(row["question"], old, new, yields(old, row), yields(new, row))
+        for row, old, new in zip(rows, before, after, strict=True)
+    ]
 
 
 def yields(answer: str, row: dict) -> bool:

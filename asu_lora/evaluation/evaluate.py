@@ -28,9 +28,14 @@ from asu_lora.progress import Progress
 BLOCK = 64  # questions whose hidden states are held at once
 
 
-def evaluate(stack: Stack, sets: Sequence[QuestionSet], encoder: SentenceEncoder | None = None,
-             nli: EntailmentModel | None = None, notes: Sequence[str] = (),
-             progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    stack: Stack,
+    sets: Sequence[QuestionSet],
+    encoder: SentenceEncoder | None = None,
+    nli: EntailmentModel | None = None,
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Evaluation:
     """Score base + adapters on question sets.
 
     Args:
@@ -50,14 +55,24 @@ def evaluate(stack: Stack, sets: Sequence[QuestionSet], encoder: SentenceEncoder
         ids = generate_answers(stack.model, base.tokenizer, prompts, progress=progress.advance)
         answers = [base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in ids]
         progress.stage(f"Likelihoods on the {questions.name} set", len(examples))
-        records = [{"set": questions.name, "row": example.row, "question": example.question, "truth": example.answer,
-                    "answer": answer, "rouge": rouge_l_recall(answer, example.answer),
-                    "token_entropy": token_entropy(tokens_of), "gibberish": float(is_gibberish(answer))}
-                   for example, answer, tokens_of in zip(examples, answers, ids, strict=True)]
+        records = [
+            {
+                "set": questions.name,
+                "row": example.row,
+                "question": example.question,
+                "truth": example.answer,
+                "answer": answer,
+                "rouge": rouge_l_recall(answer, example.answer),
+                "token_entropy": token_entropy(tokens_of),
+                "gibberish": float(is_gibberish(answer)),
+            }
+            for example, answer, tokens_of in zip(examples, answers, ids, strict=True)
+        ]
         for start in range(0, len(examples), BLOCK):
             part = slice(start, start + BLOCK)
-            for record, values in zip(records[part], likelihoods(model, head, tokens, examples[part], questions),
-                                      strict=True):
+            for record, values in zip(
+                records[part], likelihoods(model, head, tokens, examples[part], questions), strict=True
+            ):
                 record.update(values)
             progress.advance(len(examples[part]))
         by_models(records, examples, questions, encoder, nli)
@@ -67,14 +82,18 @@ def evaluate(stack: Stack, sets: Sequence[QuestionSet], encoder: SentenceEncoder
     return result
 
 
-def likelihoods(model: torch.nn.Module, head: FrozenHead, encoder: Encoder, examples: Sequence[Example],
-                questions: QuestionSet) -> list[dict[str, float | None]]:
+def likelihoods(
+    model: torch.nn.Module, head: FrozenHead, encoder: Encoder, examples: Sequence[Example], questions: QuestionSet
+) -> list[dict[str, float | None]]:
     """Probability, truth ratio and memorization of each question, from one set of forward passes."""
     items: list[Encoded] = []
     spans = []
     for example in examples:
-        texts = [example.answer, example.extra.get("paraphrased_answer") or example.answer,
-                 *(example.extra.get("perturbed_answer") or ())]
+        texts = [
+            example.answer,
+            example.extra.get("paraphrased_answer") or example.answer,
+            *(example.extra.get("perturbed_answer") or ()),
+        ]
         spans.append((len(items), len(texts)))
         items += [encoder.encode(Example(example.prompt, text, {}, example.row))[0] for text in texts]
     states = hidden_states(model, items, encoder.tokenizer.pad_token_id)
@@ -102,14 +121,22 @@ def _is_argmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (logits.argmax(1) == labels).float()
 
 
-def by_models(records: list[dict], examples: Sequence[Example], questions: QuestionSet,
-              encoder: SentenceEncoder | None, nli: EntailmentModel | None) -> None:
+def by_models(
+    records: list[dict],
+    examples: Sequence[Example],
+    questions: QuestionSet,
+    encoder: SentenceEncoder | None,
+    nli: EntailmentModel | None,
+) -> None:
     """Add the two scores that other models give; the truth is the full sentence where there is one."""
     truths = [example.extra.get("original_answer") or example.answer for example in examples]
     answers = [record["answer"] for record in records]
     similar = cosine_similarity(encoder, answers, truths) if encoder else [None] * len(records)
-    entailed = (entailment(nli, answers, truths, [r["rouge"] for r in records], forget=questions.name == FORGET)
-                if nli else [None] * len(records))
+    entailed = (
+        entailment(nli, answers, truths, [r["rouge"] for r in records], forget=questions.name == FORGET)
+        if nli
+        else [None] * len(records)
+    )
     for record, cosine, entails in zip(records, similar, entailed, strict=True):
         record["cosine_similarity"] = cosine
         record["entailment"] = None if entails is None else float(entails)
@@ -117,8 +144,18 @@ def by_models(records: list[dict], examples: Sequence[Example], questions: Quest
 
 def means(records: list[dict], name: str) -> dict[str, float | None]:
     """A set's means; the truth ratio's has its own rule, which differs on the forget set."""
-    numeric = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment",
-               "exact_memorization", "extraction_strength", "min_k", "gibberish")
+    numeric = (
+        "rouge",
+        "probability",
+        "truth_ratio",
+        "token_entropy",
+        "cosine_similarity",
+        "entailment",
+        "exact_memorization",
+        "extraction_strength",
+        "min_k",
+        "gibberish",
+    )
     found: dict[str, float | None] = {}
     for metric in numeric:
         values = [record[metric] for record in records]

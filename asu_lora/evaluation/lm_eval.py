@@ -18,8 +18,10 @@ def check_installed() -> None:
         SettingError: with the command that installs it.
     """
     if importlib.util.find_spec(PACKAGE) is None:
-        raise SettingError("--lm-eval needs lm-evaluation-harness, which isn't installed: pip install "
-                           "'asu-lora[lm-eval]', or pip install 'lm-eval>=0.4'.")
+        raise SettingError(
+            "--lm-eval needs lm-evaluation-harness, which isn't installed: pip install "
+            "'asu-lora[lm-eval]', or pip install 'lm-eval>=0.4'."
+        )
 
 
 def run_tasks(stack: Stack, tasks: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -46,6 +48,11 @@ def run_tasks(stack: Stack, tasks: Sequence[str]) -> dict[str, dict[str, float]]
 
 def figures(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The numbers in what ``simple_evaluate`` gave, by task; ``acc,none`` (no filter) becomes ``acc``."""
-    return {task: {metric.removesuffix(",none"): float(value) for metric, value in metrics.items()
-                   if isinstance(value, (int, float)) and "," in metric}
-            for task, metrics in found.get("results", {}).items()}
+    return {
+        task: {
+            metric.removesuffix(",none"): float(value)
+            for metric, value in metrics.items()
+            if isinstance(value, (int, float)) and "," in metric
+        }
+        for task, metrics in found.get("results", {}).items()
+    }

@@ -21,8 +21,13 @@ HOLDOUT, AUC = "holdout", "Min-40% AUC"
 BLOCK = 32  # examples whose hidden states are held at once
 
 
-def min_k_scores(model: torch.nn.Module, head: FrozenHead, encoder: Encoder, examples: Sequence[Example],
-                 progress: Callable[[int], None] | None = None) -> list[float]:
+def min_k_scores(
+    model: torch.nn.Module,
+    head: FrozenHead,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    progress: Callable[[int], None] | None = None,
+) -> list[float]:
     """Min-40% log-probability of each example, nats a token: of the answer, or of all of a passage.
 
     Args:
@@ -43,8 +48,13 @@ def min_k_scores(model: torch.nn.Module, head: FrozenHead, encoder: Encoder, exa
     return scores
 
 
-def add_membership(result: Evaluation, stack: Stack, sets: Sequence[QuestionSet], holdout: Sequence[Example],
-                   progress: Progress | None = None) -> None:
+def add_membership(
+    result: Evaluation,
+    stack: Stack,
+    sets: Sequence[QuestionSet],
+    holdout: Sequence[Example],
+    progress: Progress | None = None,
+) -> None:
     """Add the AUC of the forget set against held-out examples to an evaluation, and their records.
 
     Args:
@@ -60,9 +70,12 @@ def add_membership(result: Evaluation, stack: Stack, sets: Sequence[QuestionSet]
     member = [record["min_k"] for record in result.records if record["set"] == FORGET]
     member += min_k_scores(model, head, encoder, passages, progress.advance)
     other = min_k_scores(model, head, encoder, holdout, progress.advance)
-    result.records += [{"set": HOLDOUT, "row": example.row, "question": example.question, "truth": example.answer,
-                        "min_k": value} for example, value in zip(holdout, other, strict=True)]
+    result.records += [
+        {"set": HOLDOUT, "row": example.row, "question": example.question, "truth": example.answer, "min_k": value}
+        for example, value in zip(holdout, other, strict=True)
+    ]
     there = bool(member and other)
-    result.more[AUC] = Score(auc(member, other) if there else None, int(there), 1, () if there else ("a forget set",),
-                             "values")
+    result.more[AUC] = Score(
+        auc(member, other) if there else None, int(there), 1, () if there else ("a forget set",), "values"
+    )
     progress.close()

@@ -52,9 +52,7 @@ def load_pretrained(auto_class: type, name: str, score: str, way_out: str, unuse
     @_quiet()
     def load(**where):
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model, report = auto_class.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, **where
-        )
+        model, report = auto_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **where)
         return model.eval(), tokenizer, report
 
     def refuse(reason: str) -> ScoreUnavailable:

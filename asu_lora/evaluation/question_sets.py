@@ -28,8 +28,9 @@ class QuestionSet:
     multiple_choice: bool = False
 
 
-def own_sets(forget: str | Path | None, retain: str | Path | None, most: int,
-             where: dict | None = None) -> list[QuestionSet]:
+def own_sets(
+    forget: str | Path | None, retain: str | Path | None, most: int, where: dict | None = None
+) -> list[QuestionSet]:
     """A user's own files: at most ``most`` questions of each."""
     sets = []
     for name, source in ((FORGET, forget), (RETAIN, retain)):

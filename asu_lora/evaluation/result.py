@@ -43,15 +43,22 @@ class Evaluation:
 
     def scores(self) -> dict[str, Score]:
         """Every score by its name."""
-        return {"MU": self.model_utility, "FE": self.forget_efficacy, "Avg": self.average,
-                "TOFU MU": tofu_model_utility(self.sets)} | self.more
+        return {
+            "MU": self.model_utility,
+            "FE": self.forget_efficacy,
+            "Avg": self.average,
+            "TOFU MU": tofu_model_utility(self.sets),
+        } | self.more
 
     def summary(self) -> dict:
         """Everything but the records, ready for JSON."""
         return {
-            "scores": {name: {"value": score.value, "label": score.label(name), "missing": list(score.missing)}
-                       for name, score in self.scores().items()},
-            "sets": self.sets, "questions": {name: sum(r["set"] == name for r in self.records) for name in self.sets},
+            "scores": {
+                name: {"value": score.value, "label": score.label(name), "missing": list(score.missing)}
+                for name, score in self.scores().items()
+            },
+            "sets": self.sets,
+            "questions": {name: sum(r["set"] == name for r in self.records) for name in self.sets},
             "notes": self.notes,
         } | ({"lm_eval": self.lm_eval} if self.lm_eval else {})
 

@@ -31,8 +31,10 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         return [{"set": FORGET, "truth_ratio": math.exp(sum(wrong) / len(wrong) - true)} for true, wrong in losses]
     rows = read_rows(path)
     if not all(isinstance(row.get("set"), str) for row in rows):
-        raise DataError(f"{path} is no retain-only model's log: give the records that 'asu-lora evaluate --records' "
-                        f"wrote for it, or TOFU's {TOFU_FILE} (or aggregated) with {' and '.join(LOSSES)}.")
+        raise DataError(
+            f"{path} is no retain-only model's log: give the records that 'asu-lora evaluate --records' "
+            f"wrote for it, or TOFU's {TOFU_FILE} (or aggregated) with {' and '.join(LOSSES)}."
+        )
     return rows
 
 
@@ -50,8 +52,10 @@ def _tofu_losses(path: Path) -> list[tuple[float, list[float]]] | None:
     try:
         return [(float(one), [float(loss) for loss in several]) for one, several in zip(true, wrong, strict=True)]
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path} is a broken TOFU log: {' and '.join(LOSSES)} should hold one number and one list of "
-                        "numbers a question.") from error
+        raise DataError(
+            f"{path} is a broken TOFU log: {' and '.join(LOSSES)} should hold one number and one list of "
+            "numbers a question."
+        ) from error
 
 
 def log_min_k(log: Sequence[dict[str, Any]], name: str, count: int) -> list[float]:
@@ -62,8 +66,10 @@ def log_min_k(log: Sequence[dict[str, Any]], name: str, count: int) -> list[floa
     """
     values = [row["min_k"] for row in log if row["set"] == name and isinstance(row.get("min_k"), float)]
     if len(values) != count:
-        raise DataError(f"The retain-only model's log has {len(values)} rows of {name} with min_k, this evaluation has "
-                        f"{count}: evaluate both on the same data.")
+        raise DataError(
+            f"The retain-only model's log has {len(values)} rows of {name} with min_k, this evaluation has "
+            f"{count}: evaluate both on the same data."
+        )
     return values
 
 
@@ -76,9 +82,11 @@ def check_questions(log: Sequence[dict[str, Any]], sets: Sequence[QuestionSet]) 
     asked = {example.question for questions in sets if questions.name == FORGET for example in questions.examples}
     answered = {row["question"] for row in log if row["set"] == FORGET and "question" in row}
     if answered and asked != answered:
-        raise DataError(f"The retain-only model's log is of other questions ({len(answered - asked)} of its "
-                        f"{len(answered)} are not among the {len(asked)} of the forget set): evaluate both on the "
-                        "same --data, --split, --task and --questions.")
+        raise DataError(
+            f"The retain-only model's log is of other questions ({len(answered - asked)} of its "
+            f"{len(answered)} are not among the {len(asked)} of the forget set): evaluate both on the "
+            "same --data, --split, --task and --questions."
+        )
 
 
 def retain_quality(records: Sequence[dict[str, Any]], log: Sequence[dict[str, Any]]) -> Score:

@@ -5,8 +5,9 @@ from asu_lora.evaluation.metrics.entailment import DEFAULT_NLI, EntailmentModel
 from asu_lora.evaluation.pretrained import ScoreUnavailable
 
 
-def scoring_models(encoder: str | None = None,
-                   nli: str | None = None) -> tuple[SentenceEncoder | None, EntailmentModel | None, list[str]]:
+def scoring_models(
+    encoder: str | None = None, nli: str | None = None
+) -> tuple[SentenceEncoder | None, EntailmentModel | None, list[str]]:
     """Sentence encoder and NLI model by name, each None with a note where it can't be had.
 
     A model that the user named must be there: its error is raised, not noted.

@@ -21,7 +21,7 @@ from asu_lora.progress import Progress
 
 
 @dataclass
-class SetFigures:
+class SetScores:
     """What was measured on one set of questions; one entry a row in each list.
 
     Attributes:
@@ -47,8 +47,14 @@ class SetFigures:
         return {name: round(value, 4) for name, value in found.items()}
 
 
-def measure(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedTokenizerBase, encoder: Encoder,
-            examples: Sequence[Example], progress: Progress | None = None) -> SetFigures:
+def score_set(
+    model: torch.nn.Module,
+    head: FrozenHead,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    progress: Progress | None = None,
+) -> SetScores:
     """Answer probability and greedy answers of a set.
 
     Args:
@@ -61,25 +67,35 @@ def measure(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedToken
     probability = example_probabilities(items, answer_logprobs(head, items, states))
     asked = [example for example in examples if not example.is_passage]
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
-    answers = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generate_answers(
-        model, tokenizer, prompts, enough_tokens(items, prompts), progress=progress.advance)]
+    answers = [
+        tokenizer.decode(ids, skip_special_tokens=True).strip()
+        for ids in generate_answers(model, tokenizer, prompts, enough_tokens(items, prompts), progress=progress.advance)
+    ]
     rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]
-    return SetFigures(probability, rouge, answers)
+    return SetScores(probability, rouge, answers)
 
 
-def measure_sets(model: torch.nn.Module, head: FrozenHead, tokenizer: PreTrainedTokenizerBase, encoder: Encoder,
-                 sets: Mapping[str, Sequence[Example]], when: str, progress: Progress,
-                 here: PartialState) -> dict[str, SetFigures]:
+def score_sets(
+    model: torch.nn.Module,
+    head: FrozenHead,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    sets: Mapping[str, Sequence[Example]],
+    when: str,
+    progress: Progress,
+    here: PartialState,
+) -> dict[str, SetScores]:
     """Figures of every set that has questions; each process measures its share of them."""
     found = {}
     for name, examples in sets.items():
         if examples:
             with here.split_between_processes(examples) as mine:
                 progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in mine))
-                part = measure(model, head, tokenizer, encoder, mine, progress)
+                part = score_set(model, head, tokenizer, encoder, mine, progress)
             parts = gather_object([part])
-            found[name] = SetFigures(*(sum(lists, []) for lists in zip(
-                *((p.probability, p.rouge, p.answers) for p in parts), strict=True)))
+            found[name] = SetScores(
+                *(sum(lists, []) for lists in zip(*((p.probability, p.rouge, p.answers) for p in parts), strict=True))
+            )
     return found
 
 

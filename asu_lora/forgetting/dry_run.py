@@ -17,26 +17,33 @@ from asu_lora.data.examples import Example
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.sampling import sample
-from asu_lora.data.training_rows import Rows
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.prepare import build_objectives, encode_halves
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import free_memory
 from asu_lora.hardware.precision import compute_dtype
-from asu_lora.losses.on_policy import OwnWords
+from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
 from asu_lora.models.loading import causal_lm_config, load_tokenizer
 from asu_lora.training.arguments import check_optimizer
-from asu_lora.training.phases import two_parts
+from asu_lora.training.phases import phases
 
 
-def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str, store: str | Path,
-             on_top_of: Iterable[str] = (), heldout: list[Example] | None = None,
-             idk_file: str | Path | None = None) -> tuple[dict[str, str], MemoryPlan]:
+def plan_run(
+    request: ForgetRequest,
+    base: str,
+    config: ForgetConfig,
+    name: str,
+    store: str | Path,
+    on_top_of: Iterable[str] = (),
+    heldout: list[Example] | None = None,
+    idk_file: str | Path | None = None,
+) -> tuple[dict[str, str], MemoryPlan]:
     """Check everything that can be checked, and say what the run would do and what memory it would take.
 
     Raises:
@@ -57,20 +64,25 @@ def plan_run(request: ForgetRequest, base: str, config: ForgetConfig, name: str,
     return {
         "adapter": f"{name}, in {store}",
         "base": f"{base} ({architecture}), {config.precision} on {run.device}, arithmetic in "
-                f"{str(run.compute).removeprefix('torch.')}",
+        f"{str(run.compute).removeprefix('torch.')}",
         **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in ground)} if ground else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
         "retain rows": f"{len(request.retain)} ({sum(map(len, retain))} tokens), {request.retain_source}",
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
         "method": f"{config.objective} with {config.retain_loss}, tau {config.tau}, "
-                  f"layers {'all' if layers is None else config.smooth_layers}",
+        f"layers {'all' if layers is None else config.smooth_layers}",
         "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
-                 "rows",
+        "rows",
     }, memory
 
 
-def prepare(request: ForgetRequest, base: str, config: ForgetConfig, heldout: list[Example] | None = None,
-            idk_file: str | Path | None = None) -> PlannedRun:
+def prepare(
+    request: ForgetRequest,
+    base: str,
+    config: ForgetConfig,
+    heldout: list[Example] | None = None,
+    idk_file: str | Path | None = None,
+) -> PlannedRun:
     """All that the memory of a run depends on.
 
     Raises:
@@ -87,19 +99,34 @@ def prepare(request: ForgetRequest, base: str, config: ForgetConfig, heldout: li
         raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
     refuses = any("idk" in objective.needs for objective in objectives.values())
     halves = encode_halves(request, encoder, objectives, refusals(idk_file) if refuses else [], config.seed)
-    if config.keep_speaking and objectives["forget"].uses_teacher() and two_parts(
-            config, halves["forget"].views["answer"], request.forget)[1]:
+    if (
+        config.keep_speaking
+        and objectives["forget"].uses_teacher()
+        and phases(config, halves["forget"].views["answer"], request.forget)[1]
+    ):
         # the most that can be: every answer goes round in circles, and they are as long as the true ones
-        halves["own"], objectives["own"] = Rows({"answer": halves["forget"].views["answer"]}), OwnWords()
+        halves["own"], objectives["own"] = TrainingRows({"answer": halves["forget"].views["answer"]}), OnPolicyKL()
     sets = (request.forget, request.retain, heldout or [])
     evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in sets if examples]
-    return PlannedRun(meta_model(model_config, compute, config.trust_remote_code), device, compute, halves, objectives,
-                      evaluated if config.eval_rows else [],
-                      sum(file.stat().st_size for file in source.path.glob("*.safetensors")))
+    return PlannedRun(
+        meta_model(model_config, compute, config.trust_remote_code),
+        device,
+        compute,
+        halves,
+        objectives,
+        evaluated if config.eval_rows else [],
+        sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
+    )
 
 
-def fit_run(request: ForgetRequest, base: str, config: ForgetConfig, budget: str, heldout: list[Example] | None = None,
-            idk_file: str | Path | None = None) -> tuple[ForgetConfig, MemoryPlan, int]:
+def fit_run(
+    request: ForgetRequest,
+    base: str,
+    config: ForgetConfig,
+    budget: str,
+    heldout: list[Example] | None = None,
+    idk_file: str | Path | None = None,
+) -> tuple[ForgetConfig, MemoryPlan, int]:
     """The settings with which the run fits, its plan, and the budget in bytes.
 
     Args:

@@ -28,31 +28,32 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.data.sampling import sample
 from asu_lora.data.token_classes import token_classes
 from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
-from asu_lora.evaluation.set_scores import SetFigures, measure_sets
+from asu_lora.evaluation.set_scores import SetScores, score_sets
 from asu_lora.files import disk_errors
-from asu_lora.forgetting.prepare import build_objectives, encode_halves, tell_about_cuts
+from asu_lora.forgetting.prepare import build_objectives, encode_halves, note_cut_answers
 from asu_lora.forgetting.run import fingerprint, this_process
 from asu_lora.forgetting.run_folder import LAST_PART, RUNS, remove_run, run_folder
-from asu_lora.forgetting.run_lock import only_run
+from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
-from asu_lora.hardware.memory import out_of_memory, peak_memory
-from asu_lora.losses.on_policy import OwnWords
+from asu_lora.hardware.memory import is_out_of_memory, peak_memory
+from asu_lora.losses import needs_of
+from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.models.decoder import number_of_layers
-from asu_lora.models.frozen_adapters import Ground, standing_on
-from asu_lora.models.frozen_layers import find_entry, find_entry_above
+from asu_lora.models.frozen_adapters import FrozenAdapters, frozen_adapters
+from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.progress import Progress
 from asu_lora.teacher import tau as calibration
-from asu_lora.teacher.fluency import keep_speaking
+from asu_lora.teacher.fluency import fluency_masks
 from asu_lora.teacher.targets import compute_references, passes_needed
 from asu_lora.training.arguments import check_optimizer, training_arguments
 from asu_lora.training.checkpoints import last_checkpoint
 from asu_lora.training.new_adapter import adapted
-from asu_lora.training.on_policy import own_words
+from asu_lora.training.on_policy import answer_on_policy
 from asu_lora.training.orthogonal import KeepOrthogonal
-from asu_lora.training.phases import two_parts
+from asu_lora.training.phases import phases
 from asu_lora.training.student import Student
 from asu_lora.training.trainer import check_finite, train
 
@@ -63,7 +64,7 @@ class ForgetResult:
 
     Attributes:
         name, path: the adapter in the store.
-        before, after: figures (see :meth:`asu_lora.evaluation.set_scores.SetFigures.summary`).
+        before, after: figures (see :meth:`asu_lora.evaluation.set_scores.SetScores.summary`).
         sets: the answers behind the figures, ``{"forget": (before, after), ...}``; in memory only.
         record: everything the manifest was written from.
         main_process: whether this is the process that tells a person, of those of an ``accelerate launch``.
@@ -73,16 +74,25 @@ class ForgetResult:
     path: Path
     before: dict[str, float]
     after: dict[str, float]
-    sets: dict[str, tuple[SetFigures, SetFigures]]
+    sets: dict[str, tuple[SetScores, SetScores]]
     record: RunRecord
     main_process: bool = True
 
 
-def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", config: ForgetConfig | None = None,
-           name: str | None = None, store: str | Path | AdapterStore = "adapters", heldout: list[Example] | None = None,
-           idk_file: str | Path | None = None, resume: bool = False, progress: Progress | None = None,
-           tau: calibration.TauChoice | None = None, on_top_of: Iterable[str | Path | tuple[str | Path, float]] = (),
-           continue_from: str | Path | None = None) -> ForgetResult:
+def forget(
+    request: ForgetRequest,
+    base: str | LoadedBase = "smollm2-135m",
+    config: ForgetConfig | None = None,
+    name: str | None = None,
+    store: str | Path | AdapterStore = "adapters",
+    heldout: list[Example] | None = None,
+    idk_file: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    tau: calibration.TauChoice | None = None,
+    on_top_of: Iterable[str | Path | tuple[str | Path, float]] = (),
+    continue_from: str | Path | None = None,
+) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
 
     Args:
@@ -115,27 +125,41 @@ def forget(request: ForgetRequest, base: str | LoadedBase = "smollm2-135m", conf
             store.check_name(name)
         here.wait_for_everyone()  # a process that starts late must not find the adapter of one that is done
         with ExitStack() as until_the_end:
-            return _forget(request, base, config, name, store, heldout or [], idk_file, resume,
-                           progress if here.is_main_process else Progress(), started, here, tau,
-                           lambda loaded: until_the_end.enter_context(
-                               standing_on(loaded, on_top_of, store, continue_from)))
+            return _forget(
+                request,
+                base,
+                config,
+                name,
+                store,
+                heldout or [],
+                idk_file,
+                resume,
+                progress if here.is_main_process else Progress(),
+                started,
+                here,
+                tau,
+                lambda loaded: until_the_end.enter_context(frozen_adapters(loaded, on_top_of, store, continue_from)),
+            )
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise NotEnoughMemory("There is not enough memory for this run: lower --micro-batch-tokens, shorten "
-                              "--max-length, or use --precision nf4.") from error
+        raise NotEnoughMemory(
+            "There is not enough memory for this run: lower --micro-batch-tokens, shorten "
+            "--max-length, or use --precision nf4."
+        ) from error
     finally:
         progress.close()
 
 
-def _forget(request, base, config, name, store, heldout, idk_file, resume, progress, started, here,
-            tau, take_ground) -> ForgetResult:
+def _forget(
+    request, base, config, name, store, heldout, idk_file, resume, progress, started, here, tau, take_ground
+) -> ForgetResult:
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
         device = str(here.device) if here.use_distributed else config.device
         base = load_base(base, config.precision, device, trust_remote_code=config.trust_remote_code)
     check_optimizer(config)
-    ground: Ground = take_ground(base)
+    ground: FrozenAdapters = take_ground(base)
     if config.orthogonal and not ground.names:
         raise SettingError("There is nothing to be orthogonal to: name the adapters beneath with --on-top-of.")
     with adapted(base.model, config, ground) as student:  # what doesn't fit is refused now, not after minutes
@@ -153,46 +177,84 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
     idk = refusals(idk_file) if refuses else []
     halves = encode_halves(request, encoder, objectives, idk, config.seed)
     forget_rows = halves["forget"].views.get("answer") or encoder.encode_all(request.forget, "forget row")
-    tell_about_cuts(halves, config.max_length, progress)
+    note_cut_answers(halves, config.max_length, progress)
 
-    record = RunRecord(config=config, request=request, base=base, layers=layers, on_top_of=ground.on_top_of,
-                       continued=ground.began_with())
+    record = RunRecord(
+        config=config,
+        request=request,
+        base=base,
+        layers=layers,
+        on_top_of=ground.on_top_of,
+        continued=ground.began_with(),
+    )
     record.count(halves)
-    sets = {"forget": sample(request.forget, config.eval_rows), "retain": sample(request.retain, config.eval_rows),
-            "heldout": heldout[: config.eval_rows]}
-    before = measure_sets(model, head, tokenizer, encoder, sets, "before", progress, here)
+    sets = {
+        "forget": sample(request.forget, config.eval_rows),
+        "retain": sample(request.retain, config.eval_rows),
+        "heldout": heldout[: config.eval_rows],
+    }
+    before = score_sets(model, head, tokenizer, encoder, sets, "before", progress, here)
 
     ground.switch(on=config.teacher == "stack")
     if objectives["forget"].uses_teacher():
         record.tau = tau or choose_tau(config, request, forget_rows, model, head, tokenizer, layers, progress)
-    speaking = keep_speaking(forget_rows, request.forget, tokenizer) if record.tau and config.keep_speaking else None
+    speaking = fluency_masks(forget_rows, request.forget, tokenizer) if record.tau and config.keep_speaking else None
     record.fingerprint = fingerprint(base, progress)
-    entry = find_entry(model, ground.lowest(config.first_adapted(number_of_layers(model))))
-    higher = find_entry_above(entry, model, layers) if record.tau else None
+    entry = find_frozen_layers(model, ground.lowest(config.first_adapted(number_of_layers(model))))
+    higher = find_frozen_layers_above(entry, model, layers) if record.tau else None
     for half, objective in objectives.items():
         mine = speaking if half == "forget" else None
         if work := passes_needed(halves[half], objective, entry, mine is not None):
             progress.stage(f"Teacher and base on the {half} set", work)
-            compute_references(halves[half], objective, model, head, pad_id, record.tau and record.tau.tau, layers,
-                               mine, progress.advance, entry, higher)
+            compute_references(
+                halves[half],
+                objective,
+                model,
+                head,
+                pad_id,
+                record.tau and record.tau.tau,
+                layers,
+                mine,
+                progress.advance,
+                entry,
+                higher,
+            )
     ground.switch(on=True)
 
-    with only_run(store.root / RUNS, name, here), adapted(model, config, ground) as student:
+    with run_lock(store.root / RUNS, name, here), adapted(model, config, ground) as student:
         folder = run_folder(store, name, record, idk, resume, here, ground)
         record.count_parameters(student)
-        first, last = two_parts(config, forget_rows, request.forget, here.num_processes) if speaking else (config, None)
+        first, last = phases(config, forget_rows, request.forget, here.num_processes) if speaking else (config, None)
 
-        def train_part(part: ForgetConfig, to: Path, seed: int, stage: str,
-                       own_of: Mapping[int, int] | None = None) -> dict[str, float]:
-            pairs = ForgetRetainPairs(len(halves["forget"]), len(halves.get("retain", ())), part.retain_per_forget,
-                                      seed)
-            collator = Collator(halves, objectives, pad_id, own_of,
-                                part.micro_batch_tokens or tokens_of_training(base.device),
-                                packing_of(model))
+        def train_part(
+            part: ForgetConfig, to: Path, seed: int, stage: str, own_of: Mapping[int, int] | None = None
+        ) -> dict[str, float]:
+            pairs = ForgetRetainPairs(
+                len(halves["forget"]), len(halves.get("retain", ())), part.retain_per_forget, seed
+            )
+            collator = Collator(
+                halves,
+                needs_of(objectives),
+                pad_id,
+                own_of,
+                part.micro_batch_tokens or tokens_of_training(base.device),
+                packing_of(model),
+            )
             arguments = training_arguments(part, to, base.device, base.compute_dtype, checkpoints=True)
-            with disk_errors(store.root), entry.above() if entry is not None else nullcontext():
-                figures = train(Student(student, part.gradient_checkpointing, entry), objectives, head, pairs,
-                                collator, part, arguments, progress, resume, stage, callbacks)
+            with disk_errors(store.root), entry.replayed() if entry is not None else nullcontext():
+                figures = train(
+                    Student(student, part.gradient_checkpointing, entry),
+                    objectives,
+                    head,
+                    pairs,
+                    collator,
+                    part,
+                    arguments,
+                    progress,
+                    resume,
+                    stage,
+                    callbacks,
+                )
             check_finite(student)
             student.eval()
             return figures
@@ -201,15 +263,22 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
             callbacks = [KeepOrthogonal(student, ground.names)] if config.orthogonal else []
             record.training = train_part(first, folder, config.seed, "Training")
             if last is not None:
-                own = own_words(student, forget_rows, request.forget, encoder, tokenizer, progress, here)
+                own = answer_on_policy(student, forget_rows, request.forget, encoder, tokenizer, progress, here)
                 if own.of:
-                    halves["own"], objectives["own"] = own.rows, OwnWords()
+                    halves["own"], objectives["own"] = own.rows, OnPolicyKL()
                     with ground.reference(student, config.teacher):
-                        compute_references(own.rows, objectives["own"], model, head, pad_id, speaking=own.speaking,
-                                           entry=entry)
-                record.train_again(train_part(last, folder / LAST_PART, config.seed + 1,
-                                              "Training, its own answers too" if own.of else "Training, its last part",
-                                              own.of))
+                        compute_references(
+                            own.rows, objectives["own"], model, head, pad_id, speaking=own.speaking, entry=entry
+                        )
+                record.train_again(
+                    train_part(
+                        last,
+                        folder / LAST_PART,
+                        config.seed + 1,
+                        "Training, its own answers too" if own.of else "Training, its last part",
+                        own.of,
+                    )
+                )
         except BaseException as error:
             # the same run would fail the same way again (but for want of memory, with less at a time), and without a
             # checkpoint there is nothing to resume
@@ -217,7 +286,7 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
             if here.is_main_process and (hopeless or last_checkpoint(folder) is None):
                 remove_run(folder)
             raise
-        after = measure_sets(student, head, tokenizer, encoder, sets, "after", progress, here)
+        after = score_sets(student, head, tokenizer, encoder, sets, "after", progress, here)
 
         record.before = {k: v for s, f in before.items() for k, v in f.summary(s).items()}
         record.after = {k: v for s, f in after.items() for k, v in f.summary(s).items()}
@@ -229,20 +298,41 @@ def _forget(request, base, config, name, store, heldout, idk_file, resume, progr
                 write_adapter(student, staging, name, record)
             remove_run(folder)
         here.wait_for_everyone()
-    return ForgetResult(name, store.root / name, record.before, record.after,
-                        {s: (before[s], after[s]) for s in before}, record, here.is_main_process)
+    return ForgetResult(
+        name,
+        store.root / name,
+        record.before,
+        record.after,
+        {s: (before[s], after[s]) for s in before},
+        record,
+        here.is_main_process,
+    )
 
 
-def choose_tau(config: ForgetConfig, request: ForgetRequest, rows: list[Encoded], model, head, tokenizer, layers,
-               progress: Progress) -> calibration.TauChoice:
+def choose_tau(
+    config: ForgetConfig,
+    request: ForgetRequest,
+    rows: list[Encoded],
+    model,
+    head,
+    tokenizer,
+    layers,
+    progress: Progress,
+) -> calibration.TauChoice:
     if config.tau != "auto":
         return calibration.TauChoice(float(config.tau), [], "given by the user")
     progress.stage("Choosing tau")
     classes = [token_classes(row, request.forget[row.example], tokenizer) for row in rows]
     gone = calibration.FACTS_GONE if config.keep_speaking else calibration.FACTS_GONE_ALONE
-    choice = calibration.choose_tau(model, head, rows, classes, tokenizer.pad_token_id, layers,
-                                    lambda point: progress.advance(1, tau=point.tau, facts=point.factual_rise),
-                                    gone)
+    choice = calibration.choose_tau(
+        model,
+        head,
+        rows,
+        classes,
+        tokenizer.pad_token_id,
+        layers,
+        lambda point: progress.advance(1, tau=point.tau, facts=point.factual_rise),
+        gone,
+    )
     progress.note(choice.reason)
     return broadcast_object_list([choice])[0]  # one teacher, should processes round differently
-

@@ -7,31 +7,32 @@ from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
-from asu_lora.data.training_rows import Rows
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import TrainingError
-from asu_lora.losses import Objective, forget_objective, retain_objective
+from asu_lora.losses import Loss, forget_loss, retain_loss
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.asu_idk import ASUWithIDK
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 
 
-def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Objective]:
+def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Loss]:
     """The loss of each half, with its parameters."""
     parameters: dict = {}
     if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
         parameters |= {"forbidden": torch.tensor(special_ids(base.tokenizer), device=base.device), "rule_out": True}
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
-    found = {"forget": forget_objective(config.objective, **parameters)}
-    retain = retain_objective(config.retain_loss, **({"beta": config.beta} if config.retain_loss == "ap" else {}))
+    found = {"forget": forget_loss(config.objective, **parameters)}
+    retain = retain_loss(config.retain_loss, **({"beta": config.beta} if config.retain_loss == "ap" else {}))
     if retain is not None and config.retain_coeff > 0 and config.retain_per_forget > 0:
         found["retain"] = retain
     return found
 
 
-def encode_halves(request: ForgetRequest, encoder: Encoder, objectives: dict[str, Objective], idk: list[str],
-                  seed: int) -> dict[str, Rows]:
+def encode_halves(
+    request: ForgetRequest, encoder: Encoder, objectives: dict[str, Loss], idk: list[str], seed: int
+) -> dict[str, TrainingRows]:
     """Encode the views that the objectives look at; each row's refusal is drawn once, by the seed."""
     generator = torch.Generator().manual_seed(seed)
     halves = {}
@@ -46,19 +47,23 @@ def encode_halves(request: ForgetRequest, encoder: Encoder, objectives: dict[str
                 views[view] = encoder.encode_all(asked, f"{half} row")
             else:
                 views[view] = encoder.encode_all(examples, f"{half} row")
-        halves[half] = Rows(views)
+        halves[half] = TrainingRows(views)
     return halves
 
 
 def refuse_passages(examples: list[Example]) -> None:
     if any(example.is_passage for example in examples):
-        raise TrainingError('An "I don\'t know" answers a question, and this request has passages of plain text: use '
-                            "another objective or retain loss, such as asu with kl.")
+        raise TrainingError(
+            'An "I don\'t know" answers a question, and this request has passages of plain text: use '
+            "another objective or retain loss, such as asu with kl."
+        )
 
 
-def tell_about_cuts(halves: dict[str, Rows], max_length: int, progress: Progress) -> None:
+def note_cut_answers(halves: dict[str, TrainingRows], max_length: int, progress: Progress) -> None:
     for half, rows in halves.items():
         cut = sum(item.cut for item in rows.views.get("answer", []))
         if cut:
-            progress.note(f"{cut} of {len(rows)} {half} answers are longer than --max-length {max_length} and were cut "
-                          "off: what stands beyond it is not trained on.")
+            progress.note(
+                f"{cut} of {len(rows)} {half} answers are longer than --max-length {max_length} and were cut "
+                "off: what stands beyond it is not trained on."
+            )

@@ -12,14 +12,21 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import TrainingError
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.run_record import RunRecord
-from asu_lora.models.frozen_adapters import Ground
+from asu_lora.models.frozen_adapters import FrozenAdapters
 
 RUNS = ".runs"  # beside the adapters of the store
 LAST_PART = "own-words"  # within a run's folder: checkpoints of the part with the student's own words
 
 
-def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str], resume: bool, here: PartialState,
-               ground: Ground) -> Path:
+def run_folder(
+    store: AdapterStore,
+    name: str,
+    record: RunRecord,
+    idk: list[str],
+    resume: bool,
+    here: PartialState,
+    ground: FrozenAdapters,
+) -> Path:
     """The folder of this run's checkpoints; a resumed run must be the run that was interrupted.
 
     Raises:
@@ -27,15 +34,25 @@ def run_folder(store: AdapterStore, name: str, record: RunRecord, idk: list[str]
         StoreError: the disk refuses.
     """
     folder = store.root / RUNS / name
-    identity = json.dumps({"request": record.request.fingerprint(), "base": record.fingerprint,
-                           "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
-                           "config": record.config.identity(), "precision": record.base.precision,
-                           "processes": here.num_processes, "ground": ground.identity()}, sort_keys=True)
+    identity = json.dumps(
+        {
+            "request": record.request.fingerprint(),
+            "base": record.fingerprint,
+            "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
+            "config": record.config.identity(),
+            "precision": record.base.precision,
+            "processes": here.num_processes,
+            "ground": ground.identity(),
+        },
+        sort_keys=True,
+    )
     kept = folder / "run.json"
     found = resume and kept.is_file()
     if found and kept.read_text() != identity:
-        raise TrainingError(f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
-                            "other adapters: give the same ones, or leave --resume out to start anew.")
+        raise TrainingError(
+            f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
+            "other adapters: give the same ones, or leave --resume out to start anew."
+        )
     here.wait_for_everyone()  # all have looked
     if not found and here.is_main_process:
         remove_run(folder)

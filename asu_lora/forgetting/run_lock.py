@@ -13,7 +13,7 @@ from asu_lora.files import disk_errors
 
 
 @contextmanager
-def only_run(runs: Path, name: str, here: PartialState) -> Iterator[None]:
+def run_lock(runs: Path, name: str, here: PartialState) -> Iterator[None]:
     """Hold the name for as long as the block lasts; the operating system lets go of it when the process dies.
 
     Args:
@@ -50,5 +50,6 @@ def only_run(runs: Path, name: str, here: PartialState) -> Iterator[None]:
 
 
 def _at_work(name: str) -> TrainingError:
-    return TrainingError(f"Another run of the name '{name}' is at work in this store: wait for it, or give this one "
-                         "another --name.")
+    return TrainingError(
+        f"Another run of the name '{name}' is at work in this store: wait for it, or give this one another --name."
+    )

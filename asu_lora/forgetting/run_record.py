@@ -17,13 +17,24 @@ from asu_lora.adapters.manifest import (
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
-from asu_lora.data.training_rows import Rows
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.models.loading import NF4, LoadedBase
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.version import library_versions
 
-_METHOD = ("objective", "retain_loss", "forget_coeff", "retain_coeff", "tau", "smooth_layers", "beta", "keep_speaking",
-           "own_words", "teacher", "orthogonal")
+_METHOD = (
+    "objective",
+    "retain_loss",
+    "forget_coeff",
+    "retain_coeff",
+    "tau",
+    "smooth_layers",
+    "beta",
+    "keep_speaking",
+    "own_words",
+    "teacher",
+    "orthogonal",
+)
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 
 
@@ -46,7 +57,7 @@ class RunRecord:
     seconds: float = 0.0
     peak_memory: int = 0
 
-    def count(self, halves: dict[str, Rows]) -> None:
+    def count(self, halves: dict[str, TrainingRows]) -> None:
         """Count rows, answer tokens and cut answers."""
         for half, rows in halves.items():
             items = rows.views.get("answer", [])
@@ -63,42 +74,67 @@ class RunRecord:
         """Add a further part's steps, seconds and mean loss to those so far."""
         steps, so_far = figures["steps"], self.training["steps"]
         loss = (self.training["train_loss"] * so_far + figures["train_loss"] * steps) / max(so_far + steps, 1)
-        self.training = {"steps": so_far + steps, "train_loss": loss,
-                         "train_seconds": self.training["train_seconds"] + figures["train_seconds"]}
+        self.training = {
+            "steps": so_far + steps,
+            "train_loss": loss,
+            "train_seconds": self.training["train_seconds"] + figures["train_seconds"],
+        }
 
     def manifest(self, name: str, lora: dict) -> Manifest:
         """The manifest of this run's adapter."""
         settings, model_config = asdict(self.config), self.base.model.config.get_text_config()
         training = {k: v for k, v in settings.items() if k not in _METHOD + _LORA}
-        training |= self.training | {"compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
-                                     "device": self.base.device.type}
+        training |= self.training | {
+            "compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
+            "device": self.base.device.type,
+        }
         nf4 = self.base.precision == "nf4"
         return Manifest(
             name=name,
             base=BaseRecord(
-                id=self.base.source.name, revision=self.base.source.revision, fingerprint=self.fingerprint,
-                precision=self.base.precision, quantization={"load_in_4bit": True, **NF4} if nf4 else None,
-                hidden_size=model_config.hidden_size, num_layers=model_config.num_hidden_layers),
+                id=self.base.source.name,
+                revision=self.base.source.revision,
+                fingerprint=self.fingerprint,
+                precision=self.base.precision,
+                quantization={"load_in_4bit": True, **NF4} if nf4 else None,
+                hidden_size=model_config.hidden_size,
+                num_layers=model_config.num_hidden_layers,
+            ),
             method=MethodRecord(
-                objective=self.config.objective, retain_loss=self.config.retain_loss,
-                forget_coeff=self.config.forget_coeff, retain_coeff=self.config.retain_coeff,
+                objective=self.config.objective,
+                retain_loss=self.config.retain_loss,
+                forget_coeff=self.config.forget_coeff,
+                retain_coeff=self.config.retain_coeff,
                 tau=self.tau.tau if self.tau else None,
                 tau_chosen_by=("auto" if self.config.tau == "auto" else "user") if self.tau else None,
                 tau_curve=[asdict(point) for point in self.tau.curve] or None if self.tau else None,
                 smooth_layers=self.layers,
-                details={"beta": self.config.beta, "keep_speaking": self.config.keep_speaking,
-                         "own_words": self.config.own_words}
+                details={
+                    "beta": self.config.beta,
+                    "keep_speaking": self.config.keep_speaking,
+                    "own_words": self.config.own_words,
+                }
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
-                | ({"continued_from": self.continued} if self.continued else {})),
-            lora=lora, training=training,
+                | ({"continued_from": self.continued} if self.continued else {}),
+            ),
+            lora=lora,
+            training=training,
             request=RequestRecord(
-                fingerprint=self.request.fingerprint(), forget_rows=len(self.request.forget),
-                forget_tokens=self.counts.get("forget_tokens"), retain_rows=len(self.request.retain),
-                retain_tokens=self.counts.get("retain_tokens"), retain_source=self.request.retain_source,
-                cut_rows=self.counts.get("forget_cut", 0) + self.counts.get("retain_cut", 0)),
-            figures=FiguresRecord(before=self.before, after=self.after), on_top_of=self.on_top_of,
-            versions=library_versions(), wall_time_s=round(self.seconds, 1), peak_memory_bytes=self.peak_memory)
+                fingerprint=self.request.fingerprint(),
+                forget_rows=len(self.request.forget),
+                forget_tokens=self.counts.get("forget_tokens"),
+                retain_rows=len(self.request.retain),
+                retain_tokens=self.counts.get("retain_tokens"),
+                retain_source=self.request.retain_source,
+                cut_rows=self.counts.get("forget_cut", 0) + self.counts.get("retain_cut", 0),
+            ),
+            figures=FiguresRecord(before=self.before, after=self.after),
+            on_top_of=self.on_top_of,
+            versions=library_versions(),
+            wall_time_s=round(self.seconds, 1),
+            peak_memory_bytes=self.peak_memory,
+        )
 
 
 def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord) -> Manifest:
@@ -109,9 +145,14 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     config.inference_mode = True
     student.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     modules = sorted(config.target_modules) if not isinstance(config.target_modules, str) else config.target_modules
-    lora = {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout, "target_modules": modules,
-            "layers": config.layers_to_transform, "parameters": record.counts.get("adapter_parameters")}
+    lora = {
+        "rank": config.r,
+        "alpha": config.lora_alpha,
+        "dropout": config.lora_dropout,
+        "target_modules": modules,
+        "layers": config.layers_to_transform,
+        "parameters": record.counts.get("adapter_parameters"),
+    }
     manifest = record.manifest(name, lora)
     write_model_card(folder, manifest)
     return write_manifest(folder, manifest)
-

@@ -19,7 +19,7 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Hand memory that was freed back to the system; without glibc this does nothing.
 
     glibc keeps it, in pieces: loading leaves hundreds of megabytes behind that no later allocation fits into, and
@@ -41,7 +41,7 @@ def keep_few_kernels() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says so: torch's allocator for the CPU raises a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True

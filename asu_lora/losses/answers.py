@@ -70,4 +70,3 @@ class Answers:
     def mean_over_tokens(self, values: torch.Tensor) -> torch.Tensor:
         """The same of the mean over all answer tokens of (T,) values."""
         return values.sum() / (self.step_tokens or len(self.labels))
-

@@ -8,7 +8,7 @@ import torch
 from asu_lora.losses.answers import Answers
 
 
-class Objective:
+class Loss:
     """One loss over one half of a batch (the forget rows, or the retain rows).
 
     Attributes:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import torch
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 from asu_lora.losses.token_kl import token_kl
 
 LAST = 16  # tokens: where an answer takes the turn into a circle; what stands before it is well said
 
 
-class OwnWords(Objective):
+class OnPolicyKL(Loss):
     """Mean over rows of the mean over their last tokens of KL(base without the ruled-out tokens || student).
 
     The rows are the student's own answers to the batch's forget questions (:mod:`asu_lora.training.on_policy`),

@@ -8,8 +8,12 @@ from asu_lora.losses.answers import Answers
 NEVER = torch.finfo(torch.float32).min / 2
 
 
-def token_kl(answers: Answers, reference: torch.Tensor, forbidden: torch.Tensor | None = None,
-             ruled_out: torch.Tensor | None = None) -> torch.Tensor:
+def token_kl(
+    answers: Answers,
+    reference: torch.Tensor,
+    forbidden: torch.Tensor | None = None,
+    ruled_out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """KL(reference || student) at every answer token.
 
     Args:
@@ -24,8 +28,9 @@ def token_kl(answers: Answers, reference: torch.Tensor, forbidden: torch.Tensor 
     """
     head, last = answers.head, answers.last()
 
-    def divergence(logits: torch.Tensor, states: torch.Tensor, is_last: torch.Tensor,
-                   *out: torch.Tensor) -> torch.Tensor:
+    def divergence(
+        logits: torch.Tensor, states: torch.Tensor, is_last: torch.Tensor, *out: torch.Tensor
+    ) -> torch.Tensor:
         with torch.no_grad():
             target = head.logits(states)
             # by shapes alone, as looking for places by their values would stall a GPU

@@ -11,14 +11,16 @@ from asu_lora.config import ForgetConfig
 def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
     """The weights that NF4 loading quantises, by id: those of linear layers, but for the head."""
     head = model.get_output_embeddings()
-    return {id(m.weight): m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head
-            and (head is None or m.weight is not head.weight)}
+    return {
+        id(m.weight): m.weight
+        for m in model.modules()
+        if isinstance(m, torch.nn.Linear) and m is not head and (head is None or m.weight is not head.weight)
+    }
 
 
 def weight_bytes(model: torch.nn.Module, quantised: dict[int, torch.Tensor]) -> int:
     """Memory of the base's weights."""
-    return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size()
-               for p in model.parameters())
+    return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size() for p in model.parameters())
 
 
 def nf4_bytes(numbers: int) -> int:

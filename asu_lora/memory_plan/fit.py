@@ -11,8 +11,7 @@ from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, plan_memory
 
 LEAST_TOKENS = 64  # below that, one row at a time
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
-          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfig, MemoryPlan]:
@@ -37,8 +36,10 @@ def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfi
     way_out = "shorten --max-length or use a smaller base"
     if config.precision != "nf4":
         way_out = "use --precision nf4, " + way_out
-    raise SettingError(f"The run doesn't fit into {size(budget)}: with one row at a time and gradient "
-                       f"checkpointing it still takes {size(smallest.peak)} ({smallest.phase}); {way_out}.")
+    raise SettingError(
+        f"The run doesn't fit into {size(budget)}: with one row at a time and gradient "
+        f"checkpointing it still takes {size(smallest.peak)} ({smallest.phase}); {way_out}."
+    )
 
 
 def candidates(config: ForgetConfig, micro_batch: int) -> Iterator[ForgetConfig]:
@@ -76,8 +77,10 @@ def parse_size(text: str) -> int:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", text.strip().lower())
     if not found or not float(found[1]):
-        raise SettingError(f"'{text}' is no size of memory for --fit: write 12GB or 800MB, or --fit free for what the "
-                           "device has free (--fit alone must stand after FILE).")
+        raise SettingError(
+            f"'{text}' is no size of memory for --fit: write 12GB or 800MB, or --fit free for what the "
+            "device has free (--fit alone must stand after FILE)."
+        )
     return int(float(found[1]) * _UNITS[found[2]])
 
 

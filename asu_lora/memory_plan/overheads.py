@@ -54,4 +54,3 @@ def machine_memory(device: torch.device) -> MachineMemory:
     if device.type == "cpu":
         return MachineMemory(libraries=560 << 20, kept=320 << 20, waste=1.1, host_loading=True)
     return MachineMemory(libraries=920 << 20, kept=0, waste=1.1, host_loading=False)
-

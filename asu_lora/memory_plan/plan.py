@@ -24,13 +24,13 @@ from asu_lora.batches.padding import padded_length
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.training_rows import Rows
-from asu_lora.losses import Objective
+from asu_lora.data.training_rows import TrainingRows
+from asu_lora.losses import Loss, needs_of
 from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.models.decoder import answer_hidden, number_of_layers
-from asu_lora.models.frozen_layers import Entry
+from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.generation import batches, enough_tokens
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
@@ -83,8 +83,8 @@ class PlannedRun:
     model: torch.nn.Module
     device: torch.device
     compute: torch.dtype
-    halves: dict[str, Rows]
-    objectives: dict[str, Objective]
+    halves: dict[str, TrainingRows]
+    objectives: dict[str, Loss]
     evaluated: list[list[Encoded]] = field(default_factory=list)
     checkpoint: int = 0
 
@@ -118,9 +118,12 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
         states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * state
         cache, others, logits = _answering(run, quantised)
         phases["evaluating"] = fixed | max(
-            ({"activations": machine.live(evaluating), "cache": states},
-             {"activations": machine.live(others), "logits": machine.live(logits), "cache": cache}),
-            key=lambda parts: sum(parts.values()))
+            (
+                {"activations": machine.live(evaluating), "cache": states},
+                {"activations": machine.live(others), "logits": machine.live(logits), "cache": cache},
+            ),
+            key=lambda parts: sum(parts.values()),
+        )
     entry = planned_entry(run, config, quantised)
     kept = {"cache": fill_cache(run, entry)}
     # beside the teacher's states stand the base's, until what tells no fact has been taken from them
@@ -128,8 +131,14 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     again = sum(len(i.answer_ids) for i in forget_rows) * state
     # and what enters the lowest smoothed layer, until the teacher has gone on from there
     smoothed = config.layers(number_of_layers(run.model))
-    if entry is not None and config.keep_speaking and smoothed and min(smoothed) > entry.first and run.objectives[
-            "forget"].uses_teacher() and run.device.type == "cpu":
+    if (
+        entry is not None
+        and config.keep_speaking
+        and smoothed
+        and min(smoothed) > entry.first
+        and run.objectives["forget"].uses_teacher()
+        and run.device.type == "cpu"
+    ):
         again += sum(map(len, forget_rows)) * state
     phases["targets"] = fixed | {"activations": machine.live(reading), "cache": kept["cache"] + again}
     if run.device.type != "cpu":
@@ -139,22 +148,30 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
         trainable = [p for p in student.parameters() if p.requires_grad]
         others, logits = _step(run, config, student, trainable, quantised, entry, packing)
         adapter = sum(p.numel() * p.element_size() for p in trainable)
-        phases["training"] = fixed | kept | {
-            "adapter": adapter, "gradients": adapter, "optimizer": optimizer_bytes(trainable, config, run.device),
-            "activations": machine.live(others), "logits": machine.live(logits)}
+        phases["training"] = (
+            fixed
+            | kept
+            | {
+                "adapter": adapter,
+                "gradients": adapter,
+                "optimizer": optimizer_bytes(trainable, config, run.device),
+                "activations": machine.live(others),
+                "logits": machine.live(logits),
+            }
+        )
     return MemoryPlan(phases)
 
 
-def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> Entry | None:
+def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> FrozenLayers | None:
     """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.models.frozen_layers`).
 
-    Without numbers the trial of :func:`asu_lora.models.frozen_layers.find_entry` can only find out whether the layers
-    do without those below, not whether they say the same.
+    Without numbers the trial of :func:`asu_lora.models.frozen_layers.find_frozen_layers` can only find out whether
+    the layers do without those below, not whether they say the same.
     """
     first = config.first_adapted(number_of_layers(run.model))
     if first < 1:
         return None
-    entry, kind = Entry(run.model, first), []
+    entry, kind = FrozenLayers(run.model, first), []
     hook = entry.layers[first - 1].register_forward_hook(lambda module, args, output: kind.append(type(output)))
     ids = torch.ones(1, padded_length(1), dtype=torch.long, device="meta")
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "positions": ids[0]}
@@ -166,7 +183,7 @@ def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, to
         entry.tuples = kind == [tuple]
         try:
             entry.states = torch.empty(1, padded_length(1), _hidden(run), dtype=run.compute, device="meta")
-            with entry.above():
+            with entry.replayed():
                 answer_hidden(entry.decoder, batch)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
             return None
@@ -174,22 +191,28 @@ def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, to
     return entry
 
 
-def fill_cache(run: PlannedRun, entry: Entry | None) -> int:
+def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
     """Put the shapes of references and entries beside the rows, and say what they will take, bytes."""
     for half, objective in run.objectives.items():
         rows = run.halves[half]
         rows.entries.clear()
         for view, wanted in objective.needs.items():
             items = rows.views[view]
-            rows.references[view] = {name: [
-                torch.empty(len(item.answer_ids), device="meta") if name == "base_logprob" else
-                torch.empty(len(item.answer_ids), MOST_RULED_OUT, dtype=torch.int32, device="meta")
-                if name == "ruled_out" else
-                torch.empty(len(item.answer_ids), _hidden(run), dtype=run.compute, device="meta")
-                for item in items] for name in wanted}
+            rows.references[view] = {
+                name: [
+                    torch.empty(len(item.answer_ids), device="meta")
+                    if name == "base_logprob"
+                    else torch.empty(len(item.answer_ids), MOST_RULED_OUT, dtype=torch.int32, device="meta")
+                    if name == "ruled_out"
+                    else torch.empty(len(item.answer_ids), _hidden(run), dtype=run.compute, device="meta")
+                    for item in items
+                ]
+                for name in wanted
+            }
             if entry is not None:
-                rows.entries[view] = [torch.empty(len(item), _hidden(run), dtype=run.compute, device="meta")
-                                      for item in items]
+                rows.entries[view] = [
+                    torch.empty(len(item), _hidden(run), dtype=run.compute, device="meta") for item in items
+                ]
     return sum(rows.cache_bytes() for rows in run.halves.values())
 
 
@@ -197,8 +220,14 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing |
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.halves["forget"])
     pairs = ForgetRetainPairs(forget, len(run.halves.get("retain", ())), config.retain_per_forget, config.seed)
-    collator = Collator(run.halves, run.objectives, 0, {row: row for row in range(forget)},
-                        config.micro_batch_tokens or tokens_of_training(run.device), packing)
+    collator = Collator(
+        run.halves,
+        needs_of(run.objectives),
+        0,
+        {row: row for row in range(forget)},
+        config.micro_batch_tokens or tokens_of_training(run.device),
+        packing,
+    )
     widest, most = (), 0
     for epoch in range(min(math.ceil(config.epochs), EPOCHS_LOOKED_AT)):
         pairs.set_epoch(epoch)
@@ -222,7 +251,7 @@ def _step(run, config, student, trainable, quantised, entry, packing) -> tuple[i
         parameter.grad = torch.empty_like(parameter)
     live = _live(run)
     live.ignore(p.grad for p in trainable)
-    with kernels(quantised), live, torch.enable_grad(), entry.above() if entry else nullcontext():
+    with kernels(quantised), live, torch.enable_grad(), entry.replayed() if entry else nullcontext():
         parts = losses(module(batch["passes"]), batch, run.objectives, FrozenHead(run.model, run.device))
         torch.autograd.backward(sum(parts.values()))
     return live.peak

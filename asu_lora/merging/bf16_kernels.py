@@ -23,13 +23,15 @@ FAST = {"contract", "reassoc", "nsz"}
 
 _WORD, _HALF, _FLOAT = ir.IntType(32), ir.IntType(16), ir.FloatType()
 _halves, _floats = types.Array(uint16, 1, "C"), types.Array(float32, 2, "C")
-_pread, _pwrite = (types.ExternalFunction(name, int64(int32, types.voidptr, int64, int64))
-                   for name in ("pread", "pwrite"))
+_pread, _pwrite = (
+    types.ExternalFunction(name, int64(int32, types.voidptr, int64, int64)) for name in ("pread", "pwrite")
+)
 
 
 @intrinsic
 def _widen(typing_context, half):
     """bf16's bits to fp32. (In LLVM's own words: numba would compute with 64 bits.)"""
+
     def generate(context, builder, signature, arguments):
         bits = builder.shl(builder.zext(arguments[0], _WORD), ir.Constant(_WORD, 16))
         return builder.bitcast(bits, _FLOAT)
@@ -40,6 +42,7 @@ def _widen(typing_context, half):
 @intrinsic
 def _round(typing_context, number):
     """fp32 to the bits of the nearest bf16, the even one of two as near."""
+
     def generate(context, builder, signature, arguments):
         bits = builder.bitcast(arguments[0], _WORD)
         odd = builder.and_(builder.lshr(bits, ir.Constant(_WORD, 16)), ir.Constant(_WORD, 1))
@@ -64,16 +67,22 @@ def _all_of(write, file, numbers, size, offset):
     done = 0
     while done < size:
         rest = _address(numbers[done // 2 :])
-        moved = _pwrite(file, rest, size - done, offset + done) if write else _pread(file, rest, size - done,
-                                                                                   offset + done)
+        moved = (
+            _pwrite(file, rest, size - done, offset + done) if write else _pread(file, rest, size - done, offset + done)
+        )
         if moved <= 0 or moved % 2:
             return False
         done += moved
     return True
 
 
-@njit(types.UniTuple(float64, 3)(int32, int64, int32, int64, _floats, _floats), fastmath=FAST, error_model="numpy",
-      nogil=True, cache=True)
+@njit(
+    types.UniTuple(float64, 3)(int32, int64, int32, int64, _floats, _floats),
+    fastmath=FAST,
+    error_model="numpy",
+    nogil=True,
+    cache=True,
+)
 def merge_rows(source, source_offset, target, target_offset, left, right):
     """R(W + L R) of rows of bf16 in one file, into another.
 

@@ -25,7 +25,7 @@ from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import AsuLoraError, SettingError, first_line
-from asu_lora.evaluation.set_scores import measure
+from asu_lora.evaluation.set_scores import score_set
 from asu_lora.hardware.device import choose_device
 from asu_lora.merging.deployments import DTYPES, deployments, runnable
 from asu_lora.models.adapter_stack import load
@@ -92,10 +92,19 @@ class CheckReport:
         return {"tolerance": self.tolerance, "passed": self.passed, "rows": rows}
 
 
-def check(source: BaseSource, adapters: Sequence[tuple[Path, float]], merged: Path, written: str,
-          forget: Sequence[Example], retain: Sequence[Example] = (), tolerance: float = TOLERANCE,
-          onto: str = "quantized", device: str | None = None, trust_remote_code: bool = False,
-          progress: Progress | None = None) -> CheckReport:
+def check(
+    source: BaseSource,
+    adapters: Sequence[tuple[Path, float]],
+    merged: Path,
+    written: str,
+    forget: Sequence[Example],
+    retain: Sequence[Example] = (),
+    tolerance: float = TOLERANCE,
+    onto: str = "quantized",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> CheckReport:
     """Measure the forget and retain questions on base, base + adapters, and the merged model.
 
     One model is in memory at a time. At most :data:`MOST_QUESTIONS` of each set are asked, spread over it.
@@ -130,7 +139,8 @@ def check(source: BaseSource, adapters: Sequence[tuple[Path, float]], merged: Pa
     if not judged:
         raise SettingError(
             f"The adapters lower the probability of these answers by {drop['probability']:.3f} only, and so nothing "
-            "can be judged: check with the questions that they were trained to forget.")
+            "can be judged: check with the questions that they were trained to forget."
+        )
     merged_source = BaseSource(str(merged), Path(merged))
     for way in deployments(merged_source, written, target, trust_remote_code):
         gc.collect()
@@ -163,7 +173,7 @@ class _Asked:
                 found.append(None)
                 continue
             self.progress.stage(f"Checking {what}", sum(not example.is_passage for example in examples))
-            figures = measure(model, head, self.tokenizer, encoder, examples, self.progress)
+            figures = score_set(model, head, self.tokenizer, encoder, examples, self.progress)
             lists = {"probability": figures.probability, "rouge": figures.rouge}
             found.append({name: fmean(values) for name, values in lists.items() if values})
         return found[0], found[1]

@@ -40,20 +40,45 @@ def deployments(source: BaseSource, written: str, target: torch.device, trust: b
         compute = runnable(written, target)
         four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=fast_compute_dtype(target), **NF4)
         return [
-            Deployment(written, True, "" if compute == written else f"computed in {compute}",
-                       lambda: _open(source, target, trust, dtype=DTYPES[compute])),
-            Deployment("int8", False, "LLM.int8, quantised on loading",
-                       lambda: _open(source, target, trust, quantization_config=BitsAndBytesConfig(load_in_8bit=True))),
-            Deployment("nf4", False, "quantised on loading, to nearest",
-                       lambda: _open(source, target, trust, quantization_config=four_bit))]
+            Deployment(
+                written,
+                True,
+                "" if compute == written else f"computed in {compute}",
+                lambda: _open(source, target, trust, dtype=DTYPES[compute]),
+            ),
+            Deployment(
+                "int8",
+                False,
+                "LLM.int8, quantised on loading",
+                lambda: _open(source, target, trust, quantization_config=BitsAndBytesConfig(load_in_8bit=True)),
+            ),
+            Deployment(
+                "nf4",
+                False,
+                "quantised on loading, to nearest",
+                lambda: _open(source, target, trust, quantization_config=four_bit),
+            ),
+        ]
     found, residual, full = [], source.path / FOLDER, runnable("bf16", target)
     if residual.is_dir():
-        found.append(Deployment(f"nf4 + {FOLDER}", True, "",
-                                lambda: stack_adapters(_open(source, target, trust), [(residual, 1.0)])))
-    found.append(Deployment("nf4", not found, "without its residual adapter" if found else "",
-                            lambda: _open(source, target, trust)))
-    found.append(Deployment(full, False, "the 4-bit weights dequantised",
-                            lambda: _dequantised(_open(source, target, trust), DTYPES[full])))
+        found.append(
+            Deployment(
+                f"nf4 + {FOLDER}", True, "", lambda: stack_adapters(_open(source, target, trust), [(residual, 1.0)])
+            )
+        )
+    found.append(
+        Deployment(
+            "nf4", not found, "without its residual adapter" if found else "", lambda: _open(source, target, trust)
+        )
+    )
+    found.append(
+        Deployment(
+            full,
+            False,
+            "the 4-bit weights dequantised",
+            lambda: _dequantised(_open(source, target, trust), DTYPES[full]),
+        )
+    )
     found.append(Deployment("int8", False, "", _no_int8))
     return found
 
@@ -68,8 +93,9 @@ def runnable(precision: str, target: torch.device) -> str:
 def _open(source: BaseSource, target: torch.device, trust: bool, **loading: Any) -> torch.nn.Module:
     """Load it as plain transformers does."""
     loading.setdefault("dtype", fast_compute_dtype(target))
-    model = AutoModelForCausalLM.from_pretrained(source.path, config=causal_lm_config(source, trust),
-                                                 device_map={"": target}, trust_remote_code=trust, **loading)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.path, config=causal_lm_config(source, trust), device_map={"": target}, trust_remote_code=trust, **loading
+    )
     model.requires_grad_(False).eval()
     keep_trainable_layout(model)
     feed_head_contiguously(model)

@@ -24,7 +24,7 @@ from asu_lora.merging.nf4.quantization import Quantization, stored_quantization
 from asu_lora.merging.onto import choose_onto, refuse_other_base
 from asu_lora.merging.report import MergeReport
 from asu_lora.merging.row_workers import compiled_bf16, workers
-from asu_lora.merging.tensor_stream import PRECISIONS, Progress, TensorStream
+from asu_lora.merging.tensor_stream import PRECISIONS, ByteProgress, TensorStream
 
 if TYPE_CHECKING:
     from asu_lora.merging.durable.durable_rounding import DurableRounding, DurableSettings
@@ -33,10 +33,17 @@ SHARD_SIZE = 5_000_000_000
 WORTH_COMPILING = 1_000_000_000  # bytes of the base: to load numba takes as long as it saves on half of that
 
 
-def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, float]], out: str | Path,
-          precision: str = "bf16", onto: str | None = None, shard_size: int = SHARD_SIZE,
-          progress: Progress | None = None, trust_remote_code: bool = False,
-          durable: "DurableSettings | None" = None) -> MergeReport:
+def merge(
+    base: str | Path | BaseSource,
+    adapters: Sequence[tuple[str | Path, float]],
+    out: str | Path,
+    precision: str = "bf16",
+    onto: str | None = None,
+    shard_size: int = SHARD_SIZE,
+    progress: ByteProgress | None = None,
+    trust_remote_code: bool = False,
+    durable: "DurableSettings | None" = None,
+) -> MergeReport:
     """Write a checkpoint of the base with adapters added, which plain transformers loads.
 
     Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4.
@@ -79,12 +86,25 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
     onto, settings = choose_onto(only, stored, onto)
     refuse_other_base(source, only)
     on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora in only)
-    with LazyTensorReader(source.path) as reader, staged_folder(out) as stage, \
-            TensorWriter(stage, shard_size) as writer, workers() as threads:
+    with (
+        LazyTensorReader(source.path) as reader,
+        staged_folder(out) as stage,
+        TensorWriter(stage, shard_size) as writer,
+        workers() as threads,
+    ):
         skips = (config.get("quantization_config") or {}).get("llm_int8_skip_modules")
         skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
-        stream = TensorStream(reader, writer, threads, skeleton, precision, onto == "quantized",
-                              on_nf4 or onto == "quantized", settings, progress)
+        stream = TensorStream(
+            reader,
+            writer,
+            threads,
+            skeleton,
+            precision,
+            onto == "quantized",
+            on_nf4 or onto == "quantized",
+            settings,
+            progress,
+        )
         if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
             stream.compiled = compiled_bf16()
         plans = plan_merge(reader, skeleton, loras)
@@ -97,17 +117,36 @@ def merge(base: str | Path | BaseSource, adapters: Sequence[tuple[str | Path, fl
         if durable and stream.durable.residual.factors:
             stream.durable.residual.write(stage / FOLDER, str(out))
         copy_companions(source.path, stage)
-        write_config(config, stage, PRECISIONS[precision],
-                     _quantization_config(settings, skeleton.skipped, stream.storage_dtype)
-                     if precision == "nf4" else None)
+        write_config(
+            config,
+            stage,
+            PRECISIONS[precision],
+            _quantization_config(settings, skeleton.skipped, stream.storage_dtype) if precision == "nf4" else None,
+        )
     names = [(lora.name, weight) for lora, weight in loras]
-    return MergeReport(Path(out), source.name, names, precision, onto, stream.onto_difference, stream.modules,
-                       len(shards), writer.total_bytes, time.perf_counter() - started,
-                       stream.durable.modules if durable else [], durable.residual_rank if durable else 0)
+    return MergeReport(
+        Path(out),
+        source.name,
+        names,
+        precision,
+        onto,
+        stream.onto_difference,
+        stream.modules,
+        len(shards),
+        writer.total_bytes,
+        time.perf_counter() - started,
+        stream.durable.modules if durable else [],
+        durable.residual_rank if durable else 0,
+    )
 
 
-def _durable(settings: "DurableSettings", source: BaseSource, adapters: Sequence[tuple[str | Path, float]],
-             plans: Sequence[TensorPlan], trust_remote_code: bool) -> "DurableRounding":
+def _durable(
+    settings: "DurableSettings",
+    source: BaseSource,
+    adapters: Sequence[tuple[str | Path, float]],
+    plans: Sequence[TensorPlan],
+    trust_remote_code: bool,
+) -> "DurableRounding":
     from asu_lora.merging.durable.durable_rounding import prepare  # loads libraries that a plain merge does without
 
     order = [plan.module for plan in plans if plan.updates and (plan.four_bit or plan.packed)]
@@ -116,13 +155,15 @@ def _durable(settings: "DurableSettings", source: BaseSource, adapters: Sequence
     return prepare(settings, source, [(Path(folder), weight) for folder, weight in adapters], order, trust_remote_code)
 
 
-def _quantization_config(settings: Quantization, skipped: list[str],
-                         dtype: torch.dtype | None) -> dict[str, Any]:
+def _quantization_config(settings: Quantization, skipped: list[str], dtype: torch.dtype | None) -> dict[str, Any]:
     """What ``from_pretrained`` must know to load the 4-bit weights."""
     from transformers import BitsAndBytesConfig
 
     compute = dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=settings.quant_type, bnb_4bit_compute_dtype=compute,
-        bnb_4bit_use_double_quant=settings.double_quant, llm_int8_skip_modules=skipped,
+        load_in_4bit=True,
+        bnb_4bit_quant_type=settings.quant_type,
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_use_double_quant=settings.double_quant,
+        llm_int8_skip_modules=skipped,
     ).to_dict()

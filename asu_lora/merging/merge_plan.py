@@ -62,8 +62,9 @@ class TensorPlan:
         return torch.cat(left, dim=1).contiguous(), torch.cat(right, dim=0).contiguous()
 
 
-def plan_merge(reader: LazyTensorReader, skeleton: Skeleton,
-               adapters: Sequence[tuple[LoraFolder, float]]) -> list[TensorPlan]:
+def plan_merge(
+    reader: LazyTensorReader, skeleton: Skeleton, adapters: Sequence[tuple[LoraFolder, float]]
+) -> list[TensorPlan]:
     """Give every adapter module its tensor, in the order of the checkpoint.
 
     Raises:
@@ -76,12 +77,15 @@ def plan_merge(reader: LazyTensorReader, skeleton: Skeleton,
         for module in lora.modules.values():
             tensor = _tensor_for(lora, module, skeleton, tensor_of)
             transposed = module.embedding or module.name in skeleton.conv1d
-            shape = (module.in_features, module.out_features) if transposed else \
-                (module.out_features, module.in_features)
+            shape = (
+                (module.in_features, module.out_features) if transposed else (module.out_features, module.in_features)
+            )
             real = skeleton.shapes[f"{module.name}.weight"]
             if shape != real:
-                raise AdapterError(f"The adapter '{lora.name}' changes {module.name} with the shape "
-                                   f"{list(shape)}, and the base has {list(real)} there: it is for another.")
+                raise AdapterError(
+                    f"The adapter '{lora.name}' changes {module.name} with the shape "
+                    f"{list(shape)}, and the base has {list(real)} there: it is for another."
+                )
             updates.setdefault(tensor, []).append(Update(lora, module, weight, transposed))
     statistics = {name: tuple(statistics_of(name, reader.tensors)) for name in reader.tensors}
     beside = {other for names in statistics.values() for other in names}
@@ -93,25 +97,41 @@ def plan_merge(reader: LazyTensorReader, skeleton: Skeleton,
             if updates.get(name) and not statistics[name]:
                 there, real = list(reader.shape(name)), list(skeleton.shapes[parameter])
                 if there != real:
-                    raise BaseModelError(f"The base {reader.folder.name} is damaged: {name} has the shape {there}, and "
-                                         f"by its config {real}.")
+                    raise BaseModelError(
+                        f"The base {reader.folder.name} is damaged: {name} has the shape {there}, and "
+                        f"by its config {real}."
+                    )
             is_weight = parameter == f"{module}.weight"
-            plans.append(TensorPlan(
-                name, parameter, tuple(updates.get(name, ())), is_weight and module in skeleton.four_bit,
-                is_weight and module in skeleton.conv1d, bool(statistics[name]), statistics[name]))
+            plans.append(
+                TensorPlan(
+                    name,
+                    parameter,
+                    tuple(updates.get(name, ())),
+                    is_weight and module in skeleton.four_bit,
+                    is_weight and module in skeleton.conv1d,
+                    bool(statistics[name]),
+                    statistics[name],
+                )
+            )
     return plans
 
 
 def _tensor_for(lora: LoraFolder, module: LoraModule, skeleton: Skeleton, tensor_of: dict[str, str]) -> str:
     parameter = f"{module.name}.weight"
     if parameter not in skeleton.shapes:
-        raise AdapterError(f"The adapter '{lora.name}' changes {module.name}, which this base does not have: "
-                           "it belongs to another base.")
+        raise AdapterError(
+            f"The adapter '{lora.name}' changes {module.name}, which this base does not have: "
+            "it belongs to another base."
+        )
     if parameter in skeleton.tied:
         other = skeleton.tied[parameter].removesuffix(".weight")
-        raise AdapterError(f"The adapter '{lora.name}' changes {module.name}, which shares its weight with "
-                           f"{other} in this base: merging would change both; serve it beside the base.")
+        raise AdapterError(
+            f"The adapter '{lora.name}' changes {module.name}, which shares its weight with "
+            f"{other} in this base: merging would change both; serve it beside the base."
+        )
     if parameter not in tensor_of:
-        raise AdapterError(f"The adapter '{lora.name}' changes {module.name}, which has no tensor of its "
-                           "own in this checkpoint (transformers converts it on loading): merge with PEFT.")
+        raise AdapterError(
+            f"The adapter '{lora.name}' changes {module.name}, which has no tensor of its "
+            "own in this checkpoint (transformers converts it on loading): merge with PEFT."
+        )
     return tensor_of[parameter]

@@ -45,10 +45,17 @@ class MergeReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "out": str(self.out), "base": self.base, "precision": self.precision, "onto": self.onto,
+            "out": str(self.out),
+            "base": self.base,
+            "precision": self.precision,
+            "onto": self.onto,
             "adapters": [{"name": name, "weight": weight} for name, weight in self.adapters],
-            "onto_difference": self.onto_difference, "rounding": self.overall.as_dict(),
+            "onto_difference": self.onto_difference,
+            "rounding": self.overall.as_dict(),
             "modules": [module.as_dict() for module in self.modules],
-            "shards": self.shards, "bytes": self.bytes, "seconds": round(self.seconds, 3),
-            "durability": [module.as_dict() for module in self.durability], "residual_rank": self.residual_rank,
+            "shards": self.shards,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "durability": [module.as_dict() for module in self.durability],
+            "residual_rank": self.residual_rank,
         }

@@ -41,12 +41,14 @@ class ModuleRounding:
         self.change += change
         self.along += along
 
-    def measure(self, delta: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor,
-                before: torch.Tensor) -> None:
+    def measure(self, delta: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor, before: torch.Tensor) -> None:
         """Add a whole weight: D, W + D, R(W + D) and R(W), all fp32 and of one shape."""
         flat, off = delta.reshape(-1), (rounded - exact).reshape(-1)
-        self.add(torch.dot(flat, flat).item(), torch.dot(off, off).item(),
-                 torch.dot((rounded - before).reshape(-1), flat).item())
+        self.add(
+            torch.dot(flat, flat).item(),
+            torch.dot(off, off).item(),
+            torch.dot((rounded - before).reshape(-1), flat).item(),
+        )
 
     @property
     def update_norm(self) -> float:
@@ -65,9 +67,14 @@ class ModuleRounding:
         return 1.0 - self.kept
 
     def as_dict(self) -> dict[str, float | str]:
-        return {"module": self.module, "update_norm": self.update_norm,
-                "rounding_error_norm": math.sqrt(self.change), "kept": self.kept, "lost": self.lost,
-                "error": self.error}
+        return {
+            "module": self.module,
+            "update_norm": self.update_norm,
+            "rounding_error_norm": math.sqrt(self.change),
+            "kept": self.kept,
+            "lost": self.lost,
+            "error": self.error,
+        }
 
 
 @dataclass(frozen=True)

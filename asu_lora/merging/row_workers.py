@@ -31,8 +31,9 @@ class Workers:
         self._pool = pool
         self._own = threading.local()
 
-    def start(self, rows: int, row_elements: int, work: Callable[[int, int], T],
-              block: int | None = None) -> list["Future[T]"]:
+    def start(
+        self, rows: int, row_elements: int, work: Callable[[int, int], T], block: int | None = None
+    ) -> list["Future[T]"]:
         """Have ``work(first row, last row + 1)`` called for all runs; their results, in order, are to come."""
         step = max(1, (block or BLOCK) // max(1, row_elements))
         return [self._pool.submit(work, first, last) for first, last in pairwise([*range(0, rows, step), rows])]
@@ -84,8 +85,9 @@ def squared_norm(left: torch.Tensor, right: torch.Tensor) -> float:
     return max(0.0, torch.sum((left.T @ left) * (right @ right.T)).item())  # of adapters that cancel, a little below
 
 
-def add_and_round(block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, target: torch.dtype,
-                  space: Workers) -> tuple[torch.Tensor, tuple[float, float]]:
+def add_and_round(
+    block: torch.Tensor, left: torch.Tensor, right: torch.Tensor, target: torch.dtype, space: Workers
+) -> tuple[torch.Tensor, tuple[float, float]]:
     """R(W + D) for a run of rows, with what rounding did to it.
 
     Args:

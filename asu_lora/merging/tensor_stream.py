@@ -27,7 +27,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 AHEAD = 2  # tensors begun before the one ahead of them is done, so that no thread waits at a tensor's end
 
 Factors = tuple[torch.Tensor, torch.Tensor] | None
-Progress = Callable[[int, int], None]
+ByteProgress = Callable[[int, int], None]
 
 
 @dataclass
@@ -54,7 +54,7 @@ class TensorStream:
     quantized: bool
     compare: bool
     settings: nf4.Quantization
-    progress: Progress | None = None
+    progress: ByteProgress | None = None
     durable: "DurableRounding | None" = None
     compiled: Callable | None = None
     modules: list[ModuleRounding] = field(default_factory=list)
@@ -83,9 +83,19 @@ class TensorStream:
             self.finish()  # no second such weight in memory
         else:
             shape = self.reader.shape(plan.name)
-            self._rows(plan, shape, dtype, lambda first, last: self.reader.read_rows(
-                plan.name, first, self.workers.buffer("read", (last - first, *shape[1:]), dtype))
-                if shape else self.reader.read(plan.name), streamed=True)
+            self._rows(
+                plan,
+                shape,
+                dtype,
+                lambda first, last: (
+                    self.reader.read_rows(
+                        plan.name, first, self.workers.buffer("read", (last - first, *shape[1:]), dtype)
+                    )
+                    if shape
+                    else self.reader.read(plan.name)
+                ),
+                streamed=True,
+            )
             self._collect(AHEAD)
 
     def finish(self) -> None:
@@ -103,8 +113,14 @@ class TensorStream:
 
     # ---- full precision
 
-    def _rows(self, plan: TensorPlan, shape: tuple[int, ...], dtype: torch.dtype,
-              rows_of: Callable[[int, int], torch.Tensor], streamed: bool = False) -> None:
+    def _rows(
+        self,
+        plan: TensorPlan,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        rows_of: Callable[[int, int], torch.Tensor],
+        streamed: bool = False,
+    ) -> None:
         """Have a tensor written run by run, each read, changed and written by one of the threads.
 
         Args:
@@ -125,8 +141,12 @@ class TensorStream:
 
         def work(first: int, last: int) -> tuple[float, float] | None:
             if compiled is not None:
-                *sums, problem = compiled(*self.reader.descriptor(plan.name, first), *self.writer.descriptor(
-                    place, first, 2 * row_elements), factors[0][first:last].numpy(), factors[1].numpy())
+                *sums, problem = compiled(
+                    *self.reader.descriptor(plan.name, first),
+                    *self.writer.descriptor(place, first, 2 * row_elements),
+                    factors[0][first:last].numpy(),
+                    factors[1].numpy(),
+                )
                 if not problem:
                     self.writer.written(2 * (last - first) * row_elements)
                     return tuple(sums)
@@ -137,13 +157,22 @@ class TensorStream:
             elif dtype != target:
                 block = block.to(target)
                 if not torch.isfinite(block).all():
-                    raise BaseModelError(f"{plan.name} can't be stored as {self.precision}: it holds values "
-                                         "beyond what that precision can express.")
+                    raise BaseModelError(
+                        f"{plan.name} can't be stored as {self.precision}: it holds values "
+                        "beyond what that precision can express."
+                    )
             self.writer.write_rows(place, first, block)
             return sums
 
-        self._begun.append((plan, rounding, self.workers.start(
-            rows, row_elements, work, COMPILED_BLOCK if compiled else None) if 0 not in shape else []))
+        self._begun.append(
+            (
+                plan,
+                rounding,
+                self.workers.start(rows, row_elements, work, COMPILED_BLOCK if compiled else None)
+                if 0 not in shape
+                else [],
+            )
+        )
 
     def _collect(self, most: int) -> None:
         """Wait until no more than so many tensors are under way."""

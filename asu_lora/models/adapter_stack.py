@@ -63,9 +63,14 @@ class Stack:
             yield self
 
 
-def load(base: str | LoadedBase, adapters: Iterable[str | Path | tuple[str | Path, float]] = (),
-         store: str | Path | AdapterStore = "adapters", precision: str = "nf4", device: str | None = None,
-         trust_remote_code: bool = False) -> Stack:
+def load(
+    base: str | LoadedBase,
+    adapters: Iterable[str | Path | tuple[str | Path, float]] = (),
+    store: str | Path | AdapterStore = "adapters",
+    precision: str = "nf4",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Stack:
     """Load a base and put adapters on it.
 
     Args:
@@ -78,16 +83,24 @@ def load(base: str | LoadedBase, adapters: Iterable[str | Path | tuple[str | Pat
         StoreError: an unknown adapter.
     """
     folders = adapter_folders(adapters, store)
-    base = base if isinstance(base, LoadedBase) else load_base(base, precision, device,
-                                                               trust_remote_code=trust_remote_code)
+    base = (
+        base
+        if isinstance(base, LoadedBase)
+        else load_base(base, precision, device, trust_remote_code=trust_remote_code)
+    )
     for folder, _ in folders:
         check_base(folder, base.source)
-    return Stack(base, stack_adapters(base.model, folders), [(folder.name, weight) for folder, weight in folders],
-                 missing_ground(folders))
+    return Stack(
+        base,
+        stack_adapters(base.model, folders),
+        [(folder.name, weight) for folder, weight in folders],
+        missing_ground(folders),
+    )
 
 
-def adapter_folders(adapters: Iterable[str | Path | tuple[str | Path, float]],
-                    store: str | Path | AdapterStore) -> list[tuple[Path, float]]:
+def adapter_folders(
+    adapters: Iterable[str | Path | tuple[str | Path, float]], store: str | Path | AdapterStore
+) -> list[tuple[Path, float]]:
     """Folders and weights of adapters given as ``"name"``, ``"name:0.5"``, ``("name", 0.5)`` or a folder.
 
     Raises:
@@ -113,12 +126,17 @@ def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
             active[fingerprint] = active.get(fingerprint, 0.0) + share
     notes = []
     for (folder, _), manifest in zip(folders, manifests, strict=True):
-        gone = [weighted(below.name, below.weight) for below in (manifest.on_top_of if manifest else ())
-                if not math.isclose(active.get(below.fingerprint, 0.0), below.weight, rel_tol=1e-6)]
+        gone = [
+            weighted(below.name, below.weight)
+            for below in (manifest.on_top_of if manifest else ())
+            if not math.isclose(active.get(below.fingerprint, 0.0), below.weight, rel_tol=1e-6)
+        ]
         if gone:
-            notes.append(f"The adapter '{folder.name}' was trained on top of {', '.join(gone)}, which this stack "
-                         "doesn't have as it was then, so it may forget less and spoil more than its figures say; add "
-                         f"{' '.join(f'--adapter {name}' for name in gone)}.")
+            notes.append(
+                f"The adapter '{folder.name}' was trained on top of {', '.join(gone)}, which this stack "
+                "doesn't have as it was then, so it may forget less and spoil more than its figures say; add "
+                f"{' '.join(f'--adapter {name}' for name in gone)}."
+            )
     return notes
 
 
@@ -132,8 +150,10 @@ def check_base(folder: Path, source: BaseSource) -> None:
     if has_manifest(folder):
         made_for = read_manifest(folder).base
         if made_for.fingerprint != source.fingerprint():
-            raise AdapterError(f"The adapter '{folder.name}' was made for other weights than those of "
-                               f"'{source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match.")
+            raise AdapterError(
+                f"The adapter '{folder.name}' was made for other weights than those of "
+                f"'{source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match."
+            )
 
 
 def stack_adapters(model, folders: Sequence[tuple[Path, float]]):

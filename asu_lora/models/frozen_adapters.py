@@ -29,7 +29,7 @@ _SHAPE = ("r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transfor
 
 
 @dataclass
-class Ground:
+class FrozenAdapters:
     """The adapters beneath the one that trains; empty, it is the plain base.
 
     Attributes:
@@ -88,8 +88,9 @@ class Ground:
                 yield
             return
         try:
-            self.peft.base_model.set_adapter([name for name in self.peft.peft_config if name != NEW],
-                                             inference_mode=True)
+            self.peft.base_model.set_adapter(
+                [name for name in self.peft.peft_config if name != NEW], inference_mode=True
+            )
             if teacher != "stack":
                 self.peft.base_model.disable_adapter_layers()
             yield
@@ -131,9 +132,12 @@ class Ground:
 
 
 @contextmanager
-def standing_on(base: LoadedBase, adapters: Iterable[str | Path | tuple[str | Path, float]] = (),
-                store: str | Path | AdapterStore = "adapters",
-                continue_from: str | Path | None = None) -> Iterator[Ground]:
+def frozen_adapters(
+    base: LoadedBase,
+    adapters: Iterable[str | Path | tuple[str | Path, float]] = (),
+    store: str | Path | AdapterStore = "adapters",
+    continue_from: str | Path | None = None,
+) -> Iterator[FrozenAdapters]:
     """The base with these adapters on, frozen; after the block, however it ends, it is the plain base again.
 
     Args:
@@ -148,7 +152,7 @@ def standing_on(base: LoadedBase, adapters: Iterable[str | Path | tuple[str | Pa
     continued = adapter_folders([(continue_from, 1.0)], store) if continue_from is not None else []
     for folder, _ in (*folders, *continued):
         check_base(folder, base.source)
-    ground = Ground(beneath(folders), continued[0][0] if continued else None)
+    ground = FrozenAdapters(beneath(folders), continued[0][0] if continued else None)
     if not folders and not continued:
         yield ground
         return
@@ -157,8 +161,10 @@ def standing_on(base: LoadedBase, adapters: Iterable[str | Path | tuple[str | Pa
     ground.names = list(ground.peft.peft_config)[: len(folders)]
     try:
         if base.model.get_output_embeddings() is not head:
-            raise AdapterError("An adapter to train on top of changes the output head, which teacher and student "
-                               "share: it can't be the ground of another one.")
+            raise AdapterError(
+                "An adapter to train on top of changes the output head, which teacher and student "
+                "share: it can't be the ground of another one."
+            )
         for module in ground.peft.modules():  # its own training is over
             if isinstance(dropout := getattr(module, "lora_dropout", None), torch.nn.ModuleDict):
                 dropout.update({name: torch.nn.Identity() for name in list(dropout)})
@@ -172,13 +178,20 @@ def standing_on(base: LoadedBase, adapters: Iterable[str | Path | tuple[str | Pa
 
 def beneath(folders: Iterable[tuple[Path, float]]) -> list[StackedOn]:
     """Names, fingerprints and weights of adapters, as a manifest holds them."""
-    return [StackedOn(name=read_manifest(folder).name if has_manifest(folder) else folder.name,
-                      fingerprint=fingerprint_of(folder), weight=weight) for folder, weight in folders]
+    return [
+        StackedOn(
+            name=read_manifest(folder).name if has_manifest(folder) else folder.name,
+            fingerprint=fingerprint_of(folder),
+            weight=weight,
+        )
+        for folder, weight in folders
+    ]
 
 
-def check_ground(source: BaseSource, adapters: Iterable[str | Path | tuple[str | Path, float]],
-                 store: str | Path | AdapterStore) -> list[StackedOn]:
-    """What a run would stand on, checked without loading anything; raises as :func:`standing_on` does."""
+def check_ground(
+    source: BaseSource, adapters: Iterable[str | Path | tuple[str | Path, float]], store: str | Path | AdapterStore
+) -> list[StackedOn]:
+    """What a run would stand on, checked without loading anything; raises as :func:`frozen_adapters` does."""
     folders = adapter_folders(adapters, store)
     for folder, _ in folders:
         check_base(folder, source)
@@ -197,5 +210,7 @@ def check_same_shape(folder: Path, lora: LoraConfig) -> None:
         if isinstance(theirs, list) and not isinstance(ours, str):
             theirs, ours = sorted(theirs), sorted(ours or ())
         if theirs != ours:
-            raise SettingError(f"The adapter '{folder.name}' can't be continued with these settings: its {name} is "
-                               f"{theirs}, not {ours}; give the settings it was trained with.")
+            raise SettingError(
+                f"The adapter '{folder.name}' can't be continued with these settings: its {name} is "
+                f"{theirs}, not {ours}; give the settings it was trained with."
+            )

@@ -26,7 +26,7 @@ from asu_lora.models.packing_trial import packing_of
 class StandIn(torch.nn.Module):
     """In a layer's place: passes on what it gets, or the states it was given; else it looks like that layer."""
 
-    def __init__(self, layer: torch.nn.Module, shared: "Entry", gives: bool):
+    def __init__(self, layer: torch.nn.Module, shared: "FrozenLayers", gives: bool):
         super().__init__()
         # beneath torch's registry: the layer's weights are no parameters of the stand-in
         self.__dict__["layer"], self.__dict__["shared"], self.__dict__["gives"] = layer, shared, gives
@@ -46,7 +46,7 @@ class StandIn(torch.nn.Module):
         return (states,) if self.shared.tuples else states
 
 
-class Entry:
+class FrozenLayers:
     """The place in a model above which layers run.
 
     Args:
@@ -65,7 +65,7 @@ class Entry:
         self.tuples = False  # whether this architecture's layers return tuples
 
     @contextmanager
-    def above(self) -> Iterator["Entry"]:
+    def replayed(self) -> Iterator["FrozenLayers"]:
         """Inside, the layers below ``first`` hand over :attr:`states` instead of computing them."""
         try:
             with self._replaced(range(self.first), gives=True):
@@ -74,7 +74,7 @@ class Entry:
             self.states = None  # the last batch's
 
     @contextmanager
-    def below(self) -> Iterator["Entry"]:
+    def captured(self) -> Iterator["FrozenLayers"]:
         """Inside, the layers from ``first`` on do nothing, and :attr:`states` gets what would have entered."""
         with self._replaced(range(self.first, len(self.layers)), gives=False):
             yield self
@@ -91,8 +91,13 @@ class Entry:
                 self.layers[index] = layer
 
     @torch.no_grad()
-    def compute(self, items: Sequence[Encoded], pad_id: int, most_tokens: int | None = None,
-                progress: Callable[[int], None] | None = None) -> list[torch.Tensor]:
+    def compute(
+        self,
+        items: Sequence[Encoded],
+        pad_id: int,
+        most_tokens: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[torch.Tensor]:
         """What every row enters layer ``first`` with; the layers from there on don't run.
 
         Returns:
@@ -106,9 +111,14 @@ class Entry:
         return entries
 
     @torch.no_grad()
-    def compute_whole(self, items: Sequence[Encoded], pad_id: int, higher: "Entry | None" = None,
-                      most_tokens: int | None = None, progress: Callable[[int], None] | None = None
-                      ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    def compute_whole(
+        self,
+        items: Sequence[Encoded],
+        pad_id: int,
+        higher: "FrozenLayers | None" = None,
+        most_tokens: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
         """What every row enters layer ``first`` with and its final states, from one pass through all layers.
 
         Args:
@@ -141,7 +151,7 @@ class Entry:
     def _caught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """What enters layer ``first`` in a forward pass, (b, L, H)."""
         self.states = None
-        with self.below():
+        with self.captured():
             answer_hidden(self.decoder, batch)
         states, self.states = self.states, None
         return states
@@ -165,8 +175,13 @@ class Entry:
                 hook.remove()
 
 
-def _keep(kept: list[torch.Tensor], items: Sequence[Encoded], group: Sequence[int],
-          batch: Mapping[str, torch.Tensor], states: torch.Tensor) -> None:
+def _keep(
+    kept: list[torch.Tensor],
+    items: Sequence[Encoded],
+    group: Sequence[int],
+    batch: Mapping[str, torch.Tensor],
+    states: torch.Tensor,
+) -> None:
     """Put each row's states, without padding, into its place, on the CPU."""
     states = states.cpu().flatten(0, 1)  # in one piece: each copy from a GPU waits for it
     for start, index in zip(batch["starts"].tolist(), group, strict=True):
@@ -174,20 +189,22 @@ def _keep(kept: list[torch.Tensor], items: Sequence[Encoded], group: Sequence[in
         kept[index] = states[start : start + len(items[index])].clone()
 
 
-def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
+def find_frozen_layers(model: torch.nn.Module, first: int) -> FrozenLayers | None:
     """The entry to layer ``first``, tried out; None where it saves nothing or the architecture doesn't allow it.
 
     A few tokens pass through the whole decoder and through its two parts: the final hidden states must be the same.
     """
     if first < 1:
         return None
-    entry = Entry(model, first)
+    entry = FrozenLayers(model, first)
     kind: list[type] = []
     hook = entry.layers[first - 1].register_forward_hook(lambda module, args, output: kind.append(type(output)))
     device = next(entry.decoder.parameters()).device
     items = [Encoded(tuple(range(1, 6)), (2, 3)), Encoded((3, 4), (1, 2))]
-    batch, other = ({key: value.to(device) for key, value in pad_group(rows, 0).items()}
-                    for rows in (items, [Encoded((4, 2), (1, 1, 3)), Encoded((2,), (3, 3))]))
+    batch, other = (
+        {key: value.to(device) for key, value in pad_group(rows, 0).items()}
+        for rows in (items, [Encoded((4, 2), (1, 1, 3)), Encoded((2,), (3, 3))])
+    )
     with torch.no_grad():
         try:
             whole = answer_hidden(entry.decoder, batch)
@@ -198,7 +215,7 @@ def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
             caught = entry._caught(batch)
             answer_hidden(entry.decoder, other)  # whatever layers leave behind is now another batch's
             entry.states = caught
-            with entry.above():
+            with entry.replayed():
                 parts = answer_hidden(entry.decoder, batch)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
             return None  # its layers exchange more than hidden states
@@ -206,7 +223,11 @@ def find_entry(model: torch.nn.Module, first: int) -> Entry | None:
     return entry if torch.equal(whole, parts) else None
 
 
-def find_entry_above(entry: Entry | None, model: torch.nn.Module, layers: Sequence[int] | None) -> Entry | None:
+def find_frozen_layers_above(
+    entry: FrozenLayers | None, model: torch.nn.Module, layers: Sequence[int] | None
+) -> FrozenLayers | None:
     """The entry to the lowest of the smoothed ``layers``, where that is above ``entry``: what the teacher does
     differently begins there."""
-    return find_entry(model, min(layers)) if entry is not None and layers and min(layers) > entry.first else None
+    return (
+        find_frozen_layers(model, min(layers)) if entry is not None and layers and min(layers) > entry.first else None
+    )

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 
 from asu_lora.data.chat_template import stop_ids
 from asu_lora.data.encoding import Encoded
-from asu_lora.hardware.memory import give_back
+from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.models.decoder import base_model
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
@@ -18,9 +18,15 @@ GIVEN_BACK = 16  # tokens after which freed memory goes back to the system
 
 
 @torch.no_grad()
-def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]],
-                     total_tokens: int = TOTAL_TOKENS, batch_rows: int | None = None,
-                     progress: Callable[[int], None] | None = None, new_tokens: int | None = None) -> list[list[int]]:
+def generate_answers(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    total_tokens: int = TOTAL_TOKENS,
+    batch_rows: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    new_tokens: int | None = None,
+) -> list[list[int]]:
     """Answer every prompt greedily.
 
     Args:
@@ -35,6 +41,7 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
     Returns:
         The token ids of each answer, without the end-of-turn token.
     """
+
     def room(prompt_tokens: int) -> int:
         return new_tokens or max(16, total_tokens - prompt_tokens)
 
@@ -50,11 +57,15 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
             for at, row in enumerate(rows):
                 ids[at, width - len(prompts[row]) :] = torch.tensor(prompts[row])
                 mask[at, width - len(prompts[row]) :] = 1
-            greedy = GenerationConfig(do_sample=False, max_new_tokens=room(shortest), eos_token_id=stops,
-                                      pad_token_id=tokenizer.pad_token_id)
+            greedy = GenerationConfig(
+                do_sample=False, max_new_tokens=room(shortest), eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
+            )
             with _only_setting(model, greedy):
-                output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
-                                        stopping_criteria=StoppingCriteriaList([_GiveBack()]))
+                output = model.generate(
+                    input_ids=ids.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    stopping_criteria=StoppingCriteriaList([_GiveBack()]),
+                )
             for row, tokens in zip(rows, output[:, width:].tolist(), strict=True):
                 tokens = tokens[: room(len(prompts[row]))]
                 ends = [at for at, token in enumerate(tokens) if token in stops]
@@ -63,12 +74,13 @@ def generate_answers(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase,
                 progress(len(rows))
     finally:
         model.train(training)
-        give_back()
+        release_freed_memory()
     return answers
 
 
-def batches(model: torch.nn.Module, lengths: Sequence[int], room: Callable[[int], int],
-            batch_rows: int | None = None) -> list[list[int]]:
+def batches(
+    model: torch.nn.Module, lengths: Sequence[int], room: Callable[[int], int], batch_rows: int | None = None
+) -> list[list[int]]:
     """Which prompts are answered together: those of like length, the longest first.
 
     As many as the keys and values of prompts and answers allow, by their size and not by what memory is free:
@@ -114,7 +126,7 @@ class _GiveBack(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
         if input_ids.device.type == "cpu" and input_ids.shape[1] % GIVEN_BACK == 0:
-            give_back()
+            release_freed_memory()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 

@@ -12,7 +12,7 @@ from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.config import PRECISIONS
 from asu_lora.errors import BaseModelError, SettingError, first_line
 from asu_lora.hardware.device import choose_device
-from asu_lora.hardware.memory import give_back, keep_few_kernels, out_of_memory
+from asu_lora.hardware.memory import is_out_of_memory, keep_few_kernels, release_freed_memory
 from asu_lora.hardware.precision import compute_dtype
 
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -41,8 +41,13 @@ class LoadedBase:
         return self.model.device
 
 
-def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None = None,
-              revision: str | None = None, trust_remote_code: bool = False) -> LoadedBase:
+def load_base(
+    name: str | BaseSource,
+    precision: str = "nf4",
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedBase:
     """Load a base, frozen, in the given precision.
 
     Args:
@@ -67,21 +72,24 @@ def load_base(name: str | BaseSource, precision: str = "nf4", device: str | None
     if precision == "nf4" and not already:
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=compute, **NF4)
     elif already and precision != "nf4":
-        raise BaseModelError(f"'{source.name}' is stored quantised and can't be loaded as {precision}: "
-                             "use --precision nf4, or the original checkpoint.")
+        raise BaseModelError(
+            f"'{source.name}' is stored quantised and can't be loaded as {precision}: "
+            "use --precision nf4, or the original checkpoint."
+        )
     tokenizer = load_tokenizer(source, trust_remote_code)
     try:
         model = AutoModelForCausalLM.from_pretrained(source.path, config=config, **options)
     except (OSError, ValueError, ImportError, RuntimeError, MemoryError, SafetensorError) as error:
-        if out_of_memory(error):
-            raise BaseModelError(f"'{source.name}' does not fit into the memory of {target} as {precision}: "
-                                 "use nf4, or a smaller base.") from error
+        if is_out_of_memory(error):
+            raise BaseModelError(
+                f"'{source.name}' does not fit into the memory of {target} as {precision}: use nf4, or a smaller base."
+            ) from error
         raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
     model.requires_grad_(False)
     model.eval()
     keep_trainable_layout(model)
     feed_head_contiguously(model)
-    give_back()
+    release_freed_memory()
     return LoadedBase(source, model, tokenizer, precision, compute)
 
 
@@ -119,6 +127,7 @@ def feed_head_contiguously(model: torch.nn.Module) -> None:
     ``generate`` cuts the last position out of a prompt's states. Torch multiplies such a strided batch row by
     row with a copy of the head's weight for each row: 57 MB a row on SmolLM2-135M, gigabytes a batch.
     """
+
     def in_one_piece(module, args, kwargs):
         return (tuple(map(_contiguous, args)), {name: _contiguous(value) for name, value in kwargs.items()})
 
@@ -146,10 +155,14 @@ def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     known = (known,) if isinstance(known, str) else tuple(known or ())
     stored = config.architectures or []
-    if not known or getattr(config, "is_encoder_decoder", False) or (stored and not set(stored) & set(known)
-                                                                    and not any("CausalLM" in s for s in stored)):
+    if (
+        not known
+        or getattr(config, "is_encoder_decoder", False)
+        or (stored and not set(stored) & set(known) and not any("CausalLM" in s for s in stored))
+    ):
         what = ", ".join(stored) or config.model_type
-        raise BaseModelError(f"'{source.name}' is no causal language model (it is {what}): "
-                             "unlearning needs one that AutoModelForCausalLM loads.")
+        raise BaseModelError(
+            f"'{source.name}' is no causal language model (it is {what}): "
+            "unlearning needs one that AutoModelForCausalLM loads."
+        )
     return config
-

@@ -61,8 +61,9 @@ class FrozenHead:
     def vocabulary(self) -> int:
         return self.module.out_features
 
-    def per_token(self, function: Callable[..., torch.Tensor], hidden: torch.Tensor,
-                  *others: torch.Tensor) -> torch.Tensor:
+    def per_token(
+        self, function: Callable[..., torch.Tensor], hidden: torch.Tensor, *others: torch.Tensor
+    ) -> torch.Tensor:
         """``function(logits, *others)`` for every token, differentiable by ``hidden``.
 
         Args:
@@ -95,8 +96,10 @@ class FrozenHead:
         ours = self.logits(hidden)
         # a hundredth of the largest logit: more than what bf16 rounds, however small a model's logits are
         if ours.shape != theirs.shape or not (ours - theirs).abs().max() <= 1e-2 * theirs.abs().max():
-            raise BaseModelError(f"{self.name} does something to its logits that asu-lora doesn't know, so its answers "
-                                 "can't be compared token by token; please report the model's name.")
+            raise BaseModelError(
+                f"{self.name} does something to its logits that asu-lora doesn't know, so its answers "
+                "can't be compared token by token; please report the model's name."
+            )
 
 
 class _PerToken(torch.autograd.Function):

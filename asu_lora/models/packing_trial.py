@@ -72,22 +72,28 @@ def keeps_rows_apart(decoder: nn.Module, first_layer: nn.Module) -> bool:
     if alone.is_meta:
         return True
     rounding = max(1e-4, 4 * torch.finfo(alone.dtype).eps)
-    return (torch.equal(entering, entering_apart) and torch.equal(apart, behind_others)
-            and _distance(apart, alone) <= rounding and _distance(joined, alone) > 4 * rounding)
+    return (
+        torch.equal(entering, entering_apart)
+        and torch.equal(apart, behind_others)
+        and _distance(apart, alone) <= rounding
+        and _distance(joined, alone) > 4 * rounding
+    )
 
 
-def _states(decoder: nn.Module, first_layer: nn.Module, batch: Mapping[str, torch.Tensor]
-            ) -> tuple[torch.Tensor, torch.Tensor]:
+def _states(
+    decoder: nn.Module, first_layer: nn.Module, batch: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the last row of a pass enters the first layer with, (tokens, H), and its final states at the answer."""
     device, caught = next(decoder.parameters()).device, []
     hook = first_layer.register_forward_pre_hook(
-        lambda module, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+        lambda module, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
     try:
         final = answer_hidden(decoder, {name: value.to(device) for name, value in batch.items()})
     finally:
         hook.remove()
     start = int(batch["starts"][-1])
-    return caught[0].flatten(0, 1)[start : start + len(ROW)], final[-len(ROW.answer_ids):]
+    return caught[0].flatten(0, 1)[start : start + len(ROW)], final[-len(ROW.answer_ids) :]
 
 
 def _distance(states: torch.Tensor, others: torch.Tensor) -> float:

@@ -26,15 +26,20 @@ class Box:
         return width * height if width > 0 and height > 0 else 0.0
 
     def within(self, other: "Box") -> bool:
-        return (self.left >= other.left and self.right <= other.right and self.bottom >= other.bottom
-                and self.top <= other.top)
+        return (
+            self.left >= other.left
+            and self.right <= other.right
+            and self.bottom >= other.bottom
+            and self.top <= other.top
+        )
 
     def grown(self, by: float) -> "Box":
         return Box(self.left - by, self.bottom - by, self.right + by, self.top + by)
 
 
-def place_labels(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], bounds: Box,
-                 mark: float = 3.0) -> list[Box]:
+def place_labels(
+    points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], bounds: Box, mark: float = 3.0
+) -> list[Box]:
     """A box for each point's label, as near to it as there is room within ``bounds``.
 
     The most crowded points choose first. Boxes overlap neither each other nor any mark; only where the bounds are

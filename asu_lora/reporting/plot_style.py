@@ -17,11 +17,25 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 LINES = ("-", "--", "-.", ":")
 
 _SETTINGS = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
-    "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.linewidth": 0.4, "grid.alpha": 0.4, "lines.linewidth": 1.4, "lines.markersize": 4.5,
-    "legend.frameon": False, "savefig.dpi": 200, "svg.fonttype": "none", "svg.hashsalt": "asu-lora",
-    "pdf.fonttype": 42, "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.4,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "asu-lora",
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
 }
 
 
@@ -46,8 +60,10 @@ def new_figure(width: float = COLUMN, height: float = 2.6, rows: int = 1, column
 def looks(number: int) -> list[dict]:
     """``number`` looks (colour, marker, line style) for as many series, told apart in grey too."""
     found = zip(cycle(COLOURS), cycle(MARKERS), cycle(LINES), strict=False)
-    return [{"color": colour, "marker": marker, "linestyle": line}
-            for (colour, marker, line), _ in zip(found, range(number), strict=False)]
+    return [
+        {"color": colour, "marker": marker, "linestyle": line}
+        for (colour, marker, line), _ in zip(found, range(number), strict=False)
+    ]
 
 
 def save_figure(figure: Figure, stem: str | Path) -> list[Path]:

@@ -9,8 +9,21 @@ from asu_lora.errors import SettingError
 from asu_lora.losses import FORGET, NO_RETAIN, RETAIN
 
 BASE = "Base"
-PAPER = ("GA_GD", "GA_KL", "NPO_GD", "NPO_KL", "DPO_GD", "DPO_KL", "IDK_AP", "IDK_GD", "IDK_KL", "ME_GD", "ME_KL",
-         "ASU_GD", "ASU_KL")  # in the order of the paper's table (arXiv 2603.01285)
+PAPER = (
+    "GA_GD",
+    "GA_KL",
+    "NPO_GD",
+    "NPO_KL",
+    "DPO_GD",
+    "DPO_KL",
+    "IDK_AP",
+    "IDK_GD",
+    "IDK_KL",
+    "ME_GD",
+    "ME_KL",
+    "ASU_GD",
+    "ASU_KL",
+)  # in the order of the paper's table (arXiv 2603.01285)
 
 
 @dataclass(frozen=True)
@@ -37,9 +50,11 @@ def method(name: str) -> Method:
         return Method(BASE)
     objective, _, retain = text.lower().rpartition("_")
     if objective not in FORGET or retain not in (*RETAIN, NO_RETAIN):
-        raise SettingError(f"There is no method '{text}': write FORGET_RETAIN with FORGET one of "
-                           f"{', '.join(FORGET).upper()} and RETAIN one of {', '.join(RETAIN).upper()}, NONE "
-                           f"(the paper's are {', '.join(PAPER)}), or {BASE}.")
+        raise SettingError(
+            f"There is no method '{text}': write FORGET_RETAIN with FORGET one of "
+            f"{', '.join(FORGET).upper()} and RETAIN one of {', '.join(RETAIN).upper()}, NONE "
+            f"(the paper's are {', '.join(PAPER)}), or {BASE}."
+        )
     return Method(text.upper(), objective, retain)
 
 
@@ -67,8 +82,12 @@ def method_configs(text: str | None, config: ForgetConfig) -> dict[str, ForgetCo
             raise SettingError(f"{BASE} unlearns nothing: name methods such as ASU_KL; the base is scored anyway.")
         if chosen.name in found:
             raise SettingError(f"The method {chosen.name} is named twice.")
-        found[chosen.name] = replace(config, objective=chosen.objective, retain_loss=chosen.retain_loss,
-                                     lr=learning_rate(rate, entry) if given else config.lr)
+        found[chosen.name] = replace(
+            config,
+            objective=chosen.objective,
+            retain_loss=chosen.retain_loss,
+            lr=learning_rate(rate, entry) if given else config.lr,
+        )
     if not found:
         raise SettingError("No method is named: write FORGET_RETAIN, such as ASU_KL.")
     return found
@@ -85,8 +104,10 @@ def learning_rate(value: str, text: str) -> float:
     except ValueError:
         lr = math.nan
     if not (math.isfinite(lr) and lr > 0):
-        raise SettingError(f"The learning rate '{text}' can't be read: write a number above 0, such as 1e-3, or "
-                           "NPO_GD=1e-4 for one method.")
+        raise SettingError(
+            f"The learning rate '{text}' can't be read: write a number above 0, such as 1e-3, or "
+            "NPO_GD=1e-4 for one method."
+        )
     return lr
 
 

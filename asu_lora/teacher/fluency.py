@@ -31,7 +31,7 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "M
 
 
 @dataclass(frozen=True)
-class Speaking:
+class FluencyMasks:
     """One tensor a row each.
 
     Attributes:
@@ -44,7 +44,9 @@ class Speaking:
     ruled_out: list[torch.Tensor]
 
 
-def keep_speaking(rows: Sequence[Encoded], examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Speaking:
+def fluency_masks(
+    rows: Sequence[Encoded], examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+) -> FluencyMasks:
     """Anchors and ruled-out tokens of forget rows.
 
     Args:
@@ -55,7 +57,7 @@ def keep_speaking(rows: Sequence[Encoded], examples: Sequence[Example], tokenize
         example = examples[row.example]
         anchors.append(anchored(row, example, tokenizer))
         tables.append(ruled_out(row, example, anchors[-1], tokenizer))
-    return Speaking(anchors, table(tables))
+    return FluencyMasks(anchors, table(tables))
 
 
 def table(rows: Sequence[list[list[int]]]) -> list[torch.Tensor]:
@@ -83,22 +85,27 @@ def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase
     return torch.tensor(kept)
 
 
-def ruled_out(item: Encoded, example: Example, anchors: torch.Tensor,
-              tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def ruled_out(
+    item: Encoded, example: Example, anchors: torch.Tensor, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
     """For every answer token, the ids that a teacher must not say there.
 
     At a fact these are the fact and the content words of the question and of the answer so far; at a word of the
     question, that word and those of the answer so far; at a function word right after a content word, that word
     (the sentence takes another turn there); else, and at anchors, nothing.
     """
-    asked = [token for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
-             if _is_content(tokenizer.decode([token]))]
+    asked = [
+        token
+        for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
+        if _is_content(tokenizer.decode([token]))
+    ]
     variants = WithOrWithoutSpace(tokenizer)
     said: dict[int, None] = {}
     turns = False  # whether the next function word is one right after a content word
     found = []
-    for token, kind, kept in zip(item.answer_ids, token_classes(item, example, tokenizer), anchors.tolist(),
-                                 strict=True):
+    for token, kind, kept in zip(
+        item.answer_ids, token_classes(item, example, tokenizer), anchors.tolist(), strict=True
+    ):
         if kept:
             found.append([])
         elif kind == TokenClass.FUNCTION:

@@ -95,9 +95,7 @@ def _checked_tau(tau: float) -> float:
 def _checked_layers(layers: Iterable[int], count: int) -> list[int]:
     chosen = list(layers) if isinstance(layers, Iterable) else [None]
     if not chosen:
-        raise SettingError(
-            "There are no layers to smooth: name at least one index, or none at all for every layer."
-        )
+        raise SettingError("There are no layers to smooth: name at least one index, or none at all for every layer.")
     for index in chosen:
         if isinstance(index, bool) or index not in range(count):
             raise SettingError(f"The layers to smooth must be indices from 0 to {count - 1}, not {layers!r}.")

@@ -34,15 +34,10 @@ def verdicts_on(model: nn.Module) -> list[str | None]:
     """For each layer the reason why it can't be smoothed, None where it can."""
     decoder, stack = decoder_and_layers(model)
     # Accelerate keeps offloaded weights on meta between calls; such a model can run.
-    if all(p.is_meta for p in decoder.parameters()) and not any(
-        hasattr(m, "_hf_hook") for m in decoder.modules()
-    ):
+    if all(p.is_meta for p in decoder.parameters()) and not any(hasattr(m, "_hf_hook") for m in decoder.modules()):
         return [None if attentions_of(layer) else _NO_ATTENTION for layer in stack]
     known = _VERDICTS.setdefault(decoder, {})
-    key = (
-        decoder.config._attn_implementation,
-        *(id(module) for layer in stack for module in attentions_of(layer)),
-    )
+    key = (decoder.config._attn_implementation, *(id(module) for layer in stack for module in attentions_of(layer)))
     if key in known:
         return known[key]
     try:
@@ -87,9 +82,7 @@ def _trial(decoder: nn.Module, stack: nn.ModuleList) -> tuple[list[str | None], 
                 if not torch.equal(before, after):
                     moved.append((index, module))
             if verdicts[index] is None and _mixes_otherwise(layer, calls[layer], attentions):
-                verdicts[index] = (
-                    "its tokens meet outside softmax attention too (state space, convolution, recurrence)"
-                )
+                verdicts[index] = "its tokens meet outside softmax attention too (state space, convolution, recurrence)"
         if readable != native:
             calls = _record_calls(decoder, stack, native)
             for index, module in moved:
@@ -114,9 +107,7 @@ def _undisturbed(decoder: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-def _record_calls(
-    decoder: nn.Module, stack: nn.ModuleList, implementation: str
-) -> dict[nn.Module, tuple[tuple, dict]]:
+def _record_calls(decoder: nn.Module, stack: nn.ModuleList, implementation: str) -> dict[nn.Module, tuple[tuple, dict]]:
     """What each layer and each attention module receives when the decoder reads seven different tokens."""
     decoder.config._attn_implementation = {"": implementation}  # a dictionary, to leave sub-configs alone
     calls: dict[nn.Module, tuple[tuple, dict]] = {}
@@ -149,9 +140,7 @@ class _LogitReader(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _sdpa_logits(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_
-) -> Tensor:
+def _sdpa_logits(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_) -> Tensor:
     """The logits that SDPA keeps to itself, without causal masking, which no temperature changes."""
     key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
     logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -160,9 +149,7 @@ def _sdpa_logits(
     return logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
 
 
-def _replay(
-    module: nn.Module, call: tuple[tuple, dict], tau: float, read: bool = True
-) -> tuple[Tensor, list[Tensor]]:
+def _replay(module: nn.Module, call: tuple[tuple, dict], tau: float, read: bool = True) -> tuple[Tensor, list[Tensor]]:
     """The output of ``module`` at temperature tau and, if read, the logits of its softmaxes."""
     reader = _LogitReader()
     with heated([module], tau), reader if read else nullcontext():

@@ -4,19 +4,28 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from asu_lora.data.training_rows import Rows
-from asu_lora.losses import Objective
-from asu_lora.models.frozen_layers import Entry
+from asu_lora.data.training_rows import TrainingRows
+from asu_lora.losses import Loss
+from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.output_head import FrozenHead
-from asu_lora.teacher.fluency import Speaking
+from asu_lora.teacher.fluency import FluencyMasks
+from asu_lora.teacher.teacher_states import teacher_states
 
 
-def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module, head: FrozenHead, pad_id: int,
-                       tau: float | None = None, layers: Sequence[int] | None = None,
-                       speaking: Speaking | None = None,
-                       progress: Callable[[int], None] | None = None, entry: Entry | None = None,
-                       teacher_entry: Entry | None = None) -> None:
+def compute_references(
+    rows: TrainingRows,
+    objective: Loss,
+    model: torch.nn.Module,
+    head: FrozenHead,
+    pad_id: int,
+    tau: float | None = None,
+    layers: Sequence[int] | None = None,
+    speaking: FluencyMasks | None = None,
+    progress: Callable[[int], None] | None = None,
+    entry: FrozenLayers | None = None,
+    teacher_entry: FrozenLayers | None = None,
+) -> None:
     """Fill in what the objective compares with: a forward pass of the base a row, and one of the teacher.
 
     References and entries lie on the CPU: a batch takes its own along to the GPU, from pinned memory.
@@ -43,10 +52,9 @@ def compute_references(rows: Rows, objective: Objective, model: torch.nn.Module,
         elif anchored or needs_base(wanted):
             base = [states.cpu() for states in hidden_states(model, items, pad_id, progress=progress)]
         if "teacher" in wanted:
-            teacher = hidden_states(model, items, pad_id, tau, layers, progress=progress, **start)
+            teacher = teacher_states(model, items, pad_id, tau, layers, progress=progress, **start)
             found["teacher"] = [states.cpu() for states in teacher]
-            for states, plain, kept in zip(
-                    found["teacher"], base, speaking.anchors, strict=True) if anchored else ():
+            for states, plain, kept in zip(found["teacher"], base, speaking.anchors, strict=True) if anchored else ():
                 states[kept] = plain[kept]
         if "ruled_out" in wanted:
             found["ruled_out"] = speaking.ruled_out
@@ -62,8 +70,12 @@ def needs_base(wanted: Sequence[str]) -> bool:
     return "base" in wanted or "base_logprob" in wanted
 
 
-def passes_needed(rows: Rows, objective: Objective, entry: Entry | None = None, anchored: bool = False) -> int:
+def passes_needed(
+    rows: TrainingRows, objective: Loss, entry: FrozenLayers | None = None, anchored: bool = False
+) -> int:
     """How many rows :func:`compute_references` will run, for a progress bar."""
-    return sum(len(rows.views[view]) * (("teacher" in wanted) + (
-        entry is not None or needs_base(wanted) or ("teacher" in wanted and anchored)))
-        for view, wanted in objective.needs.items())
+    return sum(
+        len(rows.views[view])
+        * (("teacher" in wanted) + (entry is not None or needs_base(wanted) or ("teacher" in wanted and anchored)))
+        for view, wanted in objective.needs.items()
+    )

@@ -15,9 +15,10 @@ import torch
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.token_classes import TokenClass
 from asu_lora.errors import SettingError
-from asu_lora.models.frozen_layers import find_entry
-from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.models.frozen_layers import find_frozen_layers
+from asu_lora.models.hidden_states import answer_logprobs
 from asu_lora.models.output_head import FrozenHead
+from asu_lora.teacher.teacher_states import teacher_states
 
 # nats by which the NLL of known factual tokens must have risen
 FACTS_GONE = 1.8  # to a sixth of their probability: enough where facts are ruled out besides (asu_lora.teacher.fluency)
@@ -61,8 +62,11 @@ class KnownTokens:
             factual = kinds != TokenClass.FUNCTION  # everything stands in the question: then that is what is known
         if not factual.any():
             factual = torch.ones_like(known)
-        return cls(base, factual & known if (factual & known).sum() >= FEWEST_KNOWN else factual,
-                   function & known if (function & known).any() else torch.ones_like(known))
+        return cls(
+            base,
+            factual & known if (factual & known).sum() >= FEWEST_KNOWN else factual,
+            function & known if (function & known).any() else torch.ones_like(known),
+        )
 
     def point(self, tau: float, nll: torch.Tensor) -> TauPoint:
         """The point of the curve at which the tokens have these NLLs, (T,)."""
@@ -79,9 +83,16 @@ class TauChoice:
     reason: str
 
 
-def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded],
-               classes: Sequence[Sequence[TokenClass]], pad_id: int, layers: Sequence[int] | None = None,
-               progress: Callable[[TauPoint], None] | None = None, facts_gone: float = FACTS_GONE) -> TauChoice:
+def choose_tau(
+    model: torch.nn.Module,
+    head: FrozenHead,
+    items: Sequence[Encoded],
+    classes: Sequence[Sequence[TokenClass]],
+    pad_id: int,
+    layers: Sequence[int] | None = None,
+    progress: Callable[[TauPoint], None] | None = None,
+    facts_gone: float = FACTS_GONE,
+) -> TauChoice:
     """Find the lowest tau at which the forget set's facts are gone.
 
     Args:
@@ -99,7 +110,7 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
     """
     at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
-    entry = find_entry(model, min(layers, default=0) if layers is not None else 0)
+    entry = find_frozen_layers(model, min(layers, default=0) if layers is not None else 0)
     start = {"entry": entry, "entries": entry.compute(items, pad_id)} if entry is not None else {}
     tokens = KnownTokens.find(_nll(model, head, items, pad_id, 1.0, layers, **start), kinds)
 
@@ -114,8 +125,10 @@ def choose_tau(model: torch.nn.Module, head: FrozenHead, items: Sequence[Encoded
             return _between(curve, "factual_rise", facts_gone, "the first at which the facts are gone")
         if curve[-1].function_rise >= WORDS_STAND:
             return _between(curve, "function_rise", WORDS_STAND, "the last at which the function words stand")
-    raise SettingError(f"Even at tau {HIGHEST:g} the smoothed base still knows what should be forgotten (the NLL of "
-                       f"its facts rises by {curve[-1].factual_rise:.2f} nats): smooth more layers, or give --tau.")
+    raise SettingError(
+        f"Even at tau {HIGHEST:g} the smoothed base still knows what should be forgotten (the NLL of "
+        f"its facts rises by {curve[-1].factual_rise:.2f} nats): smooth more layers, or give --tau."
+    )
 
 
 def answer_nll(head: FrozenHead, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -130,9 +143,13 @@ def _between(curve: list[TauPoint], figure: str, threshold: float, reason: str) 
     tau = round(low.tau + share * (high.tau - low.tau), 3)
     facts = low.factual_rise + share * (high.factual_rise - low.factual_rise)
     words = low.function_rise + share * (high.function_rise - low.function_rise)
-    return TauChoice(tau, curve, f"tau {tau:g} is {reason}: the NLL of known factual tokens has risen by "
-                                 f"{facts:.2f} nats, that of function words by {words:.2f}.")
+    return TauChoice(
+        tau,
+        curve,
+        f"tau {tau:g} is {reason}: the NLL of known factual tokens has risen by "
+        f"{facts:.2f} nats, that of function words by {words:.2f}.",
+    )
 
 
 def _nll(model, head, items, pad_id, tau, layers, **start) -> torch.Tensor:
-    return answer_nll(head, items, hidden_states(model, items, pad_id, tau, layers, **start))
+    return answer_nll(head, items, teacher_states(model, items, pad_id, tau, layers, **start))

@@ -35,23 +35,41 @@ def check_optimizer(config: ForgetConfig) -> None:
         raise SettingError(f"optimizer is '{config.optimizer}', which is none of auto, {', '.join(names)}.")
 
 
-def training_arguments(config: ForgetConfig, folder: Path, device: torch.device, compute: torch.dtype,
-                       checkpoints: bool) -> TrainingArguments:
+def training_arguments(
+    config: ForgetConfig, folder: Path, device: torch.device, compute: torch.dtype, checkpoints: bool
+) -> TrainingArguments:
     """transformers' arguments for a run in ``folder``."""
     cuda = device.type == "cuda"
     optimizer = config.optimizer if config.optimizer != "auto" else ("paged_adamw_8bit" if cuda else "adamw_torch")
     arguments = Arguments(
-        output_dir=str(folder), per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.grad_accum, num_train_epochs=config.epochs, learning_rate=config.lr,
+        output_dir=str(folder),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.grad_accum,
+        num_train_epochs=config.epochs,
+        learning_rate=config.lr,
         lr_scheduler_type=config.scheduler if config.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=config.warmup, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
-        optim=optimizer, seed=config.seed, data_seed=config.seed, fp16=compute == torch.float16, bf16=False,
-        logging_strategy="steps", logging_steps=5 if cuda else 1, logging_first_step=True,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim=optimizer,
+        seed=config.seed,
+        data_seed=config.seed,
+        fp16=compute == torch.float16,
+        bf16=False,
+        logging_strategy="steps",
+        logging_steps=5 if cuda else 1,
+        logging_first_step=True,
         # Trainer would put the running mean in the place of a NaN
-        logging_nan_inf_filter=False, report_to=config.report_to.split(","),
-        save_strategy="epoch" if checkpoints else "no", save_total_limit=2, disable_tqdm=True,
-        remove_unused_columns=False, use_cpu=device.type == "cpu", dataloader_pin_memory=cuda,
-        ddp_find_unused_parameters=False, average_tokens_across_devices=False,
+        logging_nan_inf_filter=False,
+        report_to=config.report_to.split(","),
+        save_strategy="epoch" if checkpoints else "no",
+        save_total_limit=2,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=cuda,
+        ddp_find_unused_parameters=False,
+        average_tokens_across_devices=False,
     )
     # a process works on one device: DataParallel, Trainer's way with several, can't split a batch of passes
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -6,11 +6,11 @@ from transformers import TrainerCallback
 
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.errors import TrainingError
-from asu_lora.hardware.memory import give_back
+from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.progress import Progress
 
 
-class Watch(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Tells the listener about every step, and stops a run whose loss is no number any more."""
 
     def __init__(self, progress: Progress, stage: str):
@@ -24,21 +24,23 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if args.use_cpu:
-            give_back()
+            release_freed_memory()
         self.progress.advance(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         logs = logs or {}
         for name in ("loss", "grad_norm"):
             if name in logs and not math.isfinite(logs[name]):
-                raise TrainingError(f"The {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}: "
-                                    "lower --lr, or use another objective; nothing was added to the store.")
+                raise TrainingError(
+                    f"The {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}: "
+                    "lower --lr, or use another objective; nothing was added to the store."
+                )
         shown = {name: logs[name] for name in ("loss", "forget_loss", "retain_loss", "own_loss") if name in logs}
         if shown:
             self.progress.advance(0, **shown)
 
 
-class TellEpoch(TrainerCallback):
+class EpochCallback(TrainerCallback):
     """Tells the pairs which epoch it is; accelerate's data loader does so where there is one process only."""
 
     def __init__(self, pairs: ForgetRetainPairs):

@@ -19,7 +19,7 @@ LOW = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
-def casts_kept_small() -> Iterator[None]:
+def recompute_casts() -> Iterator[None]:
     """Inside, what autograd saves of a cast from 16 bits to fp32 is the cast's source.
 
     Where gradient checkpointing has its own way with saved tensors, that one counts.
@@ -75,23 +75,32 @@ class _Casts(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if func in CASTS and torch.is_grad_enabled() and isinstance(out, torch.Tensor) and _is_cast(args[0], out):
-            self.by_storage[out.untyped_storage()] = _Cast(args[0].detach(), args[0]._version, out.stride(),
-                                                           out._version)
+            self.by_storage[out.untyped_storage()] = _Cast(
+                args[0].detach(), args[0]._version, out.stride(), out._version
+            )
         return out
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor | _View:
         cast = self.by_storage.get(tensor.untyped_storage())
-        if cast is None or tensor.dtype != torch.float32 or \
-                (tensor._version, cast.source._version) != (cast.copy_version, cast.version):
+        if (
+            cast is None
+            or tensor.dtype != torch.float32
+            or (tensor._version, cast.source._version) != (cast.copy_version, cast.version)
+        ):
             return tensor
         return _View(cast, tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def _is_cast(source: torch.Tensor, copy: torch.Tensor) -> bool:
     """Whether the source can stand for it, and takes less memory even where it is a part of something larger."""
-    return (copy.dtype == torch.float32 and source.dtype in LOW and copy.device == source.device
-            and copy.layout == source.layout == torch.strided and not source.is_inference()
-            and source.untyped_storage().nbytes() < copy.untyped_storage().nbytes() == 4 * copy.numel())
+    return (
+        copy.dtype == torch.float32
+        and source.dtype in LOW
+        and copy.device == source.device
+        and copy.layout == source.layout == torch.strided
+        and not source.is_inference()
+        and source.untyped_storage().nbytes() < copy.untyped_storage().nbytes() == 4 * copy.numel()
+    )
 
 
 def _unpack(saved: torch.Tensor | _View) -> torch.Tensor:

@@ -20,16 +20,16 @@ from asu_lora.data.chat_template import stop_ids
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.token_classes import TokenClass, token_classes
-from asu_lora.data.training_rows import Rows
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.models.generation import enough_tokens, generate_answers
 from asu_lora.progress import Progress
-from asu_lora.teacher.fluency import Speaking, WithOrWithoutSpace, table
+from asu_lora.teacher.fluency import FluencyMasks, WithOrWithoutSpace, table
 
 CIRCLE = 4  # tokens: the fourth of four that have stood there before, in this order, closes a circle
 
 
 @dataclass(frozen=True)
-class OwnWords:
+class OnPolicyAnswers:
     """Those of the student's answers that go round in circles, as rows.
 
     Attributes:
@@ -39,13 +39,20 @@ class OwnWords:
             ask nothing.
     """
 
-    rows: Rows
-    speaking: Speaking
+    rows: TrainingRows
+    speaking: FluencyMasks
     of: Mapping[int, int]
 
 
-def own_words(student: torch.nn.Module, forget_rows: Sequence[Encoded], examples: Sequence[Example], encoder: Encoder,
-              tokenizer: PreTrainedTokenizerBase, progress: Progress, here: PartialState) -> OwnWords:
+def answer_on_policy(
+    student: torch.nn.Module,
+    forget_rows: Sequence[Encoded],
+    examples: Sequence[Example],
+    encoder: Encoder,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress,
+    here: PartialState,
+) -> OnPolicyAnswers:
     """Let the student answer the forget questions; each process asks its share of them.
 
     Args:
@@ -62,16 +69,17 @@ def own_words(student: torch.nn.Module, forget_rows: Sequence[Encoded], examples
     items, ruled_out, of = [], [], {}
     for at, prompt, answer in zip(asked, prompts, answers, strict=True):
         told = (answer or stop_ids(tokenizer)[:1])[: max(1, encoder.max_length - len(prompt))]
-        if tokens := to_be_mended(told, forget_rows[at], examples[forget_rows[at].example], tokenizer):
+        if tokens := tokens_to_rule_out(told, forget_rows[at], examples[forget_rows[at].example], tokenizer):
             of[at] = len(items)
             items.append(Encoded(tuple(prompt), tuple(told[: len(tokens)]), forget_rows[at].example))
             ruled_out.append(tokens)
     nothing_anchored = [torch.zeros(len(item.answer_ids), dtype=torch.bool) for item in items]
-    return OwnWords(Rows({"answer": items}), Speaking(nothing_anchored, table(ruled_out)), of)
+    return OnPolicyAnswers(TrainingRows({"answer": items}), FluencyMasks(nothing_anchored, table(ruled_out)), of)
 
 
-def to_be_mended(told: Sequence[int], truth: Encoded, example: Example,
-                 tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def tokens_to_rule_out(
+    told: Sequence[int], truth: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
     """For every token of an own answer up to where it closes its first circle, the ids that must not stand there.
 
     These are the facts of the true answer, and whatever would close a circle. Words of the question close none: its
@@ -84,10 +92,17 @@ def to_be_mended(told: Sequence[int], truth: Encoded, example: Example,
     if told[0] in stop_ids(tokenizer):
         return [stop_ids(tokenizer)]
     variants = WithOrWithoutSpace(tokenizer)
-    facts = {variant for token, kind in zip(truth.answer_ids, token_classes(truth, example, tokenizer), strict=True)
-             if kind == TokenClass.FACTUAL for variant in variants(token)}
-    asked = {sequence for text in (example.question, f" {example.question}")
-             for sequence in _sequences(tokenizer(text, add_special_tokens=False)["input_ids"])}
+    facts = {
+        variant
+        for token, kind in zip(truth.answer_ids, token_classes(truth, example, tokenizer), strict=True)
+        if kind == TokenClass.FACTUAL
+        for variant in variants(token)
+    }
+    asked = {
+        sequence
+        for text in (example.question, f" {example.question}")
+        for sequence in _sequences(tokenizer(text, add_special_tokens=False)["input_ids"])
+    }
     seen: dict[tuple[int, ...], set[int]] = {}
     found: list[list[int]] = []
     for at, token in enumerate(told):

@@ -37,17 +37,21 @@ class KeepOrthogonal(TrainerCallback):
             if not isinstance(module, LoraLayer) or NEW not in module.lora_A:
                 continue
             if dora := [name for name in names if name in module.lora_magnitude_vector]:
-                raise SettingError(f"The adapter '{dora[0]}' beneath is a DoRA: it rescales what is read in every "
-                                   "direction, and nothing can be orthogonal to it; train without --orthogonal.")
+                raise SettingError(
+                    f"The adapter '{dora[0]}' beneath is a DoRA: it rescales what is read in every "
+                    "direction, and nothing can be orthogonal to it; train without --orthogonal."
+                )
             earlier = [module.lora_A[name].weight for name in names if name in module.lora_A]
             if earlier:
                 new = module.lora_A[NEW].weight
                 basis = read_directions(torch.cat([weight.float() for weight in earlier]))
                 if basis.shape[1] + new.shape[0] > new.shape[1]:
-                    raise SettingError(f"The adapters beneath read {basis.shape[1]} of the {new.shape[1]} directions "
-                                       f"of {where}: an orthogonal one of rank {new.shape[0]} has no room; fold them "
-                                       "to a lower rank first (adapters combine --rank, continual --consolidate-rank), "
-                                       "or train without orthogonality.")
+                    raise SettingError(
+                        f"The adapters beneath read {basis.shape[1]} of the {new.shape[1]} directions "
+                        f"of {where}: an orthogonal one of rank {new.shape[0]} has no room; fold them "
+                        "to a lower rank first (adapters combine --rank, continual --consolidate-rank), "
+                        "or train without orthogonality."
+                    )
                 self.pairs.append((new, basis))
         self.project()
 

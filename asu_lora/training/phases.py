@@ -11,8 +11,9 @@ from asu_lora.data.examples import Example
 LR = 0.5  # of the first part's peak: what was learnt there is only put right
 
 
-def two_parts(config: ForgetConfig, forget_rows: Sequence[Encoded], examples: Sequence[Example],
-              processes: int = 1) -> tuple[ForgetConfig, ForgetConfig | None]:
+def phases(
+    config: ForgetConfig, forget_rows: Sequence[Encoded], examples: Sequence[Example], processes: int = 1
+) -> tuple[ForgetConfig, ForgetConfig | None]:
     """The settings of a run's two parts: without the student's own words, and with them.
 
     Returns:

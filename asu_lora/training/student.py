@@ -7,8 +7,8 @@ from peft import PeftModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from asu_lora.models.decoder import answer_hidden
-from asu_lora.models.frozen_layers import Entry
-from asu_lora.training.cast_recomputation import casts_kept_small
+from asu_lora.models.frozen_layers import FrozenLayers
+from asu_lora.training.cast_recomputation import recompute_casts
 
 
 class Student(torch.nn.Module):
@@ -21,10 +21,10 @@ class Student(torch.nn.Module):
         model: the base with its adapter.
         gradient_checkpointing: recompute each layer in the backward pass.
         entry: where the layers begin that are run; its
-            :meth:`~asu_lora.models.frozen_layers.Entry.above` must be in force.
+            :meth:`~asu_lora.models.frozen_layers.FrozenLayers.replayed` must be in force.
     """
 
-    def __init__(self, model: PeftModel, gradient_checkpointing: bool = False, entry: Entry | None = None):
+    def __init__(self, model: PeftModel, gradient_checkpointing: bool = False, entry: FrozenLayers | None = None):
         super().__init__()
         self.model = model
         self.entry = entry
@@ -42,7 +42,7 @@ class Student(torch.nn.Module):
         for batch in passes:
             if self.entry is not None:
                 self.entry.states = batch["entry"]
-            with casts_kept_small():
+            with recompute_casts():
                 states.append(answer_hidden(decoder, batch))
         return torch.cat(states)
 

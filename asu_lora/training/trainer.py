@@ -15,12 +15,12 @@ from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import NotEnoughMemory, TrainingError
-from asu_lora.hardware.memory import give_back, out_of_memory
-from asu_lora.losses import Objective
+from asu_lora.hardware.memory import is_out_of_memory, release_freed_memory
+from asu_lora.losses import Loss
 from asu_lora.losses.answers import Answers
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
-from asu_lora.training.callbacks import TellEpoch, Watch
+from asu_lora.training.callbacks import EpochCallback, ProgressCallback
 from asu_lora.training.checkpoints import closing_figures, last_checkpoint
 from asu_lora.training.student import Student
 
@@ -35,8 +35,14 @@ class UnlearningTrainer(Trainer):
         head: the base's output head.
     """
 
-    def __init__(self, student: Student, objectives: dict[str, Objective], coefficients: dict[str, float],
-                 head: FrozenHead, **kwargs: Any):
+    def __init__(
+        self,
+        student: Student,
+        objectives: dict[str, Loss],
+        coefficients: dict[str, float],
+        head: FrozenHead,
+        **kwargs: Any,
+    ):
         super().__init__(model=student, **kwargs)
         self.objectives = objectives
         self.coefficients = coefficients
@@ -53,7 +59,7 @@ class UnlearningTrainer(Trainer):
             with self.accelerator.no_sync(model):  # processes exchange gradients once a step
                 total += super().training_step(model, micro_batch, num_items_in_batch)
             if self.args.use_cpu:
-                give_back()
+                release_freed_memory()
         return total + super().training_step(model, last, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -82,9 +88,19 @@ class UnlearningTrainer(Trainer):
         set_peft_model_state_dict(self.model.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
 
 
-def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, pairs: ForgetRetainPairs,
-          collator: Collator, config: ForgetConfig, arguments: TrainingArguments, progress: Progress,
-          resume: bool = False, stage: str = "Training", callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+def train(
+    student: Student,
+    objectives: dict[str, Loss],
+    head: FrozenHead,
+    pairs: ForgetRetainPairs,
+    collator: Collator,
+    config: ForgetConfig,
+    arguments: TrainingArguments,
+    progress: Progress,
+    resume: bool = False,
+    stage: str = "Training",
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, float]:
     """Train the student's adapter in place.
 
     Args:
@@ -100,10 +116,14 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
         NotEnoughMemory: of the device.
     """
     trainer = UnlearningTrainer(
-        student, objectives,
-        {"forget": config.forget_coeff, "retain": config.retain_coeff, "own": config.forget_coeff}, head,
-        args=arguments, train_dataset=pairs, data_collator=collator,
-        callbacks=[TellEpoch(pairs), Watch(progress, stage), *callbacks],
+        student,
+        objectives,
+        {"forget": config.forget_coeff, "retain": config.retain_coeff, "own": config.forget_coeff},
+        head,
+        args=arguments,
+        train_dataset=pairs,
+        data_collator=collator,
+        callbacks=[EpochCallback(pairs), ProgressCallback(progress, stage), *callbacks],
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
     if checkpoint:
@@ -114,22 +134,33 @@ def train(student: Student, objectives: dict[str, Objective], head: FrozenHead, 
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise NotEnoughMemory("There is not enough memory for a training step: lower --micro-batch-tokens or add "
-                              "--gradient-checkpointing.") from error
+        raise NotEnoughMemory(
+            "There is not enough memory for a training step: lower --micro-batch-tokens or add "
+            "--gradient-checkpointing."
+        ) from error
     return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
 
 
-def losses(hidden: torch.Tensor, micro_batch: dict[str, Any], objectives: dict[str, Objective],
-           head: FrozenHead) -> dict[str, torch.Tensor]:
+def losses(
+    hidden: torch.Tensor, micro_batch: dict[str, Any], objectives: dict[str, Loss], head: FrozenHead
+) -> dict[str, torch.Tensor]:
     """The share in its loss of each half that has rows in the micro-batch, from the student's states (T, H)."""
     found = {}
     for half, parts in micro_batch["halves"].items():
         views = {}
         for view, part in parts.items():
-            views[view] = Answers(head, hidden[part["at"]], part["labels"], part["row"], part["rows"],
-                                  part["references"], part["step_rows"], part["step_tokens"])
+            views[view] = Answers(
+                head,
+                hidden[part["at"]],
+                part["labels"],
+                part["row"],
+                part["rows"],
+                part["references"],
+                part["step_rows"],
+                part["step_tokens"],
+            )
         found[half] = objectives[half](views)
     return found
 
@@ -137,5 +168,6 @@ def losses(hidden: torch.Tensor, micro_batch: dict[str, Any], objectives: dict[s
 def check_finite(student: torch.nn.Module) -> None:
     for name, parameter in student.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise TrainingError(f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was "
-                                "added to the store.")
+            raise TrainingError(
+                f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was added to the store."
+            )

@@ -11,8 +11,12 @@ from asu_lora.cli.options import json_option, store_option
 @click.command()
 @click.argument("adapters", nargs=-1, required=True, metavar="NAME[:WEIGHT]...")
 @click.option("-n", "--name", required=True, help="What the new adapter is called in the store.")
-@click.option("-r", "--rank", type=click.IntRange(min=1),
-              help="Truncate to this rank by SVD and print what that costs.  [default: exact]")
+@click.option(
+    "-r",
+    "--rank",
+    type=click.IntRange(min=1),
+    help="Truncate to this rank by SVD and print what that costs.  [default: exact]",
+)
 @store_option
 @json_option
 def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path, as_json: bool) -> None:
@@ -49,8 +53,9 @@ def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path,
         print_json(report.as_dict() | {"path": str(where), "name": name})
         return
     if rank is not None:
-        rows = [(module.module, module.rank, module.kept_rank, f"{module.relative_error:.4f}")
-                for module in report.modules]
+        rows = [
+            (module.module, module.rank, module.kept_rank, f"{module.relative_error:.4f}") for module in report.modules
+        ]
         print_table(None, ("Module", "rank", "kept", "relative error"), rows, right=(1, 2, 3), wrap=(0,))
     count = f"{len(adapters)} adapter{'s' * (len(adapters) > 1)}"
     error = report.relative_error

@@ -11,8 +11,7 @@ from asu_lora.cli.options import store_option
 @click.argument("name")
 @click.option("--to", "repository", metavar="USER/REPO", help="A repository of the Hugging Face hub.")
 @click.option("--to-folder", type=click.Path(path_type=Path), help="A new folder instead of the hub.")
-@click.option("--public", is_flag=True, help="Let everybody see it, if the repository is new. It is private "
-              "otherwise.")
+@click.option("--public", is_flag=True, help="Let everybody see it, if the repository is new. It is private otherwise.")
 @store_option
 def push(name: str, repository: str | None, to_folder: Path | None, public: bool, store: Path) -> None:
     """Upload the verified adapter NAME to the hub.

@@ -26,9 +26,11 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
     dependents = {name: [other for other in store.dependents(name) if other.name not in names] for name in names}
     for name, others in dependents.items():
         if others:
-            click.echo(f"Warning: trained on top of {name}: {', '.join(other.name for other in others)}. Train "
-                       f"{'it' if len(others) == 1 else 'them'} again afterwards, without --on-top-of {name}.",
-                       err=True)
+            click.echo(
+                f"Warning: trained on top of {name}: {', '.join(other.name for other in others)}. Train "
+                f"{'it' if len(others) == 1 else 'them'} again afterwards, without --on-top-of {name}.",
+                err=True,
+            )
     for other in {other.name: other for others in dependents.values() for other in others}.values():
         click.echo(f"  {retrain_command(other, names, store.root)}", err=True)
     if not yes:

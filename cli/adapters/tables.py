@@ -35,8 +35,12 @@ def print_list(adapters: list[StoredAdapter]) -> None:
         console.width = max(console.width, 300)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     for title in ("Name", "Rows", "Base", "Method", "Made", "Size", "Forget", "State"):
-        table.add_column(title, justify="right" if title in ("Rows", "Size") else "left", overflow="fold",
-                         no_wrap=title not in ("Base", "Method"))
+        table.add_column(
+            title,
+            justify="right" if title in ("Rows", "Size") else "left",
+            overflow="fold",
+            no_wrap=title not in ("Base", "Method"),
+        )
     for adapter in adapters:
         table.add_row(*(Text(str(cell)) for cell in list_row(adapter)))
     console.print(table)
@@ -50,10 +54,19 @@ def list_row(adapter: StoredAdapter) -> tuple[Any, ...]:
     space, state = size(adapter.size_bytes), adapter.state.split(":")[0]
     if manifest is None:
         return adapter.name, "-", base, "-", "-", space, "-", state
-    before, after = (number(figures.get("forget_probability"))
-                     for figures in (manifest.figures.before, manifest.figures.after))
-    return (adapter.name, manifest.request.forget_rows, base, _method(manifest), manifest.created[:10], space,
-            f"{before} -> {after}", state)
+    before, after = (
+        number(figures.get("forget_probability")) for figures in (manifest.figures.before, manifest.figures.after)
+    )
+    return (
+        adapter.name,
+        manifest.request.forget_rows,
+        base,
+        _method(manifest),
+        manifest.created[:10],
+        space,
+        f"{before} -> {after}",
+        state,
+    )
 
 
 def facts(adapter: StoredAdapter, missing: list[str], above: list[str]) -> list[tuple[str, str]]:
@@ -71,24 +84,41 @@ def facts(adapter: StoredAdapter, missing: list[str], above: list[str]) -> list[
             ("Retain loss", method.retain_loss or "-"),
             ("Coefficients", f"forget {_value(method.forget_coeff)}, retain {_value(method.retain_coeff)}"),
             *((f"Method: {key}", _value(value)) for key, value in method.details.items()),
-            ("Request", f"{request.forget_rows} rows, {_value(request.forget_tokens)} answer tokens, "
-                        f"fingerprint {request.fingerprint}"),
-            ("Retain rows", f"{request.retain_rows} ({request.retain_source or 'no source'}), "
-                            f"{_value(request.retain_tokens)} answer tokens"),
+            (
+                "Request",
+                f"{request.forget_rows} rows, {_value(request.forget_tokens)} answer tokens, "
+                f"fingerprint {request.fingerprint}",
+            ),
+            (
+                "Retain rows",
+                f"{request.retain_rows} ({request.retain_source or 'no source'}), "
+                f"{_value(request.retain_tokens)} answer tokens",
+            ),
             ("Left out", f"{request.skipped_rows} rows skipped, {request.cut_rows} answers cut off"),
             *((f"Request: {key}", _value(value)) for key, value in request.counts.items()),
         ]
-    lora = manifest.lora if manifest else {
-        key: adapter.adapter_config.get(key) for key in ("r", "lora_alpha", "target_modules")}
+    lora = (
+        manifest.lora
+        if manifest
+        else {key: adapter.adapter_config.get(key) for key in ("r", "lora_alpha", "target_modules")}
+    )
     rows += [(f"LoRA {key}", _value(value)) for key, value in lora.items()]
     if manifest:
         rows += [(f"Training {key}", _value(value)) for key, value in manifest.training.items()]
-        rows += [("On top of", f"{below.name} at weight {below.weight:g}"
-                  + (" (not in the store any more)" if below.name in missing else ""))
-                 for below in manifest.on_top_of]
         rows += [
-            ("Made", f"{manifest.created} by asu-lora {manifest.program_version}"
-                     + (f", in {manifest.wall_time_s:.0f} s" if manifest.wall_time_s is not None else "")),
+            (
+                "On top of",
+                f"{below.name} at weight {below.weight:g}"
+                + (" (not in the store any more)" if below.name in missing else ""),
+            )
+            for below in manifest.on_top_of
+        ]
+        rows += [
+            (
+                "Made",
+                f"{manifest.created} by asu-lora {manifest.program_version}"
+                + (f", in {manifest.wall_time_s:.0f} s" if manifest.wall_time_s is not None else ""),
+            ),
             ("Peak memory", size(manifest.peak_memory_bytes) if manifest.peak_memory_bytes else "-"),
             ("Versions", ", ".join(map(" ".join, manifest.versions.items())) or "-"),
             ("Fingerprint", manifest.fingerprint or "-"),
@@ -118,8 +148,9 @@ def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Pat
     method = adapter.manifest.method
     if method.objective == "combined":
         parts = [weighted(source["name"], source["weight"]) for source in method.details.get("sources", ())]
-        return shlex.join(["asu-lora", "adapters", "combine", *parts, "--name", f"{adapter.name}-again", "--store",
-                           str(store)])
+        return shlex.join(
+            ["asu-lora", "adapters", "combine", *parts, "--name", f"{adapter.name}-again", "--store", str(store)]
+        )
     words = ["asu-lora", "forget", "FILE", "--base", adapter.base_id, "--store", str(store)]
     words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
     words += ["--retain-loss", method.retain_loss or "none"]

@@ -27,4 +27,3 @@ def min_k(token_log_probs: torch.Tensor | Sequence[float], k: float = 0.4) -> fl
     # 1e-9: 0.29 * 100 is 28.999999999999996 in floating point.
     count = max(1, math.floor(k * values.numel() + 1e-9))
     return float(values.sort().values[:count].mean())
-

@@ -8,6 +8,7 @@ UTILITY_SETS = ("retain", "real_authors", "world_facts")
 SIX_METRICS = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
 TOFU_METRICS = ("rouge", "probability", "truth_ratio")
 
+
 def model_utility(scores: Mapping[str, Values]) -> Score:
     """MU: harmonic mean of the six metrics on retain, real authors and world facts (18 values); in [0, 1].
 
@@ -41,4 +42,3 @@ def _utility(scores: Mapping[str, Values], metrics: tuple[str, ...]) -> Score:
     if single:
         return Score(value, len(there), len(values), missing, "values")
     return Score(value, len(metrics) - len(whole), len(metrics), missing)
-

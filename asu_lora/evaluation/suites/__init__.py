@@ -41,9 +41,12 @@ def _function(path: str) -> Callable:
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)
 
 
-SUITES = {suite.name: suite for suite in (
-    Suite("tofu", "tofu.tofu_sets"),
-    Suite("muse-news", "muse.read", "muse.score", "muse-bench/MUSE-News"),
-    Suite("muse-books", "muse.read", "muse.score", "muse-bench/MUSE-Books"),
-    Suite("wmdp", "wmdp.read", "wmdp.score", "cais/wmdp"),
-)}
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("tofu", "tofu.tofu_sets"),
+        Suite("muse-news", "muse.read", "muse.score", "muse-bench/MUSE-News"),
+        Suite("muse-books", "muse.read", "muse.score", "muse-bench/MUSE-Books"),
+        Suite("wmdp", "wmdp.read", "wmdp.score", "cais/wmdp"),
+    )
+}

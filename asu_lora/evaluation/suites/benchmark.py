@@ -66,6 +66,8 @@ def texts(rows: Sequence[dict[str, Any]], column: str, what: str) -> list[str]:
     """
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get(column), str) or not row[column].strip():
-            raise DataError(f"{what}, row {number}: '{column}' should be a text; the columns found are "
-                            f"{', '.join(map(repr, row)) or 'none'}.")
+            raise DataError(
+                f"{what}, row {number}: '{column}' should be a text; the columns found are "
+                f"{', '.join(map(repr, row)) or 'none'}."
+            )
     return [row[column] for row in rows]

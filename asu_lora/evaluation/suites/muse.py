@@ -27,8 +27,8 @@ from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 
 VERBATIM_TOKENS, KNOWLEDGE_TOKENS = 128, 32  # of an answer, as in the authors' code
-ENDS = ("\n\n", "\nQuestion", "Question:")   # where a model goes on to a question of its own
-LONGEST = 4096   # tokens of a passage in one window
+ENDS = ("\n\n", "\nQuestion", "Question:")  # where a model goes on to a question of its own
+LONGEST = 4096  # tokens of a passage in one window
 PASS_TOKENS = 8192  # of the prompts answered at once
 HALVES = ("forget", "retain")
 VERBATIM, KNOWLEDGE, PRIVACY = "verbmem", "knowmem_{}", "privleak_{}"
@@ -62,6 +62,7 @@ def read(data: str | Path, most: int = 300) -> Muse:
     Raises:
         DataError: there is none of them, or a row lacks its columns.
     """
+
     def pairs(config: str, split: str, columns: tuple[str, str], limit: int | None = most) -> list[tuple[str, str]]:
         rows, what = read_split(data, config, split) or [], f"{config}/{split}"
         first, second = (texts(rows, column, what) for column in columns)
@@ -72,17 +73,23 @@ def read(data: str | Path, most: int = 300) -> Muse:
         pairs("verbmem", "forget", ("prompt", "gt")),
         {half: pairs("knowmem", f"{half}_qa", ("question", "answer")) for half in HALVES},
         {half: pairs("knowmem", f"{half}_qa_icl", ("question", "answer"), None) for half in HALVES},
-        {split: sample(texts(read_split(data, "privleak", split) or [], "text", f"privleak/{split}"), most)
-         for split in ("forget", "holdout")})
+        {
+            split: sample(texts(read_split(data, "privleak", split) or [], "text", f"privleak/{split}"), most)
+            for split in ("forget", "holdout")
+        },
+    )
     if not found.verbatim and not any(found.knowledge.values()) and not all(found.privacy.values()):
-        raise DataError(f"The folder {data} has nothing of MUSE: it should hold verbmem/forget.json, "
-                        "knowmem/forget_qa.json, knowmem/retain_qa.json, privleak/forget.json and "
-                        "privleak/holdout.json (or .jsonl, .parquet).")
+        raise DataError(
+            f"The folder {data} has nothing of MUSE: it should hold verbmem/forget.json, "
+            "knowmem/forget_qa.json, knowmem/retain_qa.json, privleak/forget.json and "
+            "privleak/holdout.json (or .jsonl, .parquet)."
+        )
     return found
 
 
-def score(stack: Stack, muse: Muse, log: list[dict] | None = None,
-          progress: Progress | None = None) -> BenchmarkEvaluation:
+def score(
+    stack: Stack, muse: Muse, log: list[dict] | None = None, progress: Progress | None = None
+) -> BenchmarkEvaluation:
     """VerbMem, KnowMem on both halves, the Min-40% AUC and PrivLeak.
 
     Args:
@@ -104,8 +111,9 @@ def verbatim(stack: Stack, muse: Muse, result: BenchmarkEvaluation, progress: Pr
     """VerbMem: mean ROUGE-L F1 of the greedy continuation against the true one's first 128 tokens."""
     tokenizer = stack.base.tokenizer
     prompts, truths = [pair[0] for pair in muse.verbatim], [pair[1] for pair in muse.verbatim]
-    starts = [tokenizer.decode(tokenizer(truth).input_ids[:VERBATIM_TOKENS], skip_special_tokens=True)
-              for truth in truths]
+    starts = [
+        tokenizer.decode(tokenizer(truth).input_ids[:VERBATIM_TOKENS], skip_special_tokens=True) for truth in truths
+    ]
     answers = continuations(stack, prompts, VERBATIM_TOKENS, "Continuations of forgotten passages", result, progress)
     finish(result, "VerbMem", VERBATIM, answers, starts, prompts)
 
@@ -121,8 +129,7 @@ def knowledge(stack: Stack, muse: Muse, half: str, result: BenchmarkEvaluation, 
     finish(result, f"KnowMem {half}", KNOWLEDGE.format(half), [cut(answer) for answer in answers], truths, asked)
 
 
-def privacy(stack: Stack, muse: Muse, retrained: float | None, result: BenchmarkEvaluation,
-            progress: Progress) -> None:
+def privacy(stack: Stack, muse: Muse, retrained: float | None, result: BenchmarkEvaluation, progress: Progress) -> None:
     """PrivLeak: the Min-40% AUC of forgotten against held-out passages, relative to a retrained model's."""
     model = base_model(stack.model)
     head, encoder = FrozenHead(model), Encoder(stack.base.tokenizer, max_length=min(LONGEST, positions(stack)))
@@ -132,8 +139,9 @@ def privacy(stack: Stack, muse: Muse, retrained: float | None, result: Benchmark
         examples = [Example((), text, {}, row) for row, text in enumerate(passages, start=1)]
         scores[split] = min_k_scores(model, head, encoder, examples, progress.advance)
         name = PRIVACY.format(split)
-        result.records += [{"set": name, "row": row, "min_k": value}
-                           for row, value in enumerate(scores[split], start=1)]
+        result.records += [
+            {"set": name, "row": row, "min_k": value} for row, value in enumerate(scores[split], start=1)
+        ]
         result.sets[name] = {"min_k": fmean(scores[split]) if scores[split] else None}
     both = all(scores.values())
     unlearned = auc(scores["forget"], scores["holdout"]) if both else None
@@ -142,8 +150,10 @@ def privacy(stack: Stack, muse: Muse, retrained: float | None, result: Benchmark
     if both and retrained is not None:
         leakage = privacy_leakage(unlearned, retrained)
     elif both:
-        result.notes.append("PrivLeak compares with a model that never saw the forget set: evaluate that one with "
-                            "--records FILE, and give --retain-log FILE here.")
+        result.notes.append(
+            "PrivLeak compares with a model that never saw the forget set: evaluate that one with "
+            "--records FILE, and give --retain-log FILE here."
+        )
     result.more["PrivLeak"] = one_value(leakage, "a retain-only model's records" if both else "privleak passages")
 
 
@@ -160,19 +170,23 @@ def retrained_auc(muse: Muse, log: list[dict]) -> float | None:
     return found
 
 
-def continuations(stack: Stack, prompts: Sequence[str], tokens: int, stage: str, result: BenchmarkEvaluation,
-                  progress: Progress) -> list[str]:
+def continuations(
+    stack: Stack, prompts: Sequence[str], tokens: int, stage: str, result: BenchmarkEvaluation, progress: Progress
+) -> list[str]:
     """Greedy continuations of plain texts; a prompt too long for the model keeps its end."""
     tokenizer, room = stack.base.tokenizer, positions(stack) - tokens
     ids = [tokenizer(prompt).input_ids for prompt in prompts]
     if too_long := sum(len(prompt) > room for prompt in ids):
-        result.notes.append(f"{stage}: {too_long} of {len(ids)} prompts are longer than the base's context; their "
-                            "beginning was cut off.")
+        result.notes.append(
+            f"{stage}: {too_long} of {len(ids)} prompts are longer than the base's context; their "
+            "beginning was cut off."
+        )
         ids = [prompt[-room:] for prompt in ids]
     progress.stage(stage, len(ids))
     rows = max(1, PASS_TOKENS // max((len(prompt) + tokens for prompt in ids), default=PASS_TOKENS))
-    answers = generate_answers(stack.model, tokenizer, ids, batch_rows=rows, progress=progress.advance,
-                               new_tokens=tokens)
+    answers = generate_answers(
+        stack.model, tokenizer, ids, batch_rows=rows, progress=progress.advance, new_tokens=tokens
+    )
     return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 
 
@@ -183,15 +197,31 @@ def cut(answer: str) -> str:
     return answer
 
 
-def finish(result: BenchmarkEvaluation, score_name: str, set_name: str, answers: Sequence[str],
-           truths: Sequence[str], asked: Sequence[str]) -> None:
+def finish(
+    result: BenchmarkEvaluation,
+    score_name: str,
+    set_name: str,
+    answers: Sequence[str],
+    truths: Sequence[str],
+    asked: Sequence[str],
+) -> None:
     """Records, the set's means and the score."""
-    rows = [{"set": set_name, "row": row, "question": question, "truth": truth, "answer": answer.strip(),
-             "rouge_f1": rouge_l_f1(answer, truth), "gibberish": float(is_gibberish(answer))}
-            for row, (question, truth, answer) in enumerate(zip(asked, truths, answers, strict=True), start=1)]
+    rows = [
+        {
+            "set": set_name,
+            "row": row,
+            "question": question,
+            "truth": truth,
+            "answer": answer.strip(),
+            "rouge_f1": rouge_l_f1(answer, truth),
+            "gibberish": float(is_gibberish(answer)),
+        }
+        for row, (question, truth, answer) in enumerate(zip(asked, truths, answers, strict=True), start=1)
+    ]
     result.records += rows
-    result.sets[set_name] = {metric: fmean(row[metric] for row in rows) if rows else None
-                             for metric in ("rouge_f1", "gibberish")}
+    result.sets[set_name] = {
+        metric: fmean(row[metric] for row in rows) if rows else None for metric in ("rouge_f1", "gibberish")
+    }
     result.more[score_name] = one_value(result.sets[set_name]["rouge_f1"], f"the split of {set_name}")
 
 

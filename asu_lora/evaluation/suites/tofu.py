@@ -21,8 +21,12 @@ def tofu_sets(data: str | Path, split: str = "forget01", task: str | None = "1",
         task: the ``task_id`` of the forget split, None for all its rows.
         most: most questions of a set, spread evenly over it.
     """
-    names = {FORGET: f"{split}_perturbed", RETAIN: "retain_perturbed", AUTHORS: "real_authors_perturbed",
-             WORLD: "world_facts_perturbed"}
+    names = {
+        FORGET: f"{split}_perturbed",
+        RETAIN: "retain_perturbed",
+        AUTHORS: "real_authors_perturbed",
+        WORLD: "world_facts_perturbed",
+    }
     sets = []
     for name, file in names.items():
         source = _tofu_source(data, file)

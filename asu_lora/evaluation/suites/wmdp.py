@@ -64,8 +64,10 @@ def read(data: str | Path, most: int = 300) -> dict[str, list[Choice]]:
         if rows:
             found[subset] = sample(_choices(rows, subset), most)
     if not found:
-        raise DataError(f"The folder {data} has nothing of WMDP: it should hold wmdp-bio.json, wmdp-cyber.json or "
-                        "wmdp-chem.json (or .jsonl, .parquet).")
+        raise DataError(
+            f"The folder {data} has nothing of WMDP: it should hold wmdp-bio.json, wmdp-cyber.json or "
+            "wmdp-chem.json (or .jsonl, .parquet)."
+        )
     return found
 
 
@@ -75,8 +77,10 @@ def _choices(rows: Sequence[dict[str, Any]], subset: str) -> list[Choice]:
     for number, (question, row) in enumerate(zip(questions, rows, strict=True), start=1):
         options, answer = row.get("choices"), row.get("answer")
         if not isinstance(options, list) or len(options) != 4 or answer not in range(4):
-            raise DataError(f"{subset}, row {number}: a question needs 'choices', a list of four, and 'answer', the "
-                            "index of the right one, 0 to 3.")
+            raise DataError(
+                f"{subset}, row {number}: a question needs 'choices', a list of four, and 'answer', the "
+                "index of the right one, 0 to 3."
+            )
         choices.append(Choice(question, tuple(map(str, options)), int(answer), number))
     return choices
 
@@ -93,22 +97,32 @@ def score(stack: Stack, subsets: dict[str, list[Choice]], progress: Progress | N
             block = choices[start : start + BLOCK]
             for choice, values in zip(block, letter_logprobs(model, head, stack.base.tokenizer, block), strict=True):
                 said = max(range(4), key=values.__getitem__)
-                result.records.append({
-                    "set": subset, "row": choice.row, "question": choice.question, "truth": LETTERS[choice.answer],
-                    "answer": LETTERS[said], "logprobs": values, "accuracy": float(said == choice.answer)})
+                result.records.append(
+                    {
+                        "set": subset,
+                        "row": choice.row,
+                        "question": choice.question,
+                        "truth": LETTERS[choice.answer],
+                        "answer": LETTERS[said],
+                        "logprobs": values,
+                        "accuracy": float(said == choice.answer),
+                    }
+                )
             progress.advance(len(block))
         mine = [row["accuracy"] for row in result.records if row["set"] == subset]
         result.sets[subset] = {"accuracy": fmean(mine)}
         result.more[subset.replace("wmdp-", "WMDP ")] = Score(fmean(mine), 1, 1, (), "values")
     missing = tuple(subset for subset in SUBSETS if subset not in subsets)
-    result.more["WMDP"] = Score(fmean(row["accuracy"] for row in result.records), len(subsets), len(SUBSETS), missing,
-                                "values")
+    result.more["WMDP"] = Score(
+        fmean(row["accuracy"] for row in result.records), len(subsets), len(SUBSETS), missing, "values"
+    )
     progress.close()
     return result
 
 
-def letter_logprobs(model: torch.nn.Module, head: FrozenHead, tokenizer, choices: Sequence[Choice],
-                    ) -> list[list[float]]:
+def letter_logprobs(
+    model: torch.nn.Module, head: FrozenHead, tokenizer, choices: Sequence[Choice]
+) -> list[list[float]]:
     """Log-probability of " A" to " D" after each prompt, nats.
 
     Prompt and letter are tokenised together, and what the letter adds is scored. Where all four add one token,
@@ -131,6 +145,10 @@ def letter_logprobs(model: torch.nn.Module, head: FrozenHead, tokenizer, choices
             logprobs = head.logits(states[start])[0].log_softmax(-1)
             found.append([logprobs[ids[0]].item() for ids in added])
         else:
-            found.append([head.per_token(label_logprob, state, torch.tensor(ids, device=state.device)).sum().item()
-                          for state, ids in zip(states[start : start + count], added, strict=True)])
+            found.append(
+                [
+                    head.per_token(label_logprob, state, torch.tensor(ids, device=state.device)).sum().item()
+                    for state, ids in zip(states[start : start + count], added, strict=True)
+                ]
+            )
     return found

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 from asu_lora.losses.token_kl import token_kl
 
 
-class ASU(Objective):
+class ASU(Loss):
     """Mean over rows of the mean over answer tokens of KL(smoothed base || student).
 
     Args:
@@ -25,8 +25,7 @@ class ASU(Objective):
     name = "asu"
     needs = {"answer": ("teacher",)}
 
-    def __init__(self, forbidden: torch.Tensor | None = None, rule_out: bool = False,
-                 skip_first_token: bool = False):
+    def __init__(self, forbidden: torch.Tensor | None = None, rule_out: bool = False, skip_first_token: bool = False):
         self.forbidden = forbidden
         self.rule_out = rule_out
         if rule_out:
@@ -35,7 +34,11 @@ class ASU(Objective):
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         answers = views["answer"]
-        kl = token_kl(answers, answers.references["teacher"], self.forbidden,
-                      answers.references["ruled_out"] if self.rule_out else None)
+        kl = token_kl(
+            answers,
+            answers.references["teacher"],
+            self.forbidden,
+            answers.references["ruled_out"] if self.rule_out else None,
+        )
         weight = ~answers.first() if self.skip_first_token else None
         return answers.mean_over_rows(answers.row_mean(kl, weight))

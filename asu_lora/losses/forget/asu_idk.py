@@ -7,10 +7,10 @@ import torch
 from asu_lora.losses.answers import Answers
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.idk import IDK
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 
 
-class ASUWithIDK(Objective):
+class ASUWithIDK(Loss):
     """ASU without each answer's first token, plus IDK (arXiv 2603.01285, section 4.3)."""
 
     name = "asu+idk"

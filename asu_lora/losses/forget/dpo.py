@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 
 
-class DPO(Objective):
+class DPO(Loss):
     """-(2/beta) log sigmoid(beta (log-ratio of "I don't know" - log-ratio of the answer)), the mean over rows.
 
     A log-ratio is the student's summed log-probability less the base's. The factor 2/beta is that of the

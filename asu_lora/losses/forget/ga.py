@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 
 
-class GA(Objective):
+class GA(Loss):
     """The negated cross-entropy of the answer tokens, the mean over all tokens of the batch. Unbounded below."""
 
     name = "ga"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 
 
-class IDK(Objective):
+class IDK(Loss):
     """Cross-entropy of an "I don't know" answer, the mean over all its tokens in the batch."""
 
     name = "idk"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import torch
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 
 
-class ME(Objective):
+class ME(Loss):
     """KL(uniform || student) over the vocabulary, the mean over all answer tokens of the batch."""
 
     name = "me"

@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 
 
-class NPO(Objective):
+class NPO(Loss):
     """-(2/beta) log sigmoid(-beta log(student / base)), answers' log-probabilities summed, the mean over rows."""
 
     name = "npo"

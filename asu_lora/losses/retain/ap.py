@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 
 
-class AP(Objective):
+class AP(Loss):
     """-(1/beta) log sigmoid(beta (NLL of "I don't know" - NLL of the answer)), sums over rows, the mean over rows.
 
     On retain questions: the true answer is preferred to a refusal, without a reference model.

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Objective
+from asu_lora.losses.loss import Loss
 from asu_lora.losses.token_kl import token_kl
 
 
-class KL(Objective):
+class KL(Loss):
     """Mean over rows of the mean over answer tokens of KL(base || student)."""
 
     name = "kl"

@@ -43,8 +43,9 @@ class Skeleton:
         return bool(parameter and pattern and pattern.search(parameter))
 
 
-def skeleton_of(source: BaseSource, tensors: Iterable[str], trust_remote_code: bool = False,
-                skip_modules: list[str] | None = None) -> Skeleton:
+def skeleton_of(
+    source: BaseSource, tensors: Iterable[str], trust_remote_code: bool = False, skip_modules: list[str] | None = None
+) -> Skeleton:
     """Build the base on the meta device and look at it; seconds, and next to no memory.
 
     Args:
@@ -76,7 +77,9 @@ def skeleton_of(source: BaseSource, tensors: Iterable[str], trust_remote_code: b
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
         conv1d={name for name, module in model.named_modules() if isinstance(module, Conv1D)},
         tied=dict(links) | {target: source for source, target in links},
-        four_bit=four_bit, skipped=skipped, keep_fp32=_keep_fp32(model),
+        four_bit=four_bit,
+        skipped=skipped,
+        keep_fp32=_keep_fp32(model),
     )
 
 
@@ -106,14 +109,14 @@ def _four_bit_modules(model, skip_modules: list[str] | None) -> tuple[set[str], 
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     skipped = sorted(HfQuantizer.get_modules_to_not_convert(model, skip_modules, model._keep_in_fp32_modules))
-    linear = {name for name, module in model.named_modules()
-              if type(module) is nn.Linear or isinstance(module, Conv1D)}
+    linear = {name for name, module in model.named_modules() if type(module) is nn.Linear or isinstance(module, Conv1D)}
     return {name for name in linear if should_convert_module(name, skipped)}, skipped
 
 
 def _keep_fp32(model) -> dict[torch.dtype, re.Pattern | None]:
     strict = set(model._keep_in_fp32_modules_strict or ())
     half = strict | set(model._keep_in_fp32_modules or ())
+
     def pattern(names: set[str]) -> re.Pattern | None:
         return re.compile("|".join(rf"(?:^|\.){name}(?:$|\.)" for name in sorted(names))) if names else None
 

@@ -37,9 +37,13 @@ def copy_companions(source: Path, out: Path) -> list[str]:
     for path in sorted(source.iterdir()):
         if path.is_dir() and path.name in _FOLDERS:
             shutil.copytree(path, out / path.name)
-        elif path.is_file() and (path.suffix in _KINDS or path.name.startswith(_NAMES)) \
-                and path.name != "config.json" and not path.name.endswith(".index.json") \
-                and not path.name.startswith("adapter_"):
+        elif (
+            path.is_file()
+            and (path.suffix in _KINDS or path.name.startswith(_NAMES))
+            and path.name != "config.json"
+            and not path.name.endswith(".index.json")
+            and not path.name.startswith("adapter_")
+        ):
             shutil.copyfile(path, out / path.name)
         else:
             continue
@@ -47,8 +51,9 @@ def copy_companions(source: Path, out: Path) -> list[str]:
     return copied
 
 
-def write_config(config: dict[str, Any], out: Path, dtype: torch.dtype | None,
-                 quantization: dict[str, Any] | None) -> None:
+def write_config(
+    config: dict[str, Any], out: Path, dtype: torch.dtype | None, quantization: dict[str, Any] | None
+) -> None:
     """``config.json`` for the merged weights: their type, and how they are quantised."""
     config = {key: value for key, value in config.items() if key != "quantization_config"}
     if dtype is not None:

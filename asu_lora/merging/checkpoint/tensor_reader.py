@@ -13,9 +13,20 @@ from asu_lora.merging.checkpoint.thread_handles import Handles
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-          "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64,
-          "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -47,8 +58,9 @@ class LazyTensorReader:
                     self._file_of[info.name] = path
         missing = sorted(set(wanted or {}) - set(self.tensors))
         if missing:
-            raise BaseModelError(f"{self.folder.name} is incomplete: no shard holds {missing[0]}, though the "
-                                 "index names it.")
+            raise BaseModelError(
+                f"{self.folder.name} is incomplete: no shard holds {missing[0]}, though the index names it."
+            )
 
     @property
     def total_bytes(self) -> int:
@@ -114,9 +126,14 @@ class LazyTensorReader:
         if not path.is_file():
             if not (self.folder / SINGLE_NAME).is_file():
                 pickled = any(self.folder.glob("*.bin"))
-                raise BaseModelError(f"{self.folder} holds no {SINGLE_NAME}: " + (
-                    "its weights are pickles, which are not opened; convert them with save_pretrained."
-                    if pickled else "it is no checkpoint that can be merged."))
+                raise BaseModelError(
+                    f"{self.folder} holds no {SINGLE_NAME}: "
+                    + (
+                        "its weights are pickles, which are not opened; convert them with save_pretrained."
+                        if pickled
+                        else "it is no checkpoint that can be merged."
+                    )
+                )
             return None
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]

@@ -82,8 +82,11 @@ class TensorWriter:
         size = dtype.itemsize * math.prod(shape)
         entry = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [0, 0]}
         room = len(json.dumps({name: entry})) + 2 * 20  # two offsets of up to 20 digits
-        if not self._shards or (self._used and self._used + size > self.shard_size) \
-                or self._header_bytes + room > HEADER_ROOM:
+        if (
+            not self._shards
+            or (self._used and self._used + size > self.shard_size)
+            or self._header_bytes + room > HEADER_ROOM
+        ):
             self._next_shard()
         entry["data_offsets"] = [self._used, self._used + size]
         self._headers[-1][name] = entry
@@ -150,7 +153,7 @@ class TensorWriter:
     def _write(self, shard: Path, offset: int, view: memoryview) -> None:
         file = self._handles.at(shard, offset)
         while view:  # a raw write may take less than it was given
-            view = view[file.write(view[:PIECE]):]
+            view = view[file.write(view[:PIECE]) :]
 
     def _next_shard(self) -> None:
         self._shards.append(self.folder / f"shard-{len(self._shards)}.part")

@@ -31,7 +31,7 @@ def choose(grid: Grid, target: torch.Tensor, moment: torch.Tensor) -> torch.Tens
     step = max(1, ROW_ELEMENTS // target.shape[1])
     chosen = []
     for first in range(0, target.shape[0], step):
-        rows, wanted = grid.rows(first, first + step), target[first:first + step]
+        rows, wanted = grid.rows(first, first + step), target[first : first + step]
         one = descend(rows, rows.choices, wanted, moment)
         other = descend(rows, feed_errors(rows, wanted, moment), wanted, moment)
         better = cost(rows.values(other), wanted, moment) < cost(rows.values(one), wanted, moment)
@@ -67,7 +67,8 @@ def descend(grid: Grid, choices: torch.Tensor, target: torch.Tensor, moment: tor
             break
         if not gains.all():  # rows that are done are no longer looked at
             slope, down, up, move, enough, which, rows = (
-                part[gains] for part in (slope, down, up, move, enough, which, rows))
+                part[gains] for part in (slope, down, up, move, enough, which, rows)
+            )
         here = torch.arange(len(rows))
         step = move[here, which]
         choices[rows, which] += torch.where(step > 0, 1, -1)

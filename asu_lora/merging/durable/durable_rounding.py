@@ -60,8 +60,9 @@ class DurableRounding:
     modules: list[ModuleDurability] = field(default_factory=list)
     residual: Residual = field(default_factory=Residual)
 
-    def choose(self, module: str, grid: Grid, before: torch.Tensor, delta: torch.Tensor,
-               nearest: torch.Tensor) -> torch.Tensor:
+    def choose(
+        self, module: str, grid: Grid, before: torch.Tensor, delta: torch.Tensor, nearest: torch.Tensor
+    ) -> torch.Tensor:
         """The choices (out, in) for one weight.
 
         Args:
@@ -79,11 +80,15 @@ class DurableRounding:
             self.residual.add(module, *residual)
         values = grid.values(choices)
         update = cost(before + delta, before, moment).sum().clamp_min(torch.finfo(torch.float32).tiny)
-        self.modules.append(ModuleDurability(
-            module, (cost(nearest, target, moment).sum() / update).item(),
-            (cost(values, target, moment).sum() / update).item(),
-            (cost(values + residual[1] @ residual[0], target, moment).sum() / update).item() if residual else None,
-            (choices != grid.choices).float().mean().item()))
+        self.modules.append(
+            ModuleDurability(
+                module,
+                (cost(nearest, target, moment).sum() / update).item(),
+                (cost(values, target, moment).sum() / update).item(),
+                (cost(values + residual[1] @ residual[0], target, moment).sum() / update).item() if residual else None,
+                (choices != grid.choices).float().mean().item(),
+            )
+        )
         return choices
 
     def _with_residual(self, grid: Grid, choices: torch.Tensor, target: torch.Tensor, moment: torch.Tensor):
@@ -101,8 +106,9 @@ class DurableRounding:
         return best[1:]
 
 
-def _aimed(grid: Grid, before: torch.Tensor, delta: torch.Tensor, moment: torch.Tensor, held: torch.Tensor,
-           aim: float) -> torch.Tensor:
+def _aimed(
+    grid: Grid, before: torch.Tensor, delta: torch.Tensor, moment: torch.Tensor, held: torch.Tensor, aim: float
+) -> torch.Tensor:
     """Choices that do ``aim`` of the update along its own direction: mean <(Q - W) x, D x> = aim mean <D x, D x>.
 
     Steps that don't pay are left out, so that choices for W + D do a little less everywhere, and layer upon layer
@@ -121,9 +127,14 @@ def _aimed(grid: Grid, before: torch.Tensor, delta: torch.Tensor, moment: torch.
     return best[1]
 
 
-def prepare(settings: DurableSettings, source: BaseSource, adapters: Sequence[tuple[Path, float]],
-            order: Sequence[str], trust_remote_code: bool = False,
-            progress: Progress | None = None) -> DurableRounding:
+def prepare(
+    settings: DurableSettings,
+    source: BaseSource,
+    adapters: Sequence[tuple[Path, float]],
+    order: Sequence[str],
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> DurableRounding:
     """Load base + adapters in NF4 and encode the questions.
 
     Raises:
@@ -136,7 +147,9 @@ def prepare(settings: DurableSettings, source: BaseSource, adapters: Sequence[tu
     progress.stage("Loading base + adapters")
     stack = load(load_base(source, "nf4", trust_remote_code=trust_remote_code), adapters)
     encoder = Encoder(stack.base.tokenizer)
-    sets = [encoder.encode_all(sample(rows, MOST_QUESTIONS), what)
-            for rows, what in ((settings.forget, "forget row"), (settings.retain, "retain row"))]
+    sets = [
+        encoder.encode_all(sample(rows, MOST_QUESTIONS), what)
+        for rows, what in ((settings.forget, "forget row"), (settings.retain, "retain row"))
+    ]
     progress.stage("Durable rounding", len(order))
     return DurableRounding(settings, InputMoments(stack, sets, order))

@@ -28,8 +28,14 @@ class InputMoments:
         heard: called with the number of modules after each collection.
     """
 
-    def __init__(self, stack: Stack, sets: Sequence[Sequence[Encoded]], order: Sequence[str],
-                 most_bytes: int = MOST_BYTES, heard: Callable[[int], None] | None = None):
+    def __init__(
+        self,
+        stack: Stack,
+        sets: Sequence[Sequence[Encoded]],
+        order: Sequence[str],
+        most_bytes: int = MOST_BYTES,
+        heard: Callable[[int], None] | None = None,
+    ):
         self.stack, self.most_bytes, self.heard = stack, most_bytes, heard
         self.sets = [items for items in sets if items]
         self.waiting = list(order)
@@ -50,7 +56,7 @@ class InputMoments:
 
     def _collect(self, first: str) -> None:
         ahead, size = [], 0
-        for name in self.waiting[self.waiting.index(first):]:
+        for name in self.waiting[self.waiting.index(first) :]:
             size += 4 * self.modules[name].in_features ** 2
             if ahead and size > self.most_bytes:
                 break
@@ -75,6 +81,7 @@ class InputMoments:
             def add(_module, args):
                 inputs = args[0].reshape(-1, args[0].shape[-1])[real].float()
                 sums[name] = sums[name].addmm_(inputs.T, inputs) if name in sums else inputs.T @ inputs
+
             return add
 
         hooks = [self.modules[name].register_forward_pre_hook(hook_of(name)) for name in names]

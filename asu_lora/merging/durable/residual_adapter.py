@@ -52,11 +52,24 @@ class Residual:
         ranks = {module: a.shape[0] for module, (a, _) in self.factors.items()}
         highest = max(ranks.values())
         pattern = {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != highest}
-        save_file({PREFIX + module + suffix: factor for module, pair in self.factors.items()
-                   for suffix, factor in zip(LINEAR_FACTORS, pair, strict=True)},
-                  folder / WEIGHTS_NAME, metadata={"format": "pt"})
-        config = LoraConfig(r=highest, lora_alpha=highest, rank_pattern=pattern, alpha_pattern=dict(pattern),
-                            target_modules=list(ranks), task_type="CAUSAL_LM", inference_mode=True,
-                            base_model_name_or_path=base)
+        save_file(
+            {
+                PREFIX + module + suffix: factor
+                for module, pair in self.factors.items()
+                for suffix, factor in zip(LINEAR_FACTORS, pair, strict=True)
+            },
+            folder / WEIGHTS_NAME,
+            metadata={"format": "pt"},
+        )
+        config = LoraConfig(
+            r=highest,
+            lora_alpha=highest,
+            rank_pattern=pattern,
+            alpha_pattern=dict(pattern),
+            target_modules=list(ranks),
+            task_type="CAUSAL_LM",
+            inference_mode=True,
+            base_model_name_or_path=base,
+        )
         config.target_modules = sorted(ranks)
         config.save_pretrained(folder)

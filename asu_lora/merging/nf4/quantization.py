@@ -33,16 +33,18 @@ class Quantization:
         settings = settings or {}
         dtype = getattr(torch, str(settings.get("bnb_4bit_compute_dtype", "")).removeprefix("torch."), None)
         double = settings.get("bnb_4bit_use_double_quant", True)
-        return cls(bool(double), dtype if isinstance(dtype, torch.dtype) else None,
-                   settings.get("bnb_4bit_quant_type", "nf4"))
+        return cls(
+            bool(double), dtype if isinstance(dtype, torch.dtype) else None, settings.get("bnb_4bit_quant_type", "nf4")
+        )
 
 
 def quantize(weight: torch.Tensor, settings: Quantization) -> tuple[torch.Tensor, Any]:
     """(out, in) floats -> packed uint8 (out*in/2, 1) and bitsandbytes' ``QuantState``, blocks of 64."""
     from bitsandbytes.functional import quantize_4bit
 
-    return quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=settings.double_quant,
-                         quant_type=settings.quant_type)
+    return quantize_4bit(
+        weight.contiguous(), blocksize=64, compress_statistics=settings.double_quant, quant_type=settings.quant_type
+    )
 
 
 def dequantize(packed: torch.Tensor, state: Any) -> torch.Tensor:
@@ -115,5 +117,6 @@ def stored_quantization(config: dict[str, Any], name: str) -> Quantization | Non
     if stored.get("quant_method") == "bitsandbytes" and stored.get("load_in_4bit"):
         return Quantization.from_dict(stored)
     kind = "int8" if stored.get("load_in_8bit") else stored.get("quant_method", "an unknown format")
-    raise BaseModelError(f"'{name}' is stored as {kind}, which adapters can't be merged into: use the "
-                         "original checkpoint.")
+    raise BaseModelError(
+        f"'{name}' is stored as {kind}, which adapters can't be merged into: use the original checkpoint."
+    )

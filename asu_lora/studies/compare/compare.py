@@ -27,7 +27,7 @@ from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import claim, shared_identity
 from asu_lora.studies.compare.results import RunResult, best_runs
-from asu_lora.studies.compare.runner import Maker
+from asu_lora.studies.compare.runner import Runner
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.new_adapter import adapted
 
@@ -62,10 +62,20 @@ class Comparison:
         return sum(result.total_seconds() for result in self.results)
 
 
-def compare(request: ForgetRequest, base: str | LoadedBase, sets: Sequence[QuestionSet], runs: Sequence[Run],
-            out: str | Path, config: ForgetConfig | None = None, idk_file: str | Path | None = None,
-            encoder: SentenceEncoder | None = None, nli: EntailmentModel | None = None, notes: Sequence[str] = (),
-            records: bool = False, progress: Progress | None = None) -> Comparison:
+def compare(
+    request: ForgetRequest,
+    base: str | LoadedBase,
+    sets: Sequence[QuestionSet],
+    runs: Sequence[Run],
+    out: str | Path,
+    config: ForgetConfig | None = None,
+    idk_file: str | Path | None = None,
+    encoder: SentenceEncoder | None = None,
+    nli: EntailmentModel | None = None,
+    notes: Sequence[str] = (),
+    records: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
     """Make the runs that ``out`` doesn't hold yet.
 
     Args:
@@ -92,10 +102,11 @@ def compare(request: ForgetRequest, base: str | LoadedBase, sets: Sequence[Quest
             base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
         check_settings(config, base, request, runs)
         progress.stage("Reading the base's fingerprint")
-        shared = shared_identity(request, base, config, refusals(idk_file), sets, encoder and encoder.name,
-                                 nli and nli.name)
+        shared = shared_identity(
+            request, base, config, refusals(idk_file), sets, encoder and encoder.name, nli and nli.name
+        )
         claim(out / SETTINGS, shared)
-        made = Maker(request, base, sets, out, config, idk_file, encoder, nli, notes, records, shared)
+        made = Runner(request, base, sets, out, config, idk_file, encoder, nli, notes, records, shared)
         todo = [run for run in runs if not made.finished(run)]
         if len(todo) < len(runs):
             progress.note(f"{len(runs) - len(todo)} of {len(runs)} runs are in {out} already.")
@@ -103,12 +114,15 @@ def compare(request: ForgetRequest, base: str | LoadedBase, sets: Sequence[Quest
             make_all(todo, made, progress)
         finally:
             progress.close()
-        counts = {"forget rows": len(request.forget), "retain rows": len(request.retain),
-                  **{f"{questions.name} questions": len(questions.examples) for questions in sets}}
+        counts = {
+            "forget rows": len(request.forget),
+            "retain rows": len(request.retain),
+            **{f"{questions.name} questions": len(questions.examples) for questions in sets},
+        }
         return Comparison(out, made.everything(runs), shared, counts, list(notes))
 
 
-def make_all(runs: Sequence[Run], maker: Maker, progress: Progress) -> None:
+def make_all(runs: Sequence[Run], maker: Runner, progress: Progress) -> None:
     """One run after another, with a note before and after each."""
     took: list[float] = []
     for number, run in enumerate(runs, start=1):

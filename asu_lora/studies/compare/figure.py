@@ -43,8 +43,11 @@ def mark(method: str, losses: Sequence[str]) -> dict:
         return {"marker": "*", "color": "#000000", "markersize": 8}
     loss, _, retain = method.rpartition("_")
     at = losses.index(loss)
-    return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % (len(MARKERS) - 1)],
-            "fillstyle": FILLS.get(retain, "full")}
+    return {
+        "color": COLOURS[at % len(COLOURS)],
+        "marker": MARKERS[at % (len(MARKERS) - 1)],
+        "fillstyle": FILLS.get(retain, "full"),
+    }
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
@@ -60,8 +63,17 @@ def equal_averages(axes) -> None:
     lowest, highest = (left + bottom) / 2, (right + top) / 2
     step = next(step for step in (1, 2, 5, 10, 20) if highest - lowest <= 8 * step or step == 20)
     for average in range(step * math.ceil(lowest / step), int(highest) + 1, step):
-        axes.plot([left, right], [2 * average - left, 2 * average - right], color="0.8", linewidth=0.6,
-                  linestyle="-", marker="none", zorder=1, scalex=False, scaley=False)
+        axes.plot(
+            [left, right],
+            [2 * average - left, 2 * average - right],
+            color="0.8",
+            linewidth=0.6,
+            linestyle="-",
+            marker="none",
+            zorder=1,
+            scalex=False,
+            scaley=False,
+        )
         style = {"fontsize": 5.5, "color": "0.45", "annotation_clip": False, "textcoords": "offset points"}
         if bottom <= 2 * average - right <= top:
             axes.annotate(f"Avg {average}", (right, 2 * average - right), (2, 0), va="center", **style)
@@ -81,15 +93,18 @@ def label(figure: Figure, axes, points: Sequence[tuple[float, float]], names: Se
         sizes.append((extent.width * points_a_pixel, extent.height * points_a_pixel))
     middles = [tuple(axes.transData.transform(point) * points_a_pixel) for point in points]
     frame = axes.get_window_extent(renderer)
-    bounds = Box(frame.x0 * points_a_pixel, frame.y0 * points_a_pixel, frame.x1 * points_a_pixel,
-                 frame.y1 * points_a_pixel)
+    bounds = Box(
+        frame.x0 * points_a_pixel, frame.y0 * points_a_pixel, frame.x1 * points_a_pixel, frame.y1 * points_a_pixel
+    )
     back = axes.transData.inverted()
     for text, box, (x, y) in zip(texts, place_labels(middles, sizes, bounds), middles, strict=True):
         text.set_position(back.transform((box.left / points_a_pixel, box.bottom / points_a_pixel)))
         near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
         if math.hypot(near_x - x, near_y - y) > 6:
-            ends = back.transform([(x / points_a_pixel, y / points_a_pixel),
-                                   (near_x / points_a_pixel, near_y / points_a_pixel)])
-            axes.plot(*ends.T, color="0.5", linewidth=0.4, linestyle="-", marker="none", zorder=2, scalex=False,
-                      scaley=False)
+            ends = back.transform(
+                [(x / points_a_pixel, y / points_a_pixel), (near_x / points_a_pixel, near_y / points_a_pixel)]
+            )
+            axes.plot(
+                *ends.T, color="0.5", linewidth=0.4, linestyle="-", marker="none", zorder=2, scalex=False, scaley=False
+            )
     return texts

@@ -44,13 +44,16 @@ def learning_rates(texts: Sequence[str], chosen: Sequence[Method], default: floa
             common += rates
             continue
         if (name := name.strip().upper()) not in trained:
-            raise SettingError(f"The learning rate '{text}' is for {name}, which takes no part: the methods are "
-                               f"{', '.join(trained) or 'none'}.")
+            raise SettingError(
+                f"The learning rate '{text}' is for {name}, which takes no part: the methods are "
+                f"{', '.join(trained) or 'none'}."
+            )
         own.setdefault(name, []).extend(rates)
     return {name: list(dict.fromkeys(own.get(name) or common or [default])) for name in trained}
 
 
 def plan_runs(chosen: Sequence[Method], rates: Mapping[str, Sequence[float]]) -> list[Run]:
     """Every run in the order it is made: Base first, then method by method."""
-    return [run for each in chosen
-            for run in ([Run(each)] if each.is_base else [Run(each, lr) for lr in rates[each.name]])]
+    return [
+        run for each in chosen for run in ([Run(each)] if each.is_base else [Run(each, lr) for lr in rates[each.name]])
+    ]

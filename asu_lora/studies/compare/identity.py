@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import asu_lora
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError
@@ -15,21 +14,37 @@ from asu_lora.files import write_files
 from asu_lora.models.loading import LoadedBase
 from asu_lora.studies.compare import VARIED
 from asu_lora.studies.compare.grid import Run
+from asu_lora.version import __version__
 
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
 
 
-def shared_identity(request: ForgetRequest, base: LoadedBase, config: ForgetConfig, idk: Sequence[str],
-                    sets: Sequence[QuestionSet], encoder: str | None, nli: str | None) -> dict[str, Any]:
+def shared_identity(
+    request: ForgetRequest,
+    base: LoadedBase,
+    config: ForgetConfig,
+    idk: Sequence[str],
+    sets: Sequence[QuestionSet],
+    encoder: str | None,
+    nli: str | None,
+) -> dict[str, Any]:
     """Everything that all rows depend on, flat; of the request's text nothing but hashes."""
     settings = {key: value for key, value in config.identity().items() if key not in VARIED + _NOT_ASKED}
     return {
-        "base": base.source.fingerprint(), "precision": base.precision,
-        "compute type": str(base.compute_dtype).removeprefix("torch."), "device": base.device.type,
-        "request": request.fingerprint(), '"I don\'t know" answers': _digest(list(idk)), **settings,
-        **{f"questions of the {questions.name} set": f"{len(questions.examples)}, {_questions(questions)[:12]}"
-           for questions in sets},
-        "encoder": encoder, "nli": nli, "asu-lora": asu_lora.version.__version__,
+        "base": base.source.fingerprint(),
+        "precision": base.precision,
+        "compute type": str(base.compute_dtype).removeprefix("torch."),
+        "device": base.device.type,
+        "request": request.fingerprint(),
+        '"I don\'t know" answers': _digest(list(idk)),
+        **settings,
+        **{
+            f"questions of the {questions.name} set": f"{len(questions.examples)}, {_questions(questions)[:12]}"
+            for questions in sets
+        },
+        "encoder": encoder,
+        "nli": nli,
+        "asu-lora": __version__,
     }
 
 
@@ -53,16 +68,31 @@ def claim(file: Path, shared: dict[str, Any]) -> None:
         before = {}
     for key in [*shared, *before]:
         if before.get(key) != shared.get(key):
-            said = (f"{key} is {before.get(key)} there and {shared.get(key)} here"
-                    if len(str(before.get(key))) < 40 else f"the {key} differs")
-            raise SettingError(f"{file.parent} holds another comparison ({said}): give the same settings to go on "
-                               "with it, or another --out.")
+            said = (
+                f"{key} is {before.get(key)} there and {shared.get(key)} here"
+                if len(str(before.get(key))) < 40
+                else f"the {key} differs"
+            )
+            raise SettingError(
+                f"{file.parent} holds another comparison ({said}): give the same settings to go on "
+                "with it, or another --out."
+            )
 
 
 def _questions(questions: QuestionSet) -> str:
-    return _digest([questions.multiple_choice, [[e.prompt, e.answer, {
-        key: e.extra.get(key) for key in ("paraphrased_answer", "perturbed_answer", "original_answer")}]
-        for e in questions.examples]])
+    return _digest(
+        [
+            questions.multiple_choice,
+            [
+                [
+                    e.prompt,
+                    e.answer,
+                    {key: e.extra.get(key) for key in ("paraphrased_answer", "perturbed_answer", "original_answer")},
+                ]
+                for e in questions.examples
+            ],
+        ]
+    )
 
 
 def _digest(value: Any) -> str:

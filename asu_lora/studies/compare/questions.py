@@ -8,8 +8,9 @@ from asu_lora.errors import DataError
 from asu_lora.evaluation.question_sets import FORGET, RETAIN, QuestionSet
 
 
-def comparison_sets(request: ForgetRequest, suite: Sequence[QuestionSet] = (),
-                    most: int = 300) -> tuple[list[QuestionSet], list[str]]:
+def comparison_sets(
+    request: ForgetRequest, suite: Sequence[QuestionSet] = (), most: int = 300
+) -> tuple[list[QuestionSet], list[str]]:
     """The question sets of a comparison, at most ``most`` questions each, and notes on where they are from.
 
     The retain set is made of those retain rows of the request that carry perturbed answers, where there are any:
@@ -25,15 +26,19 @@ def comparison_sets(request: ForgetRequest, suite: Sequence[QuestionSet] = (),
     if FORGET not in sets:
         sets = {FORGET: QuestionSet(FORGET, tuple(sample(forget, most)))} | sets
     elif not {e.question for e in sets[FORGET].examples} & {e.question for e in forget}:
-        raise DataError("The suite's forget set asks none of the request's questions: give --split and --task of the "
-                        "rows that are to be forgotten.")
+        raise DataError(
+            "The suite's forget set asks none of the request's questions: give --split and --task of the "
+            "rows that are to be forgotten."
+        )
     notes = []
     rich = [example for example in retain if example.extra.get("perturbed_answer")]
     if rich or RETAIN not in sets:
         chosen = sample(rich or retain, most)
         sets[RETAIN] = QuestionSet(RETAIN, tuple(chosen))
-        notes.append(f"The retain set: {len(chosen)} of the request's {len(request.retain)} retain rows"
-                     + (f", out of the {len(rich)} with perturbed answers." if rich else "."))
+        notes.append(
+            f"The retain set: {len(chosen)} of the request's {len(request.retain)} retain rows"
+            + (f", out of the {len(rich)} with perturbed answers." if rich else ".")
+        )
     for name in (FORGET, RETAIN):
         if not sets[name].examples:
             raise DataError(f"The {name} set has no questions to score: passages of plain text can't be asked.")

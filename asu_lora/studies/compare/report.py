@@ -22,7 +22,10 @@ def as_json(comparison: Comparison, command: str | None = None) -> dict:
     """Everything: what was compared, each run, which is kept, how to do it again."""
     kept = comparison.best
     return {
-        "command": command, "settings": comparison.shared, "counts": comparison.counts, "notes": comparison.notes,
+        "command": command,
+        "settings": comparison.shared,
+        "counts": comparison.counts,
+        "notes": comparison.notes,
         "versions": library_versions(),
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "seconds": round(comparison.seconds, 1),
@@ -34,21 +37,31 @@ def as_json(comparison: Comparison, command: str | None = None) -> dict:
 def as_markdown(comparison: Comparison, command: str | None = None) -> str:
     """Table, all learning rates where several were tried, failures, settings."""
     kept, everything = comparison.best, comparison.results
-    text = ["# Comparison of unlearning methods\n", f"`{command}`\n" if command else "",
-            paper_table(kept).markdown(),
-            "Scores, ROUGE-L recall, probability and gibberish rate (of all answers) in percent; best **bold**, second "
-            "<u>underlined</u>, the base apart.\n"]
+    text = [
+        "# Comparison of unlearning methods\n",
+        f"`{command}`\n" if command else "",
+        paper_table(kept).markdown(),
+        "Scores, ROUGE-L recall, probability and gibberish rate (of all answers) in percent; best **bold**, second "
+        "<u>underlined</u>, the base apart.\n",
+    ]
     if len(kept) < len(everything):
-        text += ["## All learning rates\n", "Of each method the one with the highest Avg stands above; it was chosen "
-                 "on the questions that are scored.\n", paper_table(everything).markdown()]
+        text += [
+            "## All learning rates\n",
+            "Of each method the one with the highest Avg stands above; it was chosen "
+            "on the questions that are scored.\n",
+            paper_table(everything).markdown(),
+        ]
     if failed := [result for result in everything if not result.done]:
         text += ["## Failed\n", *(f"- {result.title}: {result.failure}" for result in failed), ""]
     if taus := {result.title: result.training["tau"] for result in kept if result.training.get("tau")}:
         text.append("tau: " + ", ".join(f"{title}: {tau:g}" for title, tau in taus.items()) + ".\n")
-    text += ["## Made with\n", f"{comparison.seconds / 60:.1f} minutes of training and evaluation in all.\n", *(
-        f"- {key}: {value}" for key, value in {**comparison.counts, **comparison.shared}.items()),
+    text += [
+        "## Made with\n",
+        f"{comparison.seconds / 60:.1f} minutes of training and evaluation in all.\n",
+        *(f"- {key}: {value}" for key, value in {**comparison.counts, **comparison.shared}.items()),
         *(f"- {name}: {version}" for name, version in library_versions().items()),
-        *(f"- {note}" for note in comparison.notes)]
+        *(f"- {note}" for note in comparison.notes),
+    ]
     return "\n".join(text) + "\n"
 
 
@@ -60,9 +73,14 @@ def write_report(comparison: Comparison, command: str | None = None) -> list[Pat
     """
     kept = comparison.best
     with disk_errors(comparison.out, "folder"):
-        written = write_files(comparison.out, {
-            f"{STEM}.md": as_markdown(comparison, command), f"{STEM}.csv": csv_text(comparison.results, kept),
-            f"{STEM}.json": json.dumps(as_json(comparison, command), indent=1, ensure_ascii=False) + "\n"})
+        written = write_files(
+            comparison.out,
+            {
+                f"{STEM}.md": as_markdown(comparison, command),
+                f"{STEM}.csv": csv_text(comparison.results, kept),
+                f"{STEM}.json": json.dumps(as_json(comparison, command), indent=1, ensure_ascii=False) + "\n",
+            },
+        )
         points = [result for result in kept if result.done and None not in map(result.score, SCORES)]
         if points:
             written += save_figure(compare_figure(points), comparison.out / STEM)
@@ -75,5 +93,7 @@ def best_line(comparison: Comparison) -> str | None:
     if not scored:
         return None
     best = max(scored, key=lambda result: result.score("Avg"))
-    return (f"Highest {best.label('Avg')}: {best.method} at lr {lr_text(best.lr)} with {percent(best.score('Avg'))} "
-            f"(MU {percent(best.score('MU'))}, FE {percent(best.score('FE'))}).")
+    return (
+        f"Highest {best.label('Avg')}: {best.method} at lr {lr_text(best.lr)} with {percent(best.score('Avg'))} "
+        f"(MU {percent(best.score('MU'))}, FE {percent(best.score('FE'))})."
+    )

@@ -15,7 +15,7 @@ from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.result import Evaluation
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
-from asu_lora.hardware.memory import out_of_memory
+from asu_lora.hardware.memory import is_out_of_memory
 from asu_lora.models.adapter_stack import Stack, load, remove_adapters
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
@@ -28,7 +28,7 @@ from asu_lora.version import library_versions
 ADAPTERS, RUNS = "adapters", "runs"
 
 
-class Maker:
+class Runner:
     """Makes one run after another on one base, which is a plain base again after each."""
 
     def __init__(self, request, base, sets, out, config, idk_file, encoder, nli, notes, records, shared):
@@ -59,8 +59,9 @@ class Maker:
         """Train, unless the adapter is there already, and score."""
         result = self.read(run)
         if result is None or result.state == FAILED:
-            result = RunResult(run_identity(self.shared, run), run.method.name, run.lr, TRAINED,
-                               versions=library_versions())
+            result = RunResult(
+                run_identity(self.shared, run), run.method.name, run.lr, TRAINED, versions=library_versions()
+            )
             if not run.method.is_base:
                 self.train(run, result, progress)
             result.write(self.file(run))
@@ -73,17 +74,29 @@ class Maker:
     def train(self, run: Run, result: RunResult, progress: Progress) -> None:
         if run.name in self.store.names():
             self.store.remove(run.name)  # of a run whose file is gone: what it was made with isn't known
-        config = replace(self.config, objective=run.method.objective, retain_loss=run.method.retain_loss, lr=run.lr,
-                         eval_rows=0)
+        config = replace(
+            self.config, objective=run.method.objective, retain_loss=run.method.retain_loss, lr=run.lr, eval_rows=0
+        )
         with self.failing(result, "training"):
-            made = forget(self.request, self.base, config, run.name, self.store, idk_file=self.idk_file,
-                          progress=progress, tau=self.tau)
+            made = forget(
+                self.request,
+                self.base,
+                config,
+                run.name,
+                self.store,
+                idk_file=self.idk_file,
+                progress=progress,
+                tau=self.tau,
+            )
             record = made.record
             self.tau = record.tau or self.tau  # the same for every run: it hangs on nothing that they differ in
             result.adapter = made.name
-            result.training = {"tau": record.tau and record.tau.tau, **record.training,
-                               "parameters": record.counts["adapter_parameters"],
-                               "peak_memory_bytes": record.peak_memory}
+            result.training = {
+                "tau": record.tau and record.tau.tau,
+                **record.training,
+                "parameters": record.counts["adapter_parameters"],
+                "peak_memory_bytes": record.peak_memory,
+            }
 
     def score(self, run: Run, result: RunResult, progress: Progress) -> None:
         with self.failing(result, "evaluation"):
@@ -105,7 +118,7 @@ class Maker:
             raise
         except AsuLoraError as error:
             result.state, result.failure = FAILED, str(error)
-            result.passing = error.__cause__ is not None and out_of_memory(error.__cause__)
+            result.passing = error.__cause__ is not None and is_out_of_memory(error.__cause__)
         result.seconds[what] = round(time.monotonic() - started, 1)
 
     def everything(self, runs: Sequence[Run]) -> list[RunResult]:

@@ -10,8 +10,12 @@ from asu_lora.studies.compare.results import SCORES, RunResult
 from asu_lora.studies.methods import BASE, lr_text
 
 BEST, SECOND = "best", "second"
-BESIDE = (("forget ROUGE", FORGET, "rouge"), ("forget probability", FORGET, "probability"),
-          ("retain ROUGE", RETAIN, "rouge"), ("retain probability", RETAIN, "probability"))
+BESIDE = (
+    ("forget ROUGE", FORGET, "rouge"),
+    ("forget probability", FORGET, "probability"),
+    ("retain ROUGE", RETAIN, "rouge"),
+    ("retain probability", RETAIN, "probability"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,7 @@ class Table:
     def markdown(self) -> str:
         """As Markdown: **best**, <u>second</u>."""
         shown = {BEST: "**{}**", SECOND: "<u>{}</u>", None: "{}"}
-        return markdown_table(self.columns, [[shown[cell.mark].format(cell.text) for cell in row]
-                                             for row in self.rows])
+        return markdown_table(self.columns, [[shown[cell.mark].format(cell.text) for cell in row] for row in self.rows])
 
 
 def paper_table(results: Sequence[RunResult]) -> Table:
@@ -47,13 +50,24 @@ def paper_table(results: Sequence[RunResult]) -> Table:
         if not result.done:
             scores = [Cell("failed"), Cell("-"), Cell("-")]
         else:
-            scores = [Cell(percent(result.score(name)) + ("" if result.label(name) == labels[name]
-                                                          else result.label(name).removeprefix(name)),
-                           marks[name].get(index)) for name in SCORES]
+            scores = [
+                Cell(
+                    percent(result.score(name))
+                    + ("" if result.label(name) == labels[name] else result.label(name).removeprefix(name)),
+                    marks[name].get(index),
+                )
+                for name in SCORES
+            ]
         beside = [result.figure(questions, metric) for _, questions, metric in BESIDE] + [result.gibberish_rate()]
-        rows.append([Cell(result.method), *scores,
-                     *(Cell("-" if value is None else percent(value)) for value in beside),
-                     Cell("-" if result.lr is None else lr_text(result.lr)), Cell(f"{result.total_seconds():.0f}")])
+        rows.append(
+            [
+                Cell(result.method),
+                *scores,
+                *(Cell("-" if value is None else percent(value)) for value in beside),
+                Cell("-" if result.lr is None else lr_text(result.lr)),
+                Cell(f"{result.total_seconds():.0f}"),
+            ]
+        )
     return Table(columns, rows)
 
 
@@ -65,9 +79,11 @@ def common_label(results: Sequence[RunResult], name: str) -> str:
 
 def ranks(results: Sequence[RunResult], name: str, label: str) -> dict[int, str]:
     """Which of the results have the best and the second-best score, of those that hold the same metrics."""
-    shown = {index: float(percent(result.score(name))) for index, result in enumerate(results)
-             if result.method != BASE and result.done and result.score(name) is not None
-             and result.label(name) == label}
+    shown = {
+        index: float(percent(result.score(name)))
+        for index, result in enumerate(results)
+        if result.method != BASE and result.done and result.score(name) is not None and result.label(name) == label
+    }
     places = dict(zip(sorted(set(shown.values()), reverse=True), (BEST, SECOND), strict=False))
     return {index: places[value] for index, value in shown.items() if value in places}
 
@@ -77,12 +93,41 @@ def csv_text(results: Sequence[RunResult], kept: Sequence[RunResult]) -> str:
     scored = [column for name in SCORES for column in (name, f"{name} label")]
     rows = []
     for result in results:
-        scores = [value for name in SCORES
-                  for value in ((result.score(name), result.label(name)) if result.done else (None, None))]
-        rows.append([
-            result.method, result.lr, "yes" if result in kept else "no", result.state, *scores,
-            *(result.figure(questions, metric) for _, questions, metric in BESIDE), result.gibberish_rate(),
-            result.training.get("tau"), result.seconds.get("training"), result.seconds.get("evaluation"),
-            result.adapter, result.failure])
-    return csv_table(["method", "lr", "kept", "state", *scored, *(title for title, _, _ in BESIDE), "gibberish", "tau",
-                      "training seconds", "evaluation seconds", "adapter", "failure"], rows)
+        scores = [
+            value
+            for name in SCORES
+            for value in ((result.score(name), result.label(name)) if result.done else (None, None))
+        ]
+        rows.append(
+            [
+                result.method,
+                result.lr,
+                "yes" if result in kept else "no",
+                result.state,
+                *scores,
+                *(result.figure(questions, metric) for _, questions, metric in BESIDE),
+                result.gibberish_rate(),
+                result.training.get("tau"),
+                result.seconds.get("training"),
+                result.seconds.get("evaluation"),
+                result.adapter,
+                result.failure,
+            ]
+        )
+    return csv_table(
+        [
+            "method",
+            "lr",
+            "kept",
+            "state",
+            *scored,
+            *(title for title, _, _ in BESIDE),
+            "gibberish",
+            "tau",
+            "training seconds",
+            "evaluation seconds",
+            "adapter",
+            "failure",
+        ],
+        rows,
+    )

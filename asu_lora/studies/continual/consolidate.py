@@ -10,8 +10,9 @@ from asu_lora.adapters.combine import combine
 from asu_lora.adapters.store import AdapterStore
 
 
-def fold(active: Sequence[tuple[str, float]], store: AdapterStore, name: str,
-         rank: int | None = None) -> tuple[str, float]:
+def consolidate(
+    active: Sequence[tuple[str, float]], store: AdapterStore, name: str, rank: int | None = None
+) -> tuple[str, float]:
     """Add the active adapters up into the new adapter ``name``; the parts stay in the store.
 
     They are what takes one request back: an exactly folded adapter minus one of its parts is the sum of the others
@@ -23,6 +24,7 @@ def fold(active: Sequence[tuple[str, float]], store: AdapterStore, name: str,
     if name in store.names():  # a run was stopped between folding and scoring
         return name, float(store.get(name).manifest.method.details["relative_error"])
     with store.stage(name) as folder:
-        report = combine([store.resolve(part) for part, _ in active], [weight for _, weight in active], folder, rank,
-                         name)
+        report = combine(
+            [store.resolve(part) for part, _ in active], [weight for _, weight in active], folder, rank, name
+        )
     return name, report.relative_error

@@ -23,12 +23,24 @@ from asu_lora.version import library_versions
 Records = dict[str, list[StepRecord]]
 
 
-def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: ForgetConfig, out: str | Path,
-                methods: str | None = None, history: HistoryConfig | None = None, retain: str | Path | None = None,
-                by: str | None = None, most_steps: int | None = None, questions: int = 40,
-                data: str | Path | None = None, encoder: str | None = None, nli: str | None = None,
-                resume: bool = False, progress: Progress | None = None,
-                back: int | None = None) -> tuple[Records, dict[str, TakenBack], list[Path]]:
+def run_methods(
+    requests: Sequence[str | Path],
+    base: str | LoadedBase,
+    config: ForgetConfig,
+    out: str | Path,
+    methods: str | None = None,
+    history: HistoryConfig | None = None,
+    retain: str | Path | None = None,
+    by: str | None = None,
+    most_steps: int | None = None,
+    questions: int = 40,
+    data: str | Path | None = None,
+    encoder: str | None = None,
+    nli: str | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    back: int | None = None,
+) -> tuple[Records, dict[str, TakenBack], list[Path]]:
     """Unlearn the requests with every method, in ``out/METHOD``; the report is written anew after every step.
 
     Args:
@@ -51,8 +63,10 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
     for name in chosen:
         check_resumable(out / file_name(name), resume)
     if back is not None and (not questions or not 1 <= back <= len(steps) or history.mode == "running"):
-        raise SettingError(f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
-                           "steps, and another --mode than running.")
+        raise SettingError(
+            f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
+            "steps, and another --mode than running."
+        )
     asked = _questions(steps, questions, data, encoder, nli)
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
@@ -61,14 +75,16 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
     records: Records = {}
 
     for name, own in chosen.items():
+
         def report(done: list[StepRecord], name: str = name) -> None:
             records[name] = done
             write_report(out, records, about)
 
         progress.note(f"Method {name}")
         before = next((found[0] for found in records.values()), None)  # the base is the same for all methods
-        records[name] = run_history(steps, base, own, out / file_name(name), history, asked, resume, progress,
-                                    report, before)
+        records[name] = run_history(
+            steps, base, own, out / file_name(name), history, asked, resume, progress, report, before
+        )
     taken = {}
     for name in chosen if back is not None else ():
         progress.note(f"Method {name} without step {back}")
@@ -77,25 +93,33 @@ def run_methods(requests: Sequence[str | Path], base: str | LoadedBase, config: 
     return records, taken, write_report(out, records, about, taken)
 
 
-def _questions(steps: Sequence[Step], most: int, data: str | Path | None, encoder: str | None,
-               nli: str | None) -> Questions | None:
+def _questions(
+    steps: Sequence[Step], most: int, data: str | Path | None, encoder: str | None, nli: str | None
+) -> Questions | None:
     if not most:
         return None
-    general = [questions for questions in tofu_sets(data, most=most) if questions.name in (AUTHORS, WORLD)] \
-        if data else []
+    general = (
+        [questions for questions in tofu_sets(data, most=most) if questions.name in (AUTHORS, WORLD)] if data else []
+    )
     kept = retain_questions(steps, most)
     if not kept.examples:
-        raise DataError("No retain question is left that no request asks: MU has nothing to stand on; give a --retain "
-                        "file with others, or --questions 0.")
+        raise DataError(
+            "No retain question is left that no request asks: MU has nothing to stand on; give a --retain "
+            "file with others, or --questions 0."
+        )
     sentence, entailment, notes = scoring_models(encoder, nli)
     return Questions((kept, *general), most, sentence, entailment, tuple(notes))
 
 
-def _about(base: LoadedBase, config: ForgetConfig, history: HistoryConfig, steps: Sequence[Step],
-           questions: Questions | None) -> dict[str, Any]:
+def _about(
+    base: LoadedBase, config: ForgetConfig, history: HistoryConfig, steps: Sequence[Step], questions: Questions | None
+) -> dict[str, Any]:
     """What the report says of the run; a base's folder by its last part only."""
-    settings = {key: value for key, value in asdict(config).items()
-                if key not in ("objective", "retain_loss", "orthogonal", "device", "report_to")}
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("objective", "retain_loss", "orthogonal", "device", "report_to")
+    }
     return {
         "base": f"{Path(base.source.name).name}, {base.precision} on {base.device.type}",
         "mode": {key: value for key, value in asdict(history).items() if value is not None},

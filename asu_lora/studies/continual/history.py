@@ -21,7 +21,7 @@ from asu_lora.forgetting.run_folder import RUNS
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
-from asu_lora.studies.continual.consolidate import fold
+from asu_lora.studies.continual.consolidate import consolidate
 from asu_lora.studies.continual.step_scores import Questions, score_step
 from asu_lora.studies.continual.steps import Step
 
@@ -93,11 +93,18 @@ class StepRecord:
     fold: float | None = None
 
 
-def run_history(steps: Sequence[Step], base: LoadedBase, config: ForgetConfig, folder: str | Path,
-                history: HistoryConfig | None = None, questions: Questions | None = None, resume: bool = False,
-                progress: Progress | None = None,
-                done: Callable[[list[StepRecord]], None] | None = None,
-                before: StepRecord | None = None) -> list[StepRecord]:
+def run_history(
+    steps: Sequence[Step],
+    base: LoadedBase,
+    config: ForgetConfig,
+    folder: str | Path,
+    history: HistoryConfig | None = None,
+    questions: Questions | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    done: Callable[[list[StepRecord]], None] | None = None,
+    before: StepRecord | None = None,
+) -> list[StepRecord]:
     """Unlearn requests one after another, with one method.
 
     Args:
@@ -120,12 +127,17 @@ def run_history(steps: Sequence[Step], base: LoadedBase, config: ForgetConfig, f
         raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
-    identity = {"base": base.source.fingerprint(), "precision": base.precision, "config": config.identity(),
-                "history": asdict(history), "questions": questions.identity() if questions else None}
+    identity = {
+        "base": base.source.fingerprint(),
+        "precision": base.precision,
+        "config": config.identity(),
+        "history": asdict(history),
+        "questions": questions.identity() if questions else None,
+    }
     check_resumable(folder, resume)
     records = _earlier(folder, identity, steps)
     state = {"version": VERSION, "identity": identity}
-    for step in (None, *steps)[len(records):]:
+    for step in (None, *steps)[len(records) :]:
         active = records[-1].active if records else []
         if step is None:
             record = StepRecord(0, "before")
@@ -182,8 +194,10 @@ def _earlier(folder: Path, identity: dict, steps: Sequence[Step]) -> list[StepRe
     requests = [step.request.fingerprint() for step in steps]
     same = json.dumps(state["identity"], sort_keys=True) == json.dumps(identity, sort_keys=True)
     if not same or [record.request for record in records[1:]] != requests[: len(records) - 1]:
-        raise TrainingError(f"The run in {folder} was made with other settings, base or requests: give the same ones "
-                            "(new requests may follow the old), or choose another --out.")
+        raise TrainingError(
+            f"The run in {folder} was made with other settings, base or requests: give the same ones "
+            "(new requests may follow the old), or choose another --out."
+        )
     return records
 
 
@@ -200,32 +214,58 @@ def _state(folder: Path) -> dict:
 
 
 def _records(state: dict) -> list[StepRecord]:
-    return [StepRecord(**{**entry, "active": [(name, weight) for name, weight in entry["active"]]})
-            for entry in state.get("steps", [])]
+    return [
+        StepRecord(**{**entry, "active": [(name, weight) for name, weight in entry["active"]]})
+        for entry in state.get("steps", [])
+    ]
 
 
-def _train(step: Step, base: LoadedBase, config: ForgetConfig, store: AdapterStore, history: HistoryConfig,
-           active: list[tuple[str, float]], progress: Progress) -> StepRecord:
+def _train(
+    step: Step,
+    base: LoadedBase,
+    config: ForgetConfig,
+    store: AdapterStore,
+    history: HistoryConfig,
+    active: list[tuple[str, float]],
+    progress: Progress,
+) -> StepRecord:
     """Train one step's adapter, unless it lies in the store already, and fold what is due."""
     if step.name not in store.names():
         ground = active if history.mode in ("stack", "orthogonal") else []
         previous = active[-1][0] if history.mode == "running" and active else None
         config = replace(config, orthogonal=history.mode == "orthogonal") if ground else replace(config, teacher="base")
-        forget(step.request, base, config, step.name, store,
-               resume=True, progress=progress, on_top_of=ground, continue_from=previous)
+        forget(
+            step.request,
+            base,
+            config,
+            step.name,
+            store,
+            resume=True,
+            progress=progress,
+            on_top_of=ground,
+            continue_from=previous,
+        )
     stored = store.get(step.name)
     if not stored.manifest or stored.manifest.request.fingerprint != step.request.fingerprint():
-        raise TrainingError(f"The store {store.root} has an adapter {step.name} of another request: choose another "
-                            "--out.")
-    record = StepRecord(step.number, step.name, stored.name, step.request.fingerprint(),
-                        before=stored.manifest.figures.before, after=stored.manifest.figures.after,
-                        adapter_bytes=stored.size_bytes)
+        raise TrainingError(
+            f"The store {store.root} has an adapter {step.name} of another request: choose another --out."
+        )
+    record = StepRecord(
+        step.number,
+        step.name,
+        stored.name,
+        step.request.fingerprint(),
+        before=stored.manifest.figures.before,
+        after=stored.manifest.figures.after,
+        adapter_bytes=stored.size_bytes,
+    )
     record.active = [*(active if history.mode != "running" else []), (step.name, 1.0)]
     started = time.monotonic()
     if history.consolidate_every and step.number % history.consolidate_every == 0 and len(record.active) > 1:
         progress.stage("Folding the active adapters into one")
-        name, record.fold = fold(record.active, store, f"folded-{step.name[: step.name.index('-')]}",
-                                 history.consolidate_rank)
+        name, record.fold = consolidate(
+            record.active, store, f"folded-{step.name[: step.name.index('-')]}", history.consolidate_rank
+        )
         record.active = [(name, 1.0)]
     # the manifest's time outlives a run that was stopped while scoring
     record.seconds = round((stored.manifest.wall_time_s or 0.0) + time.monotonic() - started, 1)

@@ -13,9 +13,15 @@ from asu_lora.studies.continual.history import StepRecord
 from asu_lora.studies.continual.take_back import TakenBack
 
 # key, heading
-COLUMNS = (("average", "Avg"), ("utility", "MU"), ("efficacy", "FE, this request"), ("efficacy_so_far", "FE so far"),
-           ("efficacy_first", "FE, step 1 again"), ("gibberish", "gibberish %"),
-           ("gibberish_retain", "gibberish %, kept"))
+COLUMNS = (
+    ("average", "Avg"),
+    ("utility", "MU"),
+    ("efficacy", "FE, this request"),
+    ("efficacy_so_far", "FE so far"),
+    ("efficacy_first", "FE, step 1 again"),
+    ("gibberish", "gibberish %"),
+    ("gibberish_retain", "gibberish %, kept"),
+)
 NAME = "continual"
 
 Records = Mapping[str, Sequence[StepRecord]]
@@ -23,20 +29,38 @@ Records = Mapping[str, Sequence[StepRecord]]
 
 def table(records: Records) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: a row a method and step."""
-    headings = ["method", "step", *(heading for _, heading in COLUMNS), "training s", "scoring s", "adapter MB",
-                "active", "ranks"]
+    headings = [
+        "method",
+        "step",
+        *(heading for _, heading in COLUMNS),
+        "training s",
+        "scoring s",
+        "adapter MB",
+        "active",
+        "ranks",
+    ]
     rows = []
     for method, steps in records.items():
         for record in steps:
             scores = [number(record.scores.get(key), 1) for key, _ in COLUMNS]
-            rows.append([method, str(record.number) if record.number else "base", *scores,
-                         f"{record.seconds:.0f}", f"{record.evaluation_seconds:.0f}",
-                         f"{record.adapter_bytes / 1e6:.2f}", str(len(record.active)), str(record.active_rank)])
+            rows.append(
+                [
+                    method,
+                    str(record.number) if record.number else "base",
+                    *scores,
+                    f"{record.seconds:.0f}",
+                    f"{record.evaluation_seconds:.0f}",
+                    f"{record.adapter_bytes / 1e6:.2f}",
+                    str(len(record.active)),
+                    str(record.active_rank),
+                ]
+            )
     return headings, rows
 
 
-def write_report(folder: str | Path, records: Records, about: Mapping[str, Any],
-                 taken: Mapping[str, TakenBack] | None = None) -> list[Path]:
+def write_report(
+    folder: str | Path, records: Records, about: Mapping[str, Any], taken: Mapping[str, TakenBack] | None = None
+) -> list[Path]:
     """Write ``continual.csv``, ``.json``, ``.md`` and the figure (where there are scores) into ``folder``.
 
     Args:
@@ -45,53 +69,90 @@ def write_report(folder: str | Path, records: Records, about: Mapping[str, Any],
         taken: a request of each method that was taken back.
     """
     folder, taken = Path(folder), taken or {}
-    everything = {"about": about,
-                  "methods": {method: [asdict(record) for record in steps] for method, steps in records.items()},
-                  "taken_back": {method: asdict(found) for method, found in taken.items()}}
+    everything = {
+        "about": about,
+        "methods": {method: [asdict(record) for record in steps] for method, steps in records.items()},
+        "taken_back": {method: asdict(found) for method, found in taken.items()},
+    }
     with disk_errors(folder, "folder"):
-        written = write_files(folder, {
-            f"{NAME}.csv": _csv(records), f"{NAME}.md": _markdown(records, about, taken),
-            f"{NAME}.json": json.dumps(everything, indent=1) + "\n"})
+        written = write_files(
+            folder,
+            {
+                f"{NAME}.csv": _csv(records),
+                f"{NAME}.md": _markdown(records, about, taken),
+                f"{NAME}.json": json.dumps(everything, indent=1) + "\n",
+            },
+        )
         scored = {method: steps for method, steps in records.items() if any(step.scores for step in steps)}
         return written + save_curves(scored, folder / NAME)
 
 
 def taken_rows(found: TakenBack) -> list[tuple[str, float | None, float | None]]:
     """(what, before, after) of a request that was taken back."""
-    return [("MU", *found.utility), *((f"FE of step {number}" + (" (taken back)" if number == found.number else ""),
-                                       *scores) for number, scores in found.efficacy.items())]
+    return [
+        ("MU", *found.utility),
+        *(
+            (f"FE of step {number}" + (" (taken back)" if number == found.number else ""), *scores)
+            for number, scores in found.efficacy.items()
+        ),
+    ]
 
 
 def _csv(records: Records) -> str:
-    keys = ["number", "adapter", *(key for key, _ in COLUMNS), "seconds", "evaluation_seconds", "adapter_bytes",
-            "active_bytes", "active_rank", "fold"]
+    keys = [
+        "number",
+        "adapter",
+        *(key for key, _ in COLUMNS),
+        "seconds",
+        "evaluation_seconds",
+        "adapter_bytes",
+        "active_bytes",
+        "active_rank",
+        "fold",
+    ]
     rows = []
     for method, steps in records.items():
         for record in steps:
             values = asdict(record) | record.scores
-            rows.append([method, *(values.get(key) for key in keys),
-                         " ".join(f"{name}:{weight:g}" for name, weight in record.active)])
+            rows.append(
+                [
+                    method,
+                    *(values.get(key) for key in keys),
+                    " ".join(f"{name}:{weight:g}" for name, weight in record.active),
+                ]
+            )
     return csv_table(["method", *keys, "active"], rows)
 
 
 def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, TakenBack]) -> str:
     headings, rows = table(records)
-    lines = ["# Requests one after another", "",
-             "Scores in percent. Avg is the mean of MU and the FE of the step's own request; FE so far is over "
-             "everything forgotten up to that step.", "",
-             markdown_table(headings, rows)]
+    lines = [
+        "# Requests one after another",
+        "",
+        "Scores in percent. Avg is the mean of MU and the FE of the step's own request; FE so far is over "
+        "everything forgotten up to that step.",
+        "",
+        markdown_table(headings, rows),
+    ]
     for method, steps in records.items():
         scored = [record for record in steps if record.number and record.scores]
         if len(scored) > 1:
             first, last = scored[0], scored[-1]
-            lines.append(f"{method}: from step {first.number} to step {last.number}, Avg "
-                         f"{_change(first.scores['average'], last.scores['average'])}, FE of step 1 "
-                         f"{_change(first.scores['efficacy_first'], last.scores['efficacy_first'])}.")
+            lines.append(
+                f"{method}: from step {first.number} to step {last.number}, Avg "
+                f"{_change(first.scores['average'], last.scores['average'])}, FE of step 1 "
+                f"{_change(first.scores['efficacy_first'], last.scores['efficacy_first'])}."
+            )
             lines.append("")
     for method, found in taken.items():
-        lines += [f"## {method}: step {found.number} taken back", "",
-                  markdown_table(("", "before", "after"), [(what, number(before, 1), number(after, 1))
-                                                           for what, before, after in taken_rows(found)])]
+        lines += [
+            f"## {method}: step {found.number} taken back",
+            "",
+            markdown_table(
+                ("", "before", "after"),
+                [(what, number(before, 1), number(after, 1)) for what, before, after in taken_rows(found)],
+            ),
+        ]
     labels = sorted({label for steps in records.values() for r in steps for label in r.scores.get("labels", ())})
     lines += [f"Scores: {', '.join(labels)}.", ""] if labels else []
     lines += [f"- {key.replace('_', ' ')}: {_said(value)}" for key, value in about.items()]

@@ -73,8 +73,9 @@ class StepScores:
         return asdict(self) | {"labels": list(self.labels)}
 
 
-def score_step(stack: Stack, steps: Sequence[Step], number: int, questions: Questions,
-               progress: Progress) -> tuple[StepScores, Evaluation]:
+def score_step(
+    stack: Stack, steps: Sequence[Step], number: int, questions: Questions, progress: Progress
+) -> tuple[StepScores, Evaluation]:
     """Ask everything once after step ``number``; 0 is before the first, scored on the first request.
 
     Every earlier row is answered once: the scores of a request and of all so far are means over the same records.
@@ -85,27 +86,41 @@ def score_step(stack: Stack, steps: Sequence[Step], number: int, questions: Ques
     found, (of_first, of_this, of_all) = _ask(stack, (first, this, so_far), questions, progress)
     utility, own = found.model_utility, forget_efficacy(means(of_this, FORGET))
     return StepScores(
-        _percent(utility.value), _percent(own.value), _percent(forget_efficacy(means(of_all, FORGET)).value),
-        _percent(forget_efficacy(means(of_first, FORGET)).value), _percent(average(utility, own).value),
-        _gibberish(of_all), _gibberish([record for record in found.records if record["set"] == RETAIN]),
-        (utility.label("MU"), own.label("FE"))), found
+        _percent(utility.value),
+        _percent(own.value),
+        _percent(forget_efficacy(means(of_all, FORGET)).value),
+        _percent(forget_efficacy(means(of_first, FORGET)).value),
+        _percent(average(utility, own).value),
+        _gibberish(of_all),
+        _gibberish([record for record in found.records if record["set"] == RETAIN]),
+        (utility.label("MU"), own.label("FE")),
+    ), found
 
 
-def efficacies(stack: Stack, steps: Sequence[Step], questions: Questions,
-               progress: Progress) -> tuple[float | None, dict[int, float | None]]:
+def efficacies(
+    stack: Stack, steps: Sequence[Step], questions: Questions, progress: Progress
+) -> tuple[float | None, dict[int, float | None]]:
     """MU, and FE of every step's own request by step number, percent."""
     found, records = _ask(stack, [sample(_asking(step), questions.most) for step in steps], questions, progress)
     return _percent(found.model_utility.value), {
         step.number: _percent(forget_efficacy(means(part, FORGET)).value)
-        for step, part in zip(steps, records, strict=True)}
+        for step, part in zip(steps, records, strict=True)
+    }
 
 
-def _ask(stack: Stack, parts: Sequence[Sequence[Example]], questions: Questions,
-         progress: Progress) -> tuple[Evaluation, list[list[dict]]]:
+def _ask(
+    stack: Stack, parts: Sequence[Sequence[Example]], questions: Questions, progress: Progress
+) -> tuple[Evaluation, list[list[dict]]]:
     """Ask every forgotten question once, and the general sets; the records of each part."""
     examples = {asked(example): example for part in parts for example in part}
-    found = evaluate(stack, [QuestionSet(FORGET, tuple(examples.values())), *questions.general], questions.encoder,
-                     questions.nli, [*stack.notes, *questions.notes], progress)
+    found = evaluate(
+        stack,
+        [QuestionSet(FORGET, tuple(examples.values())), *questions.general],
+        questions.encoder,
+        questions.nli,
+        [*stack.notes, *questions.notes],
+        progress,
+    )
     records = dict(zip(examples, (record for record in found.records if record["set"] == FORGET), strict=True))
     return found, [[records[asked(example)] for example in part] for part in parts]
 

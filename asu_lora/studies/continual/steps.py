@@ -26,8 +26,9 @@ class Step:
     request: ForgetRequest
 
 
-def read_steps(sources: Sequence[str | Path], retain: str | Path | None = None, by: str | None = None,
-               most: int | None = None) -> list[Step]:
+def read_steps(
+    sources: Sequence[str | Path], retain: str | Path | None = None, by: str | None = None, most: int | None = None
+) -> list[Step]:
     """Read a history of requests.
 
     Args:
@@ -49,8 +50,9 @@ def read_steps(sources: Sequence[str | Path], retain: str | Path | None = None, 
     for number, (name, examples) in enumerate(parts, start=1):
         named = {asked(example) for example in examples}
         kept = [example for example in kept if asked(example) not in named]
-        steps.append(Step(number, f"{number:0{width}d}-{name}"[:100],
-                          ForgetRequest(tuple(examples), tuple(kept), source, name)))
+        steps.append(
+            Step(number, f"{number:0{width}d}-{name}"[:100], ForgetRequest(tuple(examples), tuple(kept), source, name))
+        )
     return steps
 
 
@@ -66,8 +68,12 @@ def _files(source: str | Path) -> list[str | Path]:
     found = [path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in FILE_SUFFIXES]
     if not found:
         raise DataError(f"The folder {source} holds no requests: files end in {', '.join(FILE_SUFFIXES)}.")
-    return sorted(found, key=lambda path: [(int(part), "") if part.isdecimal() else (-1, part)
-                                           for part in re.split(r"(\d+)", path.name)])
+    return sorted(
+        found,
+        key=lambda path: [
+            (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)
+        ],
+    )
 
 
 def _split(source: str | Path, by: str | None) -> list[tuple[str, list[Example]]]:
@@ -78,9 +84,13 @@ def _split(source: str | Path, by: str | None) -> list[tuple[str, list[Example]]
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(rows, start=1):
         if by not in row:
-            raise DataError(f"{source}, row {number} has no column '{by}' to split the requests by; it has "
-                            f"{', '.join(list(row)[:12])}.")
+            raise DataError(
+                f"{source}, row {number} has no column '{by}' to split the requests by; it has "
+                f"{', '.join(list(row)[:12])}."
+            )
         groups.setdefault(str(row[by]), []).append(number)
     # the value itself may be a person's name: it is no part of a file's name
-    return [(f"{name}-{position}", examples_from_rows([rows[number - 1] for number in numbers], str(source), numbers))
-            for position, numbers in enumerate(groups.values(), start=1)]
+    return [
+        (f"{name}-{position}", examples_from_rows([rows[number - 1] for number in numbers], str(source), numbers))
+        for position, numbers in enumerate(groups.values(), start=1)
+    ]

@@ -32,8 +32,14 @@ class TakenBack:
     efficacy: dict[int, tuple[float | None, float | None]]
 
 
-def take_back(steps: Sequence[Step], base: LoadedBase, folder: str | Path, number: int, questions: Questions,
-              progress: Progress | None = None) -> TakenBack:
+def take_back(
+    steps: Sequence[Step],
+    base: LoadedBase,
+    folder: str | Path,
+    number: int,
+    questions: Questions,
+    progress: Progress | None = None,
+) -> TakenBack:
     """Score what is active after the last step with and without step ``number``'s adapter; the store stays as it is.
 
     Where it has been folded, it is subtracted again: exactly, if the folding was exact.
@@ -46,8 +52,10 @@ def take_back(steps: Sequence[Step], base: LoadedBase, folder: str | Path, numbe
         raise SettingError(f"There is no step {number} to take back: the run has steps 1 to {len(records) - 1}.")
     names = [record.adapter for record in records[1:]]
     if len(names) > 1 and records[-1].active == [(names[-1], 1.0)]:
-        raise SettingError("A running adapter holds all requests at once: one of them can't be taken back; use --mode "
-                           "stack, orthogonal or independent.")
+        raise SettingError(
+            "A running adapter holds all requests at once: one of them can't be taken back; use --mode "
+            "stack, orthogonal or independent."
+        )
     store, done = AdapterStore(Path(folder) / "adapters"), steps[: len(records) - 1]
     found = []
     for without in (None, names[number - 1]):
@@ -58,8 +66,9 @@ def take_back(steps: Sequence[Step], base: LoadedBase, folder: str | Path, numbe
             finally:
                 stack.unload()
     (utility, before), (later, after) = found
-    return TakenBack(number, (utility, later), {step.number: (before[step.number], after[step.number])
-                                                for step in done})
+    return TakenBack(
+        number, (utility, later), {step.number: (before[step.number], after[step.number]) for step in done}
+    )
 
 
 @contextmanager
@@ -70,6 +79,9 @@ def _without(active, name: str | None, store: AdapterStore):
         return
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "without"
-        combine([*(store.resolve(part) for part, _ in active), store.resolve(name)],
-                [*(weight for _, weight in active), -1.0], folder)
+        combine(
+            [*(store.resolve(part) for part, _ in active), store.resolve(name)],
+            [*(weight for _, weight in active), -1.0],
+            folder,
+        )
         yield [(folder, 1.0)]

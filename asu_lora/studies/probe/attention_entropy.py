@@ -19,8 +19,9 @@ MOST_TOKENS = 2048  # in one forward pass; eager attention holds (rows, heads, l
 
 
 @torch.no_grad()
-def answer_attention(model: torch.nn.Module, items: Sequence[Encoded], pad_id: int, tau: float,
-                     layers: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def answer_attention(
+    model: torch.nn.Module, items: Sequence[Encoded], pad_id: int, tau: float, layers: Sequence[int]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Final hidden states and attention entropies at the answer positions of every row, smoothed.
 
     Args:
@@ -36,8 +37,11 @@ def answer_attention(model: torch.nn.Module, items: Sequence[Encoded], pad_id: i
     decoder, device = model.get_decoder(), model.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
     entropies: list[torch.Tensor] = [torch.empty(0)] * len(items)
-    with eager(decoder), attention_smoothing(model, tau, layers), \
-            EntropyReader(attention_modules(model, layers)) as reader:
+    with (
+        eager(decoder),
+        attention_smoothing(model, tau, layers),
+        EntropyReader(attention_modules(model, layers)) as reader,
+    ):
         for group, batch in forward_passes(items, pad_id, MOST_TOKENS):
             batch = {key: value.to(device) for key, value in batch.items()}
             hidden = answer_hidden(decoder, batch)

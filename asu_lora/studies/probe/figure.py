@@ -23,8 +23,15 @@ def probe_figure(probe: Probe) -> Figure:
     rows = ["nll", *(["entropy"] if entropy else []), *(["own"] if probe.answers else [])]
     columns = len(probe.curves)
     with paper_style():
-        figure, grid = new_figure(max(3.4, 0.4 + PANEL * columns), 0.75 + 1.45 * len(rows), len(rows), columns,
-                                  squeeze=False, sharex=True, sharey="row")
+        figure, grid = new_figure(
+            max(3.4, 0.4 + PANEL * columns),
+            0.75 + 1.45 * len(rows),
+            len(rows),
+            columns,
+            squeeze=False,
+            sharex=True,
+            sharey="row",
+        )
         for column, (group, points) in enumerate(probe.curves):
             grid[0, column].set_title(f"layers {group.label}".replace("-", "\u2013"))
             marked = _marks(probe) if group.name == probe.recommended.layers else []
@@ -34,12 +41,22 @@ def probe_figure(probe: Probe) -> Figure:
                     row.axvline(tau, zorder=1, **look)
             _tau_axis(grid[-1, column], [point.tau for point in points], max((tau for tau, *_ in marked), default=1.0))
         for axes, name in zip(grid[:, 0], rows, strict=True):
-            axes.set_ylabel({"nll": "mean NLL\n(nats a token)", "entropy": "attention entropy\n(nats)",
-                             "own": "own answers\n(share)"}[name])
+            axes.set_ylabel(
+                {
+                    "nll": "mean NLL\n(nats a token)",
+                    "entropy": "attention entropy\n(nats)",
+                    "own": "own answers\n(share)",
+                }[name]
+            )
         grid[0, 0].set_ylim(bottom=0)  # shared by the row
         _limit_own(grid[-1] if probe.answers else [], probe)
-        figure.legend(handles=_handles(probe, rows), loc="outside lower center", ncols=3 if columns > 2 else 2,
-                      columnspacing=1.4, handlelength=2.6)
+        figure.legend(
+            handles=_handles(probe, rows),
+            loc="outside lower center",
+            ncols=3 if columns > 2 else 2,
+            columnspacing=1.4,
+            handlelength=2.6,
+        )
     return figure
 
 
@@ -89,9 +106,11 @@ def _handles(probe: Probe, rows: list[str]) -> list[Line2D]:
     handles = [Line2D([], [], label=NAMES[name], **look) for name, look in _series("nll").items() if probe.tokens[name]]
     if "own" in rows:
         own = _series("own")
-        handles += [Line2D([], [], label="ROUGE-L recall", **own["rouge"]),
-                    Line2D([], [], label="gibberish rate", **own["gibberish_rate"]),
-                    Line2D([], [], label="most gibberish allowed", color="0.35", linewidth=0.8)]
+        handles += [
+            Line2D([], [], label="ROUGE-L recall", **own["rouge"]),
+            Line2D([], [], label="gibberish rate", **own["gibberish_rate"]),
+            Line2D([], [], label="most gibberish allowed", color="0.35", linewidth=0.8),
+        ]
     return handles + [Line2D([], [], label=label, **look) for _, look, label in _marks(probe)]
 
 

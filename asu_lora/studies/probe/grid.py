@@ -40,17 +40,22 @@ def parse_taus(text: str) -> list[float]:
     except ValueError:
         numbers = []
     if not numbers or not all(map(math.isfinite, numbers)) or (ranged and len(numbers) != 3):
-        raise SettingError(f"The grid of temperatures '{text}' can't be read: write FIRST:LAST:STEP, such as 1:4:0.5, "
-                           "or a list, such as 1,2,3.5.")
+        raise SettingError(
+            f"The grid of temperatures '{text}' can't be read: write FIRST:LAST:STEP, such as 1:4:0.5, "
+            "or a list, such as 1,2,3.5."
+        )
     if ranged:
         first, last, step = numbers
         if step <= 0 or last < first or (last - first) / step > MOST_TAUS:
-            raise SettingError(f"The grid of temperatures '{text}' should rise from FIRST to LAST in at most "
-                               f"{MOST_TAUS} steps.")
+            raise SettingError(
+                f"The grid of temperatures '{text}' should rise from FIRST to LAST in at most {MOST_TAUS} steps."
+            )
         numbers = [first + step * i for i in range(math.floor((last - first) / step + 1e-9) + 1)]
     if min(numbers) < 1:
-        raise SettingError(f"The grid of temperatures '{text}' holds {min(numbers):g}; a temperature is at least 1 (1 "
-                           "leaves the attention as it is, more smooths it).")
+        raise SettingError(
+            f"The grid of temperatures '{text}' holds {min(numbers):g}; a temperature is at least 1 (1 "
+            "leaves the attention as it is, more smooths it)."
+        )
     return sorted({1.0, *(round(number, 4) for number in numbers)})
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from asu_lora.studies.probe.teacher_answers import OwnAnswers
+from asu_lora.studies.probe.teacher_answers import TeacherAnswers
 
 CLASSES = ("factual", "function", "copied")
 
@@ -24,4 +24,4 @@ class ProbePoint:
     entropy: dict[str, float | None]
     factual_rise: float
     function_rise: float
-    own: OwnAnswers | None
+    own: TeacherAnswers | None

@@ -30,7 +30,7 @@ from asu_lora.studies.probe.grid import (
 )
 from asu_lora.studies.probe.points import CLASSES, ProbePoint
 from asu_lora.studies.probe.recommendation import Recommendation, recommend
-from asu_lora.studies.probe.teacher_answers import OwnAnswers, own_answers
+from asu_lora.studies.probe.teacher_answers import TeacherAnswers, own_answers
 from asu_lora.teacher import tau as calibration
 from asu_lora.teacher.tau import KnownTokens, TauChoice, answer_nll, choose_tau
 
@@ -59,9 +59,16 @@ class Probe:
     notes: list[str] = field(default_factory=list)
 
 
-def probe(examples: Sequence[Example], base: LoadedBase, taus: Sequence[float] | None = None,
-          layers: Sequence[str] = DEFAULT_GROUPS, question_words: str = "apart", rows: int = calibration.MOST_ROWS,
-          answers: int = MOST_ANSWERS, progress: Progress | None = None) -> Probe:
+def probe(
+    examples: Sequence[Example],
+    base: LoadedBase,
+    taus: Sequence[float] | None = None,
+    layers: Sequence[str] = DEFAULT_GROUPS,
+    question_words: str = "apart",
+    rows: int = calibration.MOST_ROWS,
+    answers: int = MOST_ANSWERS,
+    progress: Progress | None = None,
+) -> Probe:
     """Probe a frozen base on a forget set.
 
     Args:
@@ -90,25 +97,47 @@ def probe(examples: Sequence[Example], base: LoadedBase, taus: Sequence[float] |
     at = sample(range(len(everything)), rows)
     items = [everything[i] for i in at]
     kinds = torch.tensor([kind for i in at for kind in classes[i]])
-    asked = sample([examples[i] for i in sorted({item.example for item in items}) if not examples[i].is_passage],
-                   answers)
+    asked = sample(
+        [examples[i] for i in sorted({item.example for item in items}) if not examples[i].is_passage], answers
+    )
 
     run = _Run(base, head, encoder, items, kinds, asked, question_words, progress)
     curves = [(group, run.curve(group, taus)) for group in groups]
     # the rows that 'forget' looks at, unless fewer were asked for
     chosen_from = range(len(everything)) if rows >= calibration.MOST_ROWS else at
-    recommended = run.recommendation(*next(c for c in curves if c[0] == default_group(groups, count)),
-                                     [everything[i] for i in chosen_from], [classes[i] for i in chosen_from])
+    recommended = run.recommendation(
+        *next(c for c in curves if c[0] == default_group(groups, count)),
+        [everything[i] for i in chosen_from],
+        [classes[i] for i in chosen_from],
+    )
     progress.close()
-    return Probe(base.source.name, base.precision, len({item.example for item in items}), len(asked), question_words,
-                 {name: int(mask.sum()) for name, mask in run.masks.items()}, curves, recommended, run.notes)
+    return Probe(
+        base.source.name,
+        base.precision,
+        len({item.example for item in items}),
+        len(asked),
+        question_words,
+        {name: int(mask.sum()) for name, mask in run.masks.items()},
+        curves,
+        recommended,
+        run.notes,
+    )
 
 
 class _Run:
     """What the measurements of one probe share."""
 
-    def __init__(self, base: LoadedBase, head: FrozenHead, encoder: Encoder, items: Sequence[Encoded],
-                 kinds: torch.Tensor, asked: Sequence[Example], question_words: str, progress: Progress):
+    def __init__(
+        self,
+        base: LoadedBase,
+        head: FrozenHead,
+        encoder: Encoder,
+        items: Sequence[Encoded],
+        kinds: torch.Tensor,
+        asked: Sequence[Example],
+        question_words: str,
+        progress: Progress,
+    ):
         self.base, self.head, self.encoder, self.items, self.kinds = base, head, encoder, items, kinds
         self.asked, self.progress = asked, progress
         self.masks = {name: kinds == TokenClass[name.upper()] for name in CLASSES}
@@ -116,7 +145,7 @@ class _Run:
             self.masks["function"] = self.masks["function"] | self.masks["copied"]
             self.masks["copied"] = torch.zeros_like(self.masks["copied"])
         self.known: KnownTokens | None = None
-        self.spoken: dict[tuple, OwnAnswers] = {}
+        self.spoken: dict[tuple, TeacherAnswers] = {}
         self.notes: list[str] = []
 
     def curve(self, group: LayerGroup, taus: Sequence[float]) -> list[ProbePoint]:
@@ -124,32 +153,54 @@ class _Run:
         self.progress.stage(f"Probing layers {group.label}", len(taus))
         points = []
         for tau in taus:
-            states, spread = answer_attention(self.base.model, self.items, self.base.tokenizer.pad_token_id, tau,
-                                              group.layers)
+            states, spread = answer_attention(
+                self.base.model, self.items, self.base.tokenizer.pad_token_id, tau, group.layers
+            )
             nll, spread = answer_nll(self.head, self.items, states), torch.cat(spread)
             self.known = self.known or KnownTokens.find(nll, self.kinds)
             rise = self.known.point(tau, nll)
-            points.append(ProbePoint(tau, self._means(nll), self._means(spread), rise.factual_rise, rise.function_rise,
-                                     self._speak(tau, group)))
+            points.append(
+                ProbePoint(
+                    tau,
+                    self._means(nll),
+                    self._means(spread),
+                    rise.factual_rise,
+                    rise.function_rise,
+                    self._speak(tau, group),
+                )
+            )
             self.progress.advance(1, tau=tau, facts=rise.factual_rise)
         if spread.isnan().any() and not self.notes:
-            self.notes.append(f"The attention entropy is missing: {type(self.base.model).__name__} doesn't give its "
-                              "attention weights away.")
+            self.notes.append(
+                f"The attention entropy is missing: {type(self.base.model).__name__} doesn't give its "
+                "attention weights away."
+            )
         return points
 
-    def recommendation(self, group: LayerGroup, points: Sequence[ProbePoint], items: Sequence[Encoded],
-                       classes: Sequence[Sequence[TokenClass]]) -> Recommendation:
+    def recommendation(
+        self,
+        group: LayerGroup,
+        points: Sequence[ProbePoint],
+        items: Sequence[Encoded],
+        classes: Sequence[Sequence[TokenClass]],
+    ) -> Recommendation:
         """The group's tau as ``forget`` chooses it, and whether that teacher still writes sentences."""
         self.progress.stage(f"Choosing tau for layers {group.label}")
         try:
             choice: TauChoice = choose_tau(
-                self.base.model, self.head, items, classes, self.base.tokenizer.pad_token_id, group.layers,
-                lambda point: self.progress.advance(1, tau=point.tau, facts=point.factual_rise))
+                self.base.model,
+                self.head,
+                items,
+                classes,
+                self.base.tokenizer.pad_token_id,
+                group.layers,
+                lambda point: self.progress.advance(1, tau=point.tau, facts=point.factual_rise),
+            )
         except SettingError as error:  # no tau is a finding, not a failure: the curves show why
             return Recommendation(group.name, None, None, str(error))
         return recommend(group.name, choice, self._speak(choice.tau, group), points)
 
-    def _speak(self, tau: float, group: LayerGroup) -> OwnAnswers | None:
+    def _speak(self, tau: float, group: LayerGroup) -> TeacherAnswers | None:
         if not self.asked:
             return None
         key = (tau, None if tau == 1 else group.layers)  # unsmoothed, all groups are the base

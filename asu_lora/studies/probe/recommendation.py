@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asu_lora.studies.probe.points import ProbePoint
-from asu_lora.studies.probe.teacher_answers import OwnAnswers
+from asu_lora.studies.probe.teacher_answers import TeacherAnswers
 from asu_lora.teacher.tau import TauChoice, TauPoint
 
 MOST_GIBBERISH = 0.25  # share of the teacher's own answers that may be gibberish, above the base's share
@@ -27,12 +27,14 @@ class Recommendation:
     tau: float | None
     auto: float | None
     reason: str
-    own: OwnAnswers | None = None
-    auto_own: OwnAnswers | None = None
+    own: TeacherAnswers | None = None
+    auto_own: TeacherAnswers | None = None
     curve: Sequence[TauPoint] = ()
 
 
-def recommend(layers: str, choice: TauChoice, own: OwnAnswers | None, points: Sequence[ProbePoint]) -> Recommendation:
+def recommend(
+    layers: str, choice: TauChoice, own: TeacherAnswers | None, points: Sequence[ProbePoint]
+) -> Recommendation:
     """Take the calibrated tau, or the highest probed one below it whose teacher still writes sentences.
 
     Args:
@@ -42,25 +44,43 @@ def recommend(layers: str, choice: TauChoice, own: OwnAnswers | None, points: Se
     """
     why = choice.reason.rstrip(".")
     if own is None:
-        return Recommendation(layers, choice.tau, choice.tau, f"{why}; whether its teacher writes sentences was not "
-                              "looked at, for it was asked nothing.", curve=choice.curve)
+        return Recommendation(
+            layers,
+            choice.tau,
+            choice.tau,
+            f"{why}; whether its teacher writes sentences was not looked at, for it was asked nothing.",
+            curve=choice.curve,
+        )
     base = points[0].own.gibberish_rate
     if own.gibberish_rate <= base + MOST_GIBBERISH:
-        return Recommendation(layers, choice.tau, choice.tau, f"{why}, and its teacher still writes sentences "
-                              f"({_rates(own, base)}).", own, own, choice.curve)
-    lost = (f"at {choice.tau:g}, which 'auto' chooses because the facts are gone, {own.gibberish_rate:.0%} of the "
-            "teacher's own answers are gibberish or empty")
+        return Recommendation(
+            layers,
+            choice.tau,
+            choice.tau,
+            f"{why}, and its teacher still writes sentences ({_rates(own, base)}).",
+            own,
+            own,
+            choice.curve,
+        )
+    lost = (
+        f"at {choice.tau:g}, which 'auto' chooses because the facts are gone, {own.gibberish_rate:.0%} of the "
+        "teacher's own answers are gibberish or empty"
+    )
     speaking = [p for p in points if 1 < p.tau < choice.tau and p.own.gibberish_rate <= base + MOST_GIBBERISH]
     if not speaking:
-        reason = (f"No probed tau above 1 and below 'auto' has a teacher that writes sentences, and {lost}: probe "
-                  "lower ones, or smooth other layers.")
+        reason = (
+            f"No probed tau above 1 and below 'auto' has a teacher that writes sentences, and {lost}: probe "
+            "lower ones, or smooth other layers."
+        )
         return Recommendation(layers, None, choice.tau, reason, None, own, choice.curve)
     best = speaking[-1]
-    reason = (f"tau {best.tau:g} is the highest probed one below 'auto' whose teacher still writes sentences "
-              f"({_rates(best.own, base)}), and the NLL of known factual tokens has risen by {best.factual_rise:.2f} "
-              f"nats there; {lost}.")
+    reason = (
+        f"tau {best.tau:g} is the highest probed one below 'auto' whose teacher still writes sentences "
+        f"({_rates(best.own, base)}), and the NLL of known factual tokens has risen by {best.factual_rise:.2f} "
+        f"nats there; {lost}."
+    )
     return Recommendation(layers, best.tau, choice.tau, reason, best.own, own, choice.curve)
 
 
-def _rates(own: OwnAnswers, base: float) -> str:
+def _rates(own: TeacherAnswers, base: float) -> str:
     return f"gibberish {own.gibberish_rate:.0%} of its own answers, the base's {base:.0%}"

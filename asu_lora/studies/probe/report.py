@@ -11,32 +11,49 @@ from asu_lora.studies.probe.grid import LayerGroup
 from asu_lora.studies.probe.points import CLASSES, ProbePoint
 from asu_lora.studies.probe.probe import Probe
 
-UNITS = {"nll": "nats a token, mean over a class's tokens",
-         "entropy": "nats, mean over heads, the group's layers and a class's tokens",
-         "rise": "nats a token above the base's NLL, mean over the tokens that the base knows",
-         "rouge, gibberish_rate, empty_rate": "shares from 0 to 1"}
+UNITS = {
+    "nll": "nats a token, mean over a class's tokens",
+    "entropy": "nats, mean over heads, the group's layers and a class's tokens",
+    "rise": "nats a token above the base's NLL, mean over the tokens that the base knows",
+    "rouge, gibberish_rate, empty_rate": "shares from 0 to 1",
+}
 
 
 def as_dict(probe: Probe) -> dict[str, Any]:
     """Everything that was measured; no text of the request is in it."""
     chosen = probe.recommended
     return {
-        "base": probe.base, "precision": probe.precision, "rows": probe.rows, "answers": probe.answers,
-        "question_words": probe.question_words, "tokens": probe.tokens,
-        "recommended": {"layers": chosen.layers, "tau": chosen.tau, "auto": chosen.auto, "reason": chosen.reason,
-                        "own_answers": chosen.own and asdict(chosen.own),
-                        "auto_own_answers": chosen.auto_own and asdict(chosen.auto_own),
-                        "curve": [asdict(point) for point in chosen.curve]},
-        "groups": [{"name": group.name, "layers": list(group.layers), "points": [_values(point) for point in points]}
-                   for group, points in probe.curves],
-        "units": UNITS, "notes": probe.notes,
+        "base": probe.base,
+        "precision": probe.precision,
+        "rows": probe.rows,
+        "answers": probe.answers,
+        "question_words": probe.question_words,
+        "tokens": probe.tokens,
+        "recommended": {
+            "layers": chosen.layers,
+            "tau": chosen.tau,
+            "auto": chosen.auto,
+            "reason": chosen.reason,
+            "own_answers": chosen.own and asdict(chosen.own),
+            "auto_own_answers": chosen.auto_own and asdict(chosen.auto_own),
+            "curve": [asdict(point) for point in chosen.curve],
+        },
+        "groups": [
+            {"name": group.name, "layers": list(group.layers), "points": [_values(point) for point in points]}
+            for group, points in probe.curves
+        ],
+        "units": UNITS,
+        "notes": probe.notes,
     }
 
 
 def as_rows(probe: Probe) -> list[dict[str, Any]]:
     """One row a group and tau."""
-    return [{"group": group.name, "layers": _indices(group), **_values(point)}
-            for group, points in probe.curves for point in points]
+    return [
+        {"group": group.name, "layers": _indices(group), **_values(point)}
+        for group, points in probe.curves
+        for point in points
+    ]
 
 
 def write_report(probe: Probe, folder: str | Path) -> list[Path]:
@@ -50,9 +67,13 @@ def write_report(probe: Probe, folder: str | Path) -> list[Path]:
 
     folder, rows = Path(folder), as_rows(probe)
     with disk_errors(folder, "folder"):
-        written = write_files(folder, {
-            "probe.json": json.dumps(as_dict(probe), indent=2) + "\n",
-            "probe.csv": csv_table(list(rows[0]), [list(row.values()) for row in rows])})
+        written = write_files(
+            folder,
+            {
+                "probe.json": json.dumps(as_dict(probe), indent=2) + "\n",
+                "probe.csv": csv_table(list(rows[0]), [list(row.values()) for row in rows]),
+            },
+        )
         return written + save_figure(probe_figure(probe), folder / "probe")
 
 

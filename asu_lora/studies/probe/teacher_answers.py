@@ -15,7 +15,7 @@ from asu_lora.teacher.smoothing import attention_smoothing
 
 
 @dataclass(frozen=True)
-class OwnAnswers:
+class TeacherAnswers:
     """Greedy answers, summed up: shares of them in [0, 1].
 
     Attributes:
@@ -29,8 +29,14 @@ class OwnAnswers:
     empty_rate: float
 
 
-def own_answers(model: torch.nn.Module, encoder: Encoder, examples: Sequence[Example], tau: float,
-                layers: Sequence[int], progress: Callable[[int], None] | None = None) -> OwnAnswers:
+def own_answers(
+    model: torch.nn.Module,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    tau: float,
+    layers: Sequence[int],
+    progress: Callable[[int], None] | None = None,
+) -> TeacherAnswers:
     """Let the smoothed model answer questions greedily, for little longer than the longest true answer takes.
 
     Args:
@@ -41,6 +47,8 @@ def own_answers(model: torch.nn.Module, encoder: Encoder, examples: Sequence[Exa
     with attention_smoothing(model, tau, layers):
         ids = generate_answers(model, encoder.tokenizer, prompts, room, progress=progress)
     answers = [encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in ids]
-    return OwnAnswers(
+    return TeacherAnswers(
         fmean(rouge_l_recall(answer, example.answer) for answer, example in zip(answers, examples, strict=True)),
-        gibberish_rate(answers), fmean(not answer for answer in answers))
+        gibberish_rate(answers),
+        fmean(not answer for answer in answers),
+    )
