@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from asu_lora.adapters.lora_folder import read_lora, refuse_different_bases
+from asu_lora.bases.checkpoint_files import read_config
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
 from asu_lora.merging.checkpoint.architecture import skeleton_of
-from asu_lora.merging.checkpoint.companion_files import copy_companions, read_config, write_config
+from asu_lora.merging.checkpoint.companion_files import copy_companions, write_config
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.checkpoint.tensor_writer import TensorWriter, staged_folder
 from asu_lora.merging.durable.residual_adapter import FOLDER

@@ -53,12 +53,8 @@ def refuse_other_base(source: BaseSource, loras: Sequence[LoraFolder]) -> None:
     Raises:
         AdapterError: the base's fingerprint is another one.
     """
-    named = [lora for lora in loras if lora.manifest]
-    if not named:
-        return
-    found = source.fingerprint()
-    for lora in named:
-        if lora.manifest.base.fingerprint != found:
+    for lora in loras:
+        if lora.manifest and not source.has_fingerprint(lora.manifest.base.fingerprint):
             named_alike = lora.base_id == source.name
             what = "other weights under the same name" if named_alike else f"the base {lora.base_id}"
             raise AdapterError(
