@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.batches.packing import pack_group
 from asu_lora.batches.padding import pad_group
-from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.models import packing_trial
 from asu_lora.models.decoder import decoder_and_layers
 from asu_lora.models.loading import load_base
