@@ -21,15 +21,15 @@ from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.prepare import build_objectives, encode_halves
-from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import free_memory
-from asu_lora.hardware.precision import compute_dtype
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
-from asu_lora.models.loading import causal_lm_config, load_tokenizer
+from asu_lora.models.loading import load_tokenizer
+from asu_lora.models.prepared_base import prepare_base
+from asu_lora.models.weight_map import refuse_incomplete
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.phases import phases
 
@@ -63,7 +63,7 @@ def plan_run(
     architecture = (run.model.config.architectures or ["?"])[0]
     return {
         "adapter": f"{name}, in {store}",
-        "base": f"{base} ({architecture}), {config.precision} on {run.device}, arithmetic in "
+        "base": f"{base} ({architecture}), {run.precision} on {run.device}, arithmetic in "
         f"{str(run.compute).removeprefix('torch.')}",
         **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in ground)} if ground else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
@@ -88,11 +88,10 @@ def prepare(
     Raises:
         AsuLoraError: whatever the run itself would refuse before training.
     """
-    source = resolve_base(base)
-    model_config = causal_lm_config(source, config.trust_remote_code)
-    encoder = Encoder(load_tokenizer(source, config.trust_remote_code), config.max_length)
-    device = choose_device(config.device)
-    compute = compute_dtype(config.precision, device)
+    prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    encoder = Encoder(load_tokenizer(prepared.source, config.trust_remote_code), config.max_length)
+    model = meta_model(prepared.config, prepared.compute_dtype, config.trust_remote_code)
+    refuse_incomplete(model, prepared.infos, prepared.source.name)
     # the tokens that keep_speaking takes out of the teacher take no memory
     objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None)
     if "retain" in objectives and not request.retain:
@@ -109,13 +108,14 @@ def prepare(
     sets = (request.forget, request.retain, heldout or [])
     evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in sets if examples]
     return PlannedRun(
-        meta_model(model_config, compute, config.trust_remote_code),
-        device,
-        compute,
+        model,
+        prepared.device,
+        prepared.compute_dtype,
         halves,
         objectives,
         evaluated if config.eval_rows else [],
-        sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
+        sum(file.stat().st_size for file in {tensor.file for tensor in prepared.tensors.values()}),
+        prepared.precision,
     )
 
 

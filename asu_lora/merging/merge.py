@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from asu_lora.adapters.lora_folder import read_lora, refuse_different_bases
-from asu_lora.bases.checkpoint_files import read_config
+from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
+from asu_lora.bases.quantization import stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
 from asu_lora.merging.checkpoint.architecture import skeleton_of
@@ -84,7 +85,8 @@ def merge(
     refuse_different_bases(only)
     config = read_config(source.path)
     stored = stored_quantization(config, source.name)
-    onto, settings = choose_onto(only, stored, onto)
+    types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
+    onto, settings = choose_onto(only, stored, onto, types)
     refuse_other_base(source, only)
     on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora in only)
     with (
@@ -93,7 +95,7 @@ def merge(
         TensorWriter(stage, shard_size) as writer,
         workers() as threads,
     ):
-        skips = (config.get("quantization_config") or {}).get("llm_int8_skip_modules")
+        skips = (stored_settings(config, source.name) or {}).get("llm_int8_skip_modules")
         skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
         stream = TensorStream(
             reader,

@@ -71,6 +71,7 @@ def load_base(
     model = _load_weights(prepared, trust_remote_code)
     model.requires_grad_(False)
     model.eval()
+    _compute_in(model, prepared.compute_dtype)
     keep_trainable_layout(model)
     feed_head_contiguously(model)
     release_freed_memory()
@@ -118,6 +119,13 @@ def load_tokenizer(source: BaseSource, trust_remote_code: bool = False) -> PreTr
         spare = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
         tokenizer.pad_token = spare or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
+
+
+def _compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """A base that is stored in 4 bit brings a compute type of its own, which may be slow or unknown here."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype") and hasattr(module, "compute_type_is_set"):
+            module.compute_dtype, module.compute_type_is_set = dtype, True
 
 
 def keep_trainable_layout(model: torch.nn.Module) -> None:

@@ -17,6 +17,7 @@ from asu_lora.config import PRECISIONS
 from asu_lora.errors import BaseModelError, SettingError, first_line
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.precision import compute_dtype
+from asu_lora.safetensors_header import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class PreparedBase:
     quantization: dict[str, Any] | None
     device: torch.device
     compute_dtype: torch.dtype
+
+    @property
+    def infos(self) -> dict[str, TensorInfo]:
+        """Type and shape of each tensor of the checkpoint."""
+        return {name: stored.info for name, stored in self.tensors.items()}
 
 
 def prepare_base(
