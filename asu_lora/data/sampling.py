@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
-from asu_lora.data.examples import Example
+T = TypeVar("T")
 
 
-def sample(examples: Sequence[Example], most: int) -> list[Example]:
+def sample(examples: Sequence[T], most: int) -> list[T]:
     """At most ``most`` examples, spread evenly over the set: the same ones every time, from every part of it."""
     if len(examples) <= most:
         return list(examples)
