@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-T = TypeVar("T")
+Row = TypeVar("Row")
 
 
-def sample(examples: Sequence[T], most: int) -> list[T]:
-    """At most ``most`` examples, spread evenly over the set: the same ones every time, from every part of it."""
-    if len(examples) <= most:
-        return list(examples)
-    return [examples[math.floor(i * len(examples) / most)] for i in range(most)]
+def sample(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most ``most`` rows, spread evenly over the set: the same ones every time, from every part of it."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[math.floor(i * len(rows) / most)] for i in range(most)]

@@ -77,16 +77,6 @@ def write_report(probe: Probe, folder: str | Path) -> list[Path]:
         return written + save_figure(probe_figure(probe), folder / "probe")
 
 
-def check_folder(folder: str | Path) -> None:
-    """Make the folder of a report, before minutes of measuring.
-
-    Raises:
-        StoreError: it can't be made.
-    """
-    with disk_errors(Path(folder), "folder"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-
-
 def _values(point: ProbePoint) -> dict[str, Any]:
     values: dict[str, Any] = {"tau": point.tau}
     for measure, means in (("nll", point.nll), ("entropy", point.entropy)):
