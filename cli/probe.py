@@ -117,7 +117,7 @@ def report(result: "Probe", files: "Sequence[Path]") -> None:
                 f"{p.tau:g}",
                 *(number(p.nll[name]) for name in ("factual", "function", "copied")),
                 *(number(p.entropy[name]) for name in ("factual", "function")),
-                *(number(p.teacher and getattr(p.teacher, name)) for name in ("rouge", "gibberish_rate")),
+                *(number(getattr(p.teacher, name) if p.teacher else None) for name in ("rouge", "gibberish_rate")),
             )
             for p in points
         ]

@@ -8,6 +8,7 @@ from asu_lora.progress import Progress
 
 DOTS = "\u2800\u28ff"  # the first and the last of what rich's spinner is made of
 
+
 class Bars(Progress):
     """A bar for the stage that runs, with its values, speed and time left; a line for each that has ended.
 

@@ -20,7 +20,7 @@ from asu_lora.errors import SettingError, StoreError
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
 from asu_lora.evaluation.question_sets import QuestionSet
-from asu_lora.files import disk_errors
+from asu_lora.files import check_writable, disk_errors
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
@@ -186,8 +186,8 @@ def alone(out: Path) -> Iterator[None]:
     Raises:
         StoreError: another process holds it, or the disk refuses, here or in the block.
     """
+    check_writable(out)
     with disk_errors(out, "folder"):
-        out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
         try:
             lock.acquire()

@@ -77,7 +77,12 @@ def equal_averages(axes: Axes) -> None:
             scalex=False,
             scaley=False,
         )
-        style: dict[str, Any] = {"fontsize": 5.5, "color": "0.45", "annotation_clip": False, "textcoords": "offset points"}
+        style: dict[str, Any] = {
+            "fontsize": 5.5,
+            "color": "0.45",
+            "annotation_clip": False,
+            "textcoords": "offset points",
+        }
         if bottom <= 2 * average - right <= top:
             axes.annotate(f"Avg {average}", (right, 2 * average - right), (2, 0), va="center", **style)
         elif left <= 2 * average - top <= right:

@@ -10,6 +10,7 @@ from asu_lora.errors import DataError, SettingError
 from asu_lora.evaluation.question_sets import AUTHORS, WORLD
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites.tofu import tofu_sets
+from asu_lora.files import check_writable
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.history import HistoryConfig, StepRecord, check_resumable, run_history
@@ -93,6 +94,7 @@ def run_methods(
         check_resumable(out / file_name(name), resume)
     continual.check_take_back(steps)
     questions = _questions(steps, continual)
+    check_writable(out)
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
         base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
