@@ -139,7 +139,7 @@ def typed_command(ctx: click.Context) -> str:
             continue
         value = ctx.params.get(param.name or "")
         if not isinstance(param, click.Option):
-            words.append(param.make_metavar(ctx))
+            words.append(param.human_readable_name)
         elif param.is_flag:
             words.append(param.opts[-1] if value else param.secondary_opts[-1])
         else:

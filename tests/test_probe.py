@@ -128,7 +128,9 @@ def test_the_recommended_tau_is_that_of_tau_auto(base):
     choice = choose_tau(base.model, FrozenHead(base.model), items, classes, base.tokenizer.pad_token_id, [0, 1])
     chosen = probe(EXAMPLES, base, ProbeConfig([1.0], ("all",), answers=4)).recommended
     assert chosen.auto == choice.tau and list(chosen.curve) == choice.curve
-    assert chosen.tau == choice.tau and chosen.teacher.gibberish_rate <= 0.25 and "still writes sentences" in chosen.reason
+    assert (
+        chosen.tau == choice.tau and chosen.teacher.gibberish_rate <= 0.25 and "still writes sentences" in chosen.reason
+    )
     counted = probe(EXAMPLES, base, ProbeConfig([1.0], ("all",), "function", answers=0))
     assert counted.recommended.auto == choice.tau
     assert counted.tokens["copied"] == 0 and counted.curves[0][1][0].nll["copied"] is None
