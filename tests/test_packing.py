@@ -157,8 +157,8 @@ def test_rows_are_padded_on_the_cpu_and_tried_once_elsewhere(monkeypatch):
     model, calls = model_of("llama"), []
     model.get_decoder().register_forward_pre_hook(lambda *_: calls.append(1))
     assert packing_of(model) is None and not calls
-    assert packing_of(model, torch.device("cuda")) == "lines" and len(calls) == 4
-    assert packing_of(model, torch.device("cuda")) == "lines" and len(calls) == 4
+    assert packing_of(model, torch.device("cuda")) == "lines" and len(calls) == 5
+    assert packing_of(model, torch.device("cuda")) == "lines" and len(calls) == 5
     assert packing_of(torch.nn.Linear(2, 2), torch.device("cuda")) is None
 
 

@@ -7,9 +7,9 @@ import numpy
 import pytest
 
 from asu_lora.adapters.manifest import WEIGHTS_NAME
-from asu_lora.adapters.safetensors_header import not_finite, read_header
 from asu_lora.adapters.verify import verify_adapter
 from asu_lora.errors import AdapterError
+from asu_lora.safetensors_header import not_finite, read_header
 from tests.making_adapters import (
     MODULES,
     entries,

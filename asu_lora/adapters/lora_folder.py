@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.manifest import WEIGHTS_NAME, Manifest, has_manifest, read_manifest
-from asu_lora.adapters.safetensors_header import TensorInfo, read_header
 from asu_lora.adapters.stored_adapter import read_adapter_config
 from asu_lora.errors import AdapterError
+from asu_lora.safetensors_header import TensorInfo, read_header
 
 if TYPE_CHECKING:
     import torch

@@ -79,7 +79,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 def look_at(folder: Path, name: str | None = None) -> StoredAdapter:
     """Read config and manifest of a folder (not its weights) and say in what state it is. Never raises
     because of what is in the folder: that is what ``state`` is for. The name is the folder's if not given."""
-    from asu_lora.adapters.safetensors_header import read_header
+    from asu_lora.safetensors_header import read_header
 
     name = name or folder.name
     manifest, config, sizes, problem = None, {}, {}, None

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from asu_lora.adapters.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, has_manifest, read_manifest
-from asu_lora.adapters.safetensors_header import TensorInfo, not_finite, read_header
 from asu_lora.adapters.stored_adapter import read_adapter_config
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, sha256_file
+from asu_lora.safetensors_header import TensorInfo, not_finite, read_header
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
 

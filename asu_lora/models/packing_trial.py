@@ -22,8 +22,13 @@ from asu_lora.models.decoder import answer_hidden, decoder_and_layers
 # tenth of a step at most (docs/results/packing.md).
 PADDED_DEVICES = {"cpu"}
 
-ROW = Encoded((4, 2), (6, 1, 5))
-AHEAD, OTHERS_AHEAD = Encoded((1, 5, 2), (7, 3, 6)), Encoded((3, 7, 7), (1, 2, 4))
+# Many tokens, none of them the first few of a vocabulary: those are control tokens, whose states are chaotic.
+ROW = Encoded((40, 23, 51, 30), (19, 44, 37, 58, 26, 33, 47, 21, 54, 29, 42, 35, 60))
+AHEAD, OTHERS_AHEAD = Encoded((34, 27), (52, 20, 45)), Encoded((57, 38), (25, 49, 31))
+LONGER = Encoded(AHEAD.prompt_ids + ROW.prompt_ids, AHEAD.answer_ids + ROW.answer_ids)
+
+# times the rounding that was measured: what a packed row may differ by, and what a leak must exceed
+ALLOWED, TELLING = 4, 5
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[str, Packing | None]] = WeakKeyDictionary()
 
@@ -31,7 +36,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[str, Packing | None]] = WeakKeyDiction
 def packing_of(model: nn.Module, device: torch.device | None = None) -> Packing | None:
     """How rows are packed for this model; None if they are padded instead.
 
-    The trial, four forward passes of a line, runs once a model and attention implementation. On the meta device it
+    The trial, five small forward passes, runs once a model and attention implementation. On the meta device it
     shows only that the model's code can run so.
 
     Args:
@@ -56,14 +61,17 @@ def packing_of(model: nn.Module, device: torch.device | None = None) -> Packing 
 def keeps_rows_apart(decoder: nn.Module, first_layer: nn.Module) -> bool:
     """Whether a row behind another one in its line gets the states it gets alone.
 
-    Bit for bit the same has to enter the first layer as when it is alone, and come out of the last whatever row lies
-    ahead. What comes out may differ from what it gets alone by rounding only, and by much more where the line is read
-    as one row: else the trial tells nothing.
+    Three things must hold. Bit for bit the same enters the first layer as when the row is alone. Bit for bit the same
+    comes out of the last layer, whatever row lies ahead. And what comes out differs from the row alone by rounding
+    only. How large rounding is depends on the model and its type: it is measured by the same row in another padded
+    shape. How large a leak is, is measured too: the line is read as one row. The trial tells something only where the
+    leak is much larger than the rounding.
     """
     together = pack_group([[AHEAD, ROW]], 0)
     width = together["input_ids"].shape[1]
     try:
         entering, alone = _states(decoder, first_layer, pad_group([ROW], 0))
+        _, padded = _states(decoder, first_layer, pad_group([LONGER, ROW], 0))
         entering_apart, apart = _states(decoder, first_layer, together)
         _, behind_others = _states(decoder, first_layer, pack_group([[OTHERS_AHEAD, ROW]], 0))
         _, joined = _states(decoder, first_layer, together | {"position_ids": torch.arange(width)[None]})
@@ -71,12 +79,13 @@ def keeps_rows_apart(decoder: nn.Module, first_layer: nn.Module) -> bool:
         return False
     if alone.is_meta:
         return True
-    rounding = max(1e-4, 4 * torch.finfo(alone.dtype).eps)
+    step = torch.finfo(alone.dtype).eps
+    rounding, packed, leaked = (_distance(states, alone) for states in (padded, apart, joined))
     return (
         torch.equal(entering, entering_apart)
         and torch.equal(apart, behind_others)
-        and _distance(apart, alone) <= rounding
-        and _distance(joined, alone) > 4 * rounding
+        and packed <= ALLOWED * max(rounding, step, 2.5e-5)
+        and leaked > TELLING * max(rounding, packed, step)
     )
 
 
@@ -97,6 +106,9 @@ def _states(
 
 
 def _distance(states: torch.Tensor, others: torch.Tensor) -> float:
-    """The largest distance of a token's states from the other's, in parts of the other's length."""
+    """How far a row's states lie from the others, in parts of the others' length: the median over its tokens.
+
+    A single token may be chaotic: in NF4 one was found whose states differ by 0.85 between two padded shapes.
+    """
     states, others = states.float(), others.float()
-    return ((states - others).norm(dim=-1) / others.norm(dim=-1)).max().item()
+    return ((states - others).norm(dim=-1) / others.norm(dim=-1)).median().item()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from asu_lora.adapters.safetensors_header import TensorInfo, read_header
 from asu_lora.errors import AsuLoraError, BaseModelError
 from asu_lora.merging.checkpoint.thread_handles import Handles
+from asu_lora.safetensors_header import TensorInfo, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
