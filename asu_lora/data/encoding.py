@@ -119,9 +119,7 @@ class Encoder:
         end = self.tokenizer(row.end.strip(), add_special_tokens=False).input_ids if row.end else []
         ended = len(answer) <= room and answer[len(answer) - len(end) :] == end
         return [
-            Encoded(
-                tuple(whole[:shared]), tuple(answer[:room]), index, len(answer) > room, len(end) if ended else 0
-            )
+            Encoded(tuple(whole[:shared]), tuple(answer[:room]), index, len(answer) > room, len(end) if ended else 0)
         ]
 
     def encode_all(self, examples: Sequence[Example], what: str = "row") -> list[Encoded]:

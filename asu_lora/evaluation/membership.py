@@ -63,7 +63,7 @@ def add_membership(
     """
     progress = progress or Progress()
     model = base_model(stack.model)
-    head, encoder = FrozenHead(model), Encoder(stack.base.tokenizer, max_length=1024)
+    head, encoder = FrozenHead(model), stack.encoder()
     forget = [example for questions in sets if questions.name == FORGET for example in questions.examples]
     passages = [example for example in forget if example.is_passage]  # the evaluation asks questions alone
     progress.stage("Likelihoods on the held-out set", len(passages) + len(holdout))
