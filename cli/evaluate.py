@@ -8,7 +8,6 @@ import click
 from asu_lora.cli.options import (
     adapter_option,
     base_option,
-    check_suite,
     json_option,
     machine_options,
     scoring_options,
@@ -53,28 +52,7 @@ NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC
 )
 @machine_options
 @json_option
-def evaluate(
-    base,
-    adapters,
-    store,
-    forget,
-    retain,
-    where,
-    suite,
-    data,
-    split,
-    task,
-    questions,
-    encoder,
-    nli,
-    retain_log,
-    holdout,
-    lm_eval,
-    records,
-    precision,
-    device,
-    as_json,
-):
+def evaluate(lm_eval, where, records, as_json, **asked):
     """Score base + adapters on what should be forgotten and on what should be kept.
 
     \b
@@ -90,72 +68,22 @@ def evaluate(
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
-    chosen = SUITES.get(suite)
-    asked = chosen is None or chosen.scorer is None  # questions of the user's or of TOFU
-    _refuse_contradictions(suite, data, forget, retain, retain_log, holdout, asked, lm_eval)
-    tasks = [name.strip() for name in (lm_eval or "").split(",") if name.strip()]
+    tasks = tuple(name.strip() for name in (lm_eval or "").split(",") if name.strip())
     with stderr().status("Loading the base ..."):
         quiet_libraries()
-        from asu_lora.evaluation.evaluate import evaluate as score
-        from asu_lora.evaluation.lm_eval import check_installed, run_tasks
-        from asu_lora.evaluation.question_sets import own_sets
-        from asu_lora.evaluation.result import Evaluation
-        from asu_lora.evaluation.retain_log import check_questions, read_log, retain_quality
-        from asu_lora.evaluation.scoring_models import scoring_models
-        from asu_lora.models.adapter_stack import load
+        from asu_lora.evaluation.evaluation_request import EvaluationRequest
 
-        if tasks:
-            check_installed()
-        log = read_log(retain_log) if retain_log else None
-        if not asked:
-            sets = chosen.read(data or chosen.hub, questions)
-        elif chosen:
-            sets = chosen.read(data, split, task, questions)
-        else:
-            sets = own_sets(forget, retain, questions, dict(where)) if forget or retain or not tasks else []
-        if asked and log is not None:
-            check_questions(log, sets)
-        unseen = _holdout(holdout, questions) if holdout else []
-        stack = load(base, adapters, store, precision, device)
-        sentence_encoder, nli_model, notes = scoring_models(encoder, nli) if asked and sets else (None, None, [])
+        loaded = EvaluationRequest(**asked, where=dict(where), tasks=tasks).load()
     with Bars() as progress:
-        if not asked:
-            result = chosen.score(stack, sets, **({"log": log} if log is not None else {}), progress=progress)
-        elif sets:
-            result = score(stack, sets, sentence_encoder, nli_model, [*stack.notes, *notes], progress)
-            if log is not None:
-                result.more["forget quality"] = retain_quality(result.records, log)
-            if unseen:
-                from asu_lora.evaluation.membership import add_membership
-
-                add_membership(result, stack, sets, unseen, progress)
-        else:
-            result = Evaluation({}, [])
+        result = loaded.score(progress)
     if tasks:
         with stderr().status("lm-evaluation-harness ..."):
-            result.lm_eval = run_tasks(stack, tasks)
+            result.lm_eval = loaded.run_tasks()
     if records:
         result.write_records(records)
     if as_json:
         return print_json(result.summary())
     return _print(result)
-
-
-def _refuse_contradictions(suite, data, forget, retain, retain_log, holdout, asked, lm_eval):
-    check_suite(suite, data)
-    if holdout and not asked:
-        raise click.UsageError(f"--holdout is for questions of your own or of TOFU; {suite} has its own sets.")
-    if retain_log and suite == "wmdp":
-        raise click.UsageError("--retain-log is for TOFU, MUSE and questions of your own; nothing of wmdp needs it.")
-    if (retain_log or holdout) and lm_eval and not (suite or forget or retain):
-        raise click.UsageError("--retain-log and --holdout need something to compare with: name --forget or --suite.")
-
-
-def _holdout(source, most):
-    from asu_lora.data.request import read_examples
-    from asu_lora.data.sampling import sample
-
-    return sample(read_examples(source), most)
 
 
 def _print(result):

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
-from asu_lora.data.examples import Example
+Row = TypeVar("Row")
 
 
-def sample(examples: Sequence[Example], most: int) -> list[Example]:
-    """At most ``most`` examples, spread evenly over the set: the same ones every time, from every part of it."""
-    if len(examples) <= most:
-        return list(examples)
-    return [examples[math.floor(i * len(examples) / most)] for i in range(most)]
+def sample(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most ``most`` rows, spread evenly over the set: the same ones every time, from every part of it."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[math.floor(i * len(rows) / most)] for i in range(most)]

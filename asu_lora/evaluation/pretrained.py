@@ -85,9 +85,11 @@ def find_file(name: str, file: str) -> Path | None:
     for where in ({"local_files_only": True}, {}):
         if where or (not Path(name).is_dir() and hub_answers()):
             try:
-                return Path(cached_file(name, file, **where))
+                found = cached_file(name, file, **where)
             except OSError:  # no such file there
                 continue
+            if found is not None:
+                return Path(found)
     return None
 
 

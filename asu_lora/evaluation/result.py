@@ -3,12 +3,15 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from asu_lora.evaluation.metrics.average import average
 from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.evaluation.metrics.model_utility import model_utility, tofu_model_utility
 from asu_lora.evaluation.question_sets import FORGET
 from asu_lora.evaluation.score import Score
+
+Record = dict[str, Any]  # one row that was scored: its set and number, its texts, every metric by name
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Evaluation:
     """
 
     sets: dict[str, dict[str, float | None]]
-    records: list[dict]
+    records: list[Record]
     notes: list[str] = field(default_factory=list)
     more: dict[str, Score] = field(default_factory=dict)
     lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)

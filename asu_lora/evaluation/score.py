@@ -58,8 +58,8 @@ def harmonic_mean(values: Iterable[float]) -> float:
     return smallest * (len(values) / math.fsum(smallest / value for value in values))
 
 
-def _checked(name: str, value: float | None) -> float | None:
-    """The value within [0, 1] (rounding forgiven), or None."""
+def checked_share(name: str, value: float | None) -> float | None:
+    """``value`` within [0, 1] (rounding forgiven), or None; :class:`DataError` names one that lies outside."""
     if value is None:
         return None
     if not -1e-9 <= value <= 1 + 1e-9:

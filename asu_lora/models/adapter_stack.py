@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -35,7 +36,7 @@ class Stack:
     """
 
     base: LoadedBase
-    model: object
+    model: torch.nn.Module
     adapters: list[tuple[str, float]]
     notes: list[str] = field(default_factory=list)
     rows: RowFormat = field(default_factory=lambda: RowFormat(LENGTH))

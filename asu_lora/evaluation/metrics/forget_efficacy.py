@@ -1,6 +1,6 @@
 """Forget efficacy (FE): how little of the forget set is left, over the metrics that fall."""
 
-from asu_lora.evaluation.score import Score, Values, _checked, harmonic_mean
+from asu_lora.evaluation.score import Score, Values, checked_share, harmonic_mean
 
 FORGET_METRICS = ("rouge", "probability", "truth_ratio", "token_entropy", "entailment")
 
@@ -14,7 +14,7 @@ def forget_efficacy(scores: Values) -> Score:
     entailment: figures of the two must not be compared. Missing values and errors as in
     :func:`model_utility`.
     """
-    values = {metric: _checked(f"{metric} on forget", scores.get(metric)) for metric in FORGET_METRICS}
+    values = {metric: checked_share(f"{metric} on forget", scores.get(metric)) for metric in FORGET_METRICS}
     there = [v if metric == "token_entropy" else 1 - v for metric, v in values.items() if v is not None]
     missing = tuple(metric for metric, value in values.items() if value is None)
     return Score(harmonic_mean(there) if there else None, len(there), len(FORGET_METRICS), missing)

@@ -1,46 +1,27 @@
 """TOFU's forget quality: can the unlearned model be told from one that never saw the forget set?"""
 
+import math
 from collections.abc import Sequence
 
-import torch
+from scipy.stats import ks_2samp
 
 from asu_lora.errors import DataError
 
 
 def ks_two_sample(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """Two-sided, two-sample Kolmogorov-Smirnov test: ``(D, p)``, ``D = max |F1 - F2|``, ``p`` exact.
+    """Two-sided, two-sample Kolmogorov-Smirnov test: ``(D, p)``, ``D = max |F1 - F2|``; scipy's.
 
-    ``p`` is the share of the ``C(n + m, n)`` orderings of ``n`` and ``m`` draws from one distribution
-    whose ``D`` is at least the observed one (ties counted as scipy's ``ks_2samp(method="exact")`` counts
-    them). With ``q(i, j)`` the share among the first ``i`` and ``j`` draws: 1 where ``|i/n - j/m| >= D``,
-    else ``(i q(i-1, j) + j q(i, j-1)) / (i + j)``. Sums of positive terms only, so a ``p`` of 1e-200
-    keeps its digits. Time ``O(n m)``, one row operation for each ``i + j``.
+    ``p`` is exact up to 10,000 values a sample, as TOFU and open-unlearning have it, asymptotic above.
 
     Raises:
         DataError: an empty list, or a NaN.
     """
-    a = torch.as_tensor(first, dtype=torch.float64).flatten().sort().values
-    b = torch.as_tensor(second, dtype=torch.float64).flatten().sort().values
-    n, m = a.numel(), b.numel()
-    if min(n, m) == 0:
+    if not first or not second:
         raise DataError("A KS test needs two samples; one of the two lists is empty.")
-    if bool(a.isnan().any()) or bool(b.isnan().any()):
+    if any(math.isnan(value) for value in (*first, *second)):
         raise DataError("A KS test can't order a value that is NaN.")
-    pooled = torch.cat([a, b])
-    # Whole numbers: D * n * m, so that "at least the observed one" is decided without rounding.
-    gaps = m * torch.searchsorted(a, pooled, right=True) - n * torch.searchsorted(b, pooled, right=True)
-    observed = int(gaps.abs().max())
-
-    i = torch.arange(n + 1)
-    row = torch.zeros(n + 1, dtype=torch.float64)  # q(i, total - i) for the current total, by i
-    for total in range(n + m + 1):
-        j = total - i
-        if total > 0:
-            from_i = torch.cat([row.new_zeros(1), row[:-1]])
-            row = (i * from_i + j * row) / total
-        row = torch.where((i * m - j * n).abs() >= observed, torch.ones_like(row), row)
-        row = torch.where((j < 0) | (j > m), torch.zeros_like(row), row)
-    return observed / (n * m), min(1.0, float(row[n]))
+    found = ks_2samp(first, second)
+    return float(found.statistic), float(found.pvalue)
 
 
 def forget_quality(unlearned_ratios: Sequence[float], retain_ratios: Sequence[float]) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from asu_lora.evaluation.score import Score, Values, _checked, harmonic_mean
+from asu_lora.evaluation.score import Score, Values, checked_share, harmonic_mean
 
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 SIX_METRICS = ("rouge", "probability", "truth_ratio", "token_entropy", "cosine_similarity", "entailment")
@@ -30,7 +30,7 @@ def tofu_model_utility(scores: Mapping[str, Values]) -> Score:
 
 def _utility(scores: Mapping[str, Values], metrics: tuple[str, ...]) -> Score:
     values = {
-        (name, metric): _checked(f"{metric} on {name}", scores.get(name, {}).get(metric))
+        (name, metric): checked_share(f"{metric} on {name}", scores.get(name, {}).get(metric))
         for name in UTILITY_SETS
         for metric in metrics
     }
