@@ -110,8 +110,7 @@ class ForgetConfig:
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
     max_length: int = setting(512, "Most tokens of a row, prompt included.")
     system_prompt: str | None = setting(
-        None,
-        "System turn before every conversation that has none of its own; recorded, and used in scoring and asking.",
+        None, "System turn before every conversation that has none; recorded, scored and asked with.  [default: none]"
     )
     template_date: str | None = setting(
         None, "What a chat template that writes a date takes for today: YYYY-MM-DD.  [default: today, recorded]"

@@ -2,7 +2,7 @@
 
 import click
 
-from asu_lora.cli.options import base_option, json_option, machine_options, out_option, where_option
+from asu_lora.cli.options import base_option, json_option, machine_options, out_option, row_options, where_option
 from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
 
 HEADS = (
@@ -54,9 +54,25 @@ HEADS = (
     show_default=True,
     help="Most questions that each smoothed model answers itself; 0 for none.",
 )
+@row_options("512")
 @machine_options
 @json_option
-def probe(file, base, grid, layers, out, where, question_words, questions, answers, precision, device, as_json):
+def probe(
+    file,
+    base,
+    grid,
+    layers,
+    out,
+    where,
+    question_words,
+    questions,
+    answers,
+    precision,
+    device,
+    trust_remote_code,
+    as_json,
+    **rows,
+):
     """Heat the attention of a base and see which words of FILE's answers it loses.
 
     \b
@@ -81,13 +97,24 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
     with stderr().status("Loading the base ..."):
         quiet_libraries()
         from asu_lora.models.loading import load_base
+        from asu_lora.models.stack_rows import rows_of_adapters
         from asu_lora.studies.probe.probe import probe as measure
         from asu_lora.studies.probe.report import as_dict, check_folder, write_report
 
         check_folder(out)
-        loaded = load_base(base, precision, device)
+        loaded = load_base(base, precision, device, trust_remote_code=trust_remote_code)
     with Bars() as progress:
-        result = measure(examples, loaded, taus, layers or DEFAULT_GROUPS, question_words, questions, answers, progress)
+        result = measure(
+            examples,
+            loaded,
+            taus,
+            layers or DEFAULT_GROUPS,
+            question_words,
+            rows=questions,
+            answers=answers,
+            progress=progress,
+            written=rows_of_adapters((), loaded.tokenizer, {**rows, "max_length": rows["max_length"] or 512})[0],
+        )
     files = write_report(result, out)
     if as_json:
         print_json(as_dict(result))

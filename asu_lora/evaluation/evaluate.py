@@ -5,7 +5,7 @@ from statistics import fmean, geometric_mean
 
 import torch
 
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.encoding import Encoded, Encoder, cut_note
 from asu_lora.data.examples import Example
 from asu_lora.data.reference_answers import ORIGINAL, PARAPHRASED, PERTURBED, reference_answers
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, cosine_similarity
@@ -52,6 +52,8 @@ def evaluate(
     result = Evaluation({}, [], list(notes))
     for questions in sets:
         examples = [example for example in questions.examples if not example.is_passage]
+        if note := cut_note(tokens.encode_all(examples), tokens.max_length, questions.name):
+            result.notes.append(note)
         progress.stage(f"Answers on the {questions.name} set", len(examples))
         prompts = [tokens.prompt_ids(example.prompt) for example in examples]
         endings = Endings()

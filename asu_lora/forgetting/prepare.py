@@ -65,5 +65,5 @@ def refuse_passages(examples: list[Example]) -> None:
 def note_cut_answers(halves: dict[str, TrainingRows], max_length: int, progress: Progress) -> None:
     """Say how many answers the length cut off."""
     for half, rows in halves.items():
-        if note := cut_note(rows.views.get("answer", []), max_length, half):
+        if note := cut_note(rows.views.get("answer", []), max_length, half, "trained on"):
             progress.note(note)

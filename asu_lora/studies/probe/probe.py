@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.encoding import Encoded, Encoder, cut_note, encoder_for
 from asu_lora.data.examples import Example
+from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.token_classes import TokenClass, token_classes
 from asu_lora.errors import DataError, SettingError
@@ -68,6 +69,7 @@ def probe(
     rows: int = calibration.MOST_ROWS,
     answers: int = MOST_ANSWERS,
     progress: Progress | None = None,
+    written: RowFormat | None = None,
 ) -> Probe:
     """Probe a frozen base on a forget set.
 
@@ -79,6 +81,7 @@ def probe(
             recommended tau leaves them out of account either way, as ``tau auto`` does.
         rows: the most rows of the forget set to look at, spread evenly.
         answers: the most questions that the smoothed model answers itself, 0 for none.
+        written: how rows are written: length, system prompt, date; by default as ``forget`` does.
 
     Raises:
         DataError: nothing to probe, or spans that can't be read.
@@ -91,7 +94,7 @@ def probe(
     taus = parse_taus(DEFAULT_TAUS) if taus is None else sorted({1.0, *taus})
     count = number_of_layers(base.model)
     groups = layer_groups(layers, count)
-    head, encoder = FrozenHead(base.model), Encoder(base.tokenizer)
+    head, encoder = FrozenHead(base.model), encoder_for(base.tokenizer, base.model.config, written or RowFormat())
     everything = encoder.encode_all(examples, "forget row")
     classes = [token_classes(item, examples[item.example], base.tokenizer) for item in everything]
     at = sample(range(len(everything)), rows)
@@ -102,6 +105,9 @@ def probe(
     )
 
     run = _Run(base, head, encoder, items, kinds, asked, question_words, progress)
+    run.notes += encoder.notes()
+    if note := cut_note(everything, encoder.max_length, "forget", "looked at"):
+        run.notes.append(note)
     curves = [(group, run.curve(group, taus)) for group in groups]
     # the rows that 'forget' looks at, unless fewer were asked for
     chosen_from = range(len(everything)) if rows >= calibration.MOST_ROWS else at
@@ -170,7 +176,7 @@ class _Run:
                 )
             )
             self.progress.advance(1, tau=tau, facts=rise.factual_rise)
-        if spread.isnan().any() and not self.notes:
+        if spread.isnan().any() and not any("attention entropy" in note for note in self.notes):
             self.notes.append(
                 f"The attention entropy is missing: {type(self.base.model).__name__} doesn't give its "
                 "attention weights away."
