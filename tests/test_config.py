@@ -240,6 +240,8 @@ def test_every_setting_is_an_option(asked):
         "teacher": "stack",
         "seed": "9",
         "max_length": "99",
+        "system_prompt": "Be short.",
+        "template_date": "2024-02-29",
     }
     arguments, expected = [], {}
     for name, spec in FIELDS.items():
