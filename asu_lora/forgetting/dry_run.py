@@ -12,10 +12,12 @@ from typing import Any
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import resolve_base
 from asu_lora.config import ForgetConfig
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.chat_template import pinned_date
+from asu_lora.data.encoding import encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError
@@ -73,6 +75,7 @@ def plan_run(
         f"layers {'all' if layers is None else config.smooth_layers}",
         "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
         "rows",
+        **({"notes": " ".join(run.notes)} if run.notes else {}),
     }, memory
 
 
@@ -89,9 +92,12 @@ def prepare(
         AsuLoraError: whatever the run itself would refuse before training.
     """
     prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
-    encoder = Encoder(load_tokenizer(prepared.source, config.trust_remote_code), config.max_length)
-    model = meta_model(prepared.config, prepared.compute_dtype, config.trust_remote_code)
-    refuse_incomplete(model, prepared.infos, prepared.source.name)
+    source, model_config = prepared.source, prepared.config
+    tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
+    config = dataclasses.replace(config, template_date=pinned_date(tokenizer, config.template_date))
+    encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
+    model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
+    refuse_incomplete(model, prepared.infos, source.name)
     # the tokens that keep_speaking takes out of the teacher take no memory
     objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None)
     if "retain" in objectives and not request.retain:
@@ -115,6 +121,7 @@ def prepare(
         objectives,
         evaluated if config.eval_rows else [],
         sum(file.stat().st_size for file in {tensor.file for tensor in prepared.tensors.values()}),
+        encoder.notes(),
         prepared.precision,
     )
 

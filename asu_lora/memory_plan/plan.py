@@ -79,6 +79,7 @@ class PlannedRun:
         objectives: the loss of each half.
         evaluated: the rows that are measured before and after, one list a set.
         checkpoint: bytes of the checkpoint's files.
+        notes: what a person should know of the rows, one sentence each.
         precision: what the weights are held in; the config's where it is left out.
     """
 
@@ -89,6 +90,7 @@ class PlannedRun:
     objectives: dict[str, Loss]
     evaluated: list[list[Encoded]] = field(default_factory=list)
     checkpoint: int = 0
+    notes: list[str] = field(default_factory=list)
     precision: str | None = None
 
 

@@ -19,8 +19,8 @@ from asu_lora.errors import BaseModelError
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.merge import merge
 from asu_lora.models.loading import load_base
-from tests.making_loras import give_manifest, logits_of, relative, save_lora, stacked
-from tests.tiny import save_tiny_base
+from tests.support.lora_folders import give_manifest, logits_of, relative, save_lora, stacked
+from tests.support.tiny_base import save_tiny_base
 
 
 @pytest.fixture(scope="module")
