@@ -162,7 +162,7 @@ def _quantization_config(settings: Quantization, skipped: list[str], dtype: torc
     """What ``from_pretrained`` must know to load the 4-bit weights."""
     from transformers import BitsAndBytesConfig
 
-    compute = dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
+    compute = dtype if dtype in (torch.bfloat16, torch.float16) else settings.compute_dtype or torch.float32
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=settings.quant_type,
