@@ -20,7 +20,7 @@ from asu_lora.studies.probe.attention_entropy import answer_attention
 from asu_lora.studies.probe.figure import probe_figure
 from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, default_group, layer_groups, parse_taus
 from asu_lora.studies.probe.points import CLASSES, ProbePoint
-from asu_lora.studies.probe.probe import Probe, probe
+from asu_lora.studies.probe.probe import Probe, ProbeConfig, probe
 from asu_lora.studies.probe.recommendation import Recommendation, recommend
 from asu_lora.studies.probe.teacher_answers import TeacherAnswers
 from asu_lora.teacher.smoothing import attention_smoothing
@@ -79,7 +79,7 @@ def test_attention_entropy_is_that_of_the_softmax_of_queries_and_keys(base, taug
 @pytest.mark.parametrize("layers", [("all",), ("1",)])
 def test_points_are_cross_entropies_by_class(base, layers):
     """Against transformers' own logits on one row at a time; tau 1 without any smoothing."""
-    result = probe(EXAMPLES, base, [1.0, 2.5], layers, answers=0)
+    result = probe(EXAMPLES, base, ProbeConfig([1.0, 2.5], layers, answers=0))
     [(group, points)] = result.curves
     items = Encoder(base.tokenizer).encode_all(EXAMPLES)
     classes = torch.tensor(
@@ -110,13 +110,13 @@ def test_points_are_cross_entropies_by_class(base, layers):
 
 
 def test_facts_go_before_words_and_own_answers_with_them(base):
-    result = probe(EXAMPLES, base, [1.0, 1.5, 3.0], ("all", "1"), answers=6)
+    result = probe(EXAMPLES, base, ProbeConfig([1.0, 1.5, 3.0], ("all", "1"), answers=6))
     (_, all_layers), (_, upper) = result.curves
     assert [p.nll["factual"] for p in all_layers] == sorted(p.nll["factual"] for p in all_layers)
     assert all_layers[1].factual_rise > all_layers[1].function_rise > 0
     assert [p.entropy["factual"] for p in all_layers] == sorted(p.entropy["factual"] for p in all_layers)
-    assert all_layers[0].own == upper[0].own == TeacherAnswers(1.0, 0.0, 0.0)
-    assert all_layers[2].own.rouge < 0.5
+    assert all_layers[0].teacher == upper[0].teacher == TeacherAnswers(1.0, 0.0, 0.0)
+    assert all_layers[2].teacher.rouge < 0.5
     assert result.recommended.layers == "1"  # what 'forget' smooths of two layers
 
 
@@ -125,16 +125,18 @@ def test_the_recommended_tau_is_that_of_tau_auto(base):
     items = Encoder(base.tokenizer).encode_all(EXAMPLES)
     classes = [token_classes(item, example, base.tokenizer) for item, example in zip(items, EXAMPLES, strict=True)]
     choice = choose_tau(base, items, classes, [0, 1])
-    chosen = probe(EXAMPLES, base, [1.0], ("all",), answers=4).recommended
+    chosen = probe(EXAMPLES, base, ProbeConfig([1.0], ("all",), answers=4)).recommended
     assert chosen.auto == choice.tau and list(chosen.curve) == choice.curve
-    assert chosen.tau == choice.tau and chosen.own.gibberish_rate <= 0.25 and "still writes sentences" in chosen.reason
-    counted = probe(EXAMPLES, base, [1.0], ("all",), "function", answers=0)
+    assert (
+        chosen.tau == choice.tau and chosen.teacher.gibberish_rate <= 0.25 and "still writes sentences" in chosen.reason
+    )
+    counted = probe(EXAMPLES, base, ProbeConfig([1.0], ("all",), "function", answers=0))
     assert counted.recommended.auto == choice.tau
     assert counted.tokens["copied"] == 0 and counted.curves[0][1][0].nll["copied"] is None
 
 
 def test_layers_without_a_hold_on_the_facts_have_no_recommended_tau(base):
-    chosen = probe(EXAMPLES, base, [1.0], ("1",), answers=2).recommended
+    chosen = probe(EXAMPLES, base, ProbeConfig([1.0], ("1",), answers=2)).recommended
     assert chosen.tau is None and "still knows what should be forgotten" in chosen.reason
 
 
@@ -152,25 +154,25 @@ def test_tau_is_lowered_to_one_whose_teacher_writes_sentences():
     assert found.tau == found.auto == 3.5
     assert found.reason.endswith("(gibberish 35% of its own answers, the base's 10%).")
     found = recommend("upper", choice, spoken(0.9), points)
-    assert (found.tau, found.auto, found.own, found.auto_own) == (2, 3.5, spoken(0.3), spoken(0.9))
+    assert (found.tau, found.auto, found.teacher, found.auto_teacher) == (2, 3.5, spoken(0.3), spoken(0.9))
     assert "90% of the teacher's own answers are gibberish" in found.reason and "risen by 1.00 nats" in found.reason
     found = recommend("upper", choice, spoken(0.9), [points[0], *points[2:]])
     assert found.tau is None and found.auto == 3.5 and "probe lower ones" in found.reason
     found = recommend("upper", choice, None, points)  # passages
-    assert found.tau == 3.5 and "was not looked at" in found.reason
+    assert found.tau == 3.5 and "sentences are unchecked" in found.reason
 
 
 def test_passages_are_probed_without_own_answers(base):
     texts = examples_from_rows([{"text": row["answer"]} for row in rows()], "texts")
-    result = probe(texts, base, [1.0, 2.0], ("all",))
-    assert result.answers == 0 and result.curves[0][1][1].own is None and result.tokens["copied"] == 0
+    result = probe(texts, base, ProbeConfig([1.0, 2.0], ("all",)))
+    assert result.answers == 0 and result.curves[0][1][1].teacher is None and result.tokens["copied"] == 0
 
 
 def test_the_base_is_as_before(base):
     ids, native = torch.arange(40, 60)[None], base.model.config._attn_implementation
     with torch.no_grad():
         before = base.model(input_ids=ids).logits
-        probe(EXAMPLES[:3], base, [1.0, 2.0], ("all",), answers=2)
+        probe(EXAMPLES[:3], base, ProbeConfig([1.0, 2.0], ("all",), answers=2))
         assert base.model.config._attn_implementation == native != "eager"
         assert torch.equal(base.model(input_ids=ids).logits, before)
 
@@ -297,7 +299,7 @@ def asked(taught_base, tmp_path, monkeypatch):
     return asked
 
 
-def test_the_command_writes_figure_and_figures(asked, tmp_path):
+def test_the_command_writes_figure_and_tables(asked, tmp_path):
     result = asked(
         "r.jsonl",
         "--where",
