@@ -189,6 +189,8 @@ def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_j
     plan, memory = plan_run(
         request, base, config, name=name, store=store, on_top_of=on_top_of, heldout=held, idk_file=idk_file
     )
+    if notes := plan.get("notes"):
+        click.echo(notes, err=True)
     if as_json:
         from asu_lora.cli.console import print_json
 

@@ -8,7 +8,7 @@ import torch
 
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import special_ids
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.encoding import Encoded, Encoder, cut_note
 from asu_lora.data.examples import Example
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
@@ -29,10 +29,12 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
         SettingError: there is a retain loss and nothing to keep.
         AsuLoraError: rows that can't be encoded, or a file of refusals that can't be read.
     """
-    losses = build_losses(run.config, special_ids(run.base.tokenizer), run.base.device)
+    # a tokenizer may have tokens that its base lacks: nothing has to forbid those
+    special = [token for token in special_ids(run.base.tokenizer) if token < run.base.head.vocabulary]
+    losses = build_losses(run.config, special, run.base.device)
     run.refusals = refusals_for(losses, idk_file)
     sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config)
-    note_cut_answers(sets, run.config.max_length, run.progress)
+    note_cut_answers(sets, run.encoder.max_length, run.progress)
     run.record.count(sets)
     return sets
 
@@ -108,11 +110,7 @@ def refuse_passages(examples: list[Example]) -> None:
 
 
 def note_cut_answers(sets: Mapping[str, TrainingSet], max_length: int, progress: Progress) -> None:
-    """Say how many answers are longer than the setting allows."""
+    """Say how many answers the length cut off."""
     for name, each in sets.items():
-        cut = sum(item.cut for item in each.rows.views.get("answer", []))
-        if cut:
-            progress.note(
-                f"{cut} of {len(each)} {name} answers are longer than --max-length {max_length} and were cut "
-                "off: what stands beyond it is not trained on."
-            )
+        if note := cut_note(each.rows.views.get("answer", []), max_length, name, "trained on"):
+            progress.note(note)

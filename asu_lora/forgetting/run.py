@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -13,19 +13,22 @@ from transformers import TrainerCallback, set_seed
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.chat_template import pinned_date
+from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
 from asu_lora.evaluation.set_scores import SetScores, score_sets
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.result import ForgetResult
-from asu_lora.forgetting.run_folder import RUNS, remove_run, run_folder
+from asu_lora.forgetting.run_folder import RUNS, date_of_run, remove_run, run_folder
 from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import is_out_of_memory, peak_memory
+from asu_lora.models.answer_ends import Endings
 from asu_lora.models.frozen_adapters import FrozenAdapters, frozen_adapters
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.loading import LoadedBase, load_base
@@ -48,6 +51,7 @@ class ForgetRun:
         beneath: the adapters that the new one is trained on top of.
         resume: whether to go on where an interrupted run stopped.
         started: when, in seconds of :func:`time.monotonic`.
+        encoder: of the rows, with the format that the settings ask for.
         refusals: the "I don't know" answers, where a loss looks at these.
         frozen_layers: the layers below the first adapter, computed once; None where all are run at every step.
         folder: of the checkpoints, once the new adapter is there.
@@ -62,13 +66,11 @@ class ForgetRun:
     beneath: FrozenAdapters
     resume: bool
     started: float
+    encoder: Encoder
     refusals: list[str] = field(default_factory=list)
     frozen_layers: FrozenLayers | None = None
     folder: Path = Path()
     callbacks: list[TrainerCallback] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.encoder = Encoder(self.base.tokenizer, self.config.max_length)
 
     @property
     def config(self) -> ForgetConfig:
@@ -103,7 +105,12 @@ class ForgetRun:
             model: the base, or the student.
             when: what the progress says, "before" or "after".
         """
-        return score_sets(model, self.base, self.encoder, questions, when, progress=self.progress, process=self.process)
+        scores = score_sets(
+            model, self.base, self.encoder, questions, when, progress=self.progress, process=self.process
+        )
+        if when == "before" and (note := sum((each.endings for each in scores.values()), Endings()).note("The base")):
+            self.progress.note(note)
+        return scores
 
     def teaching(self) -> AbstractContextManager[None]:
         """Inside, the model is what teacher and reference are made of: adapters beneath off, or with the teacher
@@ -208,6 +215,11 @@ def open_run(
         with frozen_adapters(loaded, on_top_of, store, continue_from) as beneath:
             _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
+            begun = date_of_run(store, name) if resume else None
+            config = replace(config, template_date=pinned_date(loaded.tokenizer, config.template_date or begun))
+            encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
+            for note in encoder.notes():
+                heard.note(note)
             record = RunRecord(
                 config=config,
                 request=request,
@@ -216,7 +228,7 @@ def open_run(
                 on_top_of=beneath.on_top_of,
                 continued=beneath.began_with(),
             )
-            yield ForgetRun(name, store, process, heard, record, beneath, resume, started)
+            yield ForgetRun(name, store, process, heard, record, beneath, resume, started, encoder)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
