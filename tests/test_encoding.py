@@ -102,7 +102,7 @@ FAMILIES = {
         "### Instruction:\n{Q}\n\n### Response:\n",
         "A</s>",
     ),
-    "no template": Family(None, "<s>", "</s>", (), "</s>", "<s>Question: {Q}\nAnswer:", " A</s>"),
+    "no template": Family(None, "<s>", "</s>", (), "</s>", "Question: {Q}\nAnswer:", " A</s>"),
 }
 
 
@@ -114,6 +114,17 @@ def tokenizer_of(family: Family):
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in family.special])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in family.plain])
     tokenizer.chat_template = family.template
+    return tokenizer
+
+
+def adding_bos(tokenizer):
+    """The tokenizer, putting its BOS before every text, as Llama's and Gemma's do."""
+    from tokenizers.processors import TemplateProcessing
+
+    bos = tokenizer.bos_token
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
     return tokenizer
 
 
@@ -195,8 +206,19 @@ def test_braces_and_markers_in_a_question_are_text():
     tokenizer = tokenizer_of(FAMILIES["no template"])
     question = "What is {question} in {{ messages }}?"
     assert Encoder(tokenizer).prompt_text(question_answer(question, "x").prompt) == (
-        "<s>" + PLAIN_PROMPT.replace("{question}", question)
+        PLAIN_PROMPT.replace("{question}", question)
     )
+
+
+def test_a_bos_stands_before_plain_texts_only_where_the_tokenizer_itself_puts_one():
+    question, passage = question_answer("Who?", "Anna."), Example((), "A passage.")
+    without = tokenizer_of(FAMILIES["no template"])
+    for tokenizer in (without, adding_bos(tokenizer_of(FAMILIES["no template"]))):
+        [asked], [read] = Encoder(tokenizer).encode(question), Encoder(tokenizer).encode(passage)
+        own = tokenizer("A passage.").input_ids
+        assert list(read.prompt_ids + read.answer_ids) == own
+        assert list(asked.prompt_ids) == tokenizer("Question: Who?\nAnswer:").input_ids
+        assert (own[0] == tokenizer.bos_token_id) == (tokenizer is not without)
 
 
 def test_sentencepiece_gets_one_space_before_an_answer():
@@ -264,7 +286,7 @@ def test_a_long_passage_is_split_without_losing_or_doubling_a_token(text, max_le
 
 
 BYTES = tokenizer_of(FAMILIES["ChatML"])
-BYTES_WITH_BOS = tokenizer_of(FAMILIES["Llama 3"])
+BYTES_WITH_BOS = adding_bos(tokenizer_of(FAMILIES["Llama 3"]))
 
 
 @settings(max_examples=60, deadline=None)
