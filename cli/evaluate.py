@@ -17,7 +17,7 @@ from asu_lora.cli.options import (
 from asu_lora.evaluation.suites import SUITES
 from asu_lora.reporting.tables import percent
 
-NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC, percent already
+NOT_PERCENT = ("forget quality", "AUC", "PrivLeak")  # endings: a p-value, an AUC, percent already
 
 
 @click.command(short_help="Score a base with adapters: model utility, forget efficacy.")
@@ -31,13 +31,13 @@ NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC
 @click.option(
     "--retain-log",
     metavar="FILE",
-    help="The --records of a model that never saw the forget set, or TOFU's "
-    "eval log: gives forget quality (MUSE: PrivLeak).",
+    help="The --records of a model that never saw the forget set, or the log of TOFU's or open-unlearning's "
+    "evaluation: gives forget quality and, on MUSE or with --holdout, PrivLeak.",
 )
 @click.option(
     "--holdout",
     metavar="FILE",
-    help="Examples that the model never saw, like those to forget: gives the AUC of Min-40%.",
+    help="Examples that the model never saw, like those to forget: gives membership attacks, AUC and TPR at 1% FPR.",
 )
 @click.option(
     "--lm-eval",
@@ -129,4 +129,4 @@ def _value(values, metric):
 
 
 def _score(name, value):
-    return percent(value) if value is None or name not in NOT_PERCENT else f"{value:.3g}"
+    return f"{value:.3g}" if value is not None and name.endswith(NOT_PERCENT) else percent(value)

@@ -11,7 +11,8 @@ from asu_lora.cli import main
 from asu_lora.errors import DataError
 from asu_lora.evaluation.lm_eval import figures
 from asu_lora.evaluation.metrics.forget_quality import ks_two_sample
-from asu_lora.evaluation.retain_log import read_log, retain_quality
+from asu_lora.evaluation.retain_comparison import retain_quality
+from asu_lora.evaluation.retain_log import read_log
 from tests.tiny_run import FACTS, rows
 
 MACHINE = ("--precision", "fp32", "--device", "cpu")

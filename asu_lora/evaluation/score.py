@@ -43,6 +43,11 @@ class Score:
         return name if self.complete else f"{name} ({self.used} of {self.of} {self.unit})"
 
 
+def one_value(value: float | None, lacks: str = "") -> Score:
+    """A score of a single value: there, or missing for want of ``lacks``."""
+    return Score(value, 1, 1, (), "values") if value is not None else Score(None, 0, 1, (lacks,), "values")
+
+
 def harmonic_mean(values: Iterable[float]) -> float:
     """``n / sum(1 / v)``; 0 if any value is 0. :class:`DataError` for no values, a negative one, or a NaN."""
     values = [float(value) for value in values]

@@ -68,7 +68,7 @@ def score_set(
     asked = [example for example in examples if not example.is_passage]
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
     answers = [
-        tokenizer.decode(ids, skip_special_tokens=True).strip()
+        str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
         for ids in generate_answers(model, tokenizer, prompts, enough_tokens(items, prompts), progress=progress.advance)
     ]
     rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]
