@@ -11,7 +11,7 @@ from asu_lora.evaluation.metrics.gibberish import is_gibberish
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
 from asu_lora.evaluation.metrics.token_entropy import token_entropy
 from asu_lora.evaluation.question_sets import QuestionSet
-from asu_lora.evaluation.result import Record
+from asu_lora.evaluation.record import Record
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.generation import generate_answers
 from asu_lora.progress import Progress

@@ -8,7 +8,8 @@ from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
 from asu_lora.evaluation.question_sets import QuestionSet, is_forget
-from asu_lora.evaluation.result import Evaluation, Record
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.set_means import means
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.progress import Progress

@@ -17,7 +17,8 @@ from asu_lora.evaluation.membership import add_attacks, add_holdout
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
 from asu_lora.evaluation.question_sets import QuestionSet, own_sets, with_paraphrases
-from asu_lora.evaluation.result import Evaluation, Record
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.retain_comparison import check_questions, compare_with_log
 from asu_lora.evaluation.retain_log import read_log
 from asu_lora.evaluation.scoring_models import scoring_models

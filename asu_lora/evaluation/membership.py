@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
+from asu_lora.evaluation.intervals import with_interval
 from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods
 from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.tpr_at_fpr import tpr_at_fpr
 from asu_lora.evaluation.question_sets import FORGET
-from asu_lora.evaluation.result import Evaluation, Record
-from asu_lora.evaluation.score import Score
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.result import Evaluation
+from asu_lora.evaluation.score import Score, one_value
 from asu_lora.evaluation.set_means import all_values
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.progress import Progress
@@ -80,10 +82,10 @@ def attack_scores(members: Sequence[Record], others: Sequence[Record]) -> dict[s
     for attack in ATTACKS:
         of_members, of_others = attack.scores(members), attack.scores(others)
         if of_members and of_others:
-            found[f"{attack.title} AUC"] = Score(auc(of_members, of_others), 1, 1, (), "values")
-            found[f"{attack.title} TPR at 1% FPR"] = Score(tpr_at_fpr(of_members, of_others), 1, 1, (), "values")
+            found[f"{attack.title} AUC"] = with_interval(auc, of_members, of_others)
+            found[f"{attack.title} TPR at 1% FPR"] = with_interval(tpr_at_fpr, of_members, of_others)
         elif attack.title == MIN_K:
-            found[f"{attack.title} AUC"] = Score(None, 0, 1, ("a forget set",), "values")
+            found[f"{attack.title} AUC"] = one_value(None, "a forget set")
     return found
 
 

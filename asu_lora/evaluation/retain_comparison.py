@@ -3,15 +3,19 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from asu_lora.data.examples import Example
 from asu_lora.errors import DataError
+from asu_lora.evaluation.intervals import interval
 from asu_lora.evaluation.membership import HOLDOUT, MIN_K
 from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.forget_quality import forget_quality
 from asu_lora.evaluation.metrics.privacy_leakage import privacy_leakage
 from asu_lora.evaluation.metrics.reference_loss import reference_loss
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet
-from asu_lora.evaluation.result import Evaluation, Record
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.score import Score, one_value
 from asu_lora.evaluation.set_means import all_values
 
@@ -91,7 +95,9 @@ def retain_quality(records: Sequence[Record], log: Sequence[Record]) -> Score:
         raise DataError(
             f"The retain-only model's log has {len(second)} truth ratios, this evaluation {len(first)}: {WAY_OUT}."
         )
-    return one_value(forget_quality(first, second))
+    ours_of, theirs_of = np.array(first), np.array(second)
+    bounds = interval(lambda rows: forget_quality(ours_of[rows].tolist(), theirs_of[rows].tolist()), len(first))
+    return one_value(forget_quality(first, second), interval=bounds)
 
 
 def add_references(records: Sequence[Record], log: Sequence[Record]) -> None:
@@ -129,13 +135,27 @@ def leakage(ours: Sides, theirs: Sides) -> tuple[Score, str | None]:
             "PrivLeak compares with a model that never saw the forget set: evaluate that one with the same "
             "--holdout and --records FILE, and give --retain-log FILE here."
         )
-    unlearned, retrained = auc(values[0], values[1]), auc(values[2], values[3])
-    if retrained == 1:
+    if auc(values[2], values[3]) == 1:
         return one_value(None, "a retain-only model that isn't told apart"), (
             f"PrivLeak would divide by 0: the retain-only model's {MIN_K} AUC is 1, so its held-out examples aren't "
             "like those to forget."
         )
-    return one_value(privacy_leakage(unlearned, retrained)), None
+    bounds = None
+    if list(map(len, ours)) == list(map(len, theirs)):
+        columns = [np.array(part) for part in values]
+
+        def of_rows(*drawn: np.ndarray) -> float:
+            """The same texts are drawn for both models."""
+            return _privleak([column[rows] for column, rows in zip(columns, drawn * 2, strict=True)])
+
+        bounds = interval(of_rows, *map(len, ours))
+    return one_value(_privleak(values), interval=bounds), None
+
+
+def _privleak(values: Sequence[Sequence[float] | np.ndarray]) -> float:
+    """Of Min-K scores: forget and held-out, of the unlearned and of the retrained model; NaN where it divides by 0."""
+    unlearned, retrained = auc(values[0], values[1]), auc(values[2], values[3])
+    return privacy_leakage(unlearned, retrained) if retrained < 1 else float("nan")
 
 
 def _letters(text: str) -> str:

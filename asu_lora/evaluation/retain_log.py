@@ -16,7 +16,7 @@ from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.truth_ratio import LARGEST_EXPONENT
 from asu_lora.evaluation.question_sets import FORGET
-from asu_lora.evaluation.result import Record
+from asu_lora.evaluation.record import Record
 
 HOLDOUT = "holdout"
 TOFU_FILE = "eval_log_forget.json"

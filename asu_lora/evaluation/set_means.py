@@ -5,7 +5,7 @@ from statistics import fmean
 
 from asu_lora.evaluation.metrics.truth_ratio import truth_ratio_forget, truth_ratio_retain
 from asu_lora.evaluation.question_sets import is_forget
-from asu_lora.evaluation.result import Record
+from asu_lora.evaluation.record import Record
 
 METRICS = (
     "rouge",

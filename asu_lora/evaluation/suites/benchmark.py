@@ -4,14 +4,16 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 from transformers import PretrainedConfig
 
 from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
+from asu_lora.evaluation.intervals import with_interval
 from asu_lora.evaluation.result import Evaluation
-from asu_lora.evaluation.score import Score
+from asu_lora.evaluation.score import Interval, Score, one_value
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.decoder import base_model
 
@@ -24,6 +26,14 @@ class BenchmarkEvaluation(Evaluation):
 
     def scores(self) -> dict[str, Score]:
         return dict(self.more)
+
+    def score_intervals(self) -> dict[str, Interval]:
+        return {}  # its scores bring their own
+
+
+def mean_score(values: Sequence[float], lacks: str) -> Score:
+    """The mean of a set's rows with its interval, or missing for want of ``lacks``."""
+    return with_interval(fmean, values) if values else one_value(None, lacks)
 
 
 def positions(stack: Stack) -> int:

@@ -21,10 +21,10 @@ from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.gibberish import is_gibberish
 from asu_lora.evaluation.metrics.privacy_leakage import privacy_leakage
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
-from asu_lora.evaluation.result import Record
+from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.retain_comparison import leakage, rows_of
 from asu_lora.evaluation.score import one_value
-from asu_lora.evaluation.suites.benchmark import LONGEST, BenchmarkEvaluation, positions, read_split, texts
+from asu_lora.evaluation.suites.benchmark import LONGEST, BenchmarkEvaluation, mean_score, positions, read_split, texts
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.generation import generate_answers
 from asu_lora.progress import Progress
@@ -148,9 +148,8 @@ def memorization(likelihoods: Likelihoods, muse: Muse, result: BenchmarkEvaluati
         records[index].update(scores.memorization())
         progress.advance(1)
     for metric, name in (("exact_memorization", "Exact memorization"), ("extraction_strength", "Extraction strength")):
-        value = fmean(record[metric] for record in records) if records else None
-        result.sets[VERBATIM][metric] = value
-        result.more[name] = one_value(value, f"the split of {VERBATIM}")
+        result.more[name] = mean_score([record[metric] for record in records], f"the split of {VERBATIM}")
+        result.sets[VERBATIM][metric] = result.more[name].value
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, truth: str, longest: int) -> Encoded:
@@ -276,4 +275,4 @@ def finish(
     result.sets[set_name] = {
         metric: fmean(row[metric] for row in rows) if rows else None for metric in ("rouge_f1", "gibberish")
     }
-    result.more[score_name] = one_value(result.sets[set_name]["rouge_f1"], f"the split of {set_name}")
+    result.more[score_name] = mean_score([row["rouge_f1"] for row in rows], f"the split of {set_name}")

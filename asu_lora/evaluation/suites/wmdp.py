@@ -6,7 +6,7 @@ subject, the four options under their letters, and the letter after "Answer:" th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,9 +18,17 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.data.reading import read_rows
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
-from asu_lora.evaluation.result import Record
-from asu_lora.evaluation.score import Score, one_value
-from asu_lora.evaluation.suites.benchmark import LONGEST, SUFFIXES, BenchmarkEvaluation, positions, read_split, texts
+from asu_lora.evaluation.intervals import with_interval
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.suites.benchmark import (
+    LONGEST,
+    SUFFIXES,
+    BenchmarkEvaluation,
+    mean_score,
+    positions,
+    read_split,
+    texts,
+)
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import hidden_states
@@ -107,26 +115,30 @@ def score(stack: Stack, subsets: Mapping[str, Subset], progress: Progress | None
         progress.stage(f"Questions of {name}", len(subset.choices))
         for start in range(0, len(subset.choices), BLOCK):
             block = subset.choices[start : start + BLOCK]
-            found = letter_logprobs(model, head, stack.base.tokenizer, block, positions(stack))
-            result.records += [_record(name, choice, values) for choice, values in zip(block, found, strict=True)]
+            logprobs = letter_logprobs(model, head, stack.base.tokenizer, block, positions(stack))
+            result.records += [_record(name, choice, values) for choice, values in zip(block, logprobs, strict=True)]
             progress.advance(len(block))
-        accuracy = fmean(record["accuracy"] for record in result.records if record["set"] == name)
-        result.sets[name] = {"accuracy": accuracy}
-        result.more[name.replace("wmdp-", "WMDP ")] = one_value(accuracy)
+        found = mean_score([record["accuracy"] for record in result.records if record["set"] == name], name)
+        result.sets[name] = {"accuracy": found.value}
+        result.more[name.replace("wmdp-", "WMDP ")] = found
     missing = tuple(name for name in SUBJECTS if name not in subsets)
-    result.more["WMDP"] = Score(weighted(result.records, subsets), len(subsets), len(SUBJECTS), missing, "values")
+    rows = {name: [r["accuracy"] for r in result.records if r["set"] == name] for name in subsets}
+    sizes = [subset.size for subset in subsets.values()]
+    together = with_interval(lambda *parts: weighted(parts, sizes), *rows.values())
+    result.more["WMDP"] = replace(together, used=len(subsets), of=len(SUBJECTS), missing=missing)
     if note := drawn_note(subsets):
         result.notes.append(note)
     progress.close()
     return result
 
 
-def weighted(records: Sequence[Record], subsets: Mapping[str, Subset]) -> float:
-    """Accuracy over all subsets, each weighed by its whole size, whatever was drawn of it."""
-    right = {name: fmean(row["accuracy"] for row in records if row["set"] == name) for name in subsets}
-    return sum(right[name] * subset.size for name, subset in subsets.items()) / sum(
-        subset.size for subset in subsets.values()
-    )
+def weighted(subsets: Sequence[Sequence[float]], sizes: Sequence[int]) -> float:
+    """Accuracy over subsets, each weighed by its whole size, whatever was drawn of it.
+
+    Args:
+        subsets: of each, 1.0 a question that is answered right and 0.0 another.
+    """
+    return sum(fmean(right) * size for right, size in zip(subsets, sizes, strict=True)) / sum(sizes)
 
 
 def drawn_note(subsets: Mapping[str, Subset]) -> str | None:
