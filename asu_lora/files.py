@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 import platformdirs
@@ -90,6 +91,19 @@ def disk_errors(root: Path, what: str = "adapter store") -> Iterator[None]:
         where = f" ({error.filename})" if error.filename and str(error.filename) != str(root) else ""
         why = f"{error.strerror or error}{where}"
         raise StoreError(f"The {what} {root} can't be changed: {why}.") from error
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder of results and try to write into it, before minutes of work.
+
+    Raises:
+        StoreError: it can't be made, or nothing can be written into it.
+    """
+    folder = Path(folder)
+    with disk_errors(folder, "folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:

@@ -9,8 +9,8 @@ class Progress:
     def stage(self, name: str, total: int | None = None) -> None:
         """A stage begins: ``total`` units of work, None if unknown. It ends when the next begins."""
 
-    def advance(self, amount: int = 1, **figures: Any) -> None:
-        """Work was done; ``figures`` are worth showing beside the bar (``loss=0.31``)."""
+    def advance(self, amount: int = 1, **values: Any) -> None:
+        """Work was done; ``values`` are worth showing beside the bar (``loss=0.31``)."""
 
     def note(self, text: str) -> None:
         """Something a person should read, one sentence."""

@@ -1,10 +1,11 @@
 """asu-lora compare: every unlearning method on one base and one request, each trained and scored alike."""
 
-import shlex
-import sys
+from dataclasses import fields
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import (
@@ -16,7 +17,21 @@ from asu_lora.cli.options import (
     scoring_options,
     where_option,
 )
+from asu_lora.config import ForgetConfig
 from asu_lora.studies.compare import VARIED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from asu_lora.data.request import ForgetRequest
+    from asu_lora.evaluation.question_sets import QuestionSet
+    from asu_lora.progress import Progress
+    from asu_lora.studies.compare.compare import Comparison
+    from asu_lora.studies.compare.table import Table
+
+# Options of text that are checked against known names before anything runs; a setting's own words are too.
+SHOWN = {"methods", "rates", *(spec.name for spec in fields(ForgetConfig))}
 
 
 @click.command(short_help="Train and score every unlearning method on one request.")
@@ -49,27 +64,7 @@ from asu_lora.studies.compare import VARIED
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @json_option
 @partial(setting_options, without=(*VARIED, "orthogonal"))
-def compare(
-    file,
-    base,
-    retain,
-    where,
-    methods,
-    rates,
-    out,
-    suite,
-    data,
-    split,
-    task,
-    questions,
-    encoder,
-    nli,
-    records,
-    idk_file,
-    as_json,
-    config,
-    **typed,
-):
+def compare(*, file, base, retain, where, methods, rates, out, records, idk_file, as_json, config, **others):
     """Train and score every method of the ASU paper's table on FILE, with the same base, data, steps and rank.
 
     \b
@@ -80,8 +75,9 @@ def compare(
     A stopped comparison goes on with the same command, run by run; further methods and learning rates join the
     table. A method that fails is a row that says so. The adapters lie in OUT/adapters, a store.
     """
-    config = read_config(config, typed)
-    check_suite(suite, data)
+    scoring = {name: others.pop(name) for name in ("suite", "data", "split", "task", "questions", "encoder", "nli")}
+    config = read_config(config, others)
+    check_suite(scoring["suite"], scoring["data"])
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
@@ -89,11 +85,8 @@ def compare(
     progress.stage("Reading the request")
     quiet_libraries()
     from asu_lora.data.request import ForgetRequest
-    from asu_lora.evaluation.scoring_models import scoring_models
-    from asu_lora.evaluation.suites.tofu import tofu_sets
     from asu_lora.studies.compare.compare import compare as run
     from asu_lora.studies.compare.grid import learning_rates, plan_runs
-    from asu_lora.studies.compare.questions import comparison_sets
     from asu_lora.studies.compare.report import as_json as everything
     from asu_lora.studies.compare.report import write_report
     from asu_lora.studies.methods import PAPER
@@ -103,24 +96,11 @@ def compare(
         chosen = methods_of(PAPER if methods is None else filter(str.strip, methods.split(",")))
         runs = plan_runs(chosen, learning_rates(rates, chosen, config.lr))
         request = ForgetRequest.from_files(file, retain, dict(where))
-        sets, notes = comparison_sets(request, tofu_sets(data, split, task, questions) if suite else (), questions)
-        progress.stage("Looking for the scoring models")
-        sentence_encoder, nli_model, missing = scoring_models(encoder, nli)
+        sets, scored_with = scored(request, progress, **scoring)
         result = run(
-            request,
-            base,
-            sets,
-            runs,
-            out,
-            config,
-            idk_file,
-            sentence_encoder,
-            nli_model,
-            notes + missing,
-            records,
-            progress,
+            request, base, sets, runs, out, config, idk_file=idk_file, records=records, progress=progress, **scored_with
         )
-        command = shlex.join(["asu-lora", *sys.argv[1:]])
+        command = typed_command(click.get_current_context())
         progress.stage("Drawing the figure")
         files = write_report(result, command)
     except KeyboardInterrupt as interrupt:
@@ -134,7 +114,43 @@ def compare(
     return show(result, files)
 
 
-def show(result, files) -> None:
+def scored(
+    request: "ForgetRequest", progress: "Progress", *, suite, data, split, task, questions, encoder, nli
+) -> "tuple[list[QuestionSet], dict[str, Any]]":
+    """The question sets, and what they are scored with: models and notes."""
+    from asu_lora.evaluation.scoring_models import scoring_models
+    from asu_lora.evaluation.suites.tofu import tofu_sets
+    from asu_lora.studies.compare.questions import comparison_sets
+
+    sets, notes = comparison_sets(request, tofu_sets(data, split, task, questions) if suite else (), questions)
+    progress.stage("Looking for the scoring models")
+    sentence_encoder, nli_model, missing = scoring_models(encoder, nli)
+    return sets, {"encoder": sentence_encoder, "nli": nli_model, "notes": notes + missing}
+
+
+def typed_command(ctx: click.Context) -> str:
+    """The command as it may be written into a report: names of files and values of columns stand as their kind.
+
+    What a person typed as a number, a choice or a setting stays: it can hold nothing of the request.
+    """
+    words = [ctx.command_path]
+    for param in ctx.command.params:
+        if ctx.get_parameter_source(param.name or "") is not ParameterSource.COMMANDLINE:
+            continue
+        value = ctx.params.get(param.name or "")
+        if not isinstance(param, click.Option):
+            words.append(param.human_readable_name)
+        elif param.is_flag:
+            words.append(param.opts[-1] if value else param.secondary_opts[-1])
+        else:
+            values = value if param.multiple and isinstance(value, list | tuple) else [value]
+            plain = param.name in SHOWN or not isinstance(param.type, click.types.StringParamType | click.Path)
+            kind = param.metavar or (param.name or "").upper()
+            words += [word for each in values for word in (max(param.opts, key=len), str(each) if plain else kind)]
+    return " ".join(words)
+
+
+def show(result: "Comparison", files: "Sequence[Path]") -> None:
     """The table, what failed, what is best, where everything lies."""
     from asu_lora.studies.compare.report import best_line
     from asu_lora.studies.compare.table import paper_table
@@ -154,7 +170,7 @@ def show(result, files) -> None:
     click.echo(f"Adapters: asu-lora adapters list --store {store}")
 
 
-def print_compact(title: str, table) -> None:
+def print_compact(title: str, table: "Table") -> None:
     """The table in 80 columns: every word of a heading on a line of its own."""
     from rich.table import Table
     from rich.text import Text

@@ -1,23 +1,47 @@
 """Where the commands write: tables and progress on a terminal, JSON on request.
 
-Results go to stdout, progress and notes to stderr, so that ``--json`` output can be piped.
+Results go to stdout, progress and notes to stderr, so that ``--json`` output can be piped. What a stream's encoding
+doesn't have is written as an escape (``\\u03c4``): a legacy terminal never ends a run.
 """
 
+import io
 import json
+import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def stdout():
+FOLDED = 24  # columns that a column which may fold keeps at least
+
+
+def never_fail_to_encode() -> None:
+    """Make stdout and stderr write escapes for characters that their encoding doesn't have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def encodes(stream: Any, text: str) -> bool:
+    """Whether the stream's encoding has every character of the text."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def stdout() -> "Console":
     """The rich console for results."""
     from rich.console import Console
 
     return Console(highlight=False)
 
 
-def stderr():
+def stderr() -> "Console":
     """The rich console for progress, notes and warnings."""
     from rich.console import Console
 
@@ -25,7 +49,11 @@ def stderr():
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print JSON that can be read back whatever the encoding: escapes where it lacks a character."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    if not encodes(sys.stdout, text):
+        text = json.dumps(value, indent=2, default=str)
+    click.echo(text)
 
 
 def print_table(
@@ -35,18 +63,23 @@ def print_table(
     right: Sequence[int] = (),
     wrap: Sequence[int] = (),
 ) -> None:
-    """Print rows under columns; indices in ``right`` are right-aligned, those in ``wrap`` may fold."""
+    """Print rows under columns; indices in ``right`` are right-aligned, those in ``wrap`` may fold.
+
+    A terminal narrower than the columns folds lines itself: no digit is cut off.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+    needed = 1
     for index, column in enumerate(columns):
-        table.add_column(
-            column,
-            justify="right" if index in right else "left",
-            overflow="fold",
-            no_wrap=not wrap or index not in wrap,
-        )
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    stdout().print(table)
+        folds = not wrap or index in wrap
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold", no_wrap=not folds)
+        widest = max([*(len(line) for line in column.split("\n")), *(row[index].cell_len for row in cells)])
+        needed += 3 + (min(widest, FOLDED) if folds else widest)
+    for row in cells:
+        table.add_row(*row)
+    console = stdout()
+    console.width = max(console.width, needed)
+    console.print(table)

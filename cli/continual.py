@@ -1,12 +1,21 @@
 """asu-lora continual: requests one after another, and the curve that shows what holds."""
 
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import base_option, json_option, out_option, retain_option, scoring_models_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from asu_lora.studies.continual.report import Records
+    from asu_lora.studies.continual.take_back import TakenBack
+
+STUDY = ("retain", "by", "steps", "questions", "data", "encoder", "nli", "take_back")  # fields of ContinualConfig
 
 
 @click.command(short_help="Unlearn requests one after another, and score every step.")
@@ -47,13 +56,10 @@ from asu_lora.cli.options import base_option, json_option, out_option, retain_op
     type=click.IntRange(0),
     default=0,
     metavar="K",
-    help="Fold all active adapters into one after every K steps.  [default: never]",
+    help="Make all active adapters one after every K steps.  [default: never]",
 )
 @click.option(
-    "--consolidate-rank",
-    type=click.IntRange(1),
-    metavar="R",
-    help="Cut the folded adapter to this rank.  [default: exact]",
+    "--consolidate-rank", type=click.IntRange(1), metavar="R", help="Cut that adapter to this rank.  [default: exact]"
 )
 @out_option("Folder for the adapters (OUT/METHOD/adapters), table, figure and state.", "continual")
 @click.option(
@@ -82,27 +88,7 @@ from asu_lora.cli.options import base_option, json_option, out_option, retain_op
 )
 @json_option
 @partial(setting_options, without=("orthogonal",))  # --mode says it
-def continual(
-    requests,
-    by,
-    steps,
-    base,
-    retain,
-    method,
-    mode,
-    consolidate_every,
-    consolidate_rank,
-    out,
-    questions,
-    data,
-    encoder,
-    nli,
-    take_back,
-    resume,
-    as_json,
-    config,
-    **typed,
-):
+def continual(*, requests, base, method, mode, out, resume, as_json, config, **others):
     """Unlearn requests in the order they came: one adapter each, scored after every step.
 
     \b
@@ -115,51 +101,54 @@ def continual(
     \b
       asu-lora ask "..." --store continual/ASU_KL/adapters --adapter 001-a --adapter 002-b
     """
-    config = read_config(config, typed)
-    from asu_lora.cli.console import print_json, print_table
+    history = {name: others.pop(name) for name in ("consolidate_every", "consolidate_rank")}
+    study = {name: others.pop(name) for name in STUDY}
+    config = read_config(config, others)
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from asu_lora.reporting.tables import number
-    from asu_lora.studies.continual.continual import run_methods
+    from asu_lora.studies.continual.continual import ContinualConfig, run_methods
     from asu_lora.studies.continual.history import HistoryConfig
-    from asu_lora.studies.continual.report import table, taken_rows
     from asu_lora.studies.methods import file_name
 
-    history = HistoryConfig(mode, consolidate_every, consolidate_rank)
+    study |= {"most_steps": study.pop("steps"), "methods": method, "history": HistoryConfig(mode, **history)}
     try:
         with Bars() as progress:
             records, taken, written = run_methods(
-                requests,
-                base,
-                config,
-                out,
-                method,
-                history,
-                retain,
-                by,
-                steps,
-                questions,
-                data,
-                encoder,
-                nli,
-                resume,
-                progress,
-                take_back,
+                requests, base, config, out, ContinualConfig(**study), resume=resume, progress=progress
             )
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(
             "Interrupted: the steps done so far are kept; the same command with --resume goes on in the step it was in."
         ) from interrupt
     if as_json:
-        from dataclasses import asdict
+        return show_json(records, taken)
+    show(records, taken)
+    click.echo(f"Written: {', '.join(str(path) for path in written)}")
+    name, last = next((name, found[-1]) for name, found in records.items())
+    active = "".join(f" --adapter {weighted(*entry)}" for entry in last.active)
+    return click.echo(f'Ask it:  asu-lora ask "..." --base {base} --store {out / file_name(name) / "adapters"}{active}')
 
-        print_json(
-            {name: [asdict(record) for record in found] for name, found in records.items()}
-            | ({"taken_back": {name: asdict(found) for name, found in taken.items()}} if taken else {})
-        )
-        return
+
+def show_json(records: "Records", taken: "Mapping[str, TakenBack]") -> None:
+    """Every step of every method, and what taking one back did."""
+    from dataclasses import asdict
+
+    from asu_lora.cli.console import print_json
+
+    found: dict[str, Any] = {name: [asdict(record) for record in steps] for name, steps in records.items()}
+    if taken:
+        found["taken_back"] = {name: asdict(scores) for name, scores in taken.items()}
+    print_json(found)
+
+
+def show(records: "Records", taken: "Mapping[str, TakenBack]") -> None:
+    """The table of steps, and a table of each method's step that was taken back."""
+    from asu_lora.cli.console import print_table
+    from asu_lora.reporting.tables import number
+    from asu_lora.studies.continual.report import table, taken_rows
+
     headings, rows = table(records)
     print_table(None, headings, rows, right=tuple(range(1, len(headings))))
     for name, found in taken.items():
@@ -169,7 +158,3 @@ def continual(
             [(what, *(number(score, 1) for score in scores)) for what, *scores in taken_rows(found)],
             right=(1, 2),
         )
-    click.echo(f"Written: {', '.join(str(path) for path in written)}")
-    name, last = next((name, found[-1]) for name, found in records.items())
-    active = "".join(f" --adapter {weighted(*entry)}" for entry in last.active)
-    click.echo(f'Ask it:  asu-lora ask "..." --base {base} --store {out / file_name(name) / "adapters"}{active}')

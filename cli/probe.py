@@ -1,9 +1,17 @@
 """asu-lora probe: which words a smoothed teacher loses, at which tau."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from asu_lora.cli.options import base_option, json_option, machine_options, out_option, where_option
+from asu_lora.cli.options import base_option, json_option, machine_options, out_option, row_options, where_option
 from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from asu_lora.studies.probe.probe import Probe
 
 HEADS = (
     "tau",
@@ -12,8 +20,8 @@ HEADS = (
     "NLL\ncopied",
     "entropy\nfactual",
     "entropy\nfunction",
-    "own\nROUGE",
-    "own\ngibber.",
+    "teacher\nROUGE",
+    "teacher\ngibber.",
 )
 
 
@@ -54,9 +62,26 @@ HEADS = (
     show_default=True,
     help="Most questions that each smoothed model answers itself; 0 for none.",
 )
+@row_options("512")
 @machine_options
 @json_option
-def probe(file, base, grid, layers, out, where, question_words, questions, answers, precision, device, as_json):
+def probe(
+    *,
+    file,
+    base,
+    grid,
+    layers,
+    out,
+    where,
+    question_words,
+    questions,
+    answers,
+    precision,
+    device,
+    trust_remote_code,
+    as_json,
+    **rows,
+):
     """Heat the attention of a base and see which words of FILE's answers it loses.
 
     \b
@@ -75,19 +100,26 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest
+    from asu_lora.files import check_writable
 
     taus = parse_taus(grid)
     examples = ForgetRequest.from_files(file, None, dict(where)).forget
     with stderr().status("Loading the base ..."):
         quiet_libraries()
+        from asu_lora.data.row_format import RowFormat
         from asu_lora.models.loading import load_base
+        from asu_lora.models.stack_rows import rows_of_adapters
+        from asu_lora.studies.probe.probe import ProbeConfig
         from asu_lora.studies.probe.probe import probe as measure
-        from asu_lora.studies.probe.report import as_dict, check_folder, write_report
+        from asu_lora.studies.probe.report import as_dict, write_report
 
-        check_folder(out)
-        loaded = load_base(base, precision, device)
+        check_writable(out)
+        loaded = load_base(base, precision, device, trust_remote_code=trust_remote_code)
+    rows["max_length"] = rows["max_length"] or RowFormat.max_length
+    written, _ = rows_of_adapters((), loaded.tokenizer, rows)
+    chosen = ProbeConfig(taus, layers or DEFAULT_GROUPS, question_words, questions, answers, written)
     with Bars() as progress:
-        result = measure(examples, loaded, taus, layers or DEFAULT_GROUPS, question_words, questions, answers, progress)
+        result = measure(examples, loaded, chosen, progress)
     files = write_report(result, out)
     if as_json:
         print_json(as_dict(result))
@@ -95,8 +127,8 @@ def probe(file, base, grid, layers, out, where, question_words, questions, answe
         report(result, files)
 
 
-def report(result, files) -> None:
-    """A table a layer group, the recommended tau and why, and where the figure lies."""
+def report(result: "Probe", files: "Sequence[Path]") -> None:
+    """A table a layer group, the recommended tau and why, and where the files lie."""
     from asu_lora.cli.console import print_table
     from asu_lora.reporting.tables import number
 
@@ -106,12 +138,12 @@ def report(result, files) -> None:
                 f"{p.tau:g}",
                 *(number(p.nll[name]) for name in ("factual", "function", "copied")),
                 *(number(p.entropy[name]) for name in ("factual", "function")),
-                *(number(p.own and getattr(p.own, name)) for name in ("rouge", "gibberish_rate")),
+                *(number(getattr(p.teacher, name) if p.teacher else None) for name in ("rouge", "gibberish_rate")),
             )
             for p in points
         ]
         print_table(
-            f"\nLayers {group.label}: NLL and attention entropy in nats, own answers as shares",
+            f"\nLayers {group.label}: NLL and attention entropy in nats, teacher's answers as shares",
             HEADS,
             rows,
             right=tuple(range(len(HEADS))),
@@ -126,4 +158,4 @@ def report(result, files) -> None:
     )
     for note in result.notes:
         click.echo(note, err=True)
-    click.echo("Figure and figures: " + ", ".join(map(str, files)))
+    click.echo("Files: " + ", ".join(map(str, files)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from asu_lora.cli.console import never_fail_to_encode
 from asu_lora.errors import AsuLoraError
 
 DEBUG = "asu_lora.debug"
@@ -54,6 +55,10 @@ class Program(LazyGroup):
                 help="Show tracebacks.",
             )
         )
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        never_fail_to_encode()
+        return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # it is wanted once something has gone wrong, and then typed at the end

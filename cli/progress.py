@@ -1,14 +1,16 @@
-"""Progress of the library on a terminal: a bar a stage, its figures and the time left."""
+"""Progress of the library on a terminal: a bar a stage, its values and the time left."""
 
 import time
 from typing import Any
 
-from asu_lora.cli.console import stderr
+from asu_lora.cli.console import encodes, stderr
 from asu_lora.progress import Progress
+
+DOTS = "\u2800\u28ff"  # the first and the last of what rich's spinner is made of
 
 
 class Bars(Progress):
-    """A bar for the stage that runs, with its figures, speed and time left; a line for each that has ended.
+    """A bar for the stage that runs, with its values, speed and time left; a line for each that has ended.
 
     The bar fits into 80 columns. Where stderr is no terminal: a line at each stage's start and every 10 s.
     """
@@ -19,11 +21,11 @@ class Bars(Progress):
 
         self.console = stderr()
         self.bars = RichProgress(
-            SpinnerColumn(),
+            SpinnerColumn("dots" if encodes(self.console.file, DOTS) else "line"),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=8),
             TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[figures]}", style="cyan"),
+            TextColumn("{task.fields[values]}", style="cyan"),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
@@ -31,8 +33,9 @@ class Bars(Progress):
             transient=True,
         )
         self.task: Any = None
-        self.name, self.total, self.done, self.began, self.said = "", None, 0, 0.0, 0.0
-        self.figures: dict[str, float] = {}
+        self.name, self.done, self.began, self.said = "", 0, 0.0, 0.0
+        self.total: int | None = None
+        self.values: dict[str, float] = {}
 
     def __enter__(self) -> "Bars":
         return self
@@ -42,25 +45,25 @@ class Bars(Progress):
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()
-        self.name, self.total, self.done, self.figures, self.began = name, total, 0, {}, time.monotonic()
+        self.name, self.total, self.done, self.values, self.began = name, total, 0, {}, time.monotonic()
         if self.console.is_terminal:
             self.bars.start()
-            self.task = self.bars.add_task(name, total=total, figures="", speed="", count="")
+            self.task = self.bars.add_task(name, total=total, values="", speed="", count="")
         else:
             self._line(f"{name} ..." + (f" ({total})" if total else ""))
             self.said = time.monotonic()
 
-    def advance(self, amount: int = 1, **figures: Any) -> None:
+    def advance(self, amount: int = 1, **values: Any) -> None:
         self.done += amount
-        self.figures |= figures
-        text = " ".join(f"{key.removesuffix('_loss')} {value:.2g}" for key, value in self.figures.items())
+        self.values |= values
+        text = " ".join(f"{key.removesuffix('_loss')} {value:.2g}" for key, value in self.values.items())
         if self.console.is_terminal:
             if self.task is not None:
                 speed = self.done / max(time.monotonic() - self.began, 1e-3)
                 self.bars.update(
                     self.task,
                     advance=amount,
-                    figures=text,
+                    values=text,
                     speed=f"{speed:.2g}/s" if speed < 100 else "",
                     count=f"{self.done}/{self.total}" if self.total else str(self.done),
                 )

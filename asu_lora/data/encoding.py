@@ -119,9 +119,7 @@ class Encoder:
         end = self.tokenizer(row.end.strip(), add_special_tokens=False).input_ids if row.end else []
         ended = len(answer) <= room and answer[len(answer) - len(end) :] == end
         return [
-            Encoded(
-                tuple(whole[:shared]), tuple(answer[:room]), index, len(answer) > room, len(end) if ended else 0
-            )
+            Encoded(tuple(whole[:shared]), tuple(answer[:room]), index, len(answer) > room, len(end) if ended else 0)
         ]
 
     def encode_all(self, examples: Sequence[Example], what: str = "row") -> list[Encoded]:
@@ -184,18 +182,19 @@ def encoder_for(tokenizer: PreTrainedTokenizerBase, model_config: Any, rows: Row
     return Encoder(tokenizer, rows.max_length, BaseLimits.of(model_config), rows.system_prompt, rows.template_date)
 
 
-def cut_note(items: Sequence[Encoded], max_length: int, what: str) -> str | None:
+def cut_note(items: Sequence[Encoded], max_length: int, what: str, use: str = "scored") -> str | None:
     """One sentence on the answers that the length cut off; None if there are none.
 
     Args:
         what: of which set they are: ``forget``, ``retain``, ...
+        use: what is not done with the rest.
     """
     cut = sum(item.cut for item in items)
     if not cut:
         return None
     return (
-        f"{cut} of {len(items)} {what} answers are longer than {max_length} tokens with their prompts and were cut "
-        "off: what stands beyond is neither trained on nor scored (--max-length)."
+        f"{cut} of {len(items)} {what} answers are longer than --max-length {max_length} and were cut off: what stands "
+        f"beyond it is not {use}."
     )
 
 

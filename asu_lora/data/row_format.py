@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
 
-from asu_lora.errors import SettingError
-
 # model types whose positions begin behind the padding token's id, as in fairseq
 _POSITIONS_AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "data2vec-text", "xmod")
 
@@ -26,18 +24,11 @@ class RowFormat:
         max_length: most tokens of a row, prompt included.
         system_prompt: put before every conversation without a system turn; None for none.
         template_date: what the chat template takes for today, ``YYYY-MM-DD``; None for the clock's.
-
-    Raises:
-        SettingError: a date that is none.
     """
 
     max_length: int = 512
     system_prompt: str | None = None
     template_date: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.template_date is not None:
-            check_date(self.template_date)
 
     @classmethod
     def of(cls, settings: _Settings) -> "RowFormat":
@@ -49,28 +40,14 @@ class RowFormat:
         """That of a manifest's ``training``; what it doesn't tell, or tells as something else, is the default."""
         length, prompt, day = (training.get(name) for name in ("max_length", "system_prompt", "template_date"))
         try:
-            check_date(day if isinstance(day, str) else "")
-        except SettingError:
+            day = date.fromisoformat(day).isoformat() if isinstance(day, str) else None
+        except ValueError:
             day = None
         return cls(
             length if isinstance(length, int) and length > 0 else cls.max_length,
             prompt if isinstance(prompt, str) and prompt else None,
             day,
         )
-
-
-def check_date(text: str) -> None:
-    """Refuse what is no date.
-
-    Raises:
-        SettingError: it isn't written as ``YYYY-MM-DD``, or there is no such day.
-    """
-    try:
-        date.fromisoformat(text)
-    except ValueError as error:
-        raise SettingError(
-            f"template_date is '{text}', which is no date: write it like 2026-01-31."
-        ) from error
 
 
 @dataclass(frozen=True)

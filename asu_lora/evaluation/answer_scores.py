@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from asu_lora.data.answer_columns import full_answer
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
+from asu_lora.data.reference_answers import ORIGINAL, reference_answers
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, cosine_similarity
 from asu_lora.evaluation.metrics.entailment import EntailmentModel, entailment
 from asu_lora.evaluation.metrics.gibberish import is_gibberish
@@ -13,19 +13,23 @@ from asu_lora.evaluation.metrics.token_entropy import token_entropy
 from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.evaluation.record import Record
 from asu_lora.models.adapter_stack import Stack
+from asu_lora.models.answer_ends import Endings
 from asu_lora.models.generation import generate_answers
 from asu_lora.progress import Progress
 
 
-def answer_records(stack: Stack, encoder: Encoder, questions: QuestionSet, progress: Progress) -> list[Record]:
+def answer_records(
+    stack: Stack, encoder: Encoder, questions: QuestionSet, progress: Progress
+) -> tuple[list[Record], Endings]:
     """One record a row: its texts, and for a question the greedy answer with ROUGE, token entropy and gibberish.
 
-    A passage asks nothing: its record has no answer.
+    A passage asks nothing: its record has no answer. Beside the records: how the answers ended.
     """
     asked = [example for example in questions.examples if not example.is_passage]
     progress.stage(f"Answers on the {questions.name} set", len(asked))
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
-    ids = generate_answers(stack.model, stack.base.tokenizer, prompts, progress=progress.advance)
+    endings = Endings()
+    ids = generate_answers(stack.model, stack.base.tokenizer, prompts, progress=progress.advance, endings=endings)
     answers = iter(ids)
     records = []
     for example in questions.examples:
@@ -45,7 +49,12 @@ def answer_records(stack: Stack, encoder: Encoder, questions: QuestionSet, progr
                 "gibberish": float(is_gibberish(answer)),
             }
         records.append(record)
-    return records
+    return records, endings
+
+
+def full_answer(example: Example) -> str:
+    """The truth as a full sentence, where a row has one (TOFU's ``original_answer``); else the answer."""
+    return next(iter(reference_answers(example, ORIGINAL)), example.answer)
 
 
 def add_model_scores(

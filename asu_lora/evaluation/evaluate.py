@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.encoding import cut_note
 from asu_lora.evaluation.answer_scores import add_model_scores, answer_records
 from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
@@ -31,11 +31,16 @@ def evaluate(
         notes: said beside the scores (why a model is missing, say).
     """
     progress = progress or Progress()
-    rows = Encoder(stack.base.tokenizer, max_length=1024)
+    rows = stack.encoder()
     likelihoods = Likelihoods(stack, rows)
     result = Evaluation({}, [], list(notes))
     for questions in sets:
-        records = answer_records(stack, rows, questions, progress)
+        asked = [example for example in questions.examples if not example.is_passage]
+        if note := cut_note(rows.encode_all(asked), rows.max_length, questions.name):
+            result.notes.append(note)
+        records, endings = answer_records(stack, rows, questions, progress)
+        if note := endings.note(f"{questions.name}: the model"):
+            result.notes.append(note)
         add_likelihoods(records, questions, likelihoods, progress)
         add_model_scores(records, questions.examples, is_forget(questions.name), encoder, nli)
         result.records += records

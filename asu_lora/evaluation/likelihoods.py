@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from asu_lora.data.answer_columns import PARAPHRASED, WRONG, texts_of
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
+from asu_lora.data.reference_answers import PARAPHRASED, PERTURBED, reference_answers
 from asu_lora.evaluation.metrics.exact_memorization import exact_memorization
 from asu_lora.evaluation.metrics.extraction_strength import extraction_strength
 from asu_lora.evaluation.metrics.min_k import min_k
@@ -117,7 +117,9 @@ class Likelihoods:
 
     def _compared(self, examples: Sequence[Example], own: Sequence[Values]) -> list[Values]:
         """Truth ratio, and the answer's probability among the wrong ones; None without wrong answers."""
-        texts = [(texts_of(example, PARAPHRASED), texts_of(example, WRONG)) for example in examples]
+        texts = [
+            (reference_answers(example, PARAPHRASED), reference_answers(example, PERTURBED)) for example in examples
+        ]
         others = [
             Example(example.prompt, text, {}, example.row)
             for example, (paraphrased, wrong) in zip(examples, texts, strict=True)

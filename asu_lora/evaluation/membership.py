@@ -6,7 +6,7 @@ Every attack is an AUC and a share of true positives at 1 % false ones. An AUC o
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.encoding import cut_note
 from asu_lora.data.examples import Example
 from asu_lora.evaluation.intervals import with_interval
 from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods
@@ -96,7 +96,10 @@ def add_holdout(result: Evaluation, stack: Stack, holdout: Sequence[Example], pr
         holdout: examples like those of the forget set that the model never saw.
     """
     progress = progress or Progress()
-    likelihoods = Likelihoods(stack, Encoder(stack.base.tokenizer, max_length=1024))
+    encoder = stack.encoder()
+    if note := cut_note(encoder.encode_all(holdout), encoder.max_length, "held-out"):
+        result.notes.append(note)
+    likelihoods = Likelihoods(stack, encoder)
     progress.stage("Likelihoods on the held-out set", len(holdout))
     result.records += membership_records(HOLDOUT, likelihoods, holdout, progress.advance)
     progress.close()

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asu_lora.data.answer_columns import ASKED_AGAIN, texts_of
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.reading import read_rows
+from asu_lora.data.reference_answers import check_reference_answers, reference_answers
 from asu_lora.data.request import select_rows
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 
 FORGET, RETAIN, AUTHORS, WORLD = "forget", "retain", "real_authors", "world_facts"
+ASKED_AGAIN = "paraphrased_question"  # the column of a question in other words
 PARAPHRASED_FORGET = "forget_paraphrased"  # the forget set's questions in other words
 
 
@@ -30,11 +31,17 @@ class QuestionSet:
         examples: the questions; ``paraphrased_answer``, ``perturbed_answer`` and ``original_answer`` in their
             extra fields where there are any.
         multiple_choice: whether probability is that of the true answer among the wrong ones.
+
+    Raises:
+        DataError: paraphrased, perturbed or original answers that are no texts.
     """
 
     name: str
     examples: tuple[Example, ...]
     multiple_choice: bool = False
+
+    def __post_init__(self) -> None:
+        check_reference_answers(self.examples)
 
 
 def own_sets(
@@ -60,7 +67,7 @@ def paraphrased(questions: QuestionSet) -> QuestionSet | None:
     """
     again = []
     for example in questions.examples:
-        texts = [] if example.is_passage else texts_of(example, ASKED_AGAIN)
+        texts = [] if example.is_passage else reference_answers(example, ASKED_AGAIN)
         if texts:
             turn = dict(example.prompt[-1], content=texts[0])
             again.append(replace(example, prompt=(*example.prompt[:-1], turn)))

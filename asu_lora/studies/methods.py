@@ -38,6 +38,12 @@ class Method:
     def is_base(self) -> bool:
         return self.objective is None
 
+    def config(self, config: ForgetConfig) -> ForgetConfig:
+        """The settings with this method's losses; those of ``Base`` are as they were."""
+        if self.objective is None or self.retain_loss is None:
+            return config
+        return replace(config, objective=self.objective, retain_loss=self.retain_loss)
+
 
 def method(name: str) -> Method:
     """The method of a name such as ``NPO_GD``; any forget loss goes with any retain loss, or with ``NONE``.
@@ -82,12 +88,7 @@ def method_configs(text: str | None, config: ForgetConfig) -> dict[str, ForgetCo
             raise SettingError(f"{BASE} unlearns nothing: name methods such as ASU_KL; the base is scored anyway.")
         if chosen.name in found:
             raise SettingError(f"The method {chosen.name} is named twice.")
-        found[chosen.name] = replace(
-            config,
-            objective=chosen.objective,
-            retain_loss=chosen.retain_loss,
-            lr=learning_rate(rate, entry) if given else config.lr,
-        )
+        found[chosen.name] = replace(chosen.config(config), lr=learning_rate(rate, entry) if given else config.lr)
     if not found:
         raise SettingError("No method is named: write FORGET_RETAIN, such as ASU_KL.")
     return found

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -21,7 +24,7 @@ def compare_figure(results: Sequence[RunResult]) -> Figure:
 
     A forget loss has one colour and shape; a retain loss fills it (kl), leaves it hollow (gd) or fills half (ap).
     """
-    points = [(100 * result.score("MU"), 100 * result.score("FE")) for result in results]
+    points = [(100 * (result.score("MU") or 0.0), 100 * (result.score("FE") or 0.0)) for result in results]
     with paper_style():
         figure, axes = new_figure(COLUMN * 1.35, COLUMN * 1.15)
         axes.set_xlim(*limits([x for x, _ in points]))
@@ -37,7 +40,7 @@ def compare_figure(results: Sequence[RunResult]) -> Figure:
     return figure
 
 
-def mark(method: str, losses: Sequence[str]) -> dict:
+def mark(method: str, losses: Sequence[str]) -> dict[str, Any]:
     """The look of a method's mark."""
     if method == BASE:
         return {"marker": "*", "color": "#000000", "markersize": 8}
@@ -57,7 +60,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
     return max(-2.0, unit * math.floor((low - room) / unit)), min(102.0, unit * math.ceil((high + room) / unit))
 
 
-def equal_averages(axes) -> None:
+def equal_averages(axes: Axes) -> None:
     """Thin lines on which (MU + FE) / 2 is the same, named where they leave the axes at the top or the right."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     lowest, highest = (left + bottom) / 2, (right + top) / 2
@@ -74,18 +77,23 @@ def equal_averages(axes) -> None:
             scalex=False,
             scaley=False,
         )
-        style = {"fontsize": 5.5, "color": "0.45", "annotation_clip": False, "textcoords": "offset points"}
+        style: dict[str, Any] = {
+            "fontsize": 5.5,
+            "color": "0.45",
+            "annotation_clip": False,
+            "textcoords": "offset points",
+        }
         if bottom <= 2 * average - right <= top:
             axes.annotate(f"Avg {average}", (right, 2 * average - right), (2, 0), va="center", **style)
         elif left <= 2 * average - top <= right:
             axes.annotate(f"Avg {average}", (2 * average - top, top), (0, 2), ha="center", **style)
 
 
-def label(figure: Figure, axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Text]:
+def label(figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Text]:
     """Name each point where there is room, with a thin line to those that stand away."""
     figure.draw_without_rendering()  # the layout is settled now
     figure.set_layout_engine("none")
-    points_a_pixel, renderer = 72 / figure.dpi, figure.canvas.get_renderer()
+    points_a_pixel, renderer = 72 / figure.dpi, FigureCanvasAgg(figure).get_renderer()
     texts = [axes.text(0, 0, name, fontsize=LABEL, ha="left", va="bottom", zorder=4) for name in names]
     sizes = []
     for text in texts:
@@ -98,7 +106,8 @@ def label(figure: Figure, axes, points: Sequence[tuple[float, float]], names: Se
     )
     back = axes.transData.inverted()
     for text, box, (x, y) in zip(texts, place_labels(middles, sizes, bounds), middles, strict=True):
-        text.set_position(back.transform((box.left / points_a_pixel, box.bottom / points_a_pixel)))
+        left, bottom = back.transform((box.left / points_a_pixel, box.bottom / points_a_pixel))
+        text.set_position((float(left), float(bottom)))
         near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
         if math.hypot(near_x - x, near_y - y) > 6:
             ends = back.transform(

@@ -1,8 +1,9 @@
 """The runs of a comparison: every method, at each of the learning rates tried for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
 from asu_lora.studies.methods import BASE, Method, file_name, learning_rate, lr_text
 
@@ -22,6 +23,12 @@ class Run:
     @property
     def title(self) -> str:
         return BASE if self.lr is None else f"{self.method.name}, lr {lr_text(self.lr)}"
+
+    def config(self, config: ForgetConfig) -> ForgetConfig:
+        """The settings of this run: the comparison's, with the method's losses and learning rate."""
+        if self.lr is None:
+            raise SettingError(f"{BASE} trains nothing.")
+        return replace(self.method.config(config), lr=self.lr, eval_rows=0)
 
 
 def learning_rates(texts: Sequence[str], chosen: Sequence[Method], default: float) -> dict[str, list[float]]:

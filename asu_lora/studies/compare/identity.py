@@ -2,48 +2,41 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asu_lora.config import ForgetConfig
-from asu_lora.data.request import ForgetRequest
+from asu_lora.data.refusals import refusals
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import write_files
-from asu_lora.models.loading import LoadedBase
 from asu_lora.studies.compare import VARIED
 from asu_lora.studies.compare.grid import Run
 from asu_lora.version import __version__
 
+if TYPE_CHECKING:
+    from asu_lora.studies.compare.compare import Comparison
+
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
 
 
-def shared_identity(
-    request: ForgetRequest,
-    base: LoadedBase,
-    config: ForgetConfig,
-    idk: Sequence[str],
-    sets: Sequence[QuestionSet],
-    encoder: str | None,
-    nli: str | None,
-) -> dict[str, Any]:
+def shared_identity(comparison: "Comparison") -> dict[str, Any]:
     """Everything that all rows depend on, flat; of the request's text nothing but hashes."""
+    base, config = comparison.base, comparison.config
     settings = {key: value for key, value in config.identity().items() if key not in VARIED + _NOT_ASKED}
     return {
         "base": base.source.fingerprint(),
         "precision": base.precision,
         "compute type": str(base.compute_dtype).removeprefix("torch."),
         "device": base.device.type,
-        "request": request.fingerprint(),
-        '"I don\'t know" answers': _digest(list(idk)),
+        "request": comparison.request.fingerprint(),
+        '"I don\'t know" answers': _digest(list(refusals(comparison.idk_file))),
         **settings,
         **{
             f"questions of the {questions.name} set": f"{len(questions.examples)}, {_questions(questions)[:12]}"
-            for questions in sets
+            for questions in comparison.sets
         },
-        "encoder": encoder,
-        "nli": nli,
+        "encoder": comparison.encoder and comparison.encoder.name,
+        "nli": comparison.nli and comparison.nli.name,
         "asu-lora": __version__,
     }
 

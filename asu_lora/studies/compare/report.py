@@ -4,6 +4,7 @@ import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from asu_lora.files import disk_errors, write_files
 from asu_lora.reporting.plot_style import save_figure
@@ -12,20 +13,23 @@ from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.figure import compare_figure
 from asu_lora.studies.compare.results import SCORES
 from asu_lora.studies.compare.table import csv_text, paper_table
-from asu_lora.studies.methods import lr_text
 from asu_lora.version import library_versions
 
 STEM = "comparison"
 
 
-def as_json(comparison: Comparison, command: str | None = None) -> dict:
-    """Everything: what was compared, each run, which is kept, how to do it again."""
+def as_json(comparison: Comparison, command: str | None = None) -> dict[str, Any]:
+    """Everything: what was compared, each run, which is kept.
+
+    Args:
+        command: how to do it again; it must hold no text of the request, no file's name, no value of a column.
+    """
     kept = comparison.best
     return {
         "command": command,
         "settings": comparison.shared,
         "counts": comparison.counts,
-        "notes": comparison.notes,
+        "notes": list(comparison.notes),
         "versions": library_versions(),
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "seconds": round(comparison.seconds, 1),
@@ -68,6 +72,9 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
 def write_report(comparison: Comparison, command: str | None = None) -> list[Path]:
     """Write all of them into the comparison's folder.
 
+    Args:
+        command: see :func:`as_json`.
+
     Raises:
         StoreError: the disk refuses.
     """
@@ -89,11 +96,15 @@ def write_report(comparison: Comparison, command: str | None = None) -> list[Pat
 
 def best_line(comparison: Comparison) -> str | None:
     """The best method in a sentence."""
-    scored = [r for r in comparison.best if r.lr is not None and r.score("Avg") is not None]
+    scored = [
+        (average, result)
+        for result in comparison.best
+        if result.lr is not None and (average := result.score("Avg")) is not None
+    ]
     if not scored:
         return None
-    best = max(scored, key=lambda result: result.score("Avg"))
+    average, best = max(scored, key=lambda entry: entry[0])
     return (
-        f"Highest {best.label('Avg')}: {best.method} at lr {lr_text(best.lr)} with {percent(best.score('Avg'))} "
+        f"Highest {best.label('Avg')}: {best.title.replace(', ', ' at ')} with {percent(average)} "
         f"(MU {percent(best.score('MU'))}, FE {percent(best.score('FE'))})."
     )

@@ -21,7 +21,7 @@ class RunResult:
         identity: hash of everything that the run depends on; a file with another one is not this run's.
         lr: None for Base.
         adapter: its name in the comparison's store, None for Base and for a failed training.
-        failure: one sentence, for a failed run.
+        failure: one sentence, for a failed run, that holds no text of the request.
         passing: the failure may not come again (no memory), so the next command tries once more.
         scores: :meth:`asu_lora.evaluation.result.Evaluation.summary`.
         training: tau, steps, mean loss and the like.
@@ -56,7 +56,7 @@ class RunResult:
         """``"MU"``, or ``"MU (5 of 6 metrics)"`` where it is no more than that."""
         return self.scores["scores"][name]["label"]
 
-    def figure(self, questions: str, metric: str) -> float | None:
+    def mean(self, questions: str, metric: str) -> float | None:
         """A metric's mean on a set."""
         return self.scores["sets"].get(questions, {}).get(metric) if self.done else None
 

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AsuLoraError, StoreError
@@ -23,18 +23,24 @@ from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity
 from asu_lora.studies.compare.results import DONE, FAILED, TRAINED, RunResult, in_order, read_result
 from asu_lora.studies.methods import method
+from asu_lora.studies.privacy import Privacy
+from asu_lora.teacher.tau import TauChoice
 from asu_lora.version import library_versions
+
+if TYPE_CHECKING:
+    from asu_lora.studies.compare.compare import Comparison
 
 ADAPTERS, RUNS = "adapters", "runs"
 
 
 class Runner:
-    """Makes one run after another on one base, which is a plain base again after each."""
+    """Makes one run after another on the comparison's base, which is a plain base again after each."""
 
-    def __init__(self, request, base, sets, out, config, idk_file, encoder, nli, notes, records, shared):
-        self.request, self.base, self.sets, self.config, self.idk_file = request, base, sets, config, idk_file
-        self.encoder, self.nli, self.notes, self.records, self.shared = encoder, nli, notes, records, shared
-        self.folder, self.store, self.tau = out / RUNS, AdapterStore(out / ADAPTERS), None
+    def __init__(self, comparison: "Comparison"):
+        self.comparison = comparison
+        self.folder, self.store = comparison.out / RUNS, AdapterStore(comparison.out / ADAPTERS)
+        self.tau: TauChoice | None = None  # the same for every run, so chosen once
+        self.privacy = Privacy(comparison.request)
 
     def file(self, run: Run) -> Path:
         return self.folder / f"{run.name}.json"
@@ -44,7 +50,7 @@ class Runner:
 
     def read(self, run: Run) -> RunResult | None:
         """What there is of a run, if its adapter, where it has one, is there too."""
-        result = read_result(self.file(run), run_identity(self.shared, run))
+        result = self._result(self.file(run), run)
         if result and result.adapter and result.adapter not in self.store.names():
             return None
         return result
@@ -53,15 +59,14 @@ class Runner:
         result = self.read(run)
         if result is None or result.state == TRAINED or result.passing:
             return False
-        return not (self.records and result.done and not self.records_file(run).is_file())
+        return not (self.comparison.records and result.done and not self.records_file(run).is_file())
 
     def make(self, run: Run, progress: Progress) -> RunResult:
         """Train, unless the adapter is there already, and score."""
         result = self.read(run)
         if result is None or result.state == FAILED:
-            result = RunResult(
-                run_identity(self.shared, run), run.method.name, run.lr, TRAINED, versions=library_versions()
-            )
+            identity = run_identity(self.comparison.shared, run)
+            result = RunResult(identity, run.method.name, run.lr, TRAINED, versions=library_versions())
             if not run.method.is_base:
                 self.train(run, result, progress)
             result.write(self.file(run))
@@ -72,24 +77,22 @@ class Runner:
         return result
 
     def train(self, run: Run, result: RunResult, progress: Progress) -> None:
+        """Train the run's adapter into the comparison's store; ``result`` gets its name and what training gave."""
         if run.name in self.store.names():
             self.store.remove(run.name)  # of a run whose file is gone: what it was made with isn't known
-        config = replace(
-            self.config, objective=run.method.objective, retain_loss=run.method.retain_loss, lr=run.lr, eval_rows=0
-        )
-        with self.failing(result, "training"):
+        with self.failing(result, "training", progress):
             made = forget(
-                self.request,
-                self.base,
-                config,
-                run.name,
-                self.store,
-                idk_file=self.idk_file,
+                self.comparison.request,
+                self.comparison.base,
+                run.config(self.comparison.config),
+                name=run.name,
+                store=self.store,
+                idk_file=self.comparison.idk_file,
                 progress=progress,
                 tau=self.tau,
             )
             record = made.record
-            self.tau = record.tau or self.tau  # the same for every run: it hangs on nothing that they differ in
+            self.tau = record.tau or self.tau
             result.adapter = made.name
             result.training = {
                 "tau": record.tau and record.tau.tau,
@@ -99,17 +102,24 @@ class Runner:
             }
 
     def score(self, run: Run, result: RunResult, progress: Progress) -> None:
-        with self.failing(result, "evaluation"):
-            with stacked(self.base, result.adapter, self.store) as stack:
-                scored = evaluate(stack, self.sets, self.encoder, self.nli, self.notes, progress)
+        """Evaluate the run's adapter on the comparison's sets."""
+        comparison = self.comparison
+        with self.failing(result, "evaluation", progress):
+            with stacked(comparison.base, result.adapter, self.store) as stack:
+                scored = evaluate(
+                    stack, comparison.sets, comparison.encoder, comparison.nli, comparison.notes, progress
+                )
             result.scores, result.state = checked_summary(scored), DONE
-            if self.records:
+            if comparison.records:
                 with disk_errors(self.folder, "folder"):
                     scored.write_records(self.records_file(run))
 
     @contextmanager
-    def failing(self, result: RunResult, what: str) -> Iterator[None]:
-        """A method that can't be trained or scored is a failed run; a disk that refuses ends the comparison."""
+    def failing(self, result: RunResult, what: str, progress: Progress) -> Iterator[None]:
+        """A method that can't be trained or scored is a failed run; a disk that refuses ends the comparison.
+
+        The error's own words are said once; the file gets what :class:`~asu_lora.studies.privacy.Privacy` lets pass.
+        """
         started = time.monotonic()
         result.failure, result.passing = None, False
         try:
@@ -117,8 +127,10 @@ class Runner:
         except StoreError:
             raise
         except AsuLoraError as error:
-            result.state, result.failure = FAILED, str(error)
+            result.state, result.failure = FAILED, self.privacy.error(error)
             result.passing = error.__cause__ is not None and is_out_of_memory(error.__cause__)
+            if result.failure != str(error):
+                progress.note(str(error))
         result.seconds[what] = round(time.monotonic() - started, 1)
 
     def everything(self, runs: Sequence[Run]) -> list[RunResult]:
@@ -126,18 +138,25 @@ class Runner:
         results = [result for run in runs if (result := self.read(run))]
         known = {self.file(run) for run in runs}
         for path in sorted(self.folder.glob("*.json")):
-            if path not in known and (result := earlier_result(path, self.shared)):
+            if path not in known and (result := self.earlier_result(path)):
                 results.append(result)
         return in_order(results)
 
+    def earlier_result(self, path: Path) -> RunResult | None:
+        """A run that this command didn't ask for, if it is one of the same comparison."""
+        with suppress(OSError, ValueError, TypeError, KeyError, AsuLoraError):
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            result = self._result(path, Run(method(entry["method"]), entry["lr"]))
+            return result if result and result.state != TRAINED else None
+        return None
 
-def earlier_result(path: Path, shared: dict) -> RunResult | None:
-    """A run that this command didn't ask for, if it is one of the same comparison."""
-    with suppress(OSError, ValueError, TypeError, KeyError, AsuLoraError):
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        result = read_result(path, run_identity(shared, Run(method(entry["method"]), entry["lr"])))
-        return result if result and result.state != TRAINED else None
-    return None
+    def _result(self, path: Path, run: Run) -> RunResult | None:
+        """The run's file. One of an older version may hold an error's own words: it is written anew without them."""
+        result = read_result(path, run_identity(self.comparison.shared, run))
+        if result and result.failure and self.privacy.tells(result.failure):
+            result.failure = self.privacy.hidden("error")
+            result.write(path)
+        return result
 
 
 @contextmanager
@@ -151,12 +170,8 @@ def stacked(base: LoadedBase, adapter: str | None, store: AdapterStore) -> Itera
             remove_adapters(base.model)
 
 
-def checked_summary(scored: Evaluation) -> dict:
-    """The summary, for JSON: a figure that is no number becomes None.
-
-    Raises:
-        DataError: one of MU or FE is made of no number (a model whose logits are broken).
-    """
+def checked_summary(scored: Evaluation) -> dict[str, Any]:
+    """The summary, for JSON: a score that is no finite number becomes None."""
     summary = scored.summary()
     for values in summary["sets"].values():
         for metric, value in values.items():

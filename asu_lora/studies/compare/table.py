@@ -58,7 +58,7 @@ def paper_table(results: Sequence[RunResult]) -> Table:
                 )
                 for name in SCORES
             ]
-        beside = [result.figure(questions, metric) for _, questions, metric in BESIDE] + [result.gibberish_rate()]
+        beside = [result.mean(questions, metric) for _, questions, metric in BESIDE] + [result.gibberish_rate()]
         rows.append(
             [
                 Cell(result.method),
@@ -105,7 +105,7 @@ def csv_text(results: Sequence[RunResult], kept: Sequence[RunResult]) -> str:
                 "yes" if result in kept else "no",
                 result.state,
                 *scores,
-                *(result.figure(questions, metric) for _, questions, metric in BESIDE),
+                *(result.mean(questions, metric) for _, questions, metric in BESIDE),
                 result.gibberish_rate(),
                 result.training.get("tau"),
                 result.seconds.get("training"),

@@ -1,7 +1,7 @@
 """The same requests with several methods: a run each, one table and one figure of all."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from asu_lora.errors import DataError, SettingError
 from asu_lora.evaluation.question_sets import AUTHORS, WORLD
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites.tofu import tofu_sets
+from asu_lora.files import check_writable
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.history import HistoryConfig, StepRecord, check_resumable, run_history
@@ -23,33 +24,62 @@ from asu_lora.version import library_versions
 Records = dict[str, list[StepRecord]]
 
 
+@dataclass(frozen=True)
+class ContinualConfig:
+    """What a history is beside its requests: methods, how adapters stand to each other, what is scored.
+
+    Attributes:
+        methods: see :func:`~asu_lora.studies.methods.method_configs`; None is the config's own losses.
+        history: how the adapters stand to each other.
+        retain, by, most_steps: see :func:`~asu_lora.studies.continual.steps.read_steps`.
+        questions: most questions of a request or set; 0 scores nothing.
+        data: TOFU's folder or hub id, for real authors and world facts.
+        encoder, nli: models behind two of the scores.
+        take_back: at the end, score every method without this step's adapter too.
+
+    Raises:
+        SettingError: a step to take back that can't be scored without its adapter.
+    """
+
+    methods: str | None = None
+    history: HistoryConfig = field(default_factory=HistoryConfig)
+    retain: str | Path | None = None
+    by: str | None = None
+    most_steps: int | None = None
+    questions: int = 40
+    data: str | Path | None = None
+    encoder: str | None = None
+    nli: str | None = None
+    take_back: int | None = None
+
+    def check_take_back(self, steps: Sequence[Step]) -> None:
+        """Refuse a step to take back that the history doesn't have, or can't score alone."""
+        back = self.take_back
+        if back is None or (self.questions and 1 <= back <= len(steps) and self.history.mode != "running"):
+            return
+        raise SettingError(
+            f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
+            "steps, and another --mode than running."
+        )
+
+
 def run_methods(
     requests: Sequence[str | Path],
     base: str | LoadedBase,
     config: ForgetConfig,
     out: str | Path,
-    methods: str | None = None,
-    history: HistoryConfig | None = None,
-    retain: str | Path | None = None,
-    by: str | None = None,
-    most_steps: int | None = None,
-    questions: int = 40,
-    data: str | Path | None = None,
-    encoder: str | None = None,
-    nli: str | None = None,
+    continual: ContinualConfig | None = None,
+    *,
     resume: bool = False,
     progress: Progress | None = None,
-    back: int | None = None,
 ) -> tuple[Records, dict[str, TakenBack], list[Path]]:
     """Unlearn the requests with every method, in ``out/METHOD``; the report is written anew after every step.
 
     Args:
-        requests, retain, by, most_steps: see :func:`~asu_lora.studies.continual.steps.read_steps`.
-        methods: see :func:`~asu_lora.studies.methods.method_configs`.
-        questions: most questions of a request or set; 0 scores nothing.
-        data: TOFU's folder or hub id, for real authors and world facts.
-        encoder, nli: models behind two of the scores.
-        back: at the end, score every method without this step's adapter too.
+        requests: files, or folders of files, in order.
+        config: the settings of every step.
+        out: the folder of the report and of a folder for each method.
+        resume: go on with the run that lies in ``out``.
 
     Returns:
         The steps of every method, what taking one back did, and the files of the report.
@@ -57,21 +87,18 @@ def run_methods(
     Raises:
         AsuLoraError: one of its kinds; all files and settings are checked before anything is trained.
     """
-    history, progress, out = history or HistoryConfig(), progress or Progress(), Path(out)
-    chosen = method_configs(methods, config)
-    steps = read_steps(requests, retain, by, most_steps)
+    continual, progress, out = continual or ContinualConfig(), progress or Progress(), Path(out)
+    chosen = method_configs(continual.methods, config)
+    steps = read_steps(requests, continual.retain, continual.by, continual.most_steps)
     for name in chosen:
         check_resumable(out / file_name(name), resume)
-    if back is not None and (not questions or not 1 <= back <= len(steps) or history.mode == "running"):
-        raise SettingError(
-            f"Step {back} can't be taken back and scored: it needs --questions, one of the {len(steps)} "
-            "steps, and another --mode than running."
-        )
-    asked = _questions(steps, questions, data, encoder, nli)
+    continual.check_take_back(steps)
+    questions = _questions(steps, continual)
+    check_writable(out)
     progress.stage("Loading the base")
     if not isinstance(base, LoadedBase):
         base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
-    about = _about(base, config, history, steps, asked)
+    about = _about(base, config, continual.history, steps, questions)
     records: Records = {}
 
     for name, own in chosen.items():
@@ -81,40 +108,52 @@ def run_methods(
             write_report(out, records, about)
 
         progress.note(f"Method {name}")
-        before = next((found[0] for found in records.values()), None)  # the base is the same for all methods
         records[name] = run_history(
-            steps, base, own, out / file_name(name), history, asked, resume, progress, report, before
+            steps,
+            base,
+            own,
+            out / file_name(name),
+            continual.history,
+            questions,
+            resume=resume,
+            progress=progress,
+            done=report,
+            before=next((found[0] for found in records.values()), None),  # the base is the same for all methods
         )
     taken = {}
-    for name in chosen if back is not None else ():
-        progress.note(f"Method {name} without step {back}")
-        taken[name] = take_back(steps, base, out / file_name(name), back, asked, progress)
+    if continual.take_back is not None and questions:
+        for name in chosen:
+            progress.note(f"Method {name} without step {continual.take_back}")
+            taken[name] = take_back(steps, base, out / file_name(name), continual.take_back, questions, progress)
     progress.close()
     return records, taken, write_report(out, records, about, taken)
 
 
-def _questions(
-    steps: Sequence[Step], most: int, data: str | Path | None, encoder: str | None, nli: str | None
-) -> Questions | None:
+def _questions(steps: Sequence[Step], continual: ContinualConfig) -> Questions | None:
+    """What every step is scored on; None scores nothing.
+
+    Raises:
+        DataError: no retain question is left.
+    """
+    most, general = continual.questions, []
     if not most:
         return None
-    general = (
-        [questions for questions in tofu_sets(data, most=most) if questions.name in (AUTHORS, WORLD)] if data else []
-    )
+    if continual.data:
+        general = [found for found in tofu_sets(continual.data, most=most) if found.name in (AUTHORS, WORLD)]
     kept = retain_questions(steps, most)
     if not kept.examples:
         raise DataError(
             "No retain question is left that no request asks: MU has nothing to stand on; give a --retain "
             "file with others, or --questions 0."
         )
-    sentence, entailment, notes = scoring_models(encoder, nli)
+    sentence, entailment, notes = scoring_models(continual.encoder, continual.nli)
     return Questions((kept, *general), most, sentence, entailment, tuple(notes))
 
 
 def _about(
     base: LoadedBase, config: ForgetConfig, history: HistoryConfig, steps: Sequence[Step], questions: Questions | None
 ) -> dict[str, Any]:
-    """What the report says of the run; a base's folder by its last part only."""
+    """What the report says of the run; of a base's folder only the last part of its path."""
     settings = {
         key: value
         for key, value in asdict(config).items()

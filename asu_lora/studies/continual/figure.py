@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+
 from asu_lora.reporting.plot_style import looks, new_figure, paper_style, save_figure
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 PANELS = (("average", "Avg (MU and FE of the step)"), ("efficacy_so_far", "FE, everything so far"))
 
 
-def continual_figure(records: "Mapping[str, Sequence[StepRecord]]"):
+def continual_figure(records: "Mapping[str, Sequence[StepRecord]]") -> Figure:
     """Two panels (ASU, arXiv 2603.01285, has the first): scores in percent against the number of requests.
 
     The base before the first request stands at 0. A method's points keep its look in both panels.

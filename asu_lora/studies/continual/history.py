@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from asu_lora.adapters.manifest import Figures
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, TrainingError
@@ -28,6 +29,7 @@ from asu_lora.studies.continual.steps import Step
 MODES = ("stack", "orthogonal", "independent", "running")
 STATE = "run.json"
 VERSION = 1
+CONSOLIDATED = "folded"  # the name that stopped runs of earlier versions go on with
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class HistoryConfig:
         mode: ``stack``: each is trained on top of those before it, active and frozen. ``orthogonal``: so too, and
             kept off the directions that they read. ``independent``: each is trained on the plain base, and added.
             ``running``: one adapter, which every step trains further.
-        consolidate_every: after so many steps everything active is folded into one adapter; 0 is never.
-        consolidate_rank: cut the folded adapter to this rank; None is exact.
+        consolidate_every: after so many steps all active adapters become one; 0 is never.
+        consolidate_rank: cut that adapter to this rank; None is exact.
 
     Raises:
         SettingError: values that make no sense together.
@@ -55,7 +57,7 @@ class HistoryConfig:
         if self.consolidate_every < 0 or (self.consolidate_rank is not None and self.consolidate_rank < 1):
             raise SettingError("consolidate_every must be at least 0, and consolidate_rank at least 1.")
         if self.consolidate_rank is not None and not self.consolidate_every:
-            raise SettingError("consolidate_rank needs consolidate_every: without it nothing is folded.")
+            raise SettingError("consolidate_rank needs consolidate_every: without it nothing is consolidated.")
         if self.mode == "running" and self.consolidate_every:
             raise SettingError("A running adapter is one adapter already: leave consolidate_every out.")
 
@@ -71,10 +73,10 @@ class StepRecord:
         active: the adapters that answer after it, with their weights.
         active_rank: the sum of their ranks: what serving one token costs beside the base.
         scores: see :class:`~asu_lora.studies.continual.step_scores.StepScores`; empty where nothing is measured.
-        before, after: the figures of the adapter's manifest.
-        seconds: training, with figures and folding. evaluation_seconds: scoring.
+        before, after: the scores in the adapter's manifest.
+        seconds: training, with its own scores and consolidating. evaluation_seconds: scoring.
         adapter_bytes: size of the step's adapter. active_bytes: of all that are active.
-        fold: relative error of the folded adapter, None where nothing was folded.
+        fold: relative error of the consolidated adapter, None where nothing was consolidated.
     """
 
     number: int
@@ -84,8 +86,8 @@ class StepRecord:
     active: list[tuple[str, float]] = field(default_factory=list)
     active_rank: int = 0
     scores: dict[str, Any] = field(default_factory=dict)
-    before: dict[str, float] = field(default_factory=dict)
-    after: dict[str, float] = field(default_factory=dict)
+    before: Figures = field(default_factory=dict)
+    after: Figures = field(default_factory=dict)
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
     adapter_bytes: int = 0
@@ -100,6 +102,7 @@ def run_history(
     folder: str | Path,
     history: HistoryConfig | None = None,
     questions: Questions | None = None,
+    *,
     resume: bool = False,
     progress: Progress | None = None,
     done: Callable[[list[StepRecord]], None] | None = None,
@@ -136,32 +139,42 @@ def run_history(
     }
     check_resumable(folder, resume)
     records = _earlier(folder, identity, steps)
-    state = {"version": VERSION, "identity": identity}
     for step in (None, *steps)[len(records) :]:
-        active = records[-1].active if records else []
         if step is None:
             record = StepRecord(0, "before")
         else:
             progress.note(f"Step {step.number} of {len(steps)}: {step.name}")
-            record = _train(step, base, config, store, history, active, progress)
+            record = _train(step, base, config, store, history, active=records[-1].active, progress=progress)
         record.active_bytes, record.active_rank = _cost(store, record.active)
         if step is None and before is not None:
             record = before
         elif questions:
-            started = time.monotonic()
-            stack = load(base, record.active, store)
-            try:
-                scores, _ = score_step(stack, steps, record.number, questions, progress)
-            finally:
-                stack.unload()
-            record.scores, record.evaluation_seconds = scores.as_dict(), round(time.monotonic() - started, 1)
+            _score(record, base, store, steps, questions, progress)
         records.append(record)
         with disk_errors(folder, "folder"):
-            written = state | {"steps": [asdict(record) for record in records]}
+            written = {"version": VERSION, "identity": identity, "steps": [asdict(record) for record in records]}
             write_files(folder, {STATE: json.dumps(written, indent=1) + "\n"})
         if done:
             done(records)
     return records
+
+
+def _score(
+    record: StepRecord,
+    base: LoadedBase,
+    store: AdapterStore,
+    steps: Sequence[Step],
+    questions: Questions,
+    progress: Progress,
+) -> None:
+    """Ask base + what is active after a step, and keep scores and time in its record."""
+    started = time.monotonic()
+    stack = load(base, record.active, store)
+    try:
+        scores, _ = score_step(stack, steps, record.number, questions, progress)
+    finally:
+        stack.unload()
+    record.scores, record.evaluation_seconds = scores.as_dict(), round(time.monotonic() - started, 1)
 
 
 def read_records(folder: str | Path) -> list[StepRecord]:
@@ -226,10 +239,11 @@ def _train(
     config: ForgetConfig,
     store: AdapterStore,
     history: HistoryConfig,
+    *,
     active: list[tuple[str, float]],
     progress: Progress,
 ) -> StepRecord:
-    """Train one step's adapter, unless it lies in the store already, and fold what is due."""
+    """Train one step's adapter, unless it lies in the store already, and consolidate where it is due."""
     if step.name not in store.names():
         ground = active if history.mode in ("stack", "orthogonal") else []
         previous = active[-1][0] if history.mode == "running" and active else None
@@ -238,8 +252,8 @@ def _train(
             step.request,
             base,
             config,
-            step.name,
-            store,
+            name=step.name,
+            store=store,
             resume=True,
             progress=progress,
             on_top_of=ground,
@@ -255,16 +269,16 @@ def _train(
         step.name,
         stored.name,
         step.request.fingerprint(),
-        before=stored.manifest.figures.before,
-        after=stored.manifest.figures.after,
+        before=dict(stored.manifest.figures.before),
+        after=dict(stored.manifest.figures.after),
         adapter_bytes=stored.size_bytes,
     )
     record.active = [*(active if history.mode != "running" else []), (step.name, 1.0)]
     started = time.monotonic()
     if history.consolidate_every and step.number % history.consolidate_every == 0 and len(record.active) > 1:
-        progress.stage("Folding the active adapters into one")
+        progress.stage("Consolidating the active adapters into one")
         name, record.fold = consolidate(
-            record.active, store, f"folded-{step.name[: step.name.index('-')]}", history.consolidate_rank
+            record.active, store, f"{CONSOLIDATED}-{step.number_text}", history.consolidate_rank
         )
         record.active = [(name, 1.0)]
     # the manifest's time outlives a run that was stopped while scoring

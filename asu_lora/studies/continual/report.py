@@ -1,4 +1,4 @@
-"""A history's figures as CSV, JSON and Markdown; every file is whole at any moment."""
+"""A history's scores as CSV, JSON and Markdown; every file is whole at any moment."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -160,7 +160,9 @@ def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, Ta
 
 
 def _change(first: float | None, last: float | None) -> str:
-    return "is missing" if None in (first, last) else f"{last - first:+.1f} points ({first:.1f} to {last:.1f})"
+    if first is None or last is None:
+        return "is missing"
+    return f"{last - first:+.1f} points ({first:.1f} to {last:.1f})"
 
 
 def _said(value: Any) -> str:

@@ -16,7 +16,7 @@ from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.set_means import means
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.progress import Progress
-from asu_lora.studies.continual.steps import Step, asked
+from asu_lora.studies.continual.steps import Step
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def score_step(
 ) -> tuple[StepScores, Evaluation]:
     """Ask everything once after step ``number``; 0 is before the first, scored on the first request.
 
-    Every earlier row is answered once: the scores of a request and of all so far are means over the same records.
+    Every earlier row is asked once: the scores of a request and of all so far are means over the same records.
     """
     done = [step for step in steps if step.number <= max(number, 1)]
     first, this = (sample(_asking(step), questions.most) for step in (done[0], done[-1]))
@@ -112,8 +112,12 @@ def efficacies(
 def _ask(
     stack: Stack, parts: Sequence[Sequence[Example]], questions: Questions, progress: Progress
 ) -> tuple[Evaluation, list[list[dict]]]:
-    """Ask every forgotten question once, and the general sets; the records of each part."""
-    examples = {asked(example): example for part in parts for example in part}
+    """Ask every row of the parts once, and the general sets; the records of each part.
+
+    Rows are told apart as rows: two requests may ask one question and answer it differently, and each is scored
+    against its own answer, paraphrase and perturbed answers.
+    """
+    examples = {id(example): example for part in parts for example in part}
     found = evaluate(
         stack,
         [QuestionSet(FORGET, tuple(examples.values())), *questions.general],
@@ -123,7 +127,7 @@ def _ask(
         progress,
     )
     records = dict(zip(examples, (record for record in found.records if record["set"] == FORGET), strict=True))
-    return found, [[records[asked(example)] for example in part] for part in parts]
+    return found, [[records[id(example)] for example in part] for part in parts]
 
 
 def _asking(step: Step) -> list[Example]:

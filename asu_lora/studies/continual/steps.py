@@ -25,6 +25,11 @@ class Step:
     name: str
     request: ForgetRequest
 
+    @property
+    def number_text(self) -> str:
+        """The number as it stands in the name: ``001``."""
+        return self.name.partition("-")[0]
+
 
 def read_steps(
     sources: Sequence[str | Path], retain: str | Path | None = None, by: str | None = None, most: int | None = None
@@ -61,7 +66,7 @@ def asked(example: Example) -> tuple[str, ...]:
     return example.key() if example.is_passage else example.key()[:-1]
 
 
-def _files(source: str | Path) -> list[str | Path]:
+def _files(source: str | Path) -> Sequence[str | Path]:
     folder = Path(source)
     if not folder.is_dir():
         return [source]

@@ -1,6 +1,6 @@
 """Taking one request of a history back: what that does to it, and to all the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ def take_back(
 ) -> TakenBack:
     """Score what is active after the last step with and without step ``number``'s adapter; the store stays as it is.
 
-    Where it has been folded, it is subtracted again: exactly, if the folding was exact.
+    Where it is part of a consolidated adapter, it is subtracted again: exactly, if that sum was exact.
 
     Raises:
         SettingError: no such step, or a running adapter, which holds all requests at once.
@@ -72,10 +72,12 @@ def take_back(
 
 
 @contextmanager
-def _without(active, name: str | None, store: AdapterStore):
-    """The active adapters but one; folded ones get it subtracted, in a folder of their own."""
+def _without(
+    active: Sequence[tuple[str, float]], name: str | None, store: AdapterStore
+) -> Iterator[list[tuple[str | Path, float]]]:
+    """The active adapters but one; a consolidated one gets it subtracted, in a folder of its own."""
     if name is None or name in dict(active):
-        yield [entry for entry in active if entry[0] != name]
+        yield [(adapter, weight) for adapter, weight in active if adapter != name]
         return
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "without"

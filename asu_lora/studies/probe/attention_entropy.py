@@ -1,14 +1,14 @@
 """How widely attention is spread where an answer's tokens are predicted.
 
-No kernel but eager attention gives its weights away, so the decoder runs with that one here. A weight matrix
-is (batch, heads, queries, keys), far larger than anything else in the pass: of each layer's, one number a query
-is kept, before the next layer runs.
+Only eager attention gives its weights away, so the decoder runs with it here. A weight matrix is (batch, heads,
+queries, keys), far larger than anything else in the pass. So one number a query is kept before the next layer runs.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
+from transformers import PreTrainedModel
 
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.data.encoding import Encoded
@@ -20,7 +20,7 @@ MOST_TOKENS = 2048  # in one forward pass; eager attention holds (rows, heads, l
 
 @torch.no_grad()
 def answer_attention(
-    model: torch.nn.Module, items: Sequence[Encoded], pad_id: int, tau: float, layers: Sequence[int]
+    model: PreTrainedModel, items: Sequence[Encoded], pad_id: int, tau: float, layers: Sequence[int]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Final hidden states and attention entropies at the answer positions of every row, smoothed.
 
@@ -45,7 +45,8 @@ def answer_attention(
         for group, batch in forward_passes(items, pad_id, MOST_TOKENS):
             batch = {key: value.to(device) for key, value in batch.items()}
             hidden = answer_hidden(decoder, batch)
-            spread = reader.take(batch["input_ids"].shape).flatten()[batch["positions"].cpu()]
+            rows, width = batch["input_ids"].shape
+            spread = reader.take(rows, width).flatten()[batch["positions"].cpu()]
             lengths = [len(items[index].answer_ids) for index in group]
             for index, state, part in zip(group, hidden.split(lengths), spread.split(lengths), strict=True):
                 states[index], entropies[index] = state.clone(), part.clone()
@@ -53,7 +54,7 @@ def answer_attention(
 
 
 @contextmanager
-def eager(decoder: torch.nn.Module) -> Iterator[None]:
+def eager(decoder: PreTrainedModel) -> Iterator[None]:
     """Inside, attention is computed step by step; after it the way it was."""
     native = decoder.config._attn_implementation
     decoder.config._attn_implementation = {"": "eager"}  # a dictionary, to leave sub-configs alone
@@ -94,9 +95,9 @@ class EntropyReader:
     def __exit__(self, *error) -> None:
         self.hooks.close()
 
-    def take(self, shape: tuple[int, int]) -> torch.Tensor:
-        """(rows, positions) mean over heads and modules since the last call, on the CPU; NaN if none was seen."""
-        mean = torch.full(tuple(shape), torch.nan) if self.total is None else (self.total / self.layers).cpu()
+    def take(self, rows: int, width: int) -> torch.Tensor:
+        """(rows, width) mean over heads and modules since the last call, on the CPU; NaN if none was seen."""
+        mean = torch.full((rows, width), torch.nan) if self.total is None else (self.total / self.layers).cpu()
         self.total, self.layers = None, 0
         return mean
 

@@ -1,5 +1,8 @@
 """The figure of a probe: which words a smoothed teacher loses, at which tau, in which layers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,9 +21,9 @@ TICK_ROOM = 0.075  # of the axis: what a label takes of its width
 
 
 def probe_figure(probe: Probe) -> Figure:
-    """A column a layer group; from top to bottom NLL, attention entropy, own answers, against tau."""
+    """A column a layer group; from top to bottom NLL, attention entropy, teacher's answers, against tau."""
     entropy = any(value is not None for _, points in probe.curves for p in points for value in p.entropy.values())
-    rows = ["nll", *(["entropy"] if entropy else []), *(["own"] if probe.answers else [])]
+    rows = ["nll", *(["entropy"] if entropy else []), *(["teacher"] if probe.answers else [])]
     columns = len(probe.curves)
     with paper_style():
         figure, grid = new_figure(
@@ -45,11 +48,11 @@ def probe_figure(probe: Probe) -> Figure:
                 {
                     "nll": "mean NLL\n(nats a token)",
                     "entropy": "attention entropy\n(nats)",
-                    "own": "own answers\n(share)",
+                    "teacher": "teacher's answers\n(share)",
                 }[name]
             )
         grid[0, 0].set_ylim(bottom=0)  # shared by the row
-        _limit_own(grid[-1] if probe.answers else [], probe)
+        _limit_gibberish(grid[-1] if probe.answers else [], probe)
         figure.legend(
             handles=_handles(probe, rows),
             loc="outside lower center",
@@ -60,10 +63,10 @@ def probe_figure(probe: Probe) -> Figure:
     return figure
 
 
-def _series(name: str) -> dict[str, dict]:
+def _series(name: str) -> dict[str, dict[str, Any]]:
     """Every series of a row and its look; what is one thing looks the same in each row."""
     classes = dict(zip(CLASSES, looks(len(CLASSES)), strict=True))
-    if name == "own":
+    if name == "teacher":
         rouge, gibberish = looks(5)[3:]
         return {"rouge": rouge, "gibberish_rate": gibberish}
     return classes
@@ -72,17 +75,17 @@ def _series(name: str) -> dict[str, dict]:
 def _draw(axes: Axes, name: str, points: list[ProbePoint]) -> None:
     taus = [point.tau for point in points]
     for series, look in _series(name).items():
-        values = [getattr(p.own, series) if name == "own" else getattr(p, name)[series] for p in points]
+        values = [getattr(p.teacher, series) if name == "teacher" else getattr(p, name)[series] for p in points]
         if any(value is not None for value in values):
             axes.plot(taus, values, **look, clip_on=False, zorder=3)
 
 
-def _limit_own(panels, probe: Probe) -> None:
+def _limit_gibberish(panels: Sequence[Axes], probe: Probe) -> None:
     """The share of gibberish above which no tau is recommended."""
     for axes, (_, points) in zip(panels, probe.curves, strict=False):
         axes.set_ylim(0, 1)
-        limit = points[0].own.gibberish_rate + MOST_GIBBERISH
-        if limit < 1:
+        base = points[0].teacher
+        if base and (limit := base.gibberish_rate + MOST_GIBBERISH) < 1:
             axes.axhline(limit, color="0.35", linewidth=0.8, zorder=1)
 
 
@@ -104,17 +107,17 @@ def _tau_axis(axes: Axes, taus: list[float], least_end: float) -> None:
 
 def _handles(probe: Probe, rows: list[str]) -> list[Line2D]:
     handles = [Line2D([], [], label=NAMES[name], **look) for name, look in _series("nll").items() if probe.tokens[name]]
-    if "own" in rows:
-        own = _series("own")
+    if "teacher" in rows:
+        looks_of = _series("teacher")
         handles += [
-            Line2D([], [], label="ROUGE-L recall", **own["rouge"]),
-            Line2D([], [], label="gibberish rate", **own["gibberish_rate"]),
+            Line2D([], [], label="ROUGE-L recall", **looks_of["rouge"]),
+            Line2D([], [], label="gibberish rate", **looks_of["gibberish_rate"]),
             Line2D([], [], label="most gibberish allowed", color="0.35", linewidth=0.8),
         ]
     return handles + [Line2D([], [], label=label, **look) for _, look, label in _marks(probe)]
 
 
-def _marks(probe: Probe) -> list[tuple[float, dict, str]]:
+def _marks(probe: Probe) -> list[tuple[float, dict[str, Any], str]]:
     """The recommended temperature, and that of ``auto`` where it is another: place, look, label."""
     chosen = probe.recommended
     marks = [(chosen.tau, MARK, f"recommended \u03c4 = {chosen.tau:g}")] if chosen.tau else []

@@ -74,8 +74,8 @@ def layer_groups(names: Sequence[str], number: int) -> list[LayerGroup]:
     found: dict[tuple[int, ...], str] = {}
     for text in names:
         name = text.strip().lower()
-        layers = thirds[name] if name in thirds else parse_layers(text, number)
-        layers = tuple(range(number) if layers is None else layers)
+        chosen = thirds[name] if name in thirds else parse_layers(text, number)
+        layers = tuple(range(number) if chosen is None else chosen)
         if layers and layers not in found:  # two layers have no middle third
             found[layers] = name
     if not found:

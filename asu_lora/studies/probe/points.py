@@ -16,7 +16,7 @@ class ProbePoint:
         entropy: mean attention entropy where a class's tokens are predicted, over heads and the group's layers,
             nats; None also where the model doesn't give its attention away.
         factual_rise, function_rise: rise of the NLL of the tokens the base knows, nats: what ``auto`` goes by.
-        own: the smoothed model's own answers; None where no question was asked.
+        teacher: the smoothed model's own answers; None where no question was asked.
     """
 
     tau: float
@@ -24,4 +24,4 @@ class ProbePoint:
     entropy: dict[str, float | None]
     factual_rise: float
     function_rise: float
-    own: TeacherAnswers | None
+    teacher: TeacherAnswers | None

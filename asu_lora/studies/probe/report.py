@@ -20,10 +20,10 @@ UNITS = {
 
 
 def as_dict(probe: Probe) -> dict[str, Any]:
-    """Everything that was measured; no text of the request is in it."""
+    """Everything that was measured; no text of the request is in it, of a base's folder only its last part."""
     chosen = probe.recommended
     return {
-        "base": probe.base,
+        "base": Path(probe.base).name,
         "precision": probe.precision,
         "rows": probe.rows,
         "answers": probe.answers,
@@ -34,8 +34,8 @@ def as_dict(probe: Probe) -> dict[str, Any]:
             "tau": chosen.tau,
             "auto": chosen.auto,
             "reason": chosen.reason,
-            "own_answers": chosen.own and asdict(chosen.own),
-            "auto_own_answers": chosen.auto_own and asdict(chosen.auto_own),
+            "own_answers": chosen.teacher and asdict(chosen.teacher),
+            "auto_own_answers": chosen.auto_teacher and asdict(chosen.auto_teacher),
             "curve": [asdict(point) for point in chosen.curve],
         },
         "groups": [
@@ -77,23 +77,13 @@ def write_report(probe: Probe, folder: str | Path) -> list[Path]:
         return written + save_figure(probe_figure(probe), folder / "probe")
 
 
-def check_folder(folder: str | Path) -> None:
-    """Make the folder of a report, before minutes of measuring.
-
-    Raises:
-        StoreError: it can't be made.
-    """
-    with disk_errors(Path(folder), "folder"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-
-
 def _values(point: ProbePoint) -> dict[str, Any]:
     values: dict[str, Any] = {"tau": point.tau}
-    for figure, means in (("nll", point.nll), ("entropy", point.entropy)):
-        values |= {f"{figure}_{name}": means[name] for name in CLASSES}
+    for measure, means in (("nll", point.nll), ("entropy", point.entropy)):
+        values |= {f"{measure}_{name}": means[name] for name in CLASSES}
     values |= {"factual_rise": point.factual_rise, "function_rise": point.function_rise}
-    own = asdict(point.own) if point.own else dict.fromkeys(("rouge", "gibberish_rate", "empty_rate"))
-    return {name: round(value, 5) if isinstance(value, float) else value for name, value in (values | own).items()}
+    values |= asdict(point.teacher) if point.teacher else dict.fromkeys(("rouge", "gibberish_rate", "empty_rate"))
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _indices(group: LayerGroup) -> str:

@@ -29,7 +29,7 @@ class TeacherAnswers:
     empty_rate: float
 
 
-def own_answers(
+def teacher_answers(
     model: torch.nn.Module,
     encoder: Encoder,
     examples: Sequence[Example],
@@ -46,7 +46,7 @@ def own_answers(
     room = min(TOTAL_TOKENS, 8 + max(map(len, encoder.encode_all(examples))))
     with attention_smoothing(model, tau, layers):
         ids = generate_answers(model, encoder.tokenizer, prompts, room, progress=progress)
-    answers = [encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in ids]
+    answers = [str(encoder.tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in ids]
     return TeacherAnswers(
         fmean(rouge_l_recall(answer, example.answer) for answer, example in zip(answers, examples, strict=True)),
         gibberish_rate(answers),
