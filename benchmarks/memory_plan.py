@@ -6,8 +6,8 @@
 Each setting is planned and run by the command itself, in a process of its own, for a fraction of an epoch unless the
 setting says otherwise. On a GPU, --limit lets torch have no more than a card of that size would have. Writes
 docs/results/memory_plan.md and data/memory_plan.json (memory_plan_cuda of a GPU). Settings that are in the results
-already are left out, so that an interrupted benchmark goes on; --replan plans these anew, seconds each, and measures nothing. The
-planned peak should be within 15 % of the measured one.
+already are left out, so that an interrupted benchmark goes on; --replan plans these anew, seconds each, and measures
+nothing. The planned peak should be within 15 % of the measured one.
 """
 
 import argparse
