@@ -5,20 +5,22 @@
 The defaults, NF4, bf16, 40 forget and 200 retain rows of one length, half of it prompt. No GPU is needed.
 """
 
+import argparse
 import dataclasses
 
 import torch
-from shaped_base import COMMON, SHAPES
 from transformers import LlamaConfig, Qwen2Config
 
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.forgetting.prepare import build_objectives
+from asu_lora.forgetting.prepare import build_losses
+from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import changes, fit, parse_size
 from asu_lora.memory_plan.plan import PlannedRun, meta_model, plan_memory
+from common.shaped_base import COMMON, SHAPES
 
 BASES = {
     "Llama-3.1-8B": (LlamaConfig(**COMMON | SHAPES["llama-3.1-8b"]), "12GB"),
@@ -45,17 +47,19 @@ def planned_run(model: torch.nn.Module, config: ForgetConfig, tokens: int) -> Pl
 
     forget, retain = rows(FORGET), rows(RETAIN)
     # what keep_speaking takes out of the teacher takes no memory
-    objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None) | {"own": OnPolicyKL()}
-    halves = {
+    losses = build_losses(dataclasses.replace(config, keep_speaking=False)) | {"on_policy": OnPolicyKL()}
+    rows_of = {
         "forget": TrainingRows({"answer": forget}),
         "retain": TrainingRows({"answer": retain}),
-        "own": TrainingRows({"answer": forget}),
+        "on_policy": TrainingRows({"answer": forget}, beside={row: row for row in range(FORGET)}),
     }
+    sets = {name: TrainingSet(losses[name], each) for name, each in rows_of.items()}
     evaluated = [forget, retain[: config.eval_rows]]
-    return PlannedRun(model, torch.device("cuda"), torch.bfloat16, halves, objectives, evaluated)
+    return PlannedRun(model, torch.device("cuda"), torch.bfloat16, sets, evaluated)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     quiet_libraries()
     config, lines, parts = ForgetConfig(tau=3.0, device="cuda"), [], []
     for name, (shapes, budget) in BASES.items():

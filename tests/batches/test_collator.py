@@ -15,15 +15,9 @@ from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import NotEnoughMemory
 from asu_lora.forgetting.forget import forget
 from asu_lora.losses import retain_loss
-from asu_lora.models.loading import load_base
 from asu_lora.training.trainer import UnlearningTrainer
 from tests.support.listener import Listener
 from tests.support.tiny_run import tiny_request, tiny_settings
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 def weights(store, name):
@@ -118,4 +112,4 @@ def test_micro_batches_hold_what_they_say(lengths, most):
         tokens = sum(each["input_ids"].numel() for each in batch["passes"])
         assert tokens == collator.tokens([rows[i] for i in part])
         assert len(part) == 1 or tokens <= 1.1 * most + most // 8 + 8 * len(part)
-    assert sum(batch["halves"]["retain"]["answer"]["rows"] for batch in batches) == len(lengths)
+    assert sum(batch["sets"]["retain"]["answer"]["rows"] for batch in batches) == len(lengths)

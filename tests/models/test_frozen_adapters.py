@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
-import asu_lora.forgetting.forget
+import asu_lora.forgetting.run
+import asu_lora.forgetting.targets
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.manifest import fingerprint_of, read_manifest
 from asu_lora.adapters.store import AdapterStore
@@ -18,39 +19,17 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.models.frozen_adapters import frozen_adapters
 from asu_lora.models.loading import load_base
-from asu_lora.progress import Progress
 from asu_lora.training.new_adapter import adapted
+from tests.support.fixed_logits import logits
+from tests.support.listener import Listener
 from tests.support.tiny_base import save_tiny_base
 from tests.support.tiny_run import FACTS, rows, tiny_request, tiny_settings
-
-IDS = torch.arange(40, 90)[None]
-
-
-class Stop(Progress):
-    """Interrupts a run at a step of training."""
-
-    def __init__(self, at: int):
-        self.at, self.training = at, False
-
-    def stage(self, name, total=None):
-        self.training = name == "Training"
-
-    def advance(self, amount=1, **figures):
-        if self.training and amount:
-            self.at -= amount
-            if self.at == 0:
-                raise KeyboardInterrupt
 
 
 def request(first: int, last: int, name: str):
     from asu_lora.data.request import ForgetRequest
 
     return ForgetRequest.from_rows(rows(FACTS[first:last]), rows(FACTS[6:]), name)
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +59,6 @@ def plain(base):
     assert torch.equal(logits(base.model), logits_before)
 
 
-def logits(model):
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
-
-
 def on(base, store, *adapters):
     """Logits of base + adapters as :func:`asu_lora.load` puts them on."""
     loaded = stack.load(base, adapters, store)
@@ -98,9 +72,11 @@ def test_the_switch(base, store):
     assert (plain - ground).abs().max() > 0.1
     with frozen_adapters(base, ["a", "b:0.5"], store) as standing:
         assert torch.equal(logits(base.model), ground)
-        standing.switch(on=False)
-        assert torch.equal(logits(base.model), plain), "the teacher's base has something on"
-        standing.switch(on=True)
+        with standing.inactive():
+            assert torch.equal(logits(base.model), plain), "the teacher's base has something on"
+            with standing.active():
+                assert torch.equal(logits(base.model), ground)
+            assert torch.equal(logits(base.model), plain)
         with adapted(base.model, tiny_settings(), standing) as student:
             assert torch.equal(logits(student), ground), "a fresh adapter changes nothing"
             trained = [name for name, p in student.named_parameters() if p.requires_grad]
@@ -176,9 +152,9 @@ def test_nothing_to_be_orthogonal_to(base, store, tmp_path):
 
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
     seen = []
-    real = asu_lora.forgetting.forget.write_adapter
+    real = asu_lora.forgetting.run.write_adapter
     monkeypatch.setattr(
-        "asu_lora.forgetting.forget.write_adapter",
+        "asu_lora.forgetting.run.write_adapter",
         lambda student, *args: (seen.append(logits(student)), real(student, *args)),
     )
     again = forget(
@@ -232,13 +208,13 @@ def test_figures_before_are_those_of_the_ground(base, store, tmp_path):
 @pytest.mark.parametrize("teacher", ["base", "stack"])
 def test_teacher_and_reference_come_from_the_base_or_the_stack(base, store, tmp_path, monkeypatch, teacher):
     seen = []
-    real = asu_lora.forgetting.forget.compute_references
+    real = asu_lora.forgetting.targets.compute_references
 
-    def compute(halves, objective, model, *args):
-        seen.append(logits(model))
-        return real(halves, objective, model, *args)
+    def compute(base, *args):
+        seen.append(logits(base.model))
+        return real(base, *args)
 
-    monkeypatch.setattr("asu_lora.forgetting.forget.compute_references", compute)
+    monkeypatch.setattr("asu_lora.forgetting.targets.compute_references", compute)
     forget(
         tiny_request(2, 2), base, tiny_settings(epochs=1, teacher=teacher), store=tmp_path, on_top_of=[store.root / "a"]
     )
@@ -250,7 +226,15 @@ def test_resumed_on_the_same_ground_is_bit_identical_and_on_another_refused(base
     settings, ground = tiny_settings(dropout=0.3), [store.root / "b"]
     forget(tiny_request(), base, settings, name="whole", store=tmp_path, on_top_of=ground)
     with pytest.raises(KeyboardInterrupt):
-        forget(tiny_request(), base, settings, name="broken", store=tmp_path, on_top_of=ground, progress=Stop(5))
+        forget(
+            tiny_request(),
+            base,
+            settings,
+            name="broken",
+            store=tmp_path,
+            on_top_of=ground,
+            progress=Listener(stop_at=5),
+        )
     checkpoint = tmp_path / ".runs" / "broken" / "checkpoint-3"
     assert (checkpoint / "adapter_model.safetensors").is_file() and not (checkpoint / "a0").exists()
     for other in ([], [store.root / "a"], [(store.root / "b", 0.5)]):
@@ -278,7 +262,7 @@ def test_layers_below_all_adapters_are_run_once_and_no_others(base, store, tmp_p
         assert ground.lowest(1) == 0
     for name, beneath in (("on-upper", tmp_path / "upper"), ("on-a", store.root / "a")):
         forget(request(2, 4, name), base, upper, store=tmp_path, on_top_of=[beneath])
-        monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers", lambda *args: None)  # every layer is run
+        monkeypatch.setattr("asu_lora.forgetting.targets.find_frozen_layers", lambda *args: None)  # every layer is run
         forget(request(2, 4, f"{name}-whole"), base, upper, store=tmp_path, on_top_of=[beneath])
         monkeypatch.undo()
         kept, whole = (load_file(tmp_path / n / "adapter_model.safetensors") for n in (name, f"{name}-whole"))
@@ -319,8 +303,8 @@ def test_on_nf4_too(taught_base, store, tmp_path):
     plain = logits(quantized.model)
     with frozen_adapters(quantized, ["a"], store) as standing:
         assert (logits(quantized.model) - plain).abs().max() > 0.05
-        standing.switch(on=False)
-        assert torch.equal(logits(quantized.model), plain)
+        with standing.inactive():
+            assert torch.equal(logits(quantized.model), plain)
     result = forget(
         tiny_request(2, 2),
         quantized,

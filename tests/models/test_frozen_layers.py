@@ -2,43 +2,19 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-import asu_lora.forgetting.forget
+import asu_lora.forgetting.targets
 from asu_lora.data.encoding import Encoded
 from asu_lora.forgetting.forget import forget
 from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
 from asu_lora.models.hidden_states import hidden_states
 from asu_lora.teacher.smoothing import attention_smoothing
 from asu_lora.teacher.teacher_states import teacher_states
+from tests.support.small_models import model_of
 from tests.support.tiny_base import save_tiny_base
 from tests.support.tiny_run import tiny_request, tiny_settings
 
 ROWS = [Encoded((5, 6, 7, 8), (9, 10, 11)), Encoded((3, 4), (12, 13)), Encoded(tuple(range(1, 20)), (2, 7, 9))]
-
-SMALL = dict(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-    pad_token_id=0,
-)
-
-
-def model_of(kind: str):
-    torch.manual_seed(0)
-    special = {
-        "gpt2": dict(n_embd=32, n_layer=4, n_head=4, n_positions=64),
-        "opt": dict(ffn_dim=48, word_embed_proj_dim=32),
-        "gemma2": dict(sliding_window=8),
-        "mistral": dict(sliding_window=8),
-    }
-    config = AutoConfig.for_model(kind, **(SMALL | special.get(kind, {})))
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt_neox", "opt", "qwen3", "mistral"])
@@ -132,9 +108,13 @@ def test_a_run_gives_the_same_adapter_with_and_without(taught_base, tmp_path, mo
     found = []
     for name in ("kept", "run"):
         if name == "run":
-            monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers", lambda model, first: None)
+            monkeypatch.setattr("asu_lora.forgetting.targets.find_frozen_layers", lambda model, first: None)
         result = forget(
-            tiny_request(), str(taught_base), tiny_settings(adapter_layers="1", smooth_layers="1"), name, tmp_path
+            tiny_request(),
+            str(taught_base),
+            tiny_settings(adapter_layers="1", smooth_layers="1"),
+            name=name,
+            store=tmp_path,
         )
         found.append((load_file(result.path / "adapter_model.safetensors"), result.record.training["train_loss"]))
     (kept, kept_loss), (run, run_loss) = found
@@ -149,12 +129,12 @@ def test_a_run_gives_the_same_adapter_wherever_the_teacher_begins(tmp_path, monk
     from safetensors.torch import load_file
 
     base = str(save_tiny_base(tmp_path / "base", num_hidden_layers=4))
-    asked, real = [], asu_lora.forgetting.forget.find_frozen_layers_above
+    asked, real = [], asu_lora.forgetting.targets.find_frozen_layers_above
     settings = tiny_settings(adapter_layers="1-3", smooth_layers="3", epochs=2, eval_rows=0, tau=2.0)
     found = []
     for above in (lambda *given: asked.append(real(*given)) or asked[-1], lambda *_: None):
-        monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers_above", above)
-        result = forget(tiny_request(), base, settings, f"run-{len(found)}", tmp_path / "store")
+        monkeypatch.setattr("asu_lora.forgetting.targets.find_frozen_layers_above", above)
+        result = forget(tiny_request(), base, settings, name=f"run-{len(found)}", store=tmp_path / "store")
         found.append(load_file(result.path / "adapter_model.safetensors"))
     assert asked[0].first == 3 and asked[0].states is None  # and it keeps no batch alive
     for name, weight in found[0].items():
@@ -166,7 +146,7 @@ def test_gradient_checkpointing_goes_with_it(taught_base, tmp_path):
         tiny_request(),
         str(taught_base),
         tiny_settings(adapter_layers="1", smooth_layers="1", gradient_checkpointing=True, epochs=1),
-        "checkpointed",
-        tmp_path,
+        name="checkpointed",
+        store=tmp_path,
     )
     assert result.record.training["train_loss"] > 0

@@ -16,11 +16,6 @@ from tests.support.tiny_run import encoded_facts, rows
 
 
 @pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
-
-
-@pytest.fixture(scope="module")
 def facts(base, taught_base):
     items = encoded_facts(taught_base)
     return items, [
@@ -29,9 +24,7 @@ def facts(base, taught_base):
 
 
 def chosen(base, facts, layers=None, progress=None, **settings):
-    return choose_tau(
-        base.model, FrozenHead(base.model), *facts, base.tokenizer.pad_token_id, layers, progress, **settings
-    )
+    return choose_tau(base, *facts, layers, progress=progress, **settings)
 
 
 def mean_nll(base, items, tau, layers=None):
@@ -107,7 +100,7 @@ def test_only_some_rows_of_a_large_request_are_looked_at(base, facts, monkeypatc
     seen = []
     real = calibration.teacher_states
     monkeypatch.setattr(
-        calibration, "teacher_states", lambda m, items, *a: seen.append(len(items)) or real(m, items, *a)
+        calibration, "teacher_states", lambda m, items, *a, **k: seen.append(len(items)) or real(m, items, *a, **k)
     )
     monkeypatch.setattr(calibration, "MOST_ROWS", 5)
     chosen(base, facts)
