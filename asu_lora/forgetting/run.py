@@ -109,7 +109,7 @@ class ForgetRun:
             model, self.base, self.encoder, questions, when, progress=self.progress, process=self.process
         )
         if when == "before" and (note := sum((each.endings for each in scores.values()), Endings()).note("The base")):
-            self.progress.note(note)
+            progress.note(note)
         return scores
 
     def teaching(self) -> AbstractContextManager[None]:
