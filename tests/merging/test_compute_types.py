@@ -100,9 +100,7 @@ def test_with_weight_0_a_merge_to_4_bit_is_the_base_as_it_was_loaded(stored, com
 
 
 def test_adapters_of_two_compute_types_need_a_word_where_it_matters(stored, tmp_path):
-    loras = [
-        (trained(stored, tmp_path / compute, compute, seed=seed), 1.0) for seed, compute in enumerate(COMPUTE)
-    ]
+    loras = [(trained(stored, tmp_path / compute, compute, seed=seed), 1.0) for seed, compute in enumerate(COMPUTE)]
     if stored.name == "bfloat16":  # neither cast loses anything
         merge(stored, loras, tmp_path / "out", "fp32")
         return
