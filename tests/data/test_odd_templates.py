@@ -12,15 +12,11 @@ from tests.support.real_tokenizers import REAL_SHAPED
 from tests.support.tiny_base import TEMPLATE, tiny_tokenizer
 
 QUESTION = [{"role": "user", "content": "Who?"}]
-R1 = (
-    (
-        "{% for m in messages %}{% if m['role'] == 'user' %}<|im_start|>{{ m['content'] }}{% else %}"
-        "<|answer|>{% set content = m['content'] %}{% if '</think>' in content %}"
-        "{% set content = content.split('</think>')[-1] %}{% endif %}{{ content }}<|im_end|>{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<think>\n{% endif %}"
-    )
-    .replace("<think>{% set", "<|answer|>{% set")
-    .replace("prompt %}<think>", "prompt %}<|answer|><think>")
+R1 = (  # its generation prompt begins to think; an answer that is given has no thoughts
+    "{% for m in messages %}{% if m['role'] == 'user' %}<|im_start|>{{ m['content'] }}{% else %}"
+    "<|answer|>{% set content = m['content'] %}{% if '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1] %}{% endif %}{{ content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|answer|><think>\n{% endif %}"
 )
 
 

@@ -37,7 +37,7 @@ def dated_base(tmp_path_factory):
 
 def train(base, store, name, **settings):
     request = ForgetRequest.from_rows(rows()[:2], rows()[2:4], name)
-    return forget(request, base, tiny_settings(epochs=1, **settings), name, store)
+    return forget(request, base, tiny_settings(epochs=1, **settings), name=name, store=store)
 
 
 def asked(stack) -> str:
@@ -101,7 +101,7 @@ def test_rows_are_scored_up_to_the_length_they_were_trained_with(tmp_path):
     folder = str(save_tiny_base(tmp_path / "base", max_position_embeddings=4096))
     long = {"question": "What does he do? " * 70, "answer": "He rows a ferry."}  # 1,200 tokens, as bytes
     request = ForgetRequest.from_rows([long], rows()[2:4], "a")
-    forget(request, folder, tiny_settings(epochs=1, max_length=2048), "a", tmp_path / "store")
+    forget(request, folder, tiny_settings(epochs=1, max_length=2048), name="a", store=tmp_path / "store")
     stack = load(folder, ["a"], tmp_path / "store", "fp32", "cpu")
     sets = [QuestionSet("forget", request.forget)]
     result = evaluate(stack, sets)
@@ -137,3 +137,23 @@ def test_the_encoder_knows_the_limits_of_the_base(tiny_base):
     base = load(str(tiny_base), [], "adapters", "fp32", "cpu").base
     encoder = encoder_for(base.tokenizer, base.model.config, RowFormat(4096))
     assert (encoder.limits.positions, encoder.limits.vocabulary, encoder.max_length) == (1024, 320, 1024)
+
+
+def test_a_resumed_run_keeps_the_date_that_it_began_with(dated_base, tmp_path):
+    from asu_lora.adapters.store import AdapterStore
+    from asu_lora.forgetting.run_folder import RUNS, date_of_rows
+
+    store, tokenizer = AdapterStore(tmp_path), load(dated_base, [], tmp_path, "fp32", "cpu").base.tokenizer
+    today = date.today().isoformat()
+    kept = tmp_path / RUNS / "a" / "run.json"
+    kept.parent.mkdir(parents=True)
+    for begun, wanted, expected in (
+        ({"template_date": LEAP_DAY}, None, LEAP_DAY),
+        ({"template_date": LEAP_DAY}, "2020-01-31", "2020-01-31"),
+        ({}, None, None),  # it began before dates were recorded: by the clock, as it did then
+    ):
+        kept.write_text(json.dumps({"config": begun}))
+        assert date_of_rows(store, "a", tokenizer, wanted, resume=True) == expected
+        assert date_of_rows(store, "a", tokenizer, None, resume=False) == today
+    kept.write_text("[]")
+    assert date_of_rows(store, "a", tokenizer, None, resume=True) == today
