@@ -44,9 +44,10 @@ def weight_norms(model: torch.nn.Module, windows: Sequence[Encoded]) -> list[flo
     """
     count = sum(len(item.answer_ids) - item.end for item in windows)
     with measured_gradients(model) as norms, torch.enable_grad():
-        loss = torch.zeros((), device=model.device)
+        device = next(model.parameters()).device
+        loss = torch.zeros((), device=device)
         for item in windows:
-            ids = torch.tensor([[*item.prompt_ids, *item.answer_ids]], device=model.device)
+            ids = torch.tensor([[*item.prompt_ids, *item.answer_ids]], device=device)
             start, words = len(item.prompt_ids), len(item.answer_ids) - item.end
             logits = model(input_ids=ids, use_cache=False).logits[0, start - 1 : start - 1 + words].float()
             loss = loss - label_logprob(logits, ids[0, start : start + words]).sum() / count
