@@ -160,9 +160,7 @@ def test_bases(refused, place, tiny_base):
     weights = place / "base" / "model.safetensors"
     for content in (b"", b"\xff" * 100, weights.read_bytes()[:-1000]):
         weights.write_bytes(content)
-        assert "can't be read: model.safetensors is no whole safetensors file" in refused(
-            base=place / "base", early=False
-        )
+        assert "can't be read: model.safetensors is" in refused(base=place / "base", early=False)
     weights.unlink()
     assert "holds no model.safetensors" in refused(base=place / "base", early=False)
 
