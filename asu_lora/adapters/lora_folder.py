@@ -6,14 +6,14 @@ the file is accounted for, or the adapter is refused by name: nothing is left ou
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.adapter_config import more_than_lora, read_adapter_config, refuse_unservable
 from asu_lora.adapters.manifest import WEIGHTS_NAME, Manifest, has_manifest, read_manifest
-from asu_lora.adapters.tensor_names import EMBEDDING_FACTORS, LINEAR_FACTORS, PREFIX, canonical
+from asu_lora.adapters.tensor_names import EMBEDDING_FACTORS, LINEAR_FACTORS, PREFIX, aligned, canonical, module_of
 from asu_lora.errors import AdapterError
 from asu_lora.safetensors_header import TensorInfo, read_header
 
@@ -69,6 +69,28 @@ class LoraFolder:
     def base_id(self) -> str | None:
         """The base by name: from the manifest, or what PEFT wrote; None where neither says."""
         return self.manifest.base.id if self.manifest else self.config.get("base_model_name_or_path") or None
+
+    def aligned_to(self, there: Collection[str]) -> "LoraFolder":
+        """The same with the module names of a base that nests its decoder otherwise.
+
+        Args:
+            there: the base's modules. Names that fit none of them stay as they are.
+
+        Raises:
+            AdapterError: two of its modules are one there.
+        """
+        places = aligned(sorted({module_of(key) for key in self.tensors}), there)
+        tensors: dict[str, TensorInfo] = {}
+        for key, info in self.tensors.items():
+            module = module_of(key)
+            moved = PREFIX + places[module] + key.removeprefix(PREFIX + module)
+            if moved in tensors:
+                raise AdapterError(
+                    f"The adapter '{self.path.name}' can't be used: {info.name} is there under two names."
+                )
+            tensors[moved] = info
+        modules = {places[name]: replace(module, name=places[name]) for name, module in self.modules.items()}
+        return replace(self, modules=modules, tensors=tensors)
 
     def factors(self, module: str) -> "tuple[torch.Tensor, torch.Tensor]":
         """A (r, in) and B (out, r) of one module in fp32, scaling not applied.

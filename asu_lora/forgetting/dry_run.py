@@ -29,6 +29,7 @@ from asu_lora.hardware.precision import compute_dtype
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
+from asu_lora.models.adapter_stack import adapter_folders, check_fit
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
 from asu_lora.models.loading import causal_lm_config, load_tokenizer
@@ -56,6 +57,7 @@ def plan_run(
         AdapterStore(store).check_name(name)
     ground = check_ground(resolve_base(base), on_top_of, store)
     run = prepare(request, base, config, heldout, idk_file)
+    check_fit(run.model, adapter_folders(on_top_of, store))
     memory = plan_memory(run, config)
     layers = config.layers(number_of_layers(run.model))
     halves = {half: rows.views.get("answer") or next(iter(rows.views.values())) for half, rows in run.halves.items()}

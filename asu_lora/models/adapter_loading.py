@@ -13,7 +13,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import WEIGHTS_NAME
-from asu_lora.adapters.tensor_names import PREFIX, aligned, module_of
+from asu_lora.adapters.tensor_names import PREFIX
 from asu_lora.errors import AdapterError
 
 _WRAPPERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
@@ -36,9 +36,9 @@ def put_on(model: torch.nn.Module | PeftModel, lora: LoraFolder, name: str) -> P
     config.inference_mode, config.task_type = True, "CAUSAL_LM"
     config.init_lora_weights = True  # every value is loaded over, so how it began doesn't matter any more
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    places = _places(lora, base)
-    if any(place != module for module, place in places.items()) and not config.target_parameters:
-        _rename_targets(config, lora, places)
+    placed = lora.aligned_to(_modules(base))
+    if placed.modules.keys() != lora.modules.keys() and not config.target_parameters:
+        _name_targets(config, placed)
     try:
         if isinstance(model, PeftModel):
             peft = model
@@ -60,14 +60,8 @@ def fill(peft: PeftModel, lora: LoraFolder, name: str) -> None:
         ValueError, RuntimeError: PEFT's, for a shape that doesn't fit.
     """
     base = peft.get_base_model()
-    places, tensors = _places(lora, base), {}
     meta = all(parameter.device.type == "meta" for parameter in base.parameters())
-    for key, tensor in _values(lora, meta).items():
-        module = module_of(key)
-        moved = PREFIX + places.get(module, module) + key.removeprefix(PREFIX + module)
-        if moved in tensors:
-            raise AdapterError(f"The adapter '{lora.path.name}' can't be used: it holds {moved} under two names.")
-        tensors[moved] = tensor
+    tensors = _values(lora.aligned_to(_modules(base)), meta)
     loaded = set_peft_model_state_dict(peft, tensors, adapter_name=name)
     own = [key for key in loaded.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
     for keys, what in (
@@ -94,21 +88,18 @@ def take_off(model: torch.nn.Module) -> None:
         del model.peft_config
 
 
-def _rename_targets(config: LoraConfig, lora: LoraFolder, places: dict[str, str]) -> None:
+def _name_targets(config: LoraConfig, placed: LoraFolder) -> None:
     """Name every module as this base does, each with its rank and alpha."""
-    config.target_modules = sorted(places[module] for module in lora.modules)
+    config.target_modules = sorted(placed.modules)
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
-    exactly = {module: "^" + re.escape(places[module]) for module in lora.modules}
-    config.rank_pattern = {exactly[name]: module.rank for name, module in lora.modules.items()}
-    config.alpha_pattern = {exactly[name]: module.alpha for name, module in lora.modules.items()}
+    config.rank_pattern = {"^" + re.escape(name): module.rank for name, module in placed.modules.items()}
+    config.alpha_pattern = {"^" + re.escape(name): module.alpha for name, module in placed.modules.items()}
 
 
-def _places(lora: LoraFolder, base: torch.nn.Module) -> dict[str, str]:
-    """Where the adapter's modules are in this base, which may nest its decoder otherwise."""
-    wrapped = {name for name, module in base.named_modules() if isinstance(module, _WRAPPERS)}
-    inside = tuple(f"{name}." for name in wrapped)
-    there = {name for name, _ in base.named_modules() if not name.startswith(inside)}
-    return aligned(sorted({module_of(key) for key in lora.tensors}), there)
+def _modules(base: torch.nn.Module) -> set[str]:
+    """The names of a base's own modules, without what PEFT has put into them."""
+    wrapped = tuple(f"{name}." for name, module in base.named_modules() if isinstance(module, _WRAPPERS))
+    return {name for name, _ in base.named_modules() if not name.startswith(wrapped)}
 
 
 def _values(lora: LoraFolder, meta: bool) -> dict[str, torch.Tensor]:

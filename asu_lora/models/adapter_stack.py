@@ -57,7 +57,6 @@ class Stack:
     def unload(self) -> None:
         """Take the adapters off for good: the base is a plain base again."""
         if isinstance(self.model, PeftModel):
-            self.model.unload()
             take_off(self.base.model)
             self.model = self.base.model
 
@@ -206,11 +205,13 @@ def check_fit(model: torch.nn.Module, folders: Sequence[tuple[Path, float]]) -> 
     Raises:
         AdapterError: as there.
     """
-    training = model.training
+    training, trained = model.training, [parameter for parameter in model.parameters() if parameter.requires_grad]
     if folders:
         stack_adapters(model, folders)
         take_off(model)
         model.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def scale_adapter(peft: PeftModel, name: str, weight: float) -> None:

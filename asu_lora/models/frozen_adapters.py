@@ -177,8 +177,7 @@ def frozen_adapters(
         ground.switch(on=True)
         yield ground
     finally:
-        ground.peft.unload()
-        take_off(base.model)  # PEFT's own record of them goes with the last
+        take_off(base.model)  # PEFT's own unload leaves whole modules of an adapter in the base's place
         base.model.eval()
 
 
