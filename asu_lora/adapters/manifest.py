@@ -8,9 +8,9 @@ and unknown fields are refused.
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, sha256_file, write_atomic
@@ -21,6 +21,7 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 CARD_NAME = "README.md"
+EVERY_POSITION = "every position"  # what the retain loss kl covers; without this detail, kl-answers is meant
 
 Number = bool | int | float | None
 Figures = dict[str, Number | dict[str, Number]]
@@ -66,6 +67,13 @@ class MethodRecord(_Record):
     tau_curve: list[dict[str, Number]] | None = Field(None, description="the figures auto chose from")
     smooth_layers: list[int] | None = Field(None, description="None: all layers")
     details: dict[str, Any] = Field(default_factory=dict, description="settings of this objective only")
+
+    @model_validator(mode="after")
+    def _name_the_kl(self) -> Self:
+        """Earlier versions called the divergence in the answers ``kl``; now that is the one at every position."""
+        if self.retain_loss == "kl" and self.details.get("kl") != EVERY_POSITION:
+            object.__setattr__(self, "retain_loss", "kl-answers")
+        return self
 
 
 class RequestRecord(_Record):
