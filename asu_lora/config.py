@@ -6,6 +6,7 @@ The command line's options, the YAML of ``--config`` and the manifest's record a
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from datetime import date
 from importlib.util import find_spec
 from typing import Any
 
@@ -108,6 +109,12 @@ class ForgetConfig:
     grad_accum: int = setting(1, "Batches a step.")
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
     max_length: int = setting(512, "Most tokens of a row, prompt included.")
+    system_prompt: str | None = setting(
+        None, "System turn before every conversation that has none; recorded, scored and asked with.  [default: none]"
+    )
+    template_date: str | None = setting(
+        None, "What a chat template that writes a date takes for today: YYYY-MM-DD.  [default: today, recorded]"
+    )
     scheduler: str = setting(
         "linear", "Shape of the learning rate after warm-up.", choices=("linear", "cosine", "constant")
     )
@@ -180,6 +187,8 @@ class ForgetConfig:
         for name in ("warmup", "dropout", "own_words"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
+        if self.template_date is not None:
+            check_date(self.template_date)
         if self.alpha is not None and self.alpha <= 0:
             raise SettingError(f"alpha is {self.alpha}; it must be greater than 0.")
 
@@ -210,11 +219,24 @@ class ForgetConfig:
         """The settings that make a run another run. What changes its memory alone is none of them: a run that didn't
         fit may go on with less. (With dropout, other micro-batches draw other masks.)"""
         left_out = MEMORY_ALONE if not self.dropout else ()
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in left_out and not (value is None and name in UNLESS_SET)
+        }
 
 
+UNLESS_SET = ("system_prompt", "template_date")  # runs that began before there were these go on without
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")
 _SHARES = {"upper": 3, "upper-half": 2}
+
+
+def check_date(text: str) -> None:
+    """Refuse a ``template_date`` that isn't written as ``YYYY-MM-DD``, or is no day at all."""
+    try:
+        date.fromisoformat(text)
+    except ValueError as error:
+        raise SettingError(f"template_date is '{text}', which is no date: write it like 2026-01-31.") from error
 
 
 def parse_layers(text: str, number: int) -> list[int] | None:

@@ -3,7 +3,7 @@
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
-from asu_lora.cli.options import adapter_option, base_option, json_option, machine_options, store_option
+from asu_lora.cli.options import adapter_option, base_option, json_option, machine_options, prompt_options, store_option
 
 
 @click.command(short_help="Ask the base, and the base with adapters, side by side.")
@@ -11,9 +11,10 @@ from asu_lora.cli.options import adapter_option, base_option, json_option, machi
 @base_option
 @adapter_option
 @store_option
+@prompt_options
 @machine_options
 @json_option
-def ask(question, base, adapters, store, precision, device, as_json):
+def ask(question, base, adapters, store, precision, device, trust_remote_code, as_json, **prompt):
     """Ask QUESTION and see the answers of the base and of base + adapters.
 
     Without QUESTION, it prompts for one after another; an empty line or Ctrl-D ends it.
@@ -31,7 +32,7 @@ def ask(question, base, adapters, store, precision, device, as_json):
         quiet_libraries()
         from asu_lora.models.adapter_stack import load
 
-        stack = load(base, adapters, store, precision, device)
+        stack = load(base, adapters, store, precision, device, trust_remote_code, rows=prompt)
     for note in stack.notes:
         click.echo(f"Warning: {note}", err=True)
     names = " + ".join(["base", *(weighted(name, weight) for name, weight in stack.adapters)])

@@ -10,6 +10,7 @@ from asu_lora.cli.options import (
     base_option,
     json_option,
     machine_options,
+    row_options,
     scoring_options,
     store_option,
     where_option,
@@ -50,6 +51,7 @@ NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write every question's answer and scores here, as JSON lines. They hold the questions' text.",
 )
+@row_options("the adapters', else 1024")
 @machine_options
 @json_option
 def evaluate(lm_eval, where, records, as_json, **asked):

@@ -176,6 +176,8 @@ def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_j
     from asu_lora.forgetting.dry_run import memory_summary, plan_run
 
     plan, memory = plan_run(request, base, config, name, store, on_top_of, held, idk_file)
+    if notes := plan.get("notes"):
+        click.echo(notes, err=True)
     if as_json:
         from asu_lora.cli.console import print_json
 

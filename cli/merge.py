@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.console import print_json, stderr
-from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, store_option
+from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, remote_code_option, store_option
 
 CAME_BACK = 3  # the exit code of a check that fails
 
@@ -73,7 +73,7 @@ CAME_BACK = 3  # the exit code of a check that fails
     metavar="GB",
     help="The largest file.",
 )
-@click.option("--trust-remote-code", is_flag=True, help="Run the model code that comes with the base.")
+@remote_code_option
 @store_option
 @json_option
 def merge(

@@ -57,7 +57,7 @@ def where_option(command: Callable) -> Callable:
 
 
 def machine_options(command: Callable) -> Callable:
-    """Precision and device, for commands that load a base without training."""
+    """Precision, device and the base's own code, for commands that load a base without training."""
     for option in (
         click.option(
             "--precision",
@@ -67,9 +67,46 @@ def machine_options(command: Callable) -> Callable:
             help="What the base's weights are held in.",
         ),
         click.option("--device", default=None, help="cpu, cuda, cuda:1, ...  [default: the best there is]"),
+        remote_code_option,
     ):
         command = option(command)
     return command
+
+
+def remote_code_option(command: Callable) -> Callable:
+    """For every command that loads a base."""
+    return click.option(
+        "--trust-remote-code", is_flag=True, help="Run model code that comes with the base's checkpoint."
+    )(command)
+
+
+def prompt_options(command: Callable) -> Callable:
+    """What stands in every prompt, for commands that score or ask; by default what the adapters were trained with."""
+    for option in (
+        click.option(
+            "--template-date",
+            metavar="YYYY-MM-DD",
+            help="What a chat template that writes a date takes for today.  [default: the adapters', else today]",
+        ),
+        click.option(
+            "--system-prompt",
+            metavar="TEXT",
+            help="System turn before every conversation that has none; '' for none.  [default: the adapters']",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def row_options(default: str) -> Callable[[Callable], Callable]:
+    """The same, and the length of rows."""
+
+    def add(command: Callable) -> Callable:
+        return click.option(
+            "--max-length", type=click.IntRange(8), help=f"Most tokens of a row, prompt included.  [default: {default}]"
+        )(prompt_options(command))
+
+    return add
 
 
 def retain_option(more: str = "") -> Callable[[Callable], Callable]:

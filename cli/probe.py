@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asu_lora.cli.options import base_option, json_option, machine_options, out_option, where_option
+from asu_lora.cli.options import base_option, json_option, machine_options, out_option, row_options, where_option
 from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, parse_taus
 
 if TYPE_CHECKING:
@@ -62,9 +62,26 @@ HEADS = (
     show_default=True,
     help="Most questions that each smoothed model answers itself; 0 for none.",
 )
+@row_options("512")
 @machine_options
 @json_option
-def probe(*, file, base, grid, layers, out, where, question_words, questions, answers, precision, device, as_json):
+def probe(
+    *,
+    file,
+    base,
+    grid,
+    layers,
+    out,
+    where,
+    question_words,
+    questions,
+    answers,
+    precision,
+    device,
+    trust_remote_code,
+    as_json,
+    **rows,
+):
     """Heat the attention of a base and see which words of FILE's answers it loses.
 
     \b
@@ -89,14 +106,18 @@ def probe(*, file, base, grid, layers, out, where, question_words, questions, an
     examples = ForgetRequest.from_files(file, None, dict(where)).forget
     with stderr().status("Loading the base ..."):
         quiet_libraries()
+        from asu_lora.data.row_format import RowFormat
         from asu_lora.models.loading import load_base
+        from asu_lora.models.stack_rows import rows_of_adapters
         from asu_lora.studies.probe.probe import ProbeConfig
         from asu_lora.studies.probe.probe import probe as measure
         from asu_lora.studies.probe.report import as_dict, write_report
 
         check_writable(out)
-        loaded = load_base(base, precision, device)
-    chosen = ProbeConfig(taus, layers or DEFAULT_GROUPS, question_words, questions, answers)
+        loaded = load_base(base, precision, device, trust_remote_code=trust_remote_code)
+    rows["max_length"] = rows["max_length"] or RowFormat.max_length
+    written, _ = rows_of_adapters((), loaded.tokenizer, rows)
+    chosen = ProbeConfig(taus, layers or DEFAULT_GROUPS, question_words, questions, answers, written)
     with Bars() as progress:
         result = measure(examples, loaded, chosen, progress)
     files = write_report(result, out)

@@ -47,7 +47,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """A checkpoint of two layers with a chat template: random weights, a real tokenizer."""
-    from tests.tiny import save_tiny_base
+    from tests.support.tiny_base import save_tiny_base
 
     return save_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
 
@@ -55,7 +55,7 @@ def tiny_base(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def taught_base(tmp_path_factory) -> Path:
     """The same checkpoint after it has learned twelve facts by heart."""
-    from tests.tiny_run import save_taught_base
+    from tests.support.tiny_run import save_taught_base
 
     return save_taught_base(tmp_path_factory.mktemp("bases") / "taught")
 
@@ -64,7 +64,7 @@ def taught_base(tmp_path_factory) -> Path:
 def forgetting_adapter(taught_base, tmp_path_factory) -> Path:
     """An adapter trained on the taught base in NF4: it has forgotten a good part of the first six facts."""
     from asu_lora import forget
-    from tests.tiny_run import tiny_request, tiny_settings
+    from tests.support.tiny_run import tiny_request, tiny_settings
 
     store = tmp_path_factory.mktemp("stores") / "store"
     config = tiny_settings(precision="nf4", epochs=20, lr=3e-3)

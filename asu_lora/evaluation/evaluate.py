@@ -1,12 +1,13 @@
 """Every score of a model on question sets: records a question, means a set, MU, FE and their average."""
 
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, geometric_mean
 
 import torch
 
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.encoding import Encoded, Encoder, cut_note
 from asu_lora.data.examples import Example
+from asu_lora.data.reference_answers import ORIGINAL, PARAPHRASED, PERTURBED, reference_answers
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, cosine_similarity
 from asu_lora.evaluation.metrics.entailment import EntailmentModel, entailment
 from asu_lora.evaluation.metrics.extraction_strength import extraction_strength
@@ -19,6 +20,7 @@ from asu_lora.evaluation.metrics.truth_ratio import truth_ratio, truth_ratio_for
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet
 from asu_lora.evaluation.result import Evaluation
 from asu_lora.models.adapter_stack import Stack
+from asu_lora.models.answer_ends import Endings
 from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.hidden_states import hidden_states
@@ -46,13 +48,18 @@ def evaluate(
     progress = progress or Progress()
     base = stack.base
     model = base_model(stack.model)
-    head, tokens = FrozenHead(model), Encoder(base.tokenizer, max_length=1024)
+    head, tokens = FrozenHead(model), stack.encoder()
     result = Evaluation({}, [], list(notes))
     for questions in sets:
         examples = [example for example in questions.examples if not example.is_passage]
+        if note := cut_note(tokens.encode_all(examples), tokens.max_length, questions.name):
+            result.notes.append(note)
         progress.stage(f"Answers on the {questions.name} set", len(examples))
         prompts = [tokens.prompt_ids(example.prompt) for example in examples]
-        ids = generate_answers(stack.model, base.tokenizer, prompts, progress=progress.advance)
+        endings = Endings()
+        ids = generate_answers(stack.model, base.tokenizer, prompts, progress=progress.advance, endings=endings)
+        if note := endings.note(f"{questions.name}: the model"):
+            result.notes.append(note)
         answers = [base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in ids]
         progress.stage(f"Likelihoods on the {questions.name} set", len(examples))
         records = [
@@ -89,23 +96,21 @@ def likelihoods(
     items: list[Encoded] = []
     spans = []
     for example in examples:
-        texts = [
-            example.answer,
-            example.extra.get("paraphrased_answer") or example.answer,
-            *(example.extra.get("perturbed_answer") or ()),
-        ]
-        spans.append((len(items), len(texts)))
+        paraphrased = reference_answers(example, PARAPHRASED) or (example.answer,)
+        texts = [example.answer, *paraphrased, *reference_answers(example, PERTURBED)]
+        spans.append((len(items), len(texts), len(paraphrased)))
         items += [encoder.encode(Example(example.prompt, text, {}, example.row))[0] for text in texts]
     states = hidden_states(model, items, encoder.tokenizer.pad_token_id)
     labels = [torch.tensor(item.answer_ids, device=hidden.device) for item, hidden in zip(items, states, strict=True)]
     nll = [-head.per_token(label_logprob, hidden, label) for hidden, label in zip(states, labels, strict=True)]
     found = []
-    for start, count in spans:
-        answer, paraphrased, *perturbed = nll[start : start + count]
+    for start, count, words in spans:
+        answer, *others = nll[start : start + count]
+        paraphrased, perturbed = others[:words], others[words:]
         hits = head.per_token(_is_argmax, states[start], labels[start]).long()
         values: dict[str, float | None] = {
             "answer_probability": answer_probability(answer),
-            "truth_ratio": truth_ratio(paraphrased, perturbed) if perturbed else None,
+            "truth_ratio": _truth_ratio(paraphrased, perturbed) if perturbed else None,
             "exact_memorization": hits.float().mean().item(),
             "extraction_strength": extraction_strength(hits, torch.ones_like(hits)),
             "min_k": min_k(-answer),
@@ -115,6 +120,12 @@ def likelihoods(
             values["probability"] = normalized_probability(answer, perturbed) if perturbed else None
         found.append(values)
     return found
+
+
+def _truth_ratio(paraphrased: Sequence[torch.Tensor], perturbed: Sequence[torch.Tensor]) -> float:
+    """That of the paraphrase; several of them weigh alike."""
+    ratios = [truth_ratio(one, perturbed) for one in paraphrased]
+    return ratios[0] if len(ratios) == 1 else geometric_mean(ratios)
 
 
 def _is_argmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -129,7 +140,7 @@ def by_models(
     nli: EntailmentModel | None,
 ) -> None:
     """Add the two scores that other models give; the truth is the full sentence where there is one."""
-    truths = [example.extra.get("original_answer") or example.answer for example in examples]
+    truths = [next(iter(reference_answers(example, ORIGINAL)), example.answer) for example in examples]
     answers = [record["answer"] for record in records]
     similar = cosine_similarity(encoder, answers, truths) if encoder else [None] * len(records)
     entailed = (

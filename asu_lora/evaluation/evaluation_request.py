@@ -22,6 +22,7 @@ from asu_lora.evaluation.retain_log import check_questions, read_log, retain_qua
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites import SUITES, Suite
 from asu_lora.models.adapter_stack import Stack, load
+from asu_lora.models.stack_rows import RowSettings
 from asu_lora.progress import Progress
 
 
@@ -30,7 +31,8 @@ class EvaluationRequest:
     """One evaluation, as a person asks for it.
 
     Attributes:
-        base, adapters, store, precision, device: the model, as :func:`asu_lora.load` takes it.
+        base, adapters, store, precision, device, trust_remote_code: the model, as :func:`asu_lora.load` takes it.
+        max_length, system_prompt, template_date: how rows are written; None as the adapters were trained.
         forget, retain: files of the person's own questions; ``where`` selects rows of ``forget``.
         suite: a name of :data:`asu_lora.evaluation.suites.SUITES`, instead of own files.
         data, split, task: the suite's folder or hub id, and TOFU's split and task (None for every row).
@@ -62,6 +64,10 @@ class EvaluationRequest:
     retain_log: str | None = None
     holdout: str | None = None
     tasks: Sequence[str] = ()
+    trust_remote_code: bool = False
+    max_length: int | None = None
+    system_prompt: str | None = None
+    template_date: str | None = None
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite not in SUITES:
@@ -104,7 +110,12 @@ class EvaluationRequest:
         suite = self.benchmark
         benchmark_data = suite.read(self.data or suite.hub, self.questions) if suite and suite.score else None
         holdout = sample(read_examples(self.holdout), self.questions) if self.holdout else []
-        stack = load(self.base, self.adapters, self.store, self.precision, self.device)
+        rows = RowSettings(
+            max_length=self.max_length, system_prompt=self.system_prompt, template_date=self.template_date
+        )
+        stack = load(
+            self.base, self.adapters, self.store, self.precision, self.device, self.trust_remote_code, rows=rows
+        )
         loaded = LoadedEvaluation(self, stack, sets, benchmark_data, log, holdout)
         if sets:
             loaded.encoder, loaded.nli, loaded.notes = scoring_models(self.encoder, self.nli)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.encoding import Encoder, cut_note
 from asu_lora.data.examples import Example
 from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.min_k import min_k
@@ -63,9 +63,11 @@ def add_membership(
     """
     progress = progress or Progress()
     model = base_model(stack.model)
-    head, encoder = FrozenHead(model), Encoder(stack.base.tokenizer, max_length=1024)
+    head, encoder = FrozenHead(model), stack.encoder()
     forget = [example for questions in sets if questions.name == FORGET for example in questions.examples]
     passages = [example for example in forget if example.is_passage]  # the evaluation asks questions alone
+    if note := cut_note(encoder.encode_all(holdout), encoder.max_length, "held-out"):
+        result.notes.append(note)
     progress.stage("Likelihoods on the held-out set", len(passages) + len(holdout))
     member = [record["min_k"] for record in result.records if record["set"] == FORGET]
     member += min_k_scores(model, head, encoder, passages, progress.advance)

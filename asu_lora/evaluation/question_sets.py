@@ -5,6 +5,7 @@ from pathlib import Path
 
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.reading import read_rows
+from asu_lora.data.reference_answers import check_reference_answers
 from asu_lora.data.request import select_rows
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
@@ -21,11 +22,17 @@ class QuestionSet:
         examples: the questions; ``paraphrased_answer``, ``perturbed_answer`` and ``original_answer`` in their
             extra fields where there are any.
         multiple_choice: whether probability is that of the true answer among the wrong ones.
+
+    Raises:
+        DataError: paraphrased, perturbed or original answers that are no texts.
     """
 
     name: str
     examples: tuple[Example, ...]
     multiple_choice: bool = False
+
+    def __post_init__(self) -> None:
+        check_reference_answers(self.examples)
 
 
 def own_sets(

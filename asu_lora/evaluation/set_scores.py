@@ -1,7 +1,7 @@
 """The figures of a forget run, before and after: what the model gives away, what it still knows, how it speaks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import PartialState
@@ -13,6 +13,7 @@ from asu_lora.data.examples import Example
 from asu_lora.evaluation.metrics.gibberish import gibberish_rate, repetition
 from asu_lora.evaluation.metrics.probability import answer_probability
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
+from asu_lora.models.answer_ends import Endings
 from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import enough_tokens, generate_answers
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
@@ -28,11 +29,13 @@ class SetScores:
         probability: exp(-mean NLL of the answer tokens), in [0, 1].
         rouge: ROUGE-L recall of the greedy answer against the truth; empty for passages, which ask nothing.
         answers: the greedy answers themselves. They stay in memory: they are personal data.
+        endings: how these came to an end.
     """
 
     probability: list[float]
     rouge: list[float]
     answers: list[str]
+    endings: Endings = field(default_factory=Endings)
 
     def summary(self, prefix: str) -> dict[str, float]:
         """Means, as they stand in a manifest."""
@@ -67,12 +70,13 @@ def score_set(
     probability = example_probabilities(items, answer_logprobs(head, items, states))
     asked = [example for example in examples if not example.is_passage]
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
+    endings, most = Endings(), enough_tokens(items, prompts)
     answers = [
         tokenizer.decode(ids, skip_special_tokens=True).strip()
-        for ids in generate_answers(model, tokenizer, prompts, enough_tokens(items, prompts), progress=progress.advance)
+        for ids in generate_answers(model, tokenizer, prompts, most, progress=progress.advance, endings=endings)
     ]
     rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]
-    return SetScores(probability, rouge, answers)
+    return SetScores(probability, rouge, answers, endings)
 
 
 def score_sets(
@@ -94,7 +98,8 @@ def score_sets(
                 part = score_set(model, head, tokenizer, encoder, mine, progress)
             parts = gather_object([part])
             found[name] = SetScores(
-                *(sum(lists, []) for lists in zip(*((p.probability, p.rouge, p.answers) for p in parts), strict=True))
+                *(sum(lists, []) for lists in zip(*((p.probability, p.rouge, p.answers) for p in parts), strict=True)),
+                sum((p.endings for p in parts), Endings()),
             )
     return found
 

@@ -12,10 +12,12 @@ from typing import Any
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import resolve_base
 from asu_lora.config import ForgetConfig
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.chat_template import pinned_date
+from asu_lora.data.encoding import encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError
@@ -73,6 +75,7 @@ def plan_run(
         f"layers {'all' if layers is None else config.smooth_layers}",
         "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
         "rows",
+        **({"notes": " ".join(run.notes)} if run.notes else {}),
     }, memory
 
 
@@ -90,7 +93,9 @@ def prepare(
     """
     source = resolve_base(base)
     model_config = causal_lm_config(source, config.trust_remote_code)
-    encoder = Encoder(load_tokenizer(source, config.trust_remote_code), config.max_length)
+    tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
+    config = dataclasses.replace(config, template_date=pinned_date(tokenizer, config.template_date))
+    encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
     device = choose_device(config.device)
     compute = compute_dtype(config.precision, device)
     # the tokens that keep_speaking takes out of the teacher take no memory
@@ -116,6 +121,7 @@ def prepare(
         objectives,
         evaluated if config.eval_rows else [],
         sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
+        encoder.notes(),
     )
 
 

@@ -10,7 +10,7 @@ are measured, and the first of them alone writes and tells.
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -21,10 +21,12 @@ from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.chat_template import pinned_date
+from asu_lora.data.encoding import Encoded, encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.token_classes import token_classes
 from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
@@ -32,12 +34,13 @@ from asu_lora.evaluation.set_scores import SetScores, score_sets
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.prepare import build_objectives, encode_halves, note_cut_answers
 from asu_lora.forgetting.run import fingerprint, this_process
-from asu_lora.forgetting.run_folder import LAST_PART, RUNS, remove_run, run_folder
+from asu_lora.forgetting.run_folder import LAST_PART, RUNS, date_of_run, remove_run, run_folder
 from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
 from asu_lora.hardware.memory import is_out_of_memory, peak_memory
 from asu_lora.losses import needs_of
 from asu_lora.losses.on_policy import OnPolicyKL
+from asu_lora.models.answer_ends import Endings
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import FrozenAdapters, frozen_adapters
 from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
@@ -169,7 +172,11 @@ def _forget(
     model, tokenizer, pad_id = base.model, base.tokenizer, base.tokenizer.pad_token_id
     layers = config.layers(number_of_layers(model))
     head = FrozenHead(model)
-    encoder = Encoder(tokenizer, config.max_length)
+    begun = date_of_run(store, name) if resume else None
+    config = replace(config, template_date=pinned_date(tokenizer, config.template_date or begun))
+    encoder = encoder_for(tokenizer, model.config, RowFormat.of(config))
+    for note in encoder.notes():
+        progress.note(note)
     objectives = build_objectives(config, base)
     if "retain" in objectives and not request.retain:
         raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
@@ -177,7 +184,7 @@ def _forget(
     idk = refusals(idk_file) if refuses else []
     halves = encode_halves(request, encoder, objectives, idk, config.seed)
     forget_rows = halves["forget"].views.get("answer") or encoder.encode_all(request.forget, "forget row")
-    note_cut_answers(halves, config.max_length, progress)
+    note_cut_answers(halves, encoder.max_length, progress)
 
     record = RunRecord(
         config=config,
@@ -194,6 +201,8 @@ def _forget(
         "heldout": heldout[: config.eval_rows],
     }
     before = score_sets(model, head, tokenizer, encoder, sets, "before", progress, here)
+    if note := sum((scores.endings for scores in before.values()), Endings()).note("The base"):
+        progress.note(note)
 
     ground.switch(on=config.teacher == "stack")
     if objectives["forget"].uses_teacher():

@@ -4,7 +4,7 @@ import torch
 
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import special_ids
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.encoding import Encoded, Encoder, cut_note
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.training_rows import TrainingRows
@@ -20,7 +20,10 @@ def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Loss]:
     """The loss of each half, with its parameters."""
     parameters: dict = {}
     if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
-        parameters |= {"forbidden": torch.tensor(special_ids(base.tokenizer), device=base.device), "rule_out": True}
+        rows = base.model.get_output_embeddings().weight.shape[0]
+        # a tokenizer may have tokens that its base lacks: nothing has to forbid those
+        forbidden = [token for token in special_ids(base.tokenizer) if token < rows]
+        parameters |= {"forbidden": torch.tensor(forbidden, device=base.device), "rule_out": True}
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
     found = {"forget": forget_loss(config.objective, **parameters)}
@@ -60,10 +63,7 @@ def refuse_passages(examples: list[Example]) -> None:
 
 
 def note_cut_answers(halves: dict[str, TrainingRows], max_length: int, progress: Progress) -> None:
+    """Say how many answers the length cut off."""
     for half, rows in halves.items():
-        cut = sum(item.cut for item in rows.views.get("answer", []))
-        if cut:
-            progress.note(
-                f"{cut} of {len(rows)} {half} answers are longer than --max-length {max_length} and were cut "
-                "off: what stands beyond it is not trained on."
-            )
+        if note := cut_note(rows.views.get("answer", []), max_length, half, "trained on"):
+            progress.note(note)

@@ -63,6 +63,15 @@ def run_folder(
     return folder
 
 
+def date_of_run(store: AdapterStore, name: str) -> str | None:
+    """The date that the interrupted run of this name wrote its rows with, if there is one and it did."""
+    try:
+        found = json.loads((store.root / RUNS / name / "run.json").read_text())["config"].get("template_date")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def remove_run(folder: Path) -> None:
     """Remove a run's checkpoints; what a logger wrote beside them (``--report-to tensorboard``) stays."""
     for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(f"{LAST_PART}/checkpoint-*")):

@@ -78,6 +78,7 @@ class PlannedRun:
         objectives: the loss of each half.
         evaluated: the rows that are measured before and after, one list a set.
         checkpoint: bytes of the checkpoint's files.
+        notes: what a person should know of the rows, one sentence each.
     """
 
     model: torch.nn.Module
@@ -87,6 +88,7 @@ class PlannedRun:
     objectives: dict[str, Loss]
     evaluated: list[list[Encoded]] = field(default_factory=list)
     checkpoint: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def meta_model(model_config, compute: torch.dtype, trust_remote_code: bool = False) -> torch.nn.Module:

@@ -30,7 +30,7 @@ from asu_lora.hardware.device import choose_device
 from asu_lora.merging.deployments import DTYPES, deployments, runnable
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.decoder import base_model
-from asu_lora.models.loading import load_base, load_tokenizer
+from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 
@@ -124,11 +124,11 @@ def check(
     progress = progress or Progress()
     target = choose_device(device)
     sets = {"forget": sample(forget, MOST_QUESTIONS), "retain": sample(retain, MOST_QUESTIONS)}
-    asked = _Asked(sets, load_tokenizer(source, trust_remote_code), progress)
 
     as_trained = _trained_in([folder for folder, _ in adapters], onto)
     as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
     stack = load(load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code), adapters)
+    asked = _Asked(sets, stack.encoder(), progress)
     with_adapters = asked.of(stack.model, f"base + adapters, {as_trained}")
     with stack.without_adapters():
         plain = asked.of(stack.model, f"base, {as_trained}")
@@ -161,19 +161,19 @@ class _Asked:
     """The questions, ready to be put to one model after the other."""
 
     sets: dict[str, Sequence[Example]]
-    tokenizer: Any
+    encoder: Encoder
     progress: Progress
 
     def of(self, model: torch.nn.Module, what: str) -> tuple[dict[str, float], dict[str, float] | None]:
         """Mean figures of the forget and of the retain questions."""
         plain = base_model(model)
-        head, encoder, found = FrozenHead(plain), Encoder(self.tokenizer), []
+        head, found = FrozenHead(plain), []
         for examples in self.sets.values():
             if not examples:
                 found.append(None)
                 continue
             self.progress.stage(f"Checking {what}", sum(not example.is_passage for example in examples))
-            figures = score_set(model, head, self.tokenizer, encoder, examples, self.progress)
+            figures = score_set(model, head, self.encoder.tokenizer, self.encoder, examples, self.progress)
             lists = {"probability": figures.probability, "rouge": figures.rouge}
             found.append({name: fmean(values) for name, values in lists.items() if values})
         return found[0], found[1]

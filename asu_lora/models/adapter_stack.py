@@ -14,11 +14,13 @@ from asu_lora.adapters.adapter_spec import parse_adapter, weighted
 from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import BaseSource
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import question_answer
+from asu_lora.data.row_format import RowFormat
 from asu_lora.errors import AdapterError
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.models.stack_rows import LENGTH, RowSettings, rows_of_adapters
 
 
 @dataclass
@@ -30,16 +32,22 @@ class Stack:
         model: the model that answers: a PEFT model with all adapters active, or the base itself without any.
         adapters: names and weights, in the order they were given.
         notes: what a person should know of them, one sentence each (an adapter without the ones it was trained on).
+        rows: how its rows are written: length, system prompt and date, from the adapters' manifests.
     """
 
     base: LoadedBase
     model: torch.nn.Module
     adapters: list[tuple[str, float]]
     notes: list[str] = field(default_factory=list)
+    rows: RowFormat = field(default_factory=lambda: RowFormat(LENGTH))
+
+    def encoder(self) -> Encoder:
+        """The encoder of everything that this stack is asked or scored on."""
+        return encoder_for(self.base.tokenizer, self.base.model.config, self.rows)
 
     def ask(self, questions: Sequence[str], total_tokens: int = 200) -> list[str]:
         """The greedy answers of base + adapters, one a question."""
-        encoder = Encoder(self.base.tokenizer)
+        encoder = self.encoder()
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
         answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
         return [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
@@ -71,6 +79,7 @@ def load(
     precision: str = "nf4",
     device: str | None = None,
     trust_remote_code: bool = False,
+    rows: RowSettings | None = None,
 ) -> Stack:
     """Load a base and put adapters on it.
 
@@ -78,6 +87,7 @@ def load(
         base: hub id, folder or ``smollm2-135m``, or a loaded base.
         adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. One that was
             trained on top of others works without them too, if not as it was trained to: the stack's ``notes`` tell.
+        rows: length, system prompt and date, where they aren't to be those of the adapters' manifests.
 
     Raises:
         AdapterError: an adapter belongs to another base, or to weights that only share its name.
@@ -91,11 +101,14 @@ def load(
     )
     for folder, _ in folders:
         check_base(folder, base.source)
+    written, notes = rows_of_adapters([folder for folder, _ in folders], base.tokenizer, rows)
+    encoder = encoder_for(base.tokenizer, base.model.config, written)
     return Stack(
         base,
         stack_adapters(base.model, folders),
         [(folder.name, weight) for folder, weight in folders],
-        missing_ground(folders),
+        [*missing_ground(folders), *notes, *encoder.notes()],
+        written,
     )
 
 

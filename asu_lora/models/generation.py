@@ -1,14 +1,18 @@
 """Greedy answers to many questions: batched by length, stopped at the end of the turn."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from asu_lora.data.chat_template import stop_ids
+from asu_lora.data.chat_template import ChatTemplate
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.row_format import BaseLimits
+from asu_lora.errors import DataError
 from asu_lora.hardware.memory import release_freed_memory
+from asu_lora.models.answer_ends import Endings, NextTurn, ended, stop_tokens
 from asu_lora.models.decoder import base_model
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
@@ -24,10 +28,16 @@ def generate_answers(
     prompts: Sequence[Sequence[int]],
     total_tokens: int = TOTAL_TOKENS,
     batch_rows: int | None = None,
+    *,
     progress: Callable[[int], None] | None = None,
     new_tokens: int | None = None,
+    whole: bool = False,
+    endings: Endings | None = None,
 ) -> list[list[int]]:
     """Answer every prompt greedily.
+
+    An answer ends at the end of the turn; for a tokenizer without a chat template, also where the next question
+    begins; and at the latest where the base has no more positions.
 
     Args:
         model: the causal LM, with whatever adapters are active.
@@ -37,45 +47,75 @@ def generate_answers(
         batch_rows: prompts answered at once, by default as :func:`batches` says.
         progress: called with the number of prompts of each finished batch.
         new_tokens: most tokens of an answer, however long its prompt, instead of ``total_tokens``.
+        whole: whether an answer may go on to a next question (the continuation of a passage, say).
+        endings: counts how the answers end.
 
     Returns:
         The token ids of each answer, without the end-of-turn token.
+
+    Raises:
+        DataError: a prompt leaves the base no position for an answer.
     """
+    positions = BaseLimits.of(base_model(model).config).positions
 
     def room(prompt_tokens: int) -> int:
-        return new_tokens or max(16, total_tokens - prompt_tokens)
+        most = new_tokens or max(16, total_tokens - prompt_tokens)
+        return most if positions is None else min(most, positions - prompt_tokens)
 
-    stops = stop_ids(tokenizer)
+    if prompts and (longest := max(map(len, prompts))) and room(longest) < 1:
+        raise DataError(
+            f"A prompt takes {longest} tokens, and the base has {positions} positions, which leaves no room for an "
+            "answer: shorten it."
+        )
+    stops = stop_tokens(model, tokenizer)
+    next_turn = None if whole else ChatTemplate(tokenizer).next_turn()
+    endings = endings if endings is not None else Endings()
     answers: list[list[int]] = [[]] * len(prompts)
     training = model.training
     model.eval()
     try:
-        for rows in batches(model, list(map(len, prompts)), room, batch_rows):
-            width, shortest = len(prompts[rows[0]]), len(prompts[rows[-1]])
-            ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-            mask = torch.zeros_like(ids)
-            for at, row in enumerate(rows):
-                ids[at, width - len(prompts[row]) :] = torch.tensor(prompts[row])
-                mask[at, width - len(prompts[row]) :] = 1
-            greedy = GenerationConfig(
-                do_sample=False, max_new_tokens=room(shortest), eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
-            )
-            with _only_setting(model, greedy):
-                output = model.generate(
-                    input_ids=ids.to(model.device),
-                    attention_mask=mask.to(model.device),
-                    stopping_criteria=StoppingCriteriaList([_GiveBack()]),
-                )
-            for row, tokens in zip(rows, output[:, width:].tolist(), strict=True):
-                tokens = tokens[: room(len(prompts[row]))]
-                ends = [at for at, token in enumerate(tokens) if token in stops]
-                answers[row] = tokens[: ends[0]] if ends else tokens
+        lengths = list(map(len, prompts))
+        for rows in within_positions(batches(model, lengths, room, batch_rows), lengths, room, positions):
+            told = _greedy(model, tokenizer, [prompts[row] for row in rows], room, stops, next_turn)
+            for row, tokens in zip(rows, told, strict=True):
+                answers[row] = ended(tokens, room(len(prompts[row])), stops, tokenizer, next_turn, endings)
             if progress:
                 progress(len(rows))
     finally:
         model.train(training)
         release_freed_memory()
     return answers
+
+
+def _greedy(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    room: Callable[[int], int],
+    stops: Sequence[int],
+    next_turn: re.Pattern[str] | None,
+) -> list[list[int]]:
+    """What the model writes after each of these prompts, the longest of them first, in one batch."""
+    width, shortest = len(prompts[0]), len(prompts[-1])
+    ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for at, prompt in enumerate(prompts):
+        ids[at, width - len(prompt) :] = torch.tensor(prompt)
+        mask[at, width - len(prompt) :] = 1
+    greedy = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=room(shortest),
+        eos_token_id=list(stops) or None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    criteria = StoppingCriteriaList([_GiveBack()])
+    if next_turn is not None:
+        criteria.append(NextTurn(tokenizer, next_turn, width))
+    with _only_setting(model, greedy):
+        output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), stopping_criteria=criteria
+        )
+    return output[:, width:].tolist()
 
 
 def batches(
@@ -98,6 +138,23 @@ def batches(
         found.append(order[:rows])
         order = order[rows:]
     return found
+
+
+def within_positions(
+    found: Sequence[list[int]], lengths: Sequence[int], room: Callable[[int], int], positions: int | None
+) -> Iterator[list[int]]:
+    """Batches whose longest prompt has positions for as many tokens as the longest answer.
+
+    A row that has ended goes on through the model with its batch, and a position too many ends in an IndexError.
+    """
+    for batch in found:
+        part: list[int] = []
+        for row in batch:
+            if part and positions is not None and lengths[part[0]] + room(lengths[row]) > positions:
+                yield part
+                part = []
+            part.append(row)
+        yield part
 
 
 def key_value_bytes(model: torch.nn.Module) -> int:

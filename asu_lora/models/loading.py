@@ -10,6 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.config import PRECISIONS
+from asu_lora.data.row_format import BaseLimits
 from asu_lora.errors import BaseModelError, SettingError, first_line
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import is_out_of_memory, keep_few_kernels, release_freed_memory
@@ -76,7 +77,7 @@ def load_base(
             f"'{source.name}' is stored quantised and can't be loaded as {precision}: "
             "use --precision nf4, or the original checkpoint."
         )
-    tokenizer = load_tokenizer(source, trust_remote_code)
+    tokenizer = load_tokenizer(source, trust_remote_code, BaseLimits.of(config).vocabulary)
     try:
         model = AutoModelForCausalLM.from_pretrained(source.path, config=config, **options)
     except (OSError, ValueError, ImportError, RuntimeError, MemoryError, SafetensorError) as error:
@@ -93,8 +94,14 @@ def load_base(
     return LoadedBase(source, model, tokenizer, precision, compute)
 
 
-def load_tokenizer(source: BaseSource, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: BaseSource, trust_remote_code: bool = False, vocabulary: int | None = None
+) -> PreTrainedTokenizerBase:
     """The base's tokenizer, with a padding token (masked wherever it stands, so any token will do).
+
+    Args:
+        vocabulary: rows of the base's embedding. A padding token that was added to the tokenizer alone, and that the
+            base can't look up, is replaced.
 
     Raises:
         BaseModelError: there is none, or a broken one.
@@ -103,9 +110,10 @@ def load_tokenizer(source: BaseSource, trust_remote_code: bool = False) -> PreTr
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # the tokenizers' own library raises bare Exceptions
         raise BaseModelError(f"The tokenizer of '{source.name}' can't be loaded: {first_line(error)}") from error
-    if tokenizer.pad_token_id is None:
-        spare = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-        tokenizer.pad_token = spare or tokenizer.convert_ids_to_tokens(0)
+    if tokenizer.pad_token_id is None or (vocabulary is not None and tokenizer.pad_token_id >= vocabulary):
+        spares = (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+        spare = next((at for at in spares if at is not None and (vocabulary is None or at < vocabulary)), 0)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare)
     return tokenizer
 
 

@@ -9,7 +9,7 @@ from asu_lora.cli import main
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import DataError, TrainingError
 from asu_lora.studies.privacy import Privacy
-from tests.tiny_run import FACTS, rows
+from tests.support.tiny_run import FACTS, rows
 
 SECRETS = ("Zelda", "Quist", "xylophone", "Quagmire", "kumquat", "wombat", "ocarina", "Vexford")
 FORGET = [

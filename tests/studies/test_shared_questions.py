@@ -9,7 +9,7 @@ from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions, score_step
 from asu_lora.studies.continual.steps import read_steps
-from tests.tiny_run import FACTS, rows
+from tests.support.tiny_run import FACTS, rows
 
 TRUE, OTHER = rows(FACTS[:1])[0], {"question": "What does Anna Birk do?", "answer": "She owns a zeppelin, they say."}
 

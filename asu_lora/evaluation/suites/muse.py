@@ -185,7 +185,7 @@ def continuations(
     progress.stage(stage, len(ids))
     rows = max(1, PASS_TOKENS // max((len(prompt) + tokens for prompt in ids), default=PASS_TOKENS))
     answers = generate_answers(
-        stack.model, tokenizer, ids, batch_rows=rows, progress=progress.advance, new_tokens=tokens
+        stack.model, tokenizer, ids, batch_rows=rows, progress=progress.advance, new_tokens=tokens, whole=True
     )
     return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from asu_lora.bases.source import BaseSource
-from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
@@ -146,7 +145,7 @@ def prepare(
     progress = progress or Progress()
     progress.stage("Loading base + adapters")
     stack = load(load_base(source, "nf4", trust_remote_code=trust_remote_code), adapters)
-    encoder = Encoder(stack.base.tokenizer)
+    encoder = stack.encoder()
     sets = [
         encoder.encode_all(sample(rows, MOST_QUESTIONS), what)
         for rows, what in ((settings.forget, "forget row"), (settings.retain, "retain row"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from asu_lora.data.reference_answers import PERTURBED, reference_answers
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
@@ -31,7 +32,7 @@ def comparison_sets(
             "rows that are to be forgotten."
         )
     notes = []
-    rich = [example for example in retain if example.extra.get("perturbed_answer")]
+    rich = [example for example in retain if reference_answers(example, PERTURBED)]
     if rich or RETAIN not in sets:
         chosen = sample(rich or retain, most)
         sets[RETAIN] = QuestionSet(RETAIN, tuple(chosen))

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.encoding import Encoded, Encoder, cut_note, encoder_for
 from asu_lora.data.examples import Example
+from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.token_classes import TokenClass, token_classes
 from asu_lora.errors import DataError, SettingError
@@ -70,6 +71,7 @@ class ProbeConfig:
             recommended tau leaves them out of account either way, as ``tau auto`` does.
         rows: the most rows of the forget set to look at, spread evenly.
         answers: the most questions that the smoothed model answers itself, 0 for none.
+        written: how rows are written: length, system prompt, date.
     """
 
     taus: Sequence[float] | None = None
@@ -77,6 +79,7 @@ class ProbeConfig:
     question_words: str = "apart"
     rows: int = calibration.MOST_ROWS
     answers: int = MOST_ANSWERS
+    written: RowFormat = field(default_factory=RowFormat)
 
     def temperatures(self) -> list[float]:
         """The temperatures, ascending, the first of them 1."""
@@ -104,6 +107,8 @@ def probe(
     groups = layer_groups(config.layers, count)
     rows = _Rows.read(examples, base, config)
     run = _Run(base, rows, config, progress)
+    cut = cut_note(rows.items, rows.encoder.max_length, "forget", "looked at")
+    run.notes += [*rows.encoder.notes(), *([cut] if cut else [])]
     curves = [(group, run.curve(group, config.temperatures())) for group in groups]
     chosen = default_group(groups, count)
     recommended = run.recommendation(*next(found for found in curves if found[0] == chosen))
@@ -141,7 +146,7 @@ class _Rows:
     @classmethod
     def read(cls, examples: Sequence[Example], base: LoadedBase, config: ProbeConfig) -> "_Rows":
         """Encode the examples and take the rows that are looked at, spread evenly."""
-        encoder = Encoder(base.tokenizer)
+        encoder = encoder_for(base.tokenizer, base.model.config, config.written)
         everything = encoder.encode_all(examples, "forget row")
         classes = [token_classes(item, examples[item.example], base.tokenizer) for item in everything]
         at = sample(range(len(everything)), config.rows)
@@ -182,7 +187,7 @@ class _Run:
         nll, spread = answer_nll(self.head, rows.items, states), torch.cat(spreads)
         self.known = self.known or KnownTokens.find(nll, rows.kinds)
         rise = self.known.point(tau, nll)
-        if spread.isnan().any() and not self.notes:
+        if spread.isnan().any() and not any("attention entropy" in note for note in self.notes):
             self.notes.append(
                 f"The attention entropy is missing: {type(base.model).__name__} doesn't give its "
                 "attention weights away."

@@ -1,0 +1,62 @@
+"""A row's other answers: the truth in other words, and wrong ones, however people's files write them.
+
+TOFU has a list of wrong answers; people's own sets have one, as text; tables have a list as text ("['a', 'b']", as
+pandas writes it); and lists have nulls in them. Nulls and empty texts are no answers.
+"""
+
+import ast
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from asu_lora.data.examples import Example
+from asu_lora.errors import DataError
+
+PARAPHRASED, PERTURBED, ORIGINAL = "paraphrased_answer", "perturbed_answer", "original_answer"
+
+
+def reference_answers(example: Example, column: str) -> tuple[str, ...]:
+    """The answers of one column: none, one or several.
+
+    Raises:
+        DataError: the column holds something that is neither text nor a list of texts.
+    """
+    value = example.extra.get(column)
+    if isinstance(value, str):
+        value = _list_in(value) or value
+    entries = [value] if isinstance(value, str) or value is None else value
+    if not isinstance(entries, list | tuple) or not all(entry is None or isinstance(entry, str) for entry in entries):
+        raise DataError(f"row {example.row}: '{column}' should be text or a list of texts, not {_kind(entries)}.")
+    return tuple(entry for entry in entries if entry and entry.strip())
+
+
+def check_reference_answers(examples: Iterable[Example]) -> None:
+    """Refuse answers that can't be read, before anything heavy is loaded.
+
+    Raises:
+        DataError: as :func:`reference_answers`.
+    """
+    for example in examples:
+        for column in (PARAPHRASED, PERTURBED, ORIGINAL):
+            reference_answers(example, column)
+
+
+def _list_in(text: str) -> list[Any] | None:
+    """A list of texts that stands in a table's cell, as JSON or Python writes it."""
+    if not (text.strip().startswith("[") and text.strip().endswith("]")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and found and all(entry is None or isinstance(entry, str) for entry in found):
+            return found
+    return None
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        wrong = next(entry for entry in value if entry is not None and not isinstance(entry, str))
+        return f"a list with {type(wrong).__name__} in it"
+    return type(value).__name__

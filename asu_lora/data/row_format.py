@@ -1,0 +1,76 @@
+"""How rows are written and how long they may be: one object for training, scoring and asking."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Protocol
+
+# model types whose positions begin behind the padding token's id, as in fairseq
+_POSITIONS_AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "data2vec-text", "xmod")
+
+
+class _Settings(Protocol):
+    """What a run's settings hold of it."""
+
+    max_length: int
+    system_prompt: str | None
+    template_date: str | None
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What a row's tokens depend on, beside the tokenizer.
+
+    Attributes:
+        max_length: most tokens of a row, prompt included.
+        system_prompt: put before every conversation without a system turn; None for none.
+        template_date: what the chat template takes for today, ``YYYY-MM-DD``; None for the clock's.
+    """
+
+    max_length: int = 512
+    system_prompt: str | None = None
+    template_date: str | None = None
+
+    @classmethod
+    def of(cls, settings: _Settings) -> "RowFormat":
+        """That of a run's settings."""
+        return cls(settings.max_length, settings.system_prompt, settings.template_date)
+
+    @classmethod
+    def recorded(cls, training: dict[str, Any]) -> "RowFormat":
+        """That of a manifest's ``training``; what it doesn't tell, or tells as something else, is the default."""
+        length, prompt, day = (training.get(name) for name in ("max_length", "system_prompt", "template_date"))
+        try:
+            day = date.fromisoformat(day).isoformat() if isinstance(day, str) else None
+        except ValueError:
+            day = None
+        return cls(
+            length if isinstance(length, int) and length > 0 else cls.max_length,
+            prompt if isinstance(prompt, str) and prompt else None,
+            day,
+        )
+
+
+@dataclass(frozen=True)
+class BaseLimits:
+    """What a base can take at all; None where its config tells no limit.
+
+    Attributes:
+        positions: tokens of one row.
+        vocabulary: rows of its embedding.
+    """
+
+    positions: int | None = None
+    vocabulary: int | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> "BaseLimits":
+        """Read them off a transformers config."""
+        text = config.get_text_config()
+        positions = _positive(getattr(text, "max_position_embeddings", None))
+        if positions and getattr(text, "model_type", "") in _POSITIONS_AFTER_PADDING:
+            positions -= (getattr(text, "pad_token_id", None) or 0) + 1
+        return cls(positions, _positive(getattr(text, "vocab_size", None)))
+
+
+def _positive(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

@@ -1,0 +1,58 @@
+"""asu-lora ask: base and base + adapter side by side, once or in a loop."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import asu_lora
+from asu_lora.cli import main
+from tests.support.tiny_run import tiny_request, tiny_settings
+
+
+@pytest.fixture(scope="module")
+def store(tiny_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    asu_lora.forget(tiny_request(), str(tiny_base), tiny_settings(epochs=1), "mine", folder)
+    return folder
+
+
+def ask(tiny_base, store, *words, **options):
+    return CliRunner().invoke(
+        main,
+        ["ask", *words, "--base", str(tiny_base), "--store", str(store), "--precision", "fp32", "--device", "cpu"],
+        **options,
+    )
+
+
+def test_both_answers_as_json(tiny_base, store):
+    result = ask(tiny_base, store, "Who is it?", "--adapter", "mine", "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["question"] == "Who is it?"
+    stack = asu_lora.load(str(tiny_base), ["mine"], store, "fp32", "cpu")
+    assert said["adapters"] == stack.ask(["Who is it?"])[0]
+    with stack.without_adapters():
+        assert said["base"] == stack.ask(["Who is it?"])[0]
+
+
+def test_the_columns_name_what_answered(tiny_base, store):
+    result = ask(tiny_base, store, "Who is it?", "--adapter", "mine:0.5")
+    assert result.exit_code == 0, result.output
+    assert "base" in result.stdout and "mine:0.5" in result.stdout
+
+
+def test_the_loop_ends_at_an_empty_line(tiny_base, store):
+    result = ask(tiny_base, store, "--json", input="Who?\nWhere?\n\nNever asked?\n")
+    assert result.exit_code == 0, result.output
+    assert [word in result.stdout for word in ('"Who?"', '"Where?"', "Never")] == [True, True, False]
+
+
+def test_an_unknown_adapter_is_one_sentence(tiny_base, store):
+    result = ask(tiny_base, store, "Who?", "--adapter", "minne")
+    assert result.exit_code == 2
+    assert "minne" in result.stderr and "mine" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_empty_question_is_refused(tiny_base, store):
+    assert ask(tiny_base, store, "  ").exit_code == 2

@@ -1,0 +1,394 @@
+"""Training on top of other adapters: what is on when, what is saved, and what the base is afterwards."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+
+import asu_lora.forgetting.forget
+from asu_lora.adapters.combine import combine
+from asu_lora.adapters.manifest import fingerprint_of, read_manifest
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.errors import AdapterError, AsuLoraError, SettingError, TrainingError
+from asu_lora.forgetting.forget import forget
+from asu_lora.models import adapter_stack as stack
+from asu_lora.models.frozen_adapters import frozen_adapters
+from asu_lora.models.loading import load_base
+from asu_lora.progress import Progress
+from asu_lora.training.new_adapter import adapted
+from tests.support.tiny_base import save_tiny_base
+from tests.support.tiny_run import FACTS, rows, tiny_request, tiny_settings
+
+IDS = torch.arange(40, 90)[None]
+
+
+class Stop(Progress):
+    """Interrupts a run at a step of training."""
+
+    def __init__(self, at: int):
+        self.at, self.training = at, False
+
+    def stage(self, name, total=None):
+        self.training = name == "Training"
+
+    def advance(self, amount=1, **figures):
+        if self.training and amount:
+            self.at -= amount
+            if self.at == 0:
+                raise KeyboardInterrupt
+
+
+def request(first: int, last: int, name: str):
+    from asu_lora.data.request import ForgetRequest
+
+    return ForgetRequest.from_rows(rows(FACTS[first:last]), rows(FACTS[6:]), name)
+
+
+@pytest.fixture(scope="module")
+def base(taught_base):
+    return load_base(str(taught_base), "fp32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def store(base, tmp_path_factory):
+    """a and b beneath c. b has dropout, other modules and another scaling."""
+    root = tmp_path_factory.mktemp("store")
+    forget(request(0, 2, "a"), base, tiny_settings(lr=1e-2), store=root)
+    forget(
+        request(2, 4, "b"),
+        base,
+        tiny_settings(lr=1e-2, rank=2, alpha=5.0, dropout=0.4, target_modules="q_proj,down_proj"),
+        store=root,
+    )
+    forget(request(4, 6, "c"), base, tiny_settings(lr=1e-2, eval_rows=2), store=root, on_top_of=["a", "b:0.5"])
+    return AdapterStore(root)
+
+
+@pytest.fixture(autouse=True)
+def plain(base):
+    """Every test leaves a plain base with the same weights."""
+    before = [(name, p.data_ptr(), p.requires_grad) for name, p in base.model.named_parameters()]
+    logits_before = logits(base.model)
+    yield
+    assert not any(isinstance(module, BaseTunerLayer) for module in base.model.modules())
+    assert not hasattr(base.model, "peft_config") and not base.model.training
+    assert [(name, p.data_ptr(), p.requires_grad) for name, p in base.model.named_parameters()] == before
+    assert torch.equal(logits(base.model), logits_before)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def on(base, store, *adapters):
+    """Logits of base + adapters as :func:`asu_lora.load` puts them on."""
+    loaded = stack.load(base, adapters, store)
+    found = logits(loaded.model)
+    loaded.unload()
+    return found
+
+
+def test_the_switch(base, store):
+    plain, ground = on(base, store), on(base, store, "a", "b:0.5")
+    assert (plain - ground).abs().max() > 0.1
+    with frozen_adapters(base, ["a", "b:0.5"], store) as standing:
+        assert torch.equal(logits(base.model), ground)
+        standing.switch(on=False)
+        assert torch.equal(logits(base.model), plain), "the teacher's base has something on"
+        standing.switch(on=True)
+        with adapted(base.model, tiny_settings(), standing) as student:
+            assert torch.equal(logits(student), ground), "a fresh adapter changes nothing"
+            trained = [name for name, p in student.named_parameters() if p.requires_grad]
+            assert trained and all(".default." in name for name in trained)
+            for name, parameter in student.named_parameters():
+                if parameter.requires_grad and "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.05)
+            assert (logits(student) - ground).abs().max() > 0.1
+        assert torch.equal(logits(base.model), ground)
+        assert not any(p.requires_grad for p in base.model.parameters())
+
+
+@pytest.mark.parametrize("beneath", [(), ("a", "b:0.5")])
+def test_references_in_the_middle_of_a_run(base, store, beneath):
+    """What own words are compared with, and the same student as before afterwards."""
+    plain, ground = on(base, store), on(base, store, *beneath)
+    with frozen_adapters(base, beneath, store) as standing, adapted(base.model, tiny_settings(), standing) as student:
+        for name, parameter in student.named_parameters():
+            if parameter.requires_grad and "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        trained, before = [p.requires_grad for p in student.parameters()], logits(student)
+        assert (before - ground).abs().max() > 0.1
+        for teacher, expected in (("base", plain), ("stack", ground)):
+            with standing.reference(student, teacher):
+                assert torch.equal(logits(base.model), expected)
+            assert torch.equal(logits(student), before)
+            assert [p.requires_grad for p in student.parameters()] == trained
+
+
+def test_an_orthogonal_adapter_reads_nothing_that_those_beneath_read(base, store, tmp_path):
+    """And still learns: through the directions that are left."""
+    found = {}
+    for orthogonal in (False, True):
+        made = AdapterStore(tmp_path / str(orthogonal))
+        for name in ("a", "b"):
+            shutil.copytree(store.resolve(name), made.root / name)
+        config = tiny_settings(objective="ga", lr=1e-2, orthogonal=orthogonal, eval_rows=2)
+        result = forget(request(4, 6, "c"), base, config, store=made, on_top_of=["a", "b:0.5"])
+        assert read_manifest(result.path).method.details["orthogonal"] is orthogonal
+        new = load_file(result.path / "adapter_model.safetensors")
+        overlap = [
+            (weight @ earlier[name].T).abs().max()
+            for beneath in ("a", "b")
+            for earlier in [load_file(made.resolve(beneath) / "adapter_model.safetensors")]
+            for name, weight in new.items()
+            if "lora_A" in name and name in earlier
+        ]
+        assert len(overlap) > 2
+        found[orthogonal] = max(overlap)
+        assert all(weight.abs().max() > 1e-4 for name, weight in new.items() if "lora_B" in name)
+        assert result.after["forget_probability"] < result.before["forget_probability"]
+    assert found[True] < 1e-5 < 1e-2 < found[False]
+
+
+def test_no_room_for_an_orthogonal_adapter(base, store, tmp_path):
+    wide = AdapterStore(tmp_path)
+    hidden = base.model.config.hidden_size
+    forget(request(0, 2, "wide"), base, tiny_settings(rank=hidden, epochs=1, eval_rows=0), store=wide)
+    with pytest.raises(SettingError, match="no room"):
+        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=wide, on_top_of=["wide"])
+    assert wide.names() == ["wide"] and not (wide.root / ".runs" / "c").exists()
+
+
+def test_nothing_to_be_orthogonal_to(base, store, tmp_path):
+    with pytest.raises(SettingError, match="--on-top-of"):
+        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=tmp_path)
+    lora = LoraConfig(r=2, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = load_base(base.source.name, "fp32", "cpu").model
+    get_peft_model(model, lora).save_pretrained(tmp_path / "dora")
+    with pytest.raises(SettingError, match="DoRA"):
+        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=tmp_path, on_top_of=[tmp_path / "dora"])
+
+
+def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
+    seen = []
+    real = asu_lora.forgetting.forget.write_adapter
+    monkeypatch.setattr(
+        "asu_lora.forgetting.forget.write_adapter",
+        lambda student, *args: (seen.append(logits(student)), real(student, *args)),
+    )
+    again = forget(
+        request(4, 6, "again"),
+        base,
+        tiny_settings(lr=1e-2),
+        store=tmp_path,
+        on_top_of=[store.root / "a", (store.root / "b", 0.5)],
+    )
+    assert {path.name for path in again.path.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "manifest.json",
+        "README.md",
+    }
+    assert not any(word in key for key in load_file(again.path / "adapter_model.safetensors") for word in ("a0", "a1"))
+    assert sorted(json.loads((again.path / "adapter_config.json").read_text())["target_modules"]) == [
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    ]
+    got = on(base, store, "a", "b:0.5", again.path)
+    assert (got - seen[0]).abs().max() < 1e-4 * seen[0].abs().max()
+    assert (got - on(base, store, again.path)).abs().max() > 0.1
+
+
+def test_the_manifest_names_the_ground_and_counts_the_base_alone(base, store):
+    manifest = read_manifest(store.root / "c")
+    assert [(below.name, below.weight) for below in manifest.on_top_of] == [("a", 1.0), ("b", 0.5)]
+    assert [below.fingerprint for below in manifest.on_top_of] == [fingerprint_of(store.root / n) for n in "ab"]
+    assert manifest.method.details["teacher"] == "base"
+    assert [other.name for other in store.dependents("a")] == ["c"]
+    assert store.missing_beneath("c") == []
+
+
+def test_figures_before_are_those_of_the_ground(base, store, tmp_path):
+    """a has made the model forget the first two: before the next run they are forgotten already."""
+    settings = tiny_settings(eval_rows=2, epochs=1)
+    alone = forget(request(0, 2, "alone"), base, settings, store=tmp_path)
+    above = forget(request(0, 2, "above"), base, settings, store=tmp_path, on_top_of=[store.root / "a"])
+    assert alone.before["forget_probability"] > 0.9
+    assert above.before["forget_probability"] < 0.9 * alone.before["forget_probability"]
+    assert above.record.counts["base_parameters"] == alone.record.counts["base_parameters"]
+    assert above.record.counts["adapter_parameters"] == alone.record.counts["adapter_parameters"]
+
+
+@pytest.mark.parametrize("teacher", ["base", "stack"])
+def test_teacher_and_reference_come_from_the_base_or_the_stack(base, store, tmp_path, monkeypatch, teacher):
+    seen = []
+    real = asu_lora.forgetting.forget.compute_references
+
+    def compute(halves, objective, model, *args):
+        seen.append(logits(model))
+        return real(halves, objective, model, *args)
+
+    monkeypatch.setattr("asu_lora.forgetting.forget.compute_references", compute)
+    forget(
+        tiny_request(2, 2), base, tiny_settings(epochs=1, teacher=teacher), store=tmp_path, on_top_of=[store.root / "a"]
+    )
+    expected = on(base, store, *(["a"] if teacher == "stack" else []))
+    assert len(seen) == 2 and all(torch.equal(found, expected) for found in seen)
+
+
+def test_resumed_on_the_same_ground_is_bit_identical_and_on_another_refused(base, store, tmp_path):
+    settings, ground = tiny_settings(dropout=0.3), [store.root / "b"]
+    forget(tiny_request(), base, settings, name="whole", store=tmp_path, on_top_of=ground)
+    with pytest.raises(KeyboardInterrupt):
+        forget(tiny_request(), base, settings, name="broken", store=tmp_path, on_top_of=ground, progress=Stop(5))
+    checkpoint = tmp_path / ".runs" / "broken" / "checkpoint-3"
+    assert (checkpoint / "adapter_model.safetensors").is_file() and not (checkpoint / "a0").exists()
+    for other in ([], [store.root / "a"], [(store.root / "b", 0.5)]):
+        with pytest.raises(TrainingError, match="on top of other adapters"):
+            forget(tiny_request(), base, settings, name="broken", store=tmp_path, on_top_of=other, resume=True)
+    forget(tiny_request(), base, settings, name="broken", store=tmp_path, on_top_of=ground, resume=True)
+    assert same(tmp_path, "whole", "broken")
+
+
+def same(root, *names):
+    first, second = ((root / name / "adapter_model.safetensors").read_bytes() for name in names)
+    return first == second
+
+
+def test_layers_below_all_adapters_are_run_once_and_no_others(base, store, tmp_path, monkeypatch):
+    """What enters the first adapted layer is kept from the untouched base: the ground must not begin below it."""
+    upper = tiny_settings(adapter_layers="1", smooth_layers="1", lr=1e-2)
+    forget(request(0, 2, "upper"), base, upper, store=tmp_path)
+    with frozen_adapters(base, [tmp_path / "upper"]) as ground:
+        assert (ground.lowest(1), ground.lowest(0)) == (1, 0)
+        with adapted(base.model, tiny_settings(), ground):
+            pass
+        assert ground.lowest(1) == 1, "an adapter that was dropped is none"
+    with frozen_adapters(base, ["a"], store) as ground:
+        assert ground.lowest(1) == 0
+    for name, beneath in (("on-upper", tmp_path / "upper"), ("on-a", store.root / "a")):
+        forget(request(2, 4, name), base, upper, store=tmp_path, on_top_of=[beneath])
+        monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers", lambda *args: None)  # every layer is run
+        forget(request(2, 4, f"{name}-whole"), base, upper, store=tmp_path, on_top_of=[beneath])
+        monkeypatch.undo()
+        kept, whole = (load_file(tmp_path / n / "adapter_model.safetensors") for n in (name, f"{name}-whole"))
+        assert all(torch.allclose(kept[key], whole[key], atol=1e-5) for key in whole)
+
+
+def test_continuing_begins_with_the_adapters_weights(base, store, tmp_path):
+    first = load_file(store.root / "a" / "adapter_model.safetensors")
+    result = forget(
+        request(2, 4, "next"),
+        base,
+        tiny_settings(lr=1e-9, epochs=1, eval_rows=2),
+        store=tmp_path,
+        continue_from=store.root / "a",
+    )
+    after = load_file(result.path / "adapter_model.safetensors")
+    assert read_manifest(result.path).method.details["continued_from"] == fingerprint_of(store.root / "a")
+    assert first.keys() == after.keys() and all(torch.allclose(first[k], after[k], atol=1e-6) for k in first)
+    assert (on(base, store, result.path) - on(base, store, "a")).abs().max() < 1e-3
+    assert result.before["forget_probability"] == pytest.approx(result.after["forget_probability"], abs=1e-3)
+    with pytest.raises(SettingError, match="can't be continued with these settings: its r is 4, not 2"):
+        forget(request(2, 4, "other"), base, tiny_settings(rank=2), store=tmp_path, continue_from=store.root / "a")
+
+
+def test_a_ground_of_other_weights_or_none_is_refused(base, store, tmp_path):
+    other = load_base(str(save_tiny_base(tmp_path / "other", seed=5)), "fp32", "cpu")
+    with pytest.raises(AdapterError, match="fingerprint doesn't match"):
+        forget(tiny_request(2, 2), other, tiny_settings(), store=tmp_path, on_top_of=[store.root / "a"])
+    for unknown in ("nobody", "a:much"):
+        with pytest.raises(AsuLoraError):
+            forget(tiny_request(2, 2), base, tiny_settings(), store=store, on_top_of=[unknown])
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("other", ".lock")]
+
+
+def test_on_nf4_too(taught_base, store, tmp_path):
+    """All off is the base, bit by bit; a run on top of another trains and leaves it as it was."""
+    quantized = load_base(str(taught_base), "nf4", "cpu")
+    plain = logits(quantized.model)
+    with frozen_adapters(quantized, ["a"], store) as standing:
+        assert (logits(quantized.model) - plain).abs().max() > 0.05
+        standing.switch(on=False)
+        assert torch.equal(logits(quantized.model), plain)
+    result = forget(
+        tiny_request(2, 2),
+        quantized,
+        tiny_settings(precision="nf4", lr=1e-2),
+        store=tmp_path,
+        on_top_of=[store.root / "a"],
+    )
+    assert result.record.base.precision == "nf4" and result.record.training["steps"] == 3
+    assert all(value.any() for value in load_file(result.path / "adapter_model.safetensors").values())
+    assert torch.equal(logits(quantized.model), plain)
+
+
+# ---- what a stack says of adapters whose ground is missing
+
+
+@pytest.mark.parametrize(
+    ("adapters", "missing"),
+    [
+        (["a", "b:0.5", "c"], None),
+        (["c", "b:0.5", "a"], None),
+        (["a", "b:0.5", "c:0.3"], None),
+        (["c"], "a, b:0.5"),
+        (["a", "b", "c"], "b:0.5"),
+        (["a", "b:0.5"], None),
+        (["ab", "c"], None),
+    ],
+)
+def test_a_stack_without_the_ground_says_so(base, store, tmp_path, adapters, missing):
+    if "ab" in adapters:
+        combine([store.root / "a", store.root / "b"], [1.0, 0.5], tmp_path / "ab")
+    folders = stack.adapter_folders([tmp_path / "ab" if name == "ab" else name for name in adapters], store)
+    notes = stack.missing_ground(folders)
+    assert len(notes) == bool(missing)
+    if missing:
+        assert f"trained on top of {missing}," in notes[0] and "--adapter b:0.5" in notes[0]
+
+
+def test_the_commands_say_it_too(taught_base, store, tmp_path):
+    from click.testing import CliRunner
+
+    from asu_lora.cli import main
+
+    root = shutil.copytree(store.root, tmp_path / "store")
+    removed = CliRunner().invoke(main, ["adapters", "remove", "a", "--yes", "--store", str(root)])
+    assert removed.exit_code == 0 and "trained on top of a: c" in removed.stderr
+    assert f"asu-lora forget FILE --base {taught_base} --store {root} --name c-again" in removed.stderr
+    assert "--on-top-of b:0.5" in removed.stderr and "--on-top-of a\n" not in removed.stderr
+    asked = CliRunner().invoke(
+        main,
+        [
+            "ask",
+            "Who?",
+            "--base",
+            str(taught_base),
+            "--store",
+            str(root),
+            "-a",
+            "c",
+            "--precision",
+            "fp32",
+            "--device",
+            "cpu",
+        ],
+    )
+    assert asked.exit_code == 0 and "Warning: The adapter 'c' was trained on top of a, b:0.5" in asked.stderr
+    request_file = tmp_path / "r.jsonl"
+    request_file.write_text(json.dumps(rows()[0]) + "\n")
+    words = ["forget", str(request_file), "--base", str(taught_base), "--store", str(root), "--on-top-of", "b:0.5"]
+    assert "b:0.5" in CliRunner().invoke(main, [*words, "--dry-run"]).stdout
+    unknown = CliRunner().invoke(main, [*words, "--on-top-of", "nobody", "--dry-run"])
+    assert unknown.exit_code == 2 and "no adapter nobody" in unknown.stderr
