@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from asu_lora.cli import main
-from tests.tiny_run import FACTS, rows
+from tests.support.tiny_run import FACTS, rows
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 MACHINE = ("--precision", "fp32", "--device", "cpu")
