@@ -123,9 +123,9 @@ def main() -> None:
                         request,
                         str(arguments.base),
                         ForgetConfig(precision=precision, seed=seed),
-                        f"task{task}-{precision}-{seed}",
-                        arguments.store or folder,
-                        held,
+                        name=f"task{task}-{precision}-{seed}",
+                        store=arguments.store or folder,
+                        heldout=held,
                         progress=Bars(),
                     )
                 runs.append(

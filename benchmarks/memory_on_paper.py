@@ -15,7 +15,8 @@ from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.forgetting.prepare import build_objectives
+from asu_lora.forgetting.prepare import build_losses
+from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import changes, fit, parse_size
 from asu_lora.memory_plan.plan import PlannedRun, meta_model, plan_memory
@@ -45,14 +46,15 @@ def planned_run(model: torch.nn.Module, config: ForgetConfig, tokens: int) -> Pl
 
     forget, retain = rows(FORGET), rows(RETAIN)
     # what keep_speaking takes out of the teacher takes no memory
-    objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None) | {"own": OnPolicyKL()}
-    halves = {
+    losses = build_losses(dataclasses.replace(config, keep_speaking=False)) | {"on_policy": OnPolicyKL()}
+    rows_of = {
         "forget": TrainingRows({"answer": forget}),
         "retain": TrainingRows({"answer": retain}),
-        "own": TrainingRows({"answer": forget}),
+        "on_policy": TrainingRows({"answer": forget}, beside={row: row for row in range(FORGET)}),
     }
+    sets = {name: TrainingSet(losses[name], each) for name, each in rows_of.items()}
     evaluated = [forget, retain[: config.eval_rows]]
-    return PlannedRun(model, torch.device("cuda"), torch.bfloat16, halves, objectives, evaluated)
+    return PlannedRun(model, torch.device("cuda"), torch.bfloat16, sets, evaluated)
 
 
 def main() -> None:

@@ -47,11 +47,7 @@ def measure(work: Workload, mix: str) -> list[dict]:
     found = []
     for way, packing in WAYS.items():
         collator = Collator(
-            work.halves,
-            needs_of(work.objectives),
-            work.pad_id,
-            most_tokens=tokens_of_training(work.device),
-            packing=packing,
+            work.rows, needs_of(work.losses), work.pad_id, most_tokens=tokens_of_training(work.device), packing=packing
         )
         passes = [each for part in on(work.device, collator(work.pairs))["micro_batches"] for each in part["passes"]]
         found.append(
@@ -77,7 +73,7 @@ def main() -> None:
     a = parser.parse_args()
     work = Workload(a.base, a.tofu, device=a.device)
     found = measure(work, "TOFU")
-    for rows in work.halves.values():
+    for rows in work.rows.values():
         rows.views = {view: uneven(items) for view, items in rows.views.items()}
     found += measure(work, "uneven")
     name = "packing" if work.device.type == "cpu" else "packing_cuda"

@@ -21,18 +21,19 @@ from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.cli.quiet import quiet_libraries
+from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.reading import read_rows
-from asu_lora.forgetting.prepare import build_objectives, encode_halves
+from asu_lora.data.training_rows import TrainingRows
+from asu_lora.forgetting.prepare import build_losses, training_sets
 from asu_lora.hardware.memory import release_freed_memory
-from asu_lora.losses import needs_of
-from asu_lora.models.decoder import number_of_layers
+from asu_lora.losses import Loss, needs_of
 from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
 from asu_lora.models.loading import load_base
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
-from asu_lora.teacher import fluency as speaking
+from asu_lora.teacher.fluency import fluency_masks
 from asu_lora.teacher.targets import compute_references
+from asu_lora.teacher.teacher import Teacher
 from asu_lora.training.new_adapter import add_adapter
 from asu_lora.training.student import Student
 from asu_lora.training.trainer import losses
@@ -73,44 +74,42 @@ class Workload:
         )
         self.encoder = Encoder(self.base.tokenizer, self.config.max_length)
         self.pairs = [(i, [i]) for i in range(min(forget, retain))]
-        self.head = FrozenHead(self.model)
-        self.objectives = build_objectives(self.config, self.base)
-        self.halves = encode_halves(self.request, self.encoder, self.objectives, [], 0)
-        self.layers = self.config.layers(number_of_layers(self.model))
+        self.head = self.base.head
+        losses = build_losses(self.config, special_ids(self.base.tokenizer), self.device)
+        self.sets = training_sets(self.request, self.encoder, losses, [], self.config)
+        self.layers = self.config.layers(self.base.number_of_layers)
         self.entry = self.higher = None
 
     @property
     def items(self) -> list[Encoded]:
-        return [item for rows in self.halves.values() for item in rows.views["answer"]]
+        return [item for each in self.sets.values() for item in each.rows.answers]
+
+    @property
+    def losses(self) -> dict[str, Loss]:
+        return {name: each.loss for name, each in self.sets.items()}
+
+    @property
+    def rows(self) -> dict[str, TrainingRows]:
+        return {name: each.rows for name, each in self.sets.items()}
 
     def cache(self, keep_speaking: bool | None = None) -> None:
         """Compute entries and references; the first time, the entry to them is tried out too.
 
         Args:
-            keep_speaking: what the config says by default; else the objectives are built anew for it.
+            keep_speaking: what the config says by default; else the losses are built anew for it.
         """
         if keep_speaking not in (None, self.config.keep_speaking):
             self.config = replace(self.config, keep_speaking=keep_speaking)
-            self.objectives = build_objectives(self.config, self.base)
+            for name, loss in build_losses(self.config, special_ids(self.base.tokenizer), self.device).items():
+                self.sets[name].loss = loss
         if self.entry is None:
-            self.entry = find_frozen_layers(self.model, self.config.first_adapted(number_of_layers(self.model)))
+            self.entry = find_frozen_layers(self.model, self.config.first_adapted(self.base.number_of_layers))
             self.higher = find_frozen_layers_above(self.entry, self.model, self.layers)
-        for half, rows in self.halves.items():
-            kept = None
-            if half == "forget" and self.config.keep_speaking:
-                kept = speaking.fluency_masks(rows.views["answer"], self.request.forget, self.base.tokenizer)
-            compute_references(
-                rows,
-                self.objectives[half],
-                self.model,
-                self.head,
-                self.pad_id,
-                TAU,
-                self.layers,
-                kept,
-                entry=self.entry,
-                teacher_entry=self.higher,
-            )
+        forget = self.sets["forget"].rows
+        masks = fluency_masks(forget, self.base.tokenizer) if self.config.keep_speaking else None
+        teacher = Teacher(TAU, self.layers, masks, self.higher)
+        for each in self.sets.values():
+            compute_references(self.base, each, teacher, self.entry)
 
     def student(self, seed: int = 0):
         """A fresh adapter on the base, and its optimizer."""
@@ -127,8 +126,8 @@ class Workload:
         """
         student = Student(peft, entry=self.entry)
         collator = Collator(
-            self.halves,
-            needs_of(self.objectives),
+            self.rows,
+            needs_of(self.losses),
             self.pad_id,
             most_tokens=tokens_of_training(self.device),
             packing=packing_of(self.model) if packing == "auto" else packing,
@@ -137,7 +136,7 @@ class Workload:
         def loss() -> torch.Tensor:
             total = torch.zeros((), device=self.device)
             for micro_batch in on(self.device, collator(pairs or self.pairs))["micro_batches"]:
-                parts = losses(student(micro_batch["passes"]), micro_batch, self.objectives, self.head)
+                parts = losses(student(micro_batch["passes"]), micro_batch, self.losses, self.head)
                 part = sum(parts.values())
                 part.backward()
                 total += part.detach()
@@ -161,8 +160,8 @@ class Workload:
             backward: False leaves it at the forward passes.
         """
         pairs = pairs or self.pairs
-        items = [self.halves["forget"].views["answer"][i] for i, _ in pairs] + [
-            self.halves["retain"].views["answer"][j] for _, js in pairs for j in js
+        items = [self.rows["forget"].answers[i] for i, _ in pairs] + [
+            self.rows["retain"].answers[j] for _, js in pairs for j in js
         ]
         passes = [
             on(self.device, (batch, labels_of([items[i] for i in group], batch["input_ids"])))
@@ -187,10 +186,8 @@ class Workload:
         """As the paper's code does it: rows padded to 500, teacher and base run at every step, logits of every
         position. (Its second and third model are here the same weights: adapter off, adapter off and smoothed.)"""
         pairs = pairs or self.pairs[:4]
-        forget = on(self.device, padded([self.halves["forget"].views["answer"][i] for i, _ in pairs], self.pad_id))
-        retain = on(
-            self.device, padded([self.halves["retain"].views["answer"][j] for _, js in pairs for j in js], self.pad_id)
-        )
+        forget = on(self.device, padded([self.rows["forget"].answers[i] for i, _ in pairs], self.pad_id))
+        retain = on(self.device, padded([self.rows["retain"].answers[j] for _, js in pairs for j in js], self.pad_id))
 
         def logits(batch):
             return peft(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits

@@ -85,7 +85,18 @@ def forget(
     from asu_lora.forgetting.forget import forget as run
 
     try:
-        result = run(request, base, config, name, store, held, idk_file, resume, Bars(), on_top_of=on_top_of)
+        result = run(
+            request,
+            base,
+            config,
+            name=name,
+            store=store,
+            heldout=held,
+            idk_file=idk_file,
+            on_top_of=on_top_of,
+            resume=resume,
+            progress=Bars(),
+        )
     except NotEnoughMemory as error:
         raise NotEnoughMemory(
             f"{error} --fit does so by itself; the same command with that and --resume goes on after "
@@ -175,7 +186,9 @@ def _fitted(request, base, config, budget, held, idk_file):
 def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json) -> None:
     from asu_lora.forgetting.dry_run import memory_summary, plan_run
 
-    plan, memory = plan_run(request, base, config, name, store, on_top_of, held, idk_file)
+    plan, memory = plan_run(
+        request, base, config, name=name, store=store, on_top_of=on_top_of, heldout=held, idk_file=idk_file
+    )
     if notes := plan.get("notes"):
         click.echo(notes, err=True)
     if as_json:

@@ -68,4 +68,4 @@ def forgetting_adapter(taught_base, tmp_path_factory) -> Path:
 
     store = tmp_path_factory.mktemp("stores") / "store"
     config = tiny_settings(precision="nf4", epochs=20, lr=3e-3)
-    return forget(tiny_request(), str(taught_base), config, "forgetting", store).path
+    return forget(tiny_request(), str(taught_base), config, name="forgetting", store=store).path

@@ -17,21 +17,22 @@ from asu_lora.data.training_rows import TrainingRows
 
 PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass of their own, rather than padding
 
-Row = tuple[str, int]  # half and number
+ON_POLICY = "on_policy"  # the set of the student's own answers
+
+Row = tuple[str, int]  # set and number
 
 
 class Collator:
     """Builds a step's batch from ``(forget row, [retain rows])`` pairs.
 
-    Forget and retain rows share the forward passes: rows of like length stand together whatever half they belong to.
+    Forget and retain rows share the forward passes: rows of like length stand together whatever set they belong to.
 
     Args:
-        halves: the run's rows, ``forget``, (where there is a retain loss) ``retain``, and ``own``, the student's own
-            answers, in the last part of a run.
-        needs: what each half's loss looks at: by view, the references beside it; see
+        sets: the run's rows: ``forget``; ``retain``, where there is a retain loss; and ``on_policy``, the student's
+            own answers, in the last phase of a run.
+        needs: what each set's loss looks at: by view, the references beside it; see
             :attr:`asu_lora.losses.loss.Loss.needs`.
         pad_id: the padding token.
-        own_of: the own row that stands beside a forget row, if it has one.
         most_tokens: of a micro-batch, but for what padding rows of like length to one adds, unless one row has more;
             None for all in one.
         packing: how the rows of a micro-batch are packed into one pass, see
@@ -40,43 +41,43 @@ class Collator:
 
     def __init__(
         self,
-        halves: dict[str, TrainingRows],
+        sets: Mapping[str, TrainingRows],
         needs: Mapping[str, Mapping[str, Sequence[str]]],
         pad_id: int,
-        own_of: Mapping[int, int] | None = None,
         most_tokens: int | None = None,
         packing: Packing | None = None,
     ):
-        self.halves = halves
+        self.sets = sets
         self.needs = needs
         self.pad_id = pad_id
-        self.own_of = own_of or {}
         self.most_tokens = most_tokens
         self.packing: Packing | None = packing
         self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
 
     def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
         """Returns ``micro_batches``, each with ``passes`` (:func:`~asu_lora.batches.padding.pad_group`) and, per
-        half and view, where its answer tokens stand in the passes' concatenated states (``at``), ``labels``, ``row``,
+        set and view, where its answer tokens stand in the passes' concatenated states (``at``), ``labels``, ``row``,
         references, and what means over the step are divided by."""
         rows = self.rows(pairs)
         totals = {}
-        for half in {half for half, _ in rows}:
-            mine = [row for other, row in rows if other == half]
-            for view in self.needs[half]:
-                tokens = sum(len(self.halves[half].views[view][row].answer_ids) for row in mine)
-                # forget rows without own words count: they have nothing to mend
-                totals[half, view] = {"step_rows": len(pairs) if half == "own" else len(mine), "step_tokens": tokens}
+        for name in {name for name, _ in rows}:
+            mine = [row for other, row in rows if other == name]
+            for view in self.needs[name]:
+                tokens = sum(len(self.sets[name].views[view][row].answer_ids) for row in mine)
+                # forget rows without an own answer count: they have nothing to mend
+                totals[name, view] = {
+                    "step_rows": len(pairs) if name == ON_POLICY else len(mine),
+                    "step_tokens": tokens,
+                }
         return {"micro_batches": [self._micro_batch([rows[i] for i in part], totals) for part in self.parts(rows)]}
 
     def rows(self, pairs: Sequence[tuple[int, list[int]]]) -> list[Row]:
         """The rows of a step, those with the longest view first."""
-        chosen = {
-            "forget": [forget for forget, _ in pairs],
-            "retain": [row for _, rows in pairs for row in rows],
-            "own": [self.own_of[forget] for forget, _ in pairs if forget in self.own_of],
-        }
-        rows = [(half, row) for half in self.needs for row in chosen[half]]
+        chosen = {"forget": [forget for forget, _ in pairs], "retain": [row for _, rows in pairs for row in rows]}
+        if ON_POLICY in self.sets:
+            beside = self.sets[ON_POLICY].beside
+            chosen[ON_POLICY] = [beside[forget] for forget, _ in pairs if forget in beside]
+        rows = [(name, row) for name in self.needs for row in chosen[name]]
         return sorted(rows, key=lambda row: -max(map(len, self._items(row))))
 
     def parts(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -96,22 +97,20 @@ class Collator:
         return [sum(padded_length(len(item)) for item in self._items(row)) for row in rows]
 
     def _items(self, row: Row):
-        half, number = row
-        return [self.halves[half].views[view][number] for view in self.needs[half]]
+        name, number = row
+        return [self.sets[name].views[view][number] for view in self.needs[name]]
 
     def _micro_batch(self, rows: Sequence[Row], totals: Mapping[tuple[str, str], dict[str, int]]) -> dict[str, Any]:
         keys = [
-            (half, view, row)
-            for half, views in self.needs.items()
+            (name, view, row)
+            for name, views in self.needs.items()
             for view in views
             for other, row in rows
-            if other == half
+            if other == name
         ]
-        items = [self.halves[half].views[view][row] for half, view, row in keys]
+        items = [self.sets[name].views[view][row] for name, view, row in keys]
         passes, starts, at = [], [0] * len(items), 0
-        entries = [
-            self.halves[half].entries[view][row] for half, view, row in keys if self.halves[half].entries
-        ] or None
+        entries = [self.sets[name].entries[view][row] for name, view, row in keys if self.sets[name].entries] or None
         for group, batch in forward_passes(
             items, self.pad_id, entries=entries, smallest=self.smallest, packing=self.packing
         ):
@@ -119,21 +118,21 @@ class Collator:
             for index in group:
                 starts[index] = at
                 at += len(items[index].answer_ids)
-        parts: dict[str, dict[str, Any]] = {half: {} for half in self.needs if any(key[0] == half for key in keys)}
-        for half in parts:
-            for view, wanted in self.needs[half].items():
-                mine = [i for i, key in enumerate(keys) if key[:2] == (half, view)]
+        parts: dict[str, dict[str, Any]] = {name: {} for name in self.needs if any(key[0] == name for key in keys)}
+        for name in parts:
+            for view, wanted in self.needs[name].items():
+                mine = [i for i, key in enumerate(keys) if key[:2] == (name, view)]
                 lengths = torch.tensor([len(items[i].answer_ids) for i in mine])
-                parts[half][view] = {
+                parts[name][view] = {
                     "at": torch.cat([torch.arange(starts[i], starts[i] + len(items[i].answer_ids)) for i in mine]),
                     "labels": torch.cat([torch.tensor(items[i].answer_ids) for i in mine]),
                     "row": torch.repeat_interleave(torch.arange(len(mine)), lengths),
                     # plain numbers: reading them off a tensor would stall a GPU
                     "rows": len(mine),
-                    **totals[half, view],
+                    **totals[name, view],
                     "references": {
-                        name: torch.cat([self.halves[half].references[view][name][keys[i][2]] for i in mine])
-                        for name in wanted
+                        reference: torch.cat([self.sets[name].references[view][reference][keys[i][2]] for i in mine])
+                        for reference in wanted
                     },
                 }
-        return {"passes": passes, "halves": parts}
+        return {"passes": passes, "sets": parts}

@@ -1,29 +1,43 @@
 """Encoded rows of one set, with what training compares them with."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.examples import Example
+from asu_lora.data.token_classes import TokenClass
 
 
 @dataclass
 class TrainingRows:
-    """One half of a run's data: the forget rows or the retain rows.
+    """The rows of one set: the forget rows, the retain rows, or the student's own answers.
 
     Attributes:
-        views: encoded rows by view: ``answer``, and ``idk`` where an objective needs it; equally many each.
+        views: encoded rows by view: ``answer``, and ``idk`` where a loss needs it; equally many each.
         references: per view and reference, one tensor a row (see :class:`~asu_lora.losses.answers.Answers`).
         entries: per view, (tokens, H) a row: what it enters the first adapted layer with; empty where every
             layer is run.
+        examples: what the rows were encoded from; ``row.example`` is an index into them.
+        classes: the class of every answer token, a list a row of the view ``answer``; only where a teacher needs them.
+        beside: forget row -> the row of this set that stands beside it; for the student's own answers alone.
     """
 
     views: dict[str, list[Encoded]]
     references: dict[str, dict[str, list[torch.Tensor]]] = field(default_factory=dict)
     entries: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    examples: Sequence[Example] = ()
+    classes: list[list[TokenClass]] = field(default_factory=list)
+    beside: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.views.values()))) if self.views else 0
+
+    @property
+    def answers(self) -> list[Encoded]:
+        """The rows with their true answers; with what stands in their place where no loss looks at these."""
+        return self.views.get("answer") or next(iter(self.views.values()), [])
 
     def cache_bytes(self) -> int:
         """Memory that references and entries take."""

@@ -67,7 +67,7 @@ def run_demo(
     progress.stage("Loading the base")
     base = load_base(EMBEDDED, config.precision, config.device)
     request = ForgetRequest.from_rows(packaged_rows("forget"), packaged_rows("retain"), name)
-    result = forget(request, base, config, name, store, progress=progress)
+    result = forget(request, base, config, name=name, store=store, progress=progress)
     stack = load(base, [name], store)
     told = [figures.answers for figures in result.sets.get("forget", ())] or [[], []]
     asked = {"forget": side_by_side(sample(packaged_rows("forget"), config.eval_rows), *told)}

@@ -17,6 +17,7 @@ from asu_lora.models.answer_ends import Endings
 from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import enough_tokens, generate_answers
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 
@@ -81,21 +82,25 @@ def score_set(
 
 def score_sets(
     model: torch.nn.Module,
-    head: FrozenHead,
-    tokenizer: PreTrainedTokenizerBase,
+    base: LoadedBase,
     encoder: Encoder,
     sets: Mapping[str, Sequence[Example]],
     when: str,
+    *,
     progress: Progress,
-    here: PartialState,
+    process: PartialState,
 ) -> dict[str, SetScores]:
-    """Figures of every set that has questions; each process measures its share of them."""
+    """Scores of every set that has questions; each process measures its share of them.
+
+    Args:
+        when: what the progress says, "before" or "after".
+    """
     found = {}
     for name, examples in sets.items():
         if examples:
-            with here.split_between_processes(examples) as mine:
+            with process.split_between_processes(examples) as mine:
                 progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in mine))
-                part = score_set(model, head, tokenizer, encoder, mine, progress)
+                part = score_set(model, base.head, base.tokenizer, encoder, mine, progress)
             parts = gather_object([part])
             found[name] = SetScores(
                 *(sum(lists, []) for lists in zip(*((p.probability, p.rouge, p.answers) for p in parts), strict=True)),

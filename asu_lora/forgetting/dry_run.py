@@ -5,27 +5,27 @@ Shapes come from the config, on the meta device; tokens from the tokenizer. No w
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import resolve_base
+from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date
 from asu_lora.data.encoding import encoder_for
 from asu_lora.data.examples import Example
-from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.errors import SettingError
 from asu_lora.files import disk_errors
-from asu_lora.forgetting.prepare import build_objectives, encode_halves
+from asu_lora.forgetting.prepare import build_losses, refusals_for, training_sets
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import free_memory
 from asu_lora.hardware.precision import compute_dtype
+from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
@@ -40,10 +40,11 @@ def plan_run(
     request: ForgetRequest,
     base: str,
     config: ForgetConfig,
+    *,
     name: str,
     store: str | Path,
     on_top_of: Iterable[str] = (),
-    heldout: list[Example] | None = None,
+    heldout: Sequence[Example] = (),
     idk_file: str | Path | None = None,
 ) -> tuple[dict[str, str], MemoryPlan]:
     """Check everything that can be checked, and say what the run would do and what memory it would take.
@@ -54,12 +55,12 @@ def plan_run(
     check_optimizer(config)
     with disk_errors(Path(store)):
         AdapterStore(store).check_name(name)
-    ground = check_ground(resolve_base(base), on_top_of, store)
-    run = prepare(request, base, config, heldout, idk_file)
+    beneath = check_ground(resolve_base(base), on_top_of, store)
+    run = planned_run(request, base, config, heldout, idk_file)
     memory = plan_memory(run, config)
     layers = config.layers(number_of_layers(run.model))
-    halves = {half: rows.views.get("answer") or next(iter(rows.views.values())) for half, rows in run.halves.items()}
-    forget, retain = halves["forget"], halves.get("retain", [])
+    forget = run.sets["forget"].rows.answers
+    retain = run.sets["retain"].rows.answers if "retain" in run.sets else []
     rows = config.batch_size * config.grad_accum
     steps = math.ceil(len(forget) / rows) * config.epochs
     architecture = (run.model.config.architectures or ["?"])[0]
@@ -67,7 +68,7 @@ def plan_run(
         "adapter": f"{name}, in {store}",
         "base": f"{base} ({architecture}), {config.precision} on {run.device}, arithmetic in "
         f"{str(run.compute).removeprefix('torch.')}",
-        **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in ground)} if ground else {}),
+        **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in beneath)} if beneath else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
         "retain rows": f"{len(request.retain)} ({sum(map(len, retain))} tokens), {request.retain_source}",
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
@@ -79,11 +80,11 @@ def plan_run(
     }, memory
 
 
-def prepare(
+def planned_run(
     request: ForgetRequest,
     base: str,
     config: ForgetConfig,
-    heldout: list[Example] | None = None,
+    heldout: Sequence[Example] = (),
     idk_file: str | Path | None = None,
 ) -> PlannedRun:
     """All that the memory of a run depends on.
@@ -99,26 +100,20 @@ def prepare(
     device = choose_device(config.device)
     compute = compute_dtype(config.precision, device)
     # the tokens that keep_speaking takes out of the teacher take no memory
-    objectives = build_objectives(dataclasses.replace(config, keep_speaking=False), None)
-    if "retain" in objectives and not request.retain:
-        raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
-    refuses = any("idk" in objective.needs for objective in objectives.values())
-    halves = encode_halves(request, encoder, objectives, refusals(idk_file) if refuses else [], config.seed)
-    if (
-        config.keep_speaking
-        and objectives["forget"].uses_teacher()
-        and phases(config, halves["forget"].views["answer"], request.forget)[1]
-    ):
-        # the most that can be: every answer goes round in circles, and they are as long as the true ones
-        halves["own"], objectives["own"] = TrainingRows({"answer": halves["forget"].views["answer"]}), OnPolicyKL()
-    sets = (request.forget, request.retain, heldout or [])
-    evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in sets if examples]
+    losses = build_losses(dataclasses.replace(config, keep_speaking=False))
+    sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config)
+    if phases(config, sets)[1]:
+        # upper bound: every answer loops, and they are as long as the true ones
+        answers = sets["forget"].rows.answers
+        beside = {row: row for row in range(len(answers))}
+        sets[ON_POLICY] = TrainingSet(OnPolicyKL(), TrainingRows({"answer": answers}, beside=beside))
+    asked = (request.forget, request.retain, heldout)
+    evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in asked if examples]
     return PlannedRun(
         meta_model(model_config, compute, config.trust_remote_code),
         device,
         compute,
-        halves,
-        objectives,
+        sets,
         evaluated if config.eval_rows else [],
         sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
         encoder.notes(),
@@ -130,7 +125,7 @@ def fit_run(
     base: str,
     config: ForgetConfig,
     budget: str,
-    heldout: list[Example] | None = None,
+    heldout: Sequence[Example] = (),
     idk_file: str | Path | None = None,
 ) -> tuple[ForgetConfig, MemoryPlan, int]:
     """The settings with which the run fits, its plan, and the budget in bytes.
@@ -142,7 +137,7 @@ def fit_run(
         AsuLoraError: nothing fits, or the run would be refused anyway.
     """
     given = None if budget == "free" else parse_size(budget)
-    run = prepare(request, base, config, heldout, idk_file)
+    run = planned_run(request, base, config, heldout, idk_file)
     bytes_ = given if given is not None else free_memory(run.device)
     return *fit(run, config, bytes_), bytes_
 

@@ -1,4 +1,8 @@
-"""The two halves of a run, what goes and what stays: each has its loss and its rows."""
+"""From a request to the sets of a run: what goes and what stays, each with its loss and its encoded rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -6,24 +10,47 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded, Encoder, cut_note
 from asu_lora.data.examples import Example
+from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
+from asu_lora.data.token_classes import token_classes
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.errors import TrainingError
-from asu_lora.losses import Loss, forget_loss, retain_loss
+from asu_lora.errors import SettingError, TrainingError
+from asu_lora.forgetting.run import ForgetRun
+from asu_lora.losses import Loss, TrainingSet, forget_loss, retain_loss
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.asu_idk import ASUWithIDK
-from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 
 
-def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Loss]:
-    """The loss of each half, with its parameters."""
-    parameters: dict = {}
+def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, TrainingSet]:
+    """The forget set and, where there is a retain loss, the retain set of a run.
+
+    Raises:
+        SettingError: there is a retain loss and nothing to keep.
+        AsuLoraError: rows that can't be encoded, or a file of refusals that can't be read.
+    """
+    # a tokenizer may have tokens that its base lacks: nothing has to forbid those
+    special = [token for token in special_ids(run.base.tokenizer) if token < run.base.head.vocabulary]
+    losses = build_losses(run.config, special, run.base.device)
+    run.refusals = refusals_for(losses, idk_file)
+    sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config)
+    note_cut_answers(sets, run.encoder.max_length, run.progress)
+    run.record.count(sets)
+    return sets
+
+
+def build_losses(
+    config: ForgetConfig, special: Sequence[int] = (), device: torch.device | None = None
+) -> dict[str, Loss]:
+    """The loss of each set, with its parameters.
+
+    Args:
+        special: ids of the tokens that structure a conversation; ``--keep-speaking`` takes them out of the teacher.
+        device: where these will lie.
+    """
+    parameters: dict[str, Any] = {}
     if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
-        rows = base.model.get_output_embeddings().weight.shape[0]
-        # a tokenizer may have tokens that its base lacks: nothing has to forbid those
-        forbidden = [token for token in special_ids(base.tokenizer) if token < rows]
-        parameters |= {"forbidden": torch.tensor(forbidden, device=base.device), "rule_out": True}
+        parameters |= {"forbidden": torch.tensor(special, device=device) if special else None, "rule_out": True}
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
     found = {"forget": forget_loss(config.objective, **parameters)}
@@ -33,28 +60,48 @@ def build_objectives(config: ForgetConfig, base: LoadedBase) -> dict[str, Loss]:
     return found
 
 
-def encode_halves(
-    request: ForgetRequest, encoder: Encoder, objectives: dict[str, Loss], idk: list[str], seed: int
-) -> dict[str, TrainingRows]:
-    """Encode the views that the objectives look at; each row's refusal is drawn once, by the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    halves = {}
-    for half, objective in objectives.items():
-        examples = request.forget if half == "forget" else request.retain
+def refusals_for(losses: Mapping[str, Loss], idk_file: str | Path | None = None) -> list[str]:
+    """The "I don't know" answers, where a loss looks at these; else none."""
+    return refusals(idk_file) if any("idk" in loss.needs for loss in losses.values()) else []
+
+
+def training_sets(
+    request: ForgetRequest, encoder: Encoder, losses: Mapping[str, Loss], idk: list[str], config: ForgetConfig
+) -> dict[str, TrainingSet]:
+    """Encode the views that the losses look at; each row's refusal is drawn once, by the seed.
+
+    Raises:
+        SettingError: there is a retain loss and nothing to keep.
+        TrainingError: a refusal is asked for, and there are passages.
+    """
+    if "retain" in losses and not request.retain:
+        raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
+    generator = torch.Generator().manual_seed(config.seed)
+    sets = {}
+    for name, loss in losses.items():
+        examples = request.forget if name == "forget" else request.retain
         views: dict[str, list[Encoded]] = {}
-        for view in objective.needs:
+        for view in loss.needs:
             if view == "idk":
                 drawn = torch.randint(len(idk), (len(examples),), generator=generator).tolist()
                 asked = [Example(e.prompt, idk[i], {}, e.row) for e, i in zip(examples, drawn, strict=True)]
                 refuse_passages(asked)
-                views[view] = encoder.encode_all(asked, f"{half} row")
+                views[view] = encoder.encode_all(asked, f"{name} row")
             else:
-                views[view] = encoder.encode_all(examples, f"{half} row")
-        halves[half] = TrainingRows(views)
-    return halves
+                views[view] = encoder.encode_all(examples, f"{name} row")
+        rows = TrainingRows(views, examples=examples)
+        if loss.uses_teacher() and (config.keep_speaking or config.tau == "auto"):
+            rows.classes = [token_classes(row, examples[row.example], encoder.tokenizer) for row in rows.answers]
+        sets[name] = TrainingSet(loss, rows)
+    return sets
 
 
 def refuse_passages(examples: list[Example]) -> None:
+    """Refuse a passage: nothing is asked there.
+
+    Raises:
+        TrainingError: with the way out.
+    """
     if any(example.is_passage for example in examples):
         raise TrainingError(
             'An "I don\'t know" answers a question, and this request has passages of plain text: use '
@@ -62,8 +109,8 @@ def refuse_passages(examples: list[Example]) -> None:
         )
 
 
-def note_cut_answers(halves: dict[str, TrainingRows], max_length: int, progress: Progress) -> None:
+def note_cut_answers(sets: Mapping[str, TrainingSet], max_length: int, progress: Progress) -> None:
     """Say how many answers the length cut off."""
-    for half, rows in halves.items():
-        if note := cut_note(rows.views.get("answer", []), max_length, half, "trained on"):
+    for name, each in sets.items():
+        if note := cut_note(each.rows.views.get("answer", []), max_length, name, "trained on"):
             progress.note(note)

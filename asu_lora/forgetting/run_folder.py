@@ -13,19 +13,20 @@ from asu_lora.errors import TrainingError
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.run_record import RunRecord
 from asu_lora.models.frozen_adapters import FrozenAdapters
+from asu_lora.training.phases import ON_POLICY_FOLDER
 
 RUNS = ".runs"  # beside the adapters of the store
-LAST_PART = "own-words"  # within a run's folder: checkpoints of the part with the student's own words
 
 
 def run_folder(
     store: AdapterStore,
     name: str,
     record: RunRecord,
+    *,
     idk: list[str],
     resume: bool,
-    here: PartialState,
-    ground: FrozenAdapters,
+    process: PartialState,
+    beneath: FrozenAdapters,
 ) -> Path:
     """The folder of this run's checkpoints; a resumed run must be the run that was interrupted.
 
@@ -41,8 +42,8 @@ def run_folder(
             "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
             "config": record.config.identity(),
             "precision": record.base.precision,
-            "processes": here.num_processes,
-            "ground": ground.identity(),
+            "processes": process.num_processes,
+            "ground": beneath.identity(),
         },
         sort_keys=True,
     )
@@ -53,13 +54,13 @@ def run_folder(
             f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
             "other adapters: give the same ones, or leave --resume out to start anew."
         )
-    here.wait_for_everyone()  # all have looked
-    if not found and here.is_main_process:
+    process.wait_for_everyone()  # all have looked
+    if not found and process.is_main_process:
         remove_run(folder)
         with disk_errors(store.root):
             folder.mkdir(parents=True, exist_ok=True)
             kept.write_text(identity)
-    here.wait_for_everyone()
+    process.wait_for_everyone()
     return folder
 
 
@@ -74,11 +75,11 @@ def date_of_run(store: AdapterStore, name: str) -> str | None:
 
 def remove_run(folder: Path) -> None:
     """Remove a run's checkpoints; what a logger wrote beside them (``--report-to tensorboard``) stays."""
-    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(f"{LAST_PART}/checkpoint-*")):
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(f"{ON_POLICY_FOLDER}/checkpoint-*")):
         shutil.rmtree(checkpoint, ignore_errors=True)
     (folder / "run.json").unlink(missing_ok=True)
     with suppress(OSError):  # not there
-        (folder / LAST_PART).rmdir()
+        (folder / ON_POLICY_FOLDER).rmdir()
     with suppress(OSError):  # not empty, or gone
         folder.rmdir()
         folder.parent.rmdir()

@@ -1,5 +1,6 @@
 """What a run remembers of itself, and the adapter folder it is written into."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from asu_lora.adapters.manifest import (
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
-from asu_lora.data.training_rows import TrainingRows
+from asu_lora.losses import TrainingSet
 from asu_lora.models.loading import NF4, LoadedBase
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.version import library_versions
@@ -57,12 +58,12 @@ class RunRecord:
     seconds: float = 0.0
     peak_memory: int = 0
 
-    def count(self, halves: dict[str, TrainingRows]) -> None:
+    def count(self, sets: Mapping[str, TrainingSet]) -> None:
         """Count rows, answer tokens and cut answers."""
-        for half, rows in halves.items():
-            items = rows.views.get("answer", [])
-            self.counts[f"{half}_tokens"] = sum(len(item.answer_ids) for item in items)
-            self.counts[f"{half}_cut"] = sum(item.cut for item in items)
+        for name, each in sets.items():
+            items = each.rows.views.get("answer", [])
+            self.counts[f"{name}_tokens"] = sum(len(item.answer_ids) for item in items)
+            self.counts[f"{name}_cut"] = sum(item.cut for item in items)
 
     def count_parameters(self, student: PeftModel) -> None:
         """Count the adapter's parameters and the base's: one base, however many roles it plays."""
@@ -70,14 +71,17 @@ class RunRecord:
         beneath = sum(p.numel() for name, p in student.named_parameters() if "lora_" in name and not p.requires_grad)
         self.counts["base_parameters"] = everything - self.counts["adapter_parameters"] - beneath
 
-    def train_again(self, figures: dict[str, float]) -> None:
-        """Add a further part's steps, seconds and mean loss to those so far."""
-        steps, so_far = figures["steps"], self.training["steps"]
-        loss = (self.training["train_loss"] * so_far + figures["train_loss"] * steps) / max(so_far + steps, 1)
+    def add_training(self, closing: Mapping[str, float]) -> None:
+        """Add a phase's steps, seconds and mean loss to those so far."""
+        if not self.training:
+            self.training = dict(closing)
+            return
+        steps, so_far = closing["steps"], self.training["steps"]
+        loss = (self.training["train_loss"] * so_far + closing["train_loss"] * steps) / max(so_far + steps, 1)
         self.training = {
             "steps": so_far + steps,
             "train_loss": loss,
-            "train_seconds": self.training["train_seconds"] + figures["train_seconds"],
+            "train_seconds": self.training["train_seconds"] + closing["train_seconds"],
         }
 
     def manifest(self, name: str, lora: dict) -> Manifest:

@@ -1,4 +1,4 @@
-"""What every loss has: a name, what it looks at, and a value for one half of a batch."""
+"""What every loss has: a name, what it looks at, and a value for one set of a batch."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -9,7 +9,7 @@ from asu_lora.losses.answers import Answers
 
 
 class Loss:
-    """One loss over one half of a batch (the forget rows, or the retain rows).
+    """One loss over one set of a batch (the forget rows, or the retain rows).
 
     Attributes:
         name: what ``--objective`` or ``--retain-loss`` calls it.

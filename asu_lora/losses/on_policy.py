@@ -8,7 +8,7 @@ from asu_lora.losses.answers import Answers
 from asu_lora.losses.loss import Loss
 from asu_lora.losses.token_kl import token_kl
 
-LAST = 16  # tokens: where an answer takes the turn into a circle; what stands before it is well said
+LAST = 16  # tokens: where an answer turns into a loop; what stands before it is well said
 
 
 class OnPolicyKL(Loss):

@@ -20,17 +20,15 @@ from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.packing import Packing
-from asu_lora.batches.padding import padded_length
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.data.training_rows import TrainingRows
-from asu_lora.losses import Loss, needs_of
+from asu_lora.losses import Loss, TrainingSet, needs_of
 from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.models.decoder import answer_hidden, number_of_layers
-from asu_lora.models.frozen_layers import FrozenLayers
+from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
 from asu_lora.models.generation import batches, enough_tokens
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
@@ -74,8 +72,7 @@ class PlannedRun:
     Attributes:
         model: the base on the meta device, in the compute type.
         device, compute: where it will run, and the type of its matrix products.
-        halves: the encoded rows, ``forget`` and perhaps ``retain``, without references.
-        objectives: the loss of each half.
+        sets: encoded rows without references, and their losses.
         evaluated: the rows that are measured before and after, one list a set.
         checkpoint: bytes of the checkpoint's files.
         notes: what a person should know of the rows, one sentence each.
@@ -84,8 +81,7 @@ class PlannedRun:
     model: torch.nn.Module
     device: torch.device
     compute: torch.dtype
-    halves: dict[str, TrainingRows]
-    objectives: dict[str, Loss]
+    sets: dict[str, TrainingSet]
     evaluated: list[list[Encoded]] = field(default_factory=list)
     checkpoint: int = 0
     notes: list[str] = field(default_factory=list)
@@ -129,7 +125,7 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     entry = planned_entry(run, config, quantised)
     kept = {"cache": fill_cache(run, entry)}
     # beside the teacher's states stand the base's, until what tells no fact has been taken from them
-    forget_rows = run.halves["forget"].views.get("answer", ())
+    forget_rows = run.sets["forget"].rows.views.get("answer", ())
     again = sum(len(i.answer_ids) for i in forget_rows) * state
     # and what enters the lowest smoothed layer, until the teacher has gone on from there
     smoothed = config.layers(number_of_layers(run.model))
@@ -138,7 +134,7 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
         and config.keep_speaking
         and smoothed
         and min(smoothed) > entry.first
-        and run.objectives["forget"].uses_teacher()
+        and run.sets["forget"].loss.uses_teacher()
         and run.device.type == "cpu"
     ):
         again += sum(map(len, forget_rows)) * state
@@ -165,40 +161,17 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
 
 
 def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> FrozenLayers | None:
-    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.models.frozen_layers`).
-
-    Without numbers the trial of :func:`asu_lora.models.frozen_layers.find_frozen_layers` can only find out whether
-    the layers do without those below, not whether they say the same.
-    """
-    first = config.first_adapted(number_of_layers(run.model))
-    if first < 1:
-        return None
-    entry, kind = FrozenLayers(run.model, first), []
-    hook = entry.layers[first - 1].register_forward_hook(lambda module, args, output: kind.append(type(output)))
-    ids = torch.ones(1, padded_length(1), dtype=torch.long, device="meta")
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "positions": ids[0]}
-    with torch.no_grad(), kernels(quantised), _live(run):
-        try:
-            answer_hidden(entry.decoder, batch)
-        finally:
-            hook.remove()
-        entry.tuples = kind == [tuple]
-        try:
-            entry.states = torch.empty(1, padded_length(1), _hidden(run), dtype=run.compute, device="meta")
-            with entry.replayed():
-                answer_hidden(entry.decoder, batch)
-        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
-            return None
-    entry.states = None
-    return entry
+    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.models.frozen_layers`)."""
+    with kernels(quantised), _live(run):
+        return find_frozen_layers(run.model, config.first_adapted(number_of_layers(run.model)))
 
 
 def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
     """Put the shapes of references and entries beside the rows, and say what they will take, bytes."""
-    for half, objective in run.objectives.items():
-        rows = run.halves[half]
+    for each in run.sets.values():
+        rows = each.rows
         rows.entries.clear()
-        for view, wanted in objective.needs.items():
+        for view, wanted in each.loss.needs.items():
             items = rows.views[view]
             rows.references[view] = {
                 name: [
@@ -215,18 +188,17 @@ def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
                 rows.entries[view] = [
                     torch.empty(len(item), _hidden(run), dtype=run.compute, device="meta") for item in items
                 ]
-    return sum(rows.cache_bytes() for rows in run.halves.values())
+    return sum(each.rows.cache_bytes() for each in run.sets.values())
 
 
 def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing | None = None) -> dict[str, Any]:
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
-    forget = len(run.halves["forget"])
-    pairs = ForgetRetainPairs(forget, len(run.halves.get("retain", ())), config.retain_per_forget, config.seed)
+    forget = len(run.sets["forget"])
+    pairs = ForgetRetainPairs(forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed)
     collator = Collator(
-        run.halves,
-        needs_of(run.objectives),
+        {name: each.rows for name, each in run.sets.items()},
+        needs_of(_losses(run)),
         0,
-        {row: row for row in range(forget)},
         config.micro_batch_tokens or tokens_of_training(run.device),
         packing,
     )
@@ -254,7 +226,7 @@ def _step(run, config, student, trainable, quantised, entry, packing) -> tuple[i
     live = _live(run)
     live.ignore(p.grad for p in trainable)
     with kernels(quantised), live, torch.enable_grad(), entry.replayed() if entry else nullcontext():
-        parts = losses(module(batch["passes"]), batch, run.objectives, FrozenHead(run.model, run.device))
+        parts = losses(module(batch["passes"]), batch, _losses(run), FrozenHead(run.model, run.device))
         torch.autograd.backward(sum(parts.values()))
     return live.peak
 
@@ -308,7 +280,11 @@ def _on_meta(batch):
 
 
 def _items(run: PlannedRun) -> list[Encoded]:
-    return [item for rows in run.halves.values() for items in rows.views.values() for item in items]
+    return [item for each in run.sets.values() for items in each.rows.views.values() for item in items]
+
+
+def _losses(run: PlannedRun) -> dict[str, Loss]:
+    return {name: each.loss for name, each in run.sets.items()}
 
 
 def _hidden(run: PlannedRun) -> int:

@@ -1,6 +1,7 @@
 """The text decoder inside a causal language model, whoever wraps it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,6 +38,11 @@ def number_of_layers(model: nn.Module) -> int:
 
 def class_name(module: nn.Module) -> str:
     return type(module).__name__
+
+
+def states_entering(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """The hidden states, (b, L, H), among the arguments that a decoder layer is called with."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def answer_hidden(decoder: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

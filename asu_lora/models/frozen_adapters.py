@@ -45,14 +45,31 @@ class FrozenAdapters:
     peft: PeftModel | None = None
     names: list[str] = field(default_factory=list)
 
-    def switch(self, on: bool) -> None:
-        """Put the adapters beneath on, or take them all off: the base is then the untouched one."""
-        if self.peft is None:
-            return
-        if on:
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the adapters beneath are on; after it, all are off."""
+        self._put_on()
+        try:
+            yield
+        finally:
+            self._take_off()
+
+    @contextmanager
+    def inactive(self) -> Iterator[None]:
+        """Inside, all adapters are off: the base is the untouched one. After it, those beneath are on."""
+        self._take_off()
+        try:
+            yield
+        finally:
+            self._put_on()
+
+    def _put_on(self) -> None:
+        if self.peft is not None:
             self.peft.base_model.enable_adapter_layers()
             self.peft.base_model.set_adapter(list(self.peft.peft_config), inference_mode=True)
-        else:
+
+    def _take_off(self) -> None:
+        if self.peft is not None:
             self.peft.base_model.disable_adapter_layers()
 
     def add(self, model: torch.nn.Module, lora: LoraConfig) -> PeftModel:
@@ -104,7 +121,7 @@ class FrozenAdapters:
         else:
             self.peft.base_model.set_adapter(list(set(self.peft.peft_config) - {NEW}), inference_mode=True)
             self.peft.delete_adapter(NEW)
-            self.switch(on=True)
+            self._put_on()
 
     def lowest(self, first: int) -> int:
         """The lowest decoder layer in which the student may differ from the untouched base.
@@ -168,8 +185,8 @@ def frozen_adapters(
         for module in ground.peft.modules():  # its own training is over
             if isinstance(dropout := getattr(module, "lora_dropout", None), torch.nn.ModuleDict):
                 dropout.update({name: torch.nn.Identity() for name in list(dropout)})
-        ground.switch(on=True)
-        yield ground
+        with ground.active():
+            yield ground
     finally:
         ground.peft.unload()
         remove_adapters(base.model)  # PEFT's own record of them goes with the last

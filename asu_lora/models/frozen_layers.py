@@ -19,7 +19,7 @@ from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.padding import pad_group
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
-from asu_lora.models.decoder import answer_hidden, decoder_and_layers
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers, states_entering
 from asu_lora.models.packing_trial import packing_of
 
 
@@ -38,7 +38,7 @@ class StandIn(torch.nn.Module):
             return getattr(self.__dict__["layer"], name)  # attention_type, say, which the decoder reads
 
     def forward(self, *args, **kwargs):
-        states = args[0] if args else kwargs["hidden_states"]
+        states = states_entering(args, kwargs)
         if self.gives:
             states = self.shared.states
         elif self.shared.states is None:
@@ -163,7 +163,7 @@ class FrozenLayers:
 
         def catch(index: int):
             def hook(module, args, kwargs):
-                caught[index] = args[0] if args else kwargs["hidden_states"]
+                caught[index] = states_entering(args, kwargs)
 
             return self.layers[index].register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -193,6 +193,7 @@ def find_frozen_layers(model: torch.nn.Module, first: int) -> FrozenLayers | Non
     """The entry to layer ``first``, tried out; None where it saves nothing or the architecture doesn't allow it.
 
     A few tokens pass through the whole decoder and through its two parts: the final hidden states must be the same.
+    On the meta device the trial shows only whether the upper layers run without those below.
     """
     if first < 1:
         return None
@@ -220,7 +221,7 @@ def find_frozen_layers(model: torch.nn.Module, first: int) -> FrozenLayers | Non
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError):
             return None  # its layers exchange more than hidden states
     entry.states = None
-    return entry if torch.equal(whole, parts) else None
+    return entry if whole.is_meta or torch.equal(whole, parts) else None
 
 
 def find_frozen_layers_above(

@@ -22,6 +22,7 @@ def hidden_states(
     model: torch.nn.Module,
     items: Sequence[Encoded],
     pad_id: int,
+    *,
     most_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     entry: FrozenLayers | None = None,

@@ -1,6 +1,7 @@
 """A base in memory: NF4 by default, on CUDA or the CPU, with the compute type that is fast there."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from asu_lora.errors import BaseModelError, SettingError, first_line
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import is_out_of_memory, keep_few_kernels, release_freed_memory
 from asu_lora.hardware.precision import compute_dtype
+from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.output_head import FrozenHead
 
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
@@ -40,6 +43,19 @@ class LoadedBase:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @cached_property
+    def head(self) -> FrozenHead:
+        """The output head, compared with the model's own logits once."""
+        return FrozenHead(self.model)
+
+    @cached_property
+    def number_of_layers(self) -> int:
+        return number_of_layers(self.model)
 
 
 def load_base(

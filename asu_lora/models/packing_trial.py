@@ -16,7 +16,7 @@ from asu_lora.batches.packing import Packing, pack_group
 from asu_lora.batches.padding import pad_group
 from asu_lora.data.encoding import Encoded
 from asu_lora.errors import SmoothingError
-from asu_lora.models.decoder import answer_hidden, decoder_and_layers
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers, states_entering
 
 # A GPU waits for the host to launch each pass's kernels: there few large passes pay. On two CPU cores they are worth a
 # tenth of a step at most (docs/results/packing.md).
@@ -95,7 +95,7 @@ def _states(
     """What the last row of a pass enters the first layer with, (tokens, H), and its final states at the answer."""
     device, caught = next(decoder.parameters()).device, []
     hook = first_layer.register_forward_pre_hook(
-        lambda module, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        lambda module, args, kwargs: caught.append(states_entering(args, kwargs)), with_kwargs=True
     )
     try:
         final = answer_hidden(decoder, {name: value.to(device) for name, value in batch.items()})

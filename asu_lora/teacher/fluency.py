@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
-from asu_lora.data.token_classes import FUNCTION_WORDS, TokenClass, pieces, token_classes
+from asu_lora.data.token_classes import FUNCTION_WORDS, TokenClass, pieces
+from asu_lora.data.training_rows import TrainingRows
 
 MOST_RULED_OUT = 64  # ids a token: the latest words, loops are near
 NOTHING = -1  # fills up the table of ruled-out ids
@@ -44,19 +45,17 @@ class FluencyMasks:
     ruled_out: list[torch.Tensor]
 
 
-def fluency_masks(
-    rows: Sequence[Encoded], examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
-) -> FluencyMasks:
+def fluency_masks(rows: TrainingRows, tokenizer: PreTrainedTokenizerBase) -> FluencyMasks:
     """Anchors and ruled-out tokens of forget rows.
 
     Args:
-        rows: encoded; ``row.example`` is an index into ``examples``.
+        rows: with their examples, and the classes of their answer tokens.
     """
     anchors, tables = [], []
-    for row in rows:
-        example = examples[row.example]
-        anchors.append(anchored(row, example, tokenizer))
-        tables.append(ruled_out(row, example, anchors[-1], tokenizer))
+    for row, classes in zip(rows.answers, rows.classes, strict=True):
+        example = rows.examples[row.example]
+        anchors.append(anchored(row, example, classes, tokenizer))
+        tables.append(ruled_out(row, example, classes, anchors[-1], tokenizer))
     return FluencyMasks(anchors, table(tables))
 
 
@@ -66,13 +65,14 @@ def table(rows: Sequence[list[list[int]]]) -> list[torch.Tensor]:
     return [torch.tensor([ids + [NOTHING] * (width - len(ids)) for ids in row], dtype=torch.int32) for row in rows]
 
 
-def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+def anchored(
+    item: Encoded, example: Example, classes: Sequence[TokenClass], tokenizer: PreTrainedTokenizerBase
+) -> torch.Tensor:
     """(answer tokens,) which tokens hold an answer together without telling a fact.
 
     Punctuation; the end of turn; names that the question gives away itself (its words with a capital); the pieces
     of a word after its first, which spell what that one has decided; and the first word, unless it is a fact.
     """
-    classes = token_classes(item, example, tokenizer)
     kept: list[bool] = []
     opening, before = not example.is_passage and classes[0] != TokenClass.FACTUAL, ""
     for tokens, piece in pieces(item.answer_ids, tokenizer):
@@ -86,7 +86,11 @@ def anchored(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase
 
 
 def ruled_out(
-    item: Encoded, example: Example, anchors: torch.Tensor, tokenizer: PreTrainedTokenizerBase
+    item: Encoded,
+    example: Example,
+    classes: Sequence[TokenClass],
+    anchors: torch.Tensor,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
     """For every answer token, the ids that a teacher must not say there.
 
@@ -103,9 +107,7 @@ def ruled_out(
     said: dict[int, None] = {}
     turns = False  # whether the next function word is one right after a content word
     found = []
-    for token, kind, kept in zip(
-        item.answer_ids, token_classes(item, example, tokenizer), anchors.tolist(), strict=True
-    ):
+    for token, kind, kept in zip(item.answer_ids, classes, anchors.tolist(), strict=True):
         if kept:
             found.append([])
         elif kind == TokenClass.FUNCTION:

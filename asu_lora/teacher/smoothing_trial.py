@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from asu_lora.errors import SmoothingError
-from asu_lora.models.decoder import base_model, class_name, decoder_and_layers
+from asu_lora.models.decoder import base_model, class_name, decoder_and_layers, states_entering
 from asu_lora.teacher.attention_scale import attentions_of, heated
 
 _PROBE_TOKENS = 7  # no usual number of heads, streams or experts, so the token axis is found by its length
@@ -184,7 +184,7 @@ def _is_halved(cold: Tensor, hot: Tensor) -> bool:
 def _mixes_otherwise(layer: nn.Module, call: tuple[tuple, dict], attentions: list[nn.Module]) -> bool:
     """Whether a token reaches later ones with the attention modules silenced: change it, and look."""
     args, kwargs = call
-    hidden = args[0] if args else kwargs["hidden_states"]  # tokens on one axis, mostly the last but one
+    hidden = states_entering(args, kwargs)  # tokens on one axis, mostly the last but one
     axis = hidden.shape.index(_PROBE_TOKENS)
     changed = hidden.clone()
     changed.movedim(axis, 0)[1] = hidden.movedim(axis, 0)[1].flip(-1)

@@ -1,68 +1,76 @@
-"""The rows of a run: encoded once, with the references that the objectives compare with."""
+"""What the losses compare with: states of the frozen base and of the teacher, computed once for all epochs."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 
-from asu_lora.data.training_rows import TrainingRows
-from asu_lora.losses import Loss
+from asu_lora.data.encoding import Encoded
+from asu_lora.losses import TrainingSet
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
-from asu_lora.models.output_head import FrozenHead
-from asu_lora.teacher.fluency import FluencyMasks
+from asu_lora.models.loading import LoadedBase
+from asu_lora.teacher.teacher import Teacher
 from asu_lora.teacher.teacher_states import teacher_states
 
 
 def compute_references(
-    rows: TrainingRows,
-    objective: Loss,
-    model: torch.nn.Module,
-    head: FrozenHead,
-    pad_id: int,
-    tau: float | None = None,
-    layers: Sequence[int] | None = None,
-    speaking: FluencyMasks | None = None,
+    base: LoadedBase,
+    training_set: TrainingSet,
+    teacher: Teacher | None = None,
+    frozen_layers: FrozenLayers | None = None,
     progress: Callable[[int], None] | None = None,
-    entry: FrozenLayers | None = None,
-    teacher_entry: FrozenLayers | None = None,
 ) -> None:
-    """Fill in what the objective compares with: a forward pass of the base a row, and one of the teacher.
+    """Fill in what the set's loss compares with: a forward pass of the base a row, and one of the teacher.
 
     References and entries lie on the CPU: a batch takes its own along to the GPU, from pinned memory.
 
     Args:
-        model: the frozen base, no adapter active.
-        tau, layers: the teacher's temperature and smoothed layers.
-        speaking: where the teacher gives way to the plain base, and what it must not say.
-        entry: where the layers begin that training will run; the rows' entries to it are kept too.
-        teacher_entry: above that, where the layers begin that the teacher smooths: up to there it is the plain base.
+        base: with no adapter active (or those that the references are made of).
+        teacher: needed where the loss uses one.
+        frozen_layers: where the layers begin that training will run; the rows' entries to it are kept too.
+        progress: called with the number of rows of each finished pass.
     """
-    for view, wanted in objective.needs.items():
+    rows = training_set.rows
+    for view, wanted in training_set.loss.needs.items():
         items, found = rows.views[view], rows.references.setdefault(view, {})
-        anchored = "teacher" in wanted and speaking is not None
-        base: list[torch.Tensor] = []
+        needed = teacher if "teacher" in wanted else None
+        fluency = needed.fluency if needed else None
+        plain: list[torch.Tensor] = []  # the base's final states
         start = {}
-        if entry is not None and (anchored or needs_base(wanted)):
-            higher = teacher_entry if "teacher" in wanted else None
-            rows.entries[view], base, above = entry.compute_whole(items, pad_id, higher, progress=progress)
-            start = {"entry": higher or entry, "entries": above or rows.entries[view]}
-        elif entry is not None:
-            rows.entries[view] = entry.compute(items, pad_id, progress=progress)
-            start = {"entry": entry, "entries": rows.entries[view]}
-        elif anchored or needs_base(wanted):
-            base = [states.cpu() for states in hidden_states(model, items, pad_id, progress=progress)]
-        if "teacher" in wanted:
-            teacher = teacher_states(model, items, pad_id, tau, layers, progress=progress, **start)
-            found["teacher"] = [states.cpu() for states in teacher]
-            for states, plain, kept in zip(found["teacher"], base, speaking.anchors, strict=True) if anchored else ():
-                states[kept] = plain[kept]
-        if "ruled_out" in wanted:
-            found["ruled_out"] = speaking.ruled_out
+        if frozen_layers is not None and (fluency or needs_base(wanted)):
+            higher = needed.first_smoothed if needed else None
+            entries, plain, above = frozen_layers.compute_whole(items, base.pad_id, higher, progress=progress)
+            rows.entries[view] = entries
+            start = {"entry": higher or frozen_layers, "entries": above or entries}
+        elif frozen_layers is not None:
+            rows.entries[view] = frozen_layers.compute(items, base.pad_id, progress=progress)
+            start = {"entry": frozen_layers, "entries": rows.entries[view]}
+        elif fluency or needs_base(wanted):
+            plain = [states.cpu() for states in hidden_states(base.model, items, base.pad_id, progress=progress)]
+        if needed:
+            smoothed = teacher_states(
+                base.model, items, base.pad_id, needed.tau, needed.layers, progress=progress, **start
+            )
+            found["teacher"] = [states.cpu() for states in smoothed]
+        if fluency:
+            anchor(found["teacher"], plain, fluency.anchors)
+        if fluency and "ruled_out" in wanted:
+            found["ruled_out"] = fluency.ruled_out
         if "base" in wanted:
-            found["base"] = base
+            found["base"] = plain
         if "base_logprob" in wanted:
-            on_device = (states.to(model.device) for states in base)
-            found["base_logprob"] = [values.cpu() for values in answer_logprobs(head, items, on_device)]
+            found["base_logprob"] = _logprobs(base, items, plain)
+
+
+def anchor(teacher: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], anchors: Sequence[torch.Tensor]) -> None:
+    """Put the base's states in the teacher's place wherever a row is anchored.
+
+    Args:
+        teacher, plain: (answer tokens, H) a row; the teacher's are changed.
+        anchors: (answer tokens,) a row, whether the target is the plain base.
+    """
+    for states, base, kept in zip(teacher, plain, anchors, strict=True):
+        states[kept] = base[kept]
 
 
 def needs_base(wanted: Sequence[str]) -> bool:
@@ -70,12 +78,19 @@ def needs_base(wanted: Sequence[str]) -> bool:
     return "base" in wanted or "base_logprob" in wanted
 
 
-def passes_needed(
-    rows: TrainingRows, objective: Loss, entry: FrozenLayers | None = None, anchored: bool = False
-) -> int:
+def passes_needed(training_set: TrainingSet, teacher: Teacher | None, frozen_layers: FrozenLayers | None = None) -> int:
     """How many rows :func:`compute_references` will run, for a progress bar."""
+    anchored = teacher is not None and teacher.fluency is not None
     return sum(
-        len(rows.views[view])
-        * (("teacher" in wanted) + (entry is not None or needs_base(wanted) or ("teacher" in wanted and anchored)))
-        for view, wanted in objective.needs.items()
+        len(training_set.rows.views[view])
+        * (
+            ("teacher" in wanted)
+            + (frozen_layers is not None or needs_base(wanted) or ("teacher" in wanted and anchored))
+        )
+        for view, wanted in training_set.loss.needs.items()
     )
+
+
+def _logprobs(base: LoadedBase, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    on_device = (each.to(base.device) for each in states)
+    return [values.cpu() for values in answer_logprobs(base.head, items, on_device)]

@@ -17,6 +17,7 @@ from asu_lora.data.token_classes import TokenClass
 from asu_lora.errors import SettingError
 from asu_lora.models.frozen_layers import find_frozen_layers
 from asu_lora.models.hidden_states import answer_logprobs
+from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.teacher.teacher_states import teacher_states
 
@@ -84,19 +85,18 @@ class TauChoice:
 
 
 def choose_tau(
-    model: torch.nn.Module,
-    head: FrozenHead,
+    base: LoadedBase,
     items: Sequence[Encoded],
     classes: Sequence[Sequence[TokenClass]],
-    pad_id: int,
     layers: Sequence[int] | None = None,
+    *,
     progress: Callable[[TauPoint], None] | None = None,
     facts_gone: float = FACTS_GONE,
 ) -> TauChoice:
     """Find the lowest tau at which the forget set's facts are gone.
 
     Args:
-        model: the frozen base, no adapter active.
+        base: with no adapter active.
         items, classes: the forget rows and the class of each of their answer tokens.
         layers: the layers that are smoothed.
         progress: called with each point of the curve.
@@ -110,15 +110,20 @@ def choose_tau(
     """
     at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
-    entry = find_frozen_layers(model, min(layers, default=0) if layers is not None else 0)
-    start = {"entry": entry, "entries": entry.compute(items, pad_id)} if entry is not None else {}
-    tokens = KnownTokens.find(_nll(model, head, items, pad_id, 1.0, layers, **start), kinds)
+    entry = find_frozen_layers(base.model, min(layers, default=0) if layers is not None else 0)
+    entries = entry.compute(items, base.pad_id) if entry is not None else None
+
+    def nll(tau: float) -> torch.Tensor:
+        states = teacher_states(base.model, items, base.pad_id, tau, layers, entry=entry, entries=entries)
+        return answer_nll(base.head, items, states)
+
+    tokens = KnownTokens.find(nll(1.0), kinds)
 
     curve = [TauPoint(1.0, 0.0, 0.0)]
     tau = 1.0
     while tau < HIGHEST:
         tau *= STEP
-        curve.append(tokens.point(tau, _nll(model, head, items, pad_id, tau, layers, **start)))
+        curve.append(tokens.point(tau, nll(tau)))
         if progress:
             progress(curve[-1])
         if curve[-1].factual_rise >= facts_gone:
@@ -149,7 +154,3 @@ def _between(curve: list[TauPoint], figure: str, threshold: float, reason: str) 
         f"tau {tau:g} is {reason}: the NLL of known factual tokens has risen by "
         f"{facts:.2f} nats, that of function words by {words:.2f}.",
     )
-
-
-def _nll(model, head, items, pad_id, tau, layers, **start) -> torch.Tensor:
-    return answer_nll(head, items, teacher_states(model, items, pad_id, tau, layers, **start))

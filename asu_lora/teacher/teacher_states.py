@@ -19,6 +19,7 @@ def teacher_states(
     pad_id: int,
     tau: float,
     layers: Iterable[int] | None = None,
+    *,
     progress: Callable[[int], None] | None = None,
     entry: FrozenLayers | None = None,
     entries: Sequence[torch.Tensor] | None = None,

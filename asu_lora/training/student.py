@@ -1,6 +1,7 @@
 """The student: the frozen base with the trainable adapter on, its final hidden states as output."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from peft import PeftModel
@@ -20,8 +21,7 @@ class Student(torch.nn.Module):
     Args:
         model: the base with its adapter.
         gradient_checkpointing: recompute each layer in the backward pass.
-        entry: where the layers begin that are run; its
-            :meth:`~asu_lora.models.frozen_layers.FrozenLayers.replayed` must be in force.
+        entry: where the layers begin that are run; :meth:`replayed` must then be in force.
     """
 
     def __init__(self, model: PeftModel, gradient_checkpointing: bool = False, entry: FrozenLayers | None = None):
@@ -34,6 +34,12 @@ class Student(torch.nn.Module):
             # transformers makes the embeddings need gradients, for checkpointing of the other kind: all layers would
             # run backward, and the hook would stay on the base
             model.get_base_model().disable_input_require_grads()
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Inside, the layers below the entry don't run: the forward pass hands over what enters there."""
+        with self.entry.replayed() if self.entry is not None else nullcontext():
+            yield
 
     def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
         """Final hidden states (T, H) at the answer positions of all passes, one pass after another."""

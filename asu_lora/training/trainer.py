@@ -1,27 +1,32 @@
 """Training on ``transformers.Trainer``: accelerate, checkpoints, resuming, TensorBoard and W&B come with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from asu_lora.batches.collator import Collator
+from asu_lora.batches.collator import ON_POLICY, Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
+from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import NotEnoughMemory, TrainingError
 from asu_lora.hardware.memory import is_out_of_memory, release_freed_memory
-from asu_lora.losses import Loss
+from asu_lora.losses import Loss, TrainingSet, needs_of
 from asu_lora.losses.answers import Answers
+from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.packing_trial import packing_of
 from asu_lora.progress import Progress
+from asu_lora.training.arguments import training_arguments
 from asu_lora.training.callbacks import EpochCallback, ProgressCallback
 from asu_lora.training.checkpoints import closing_figures, last_checkpoint
+from asu_lora.training.phases import Phase
 from asu_lora.training.student import Student
 
 
@@ -30,21 +35,21 @@ class UnlearningTrainer(Trainer):
 
     Args:
         student: the base with its adapter; only the adapter is trained, saved and loaded.
-        objectives: the loss of each half, ``forget`` and perhaps ``retain`` and ``own``.
-        coefficients: the weight of each half's loss.
+        losses: the loss of each set: ``forget``, perhaps ``retain`` and ``on_policy``.
+        coefficients: the weight of each set's loss.
         head: the base's output head.
     """
 
     def __init__(
         self,
         student: Student,
-        objectives: dict[str, Loss],
-        coefficients: dict[str, float],
+        losses: Mapping[str, Loss],
+        coefficients: Mapping[str, float],
         head: FrozenHead,
         **kwargs: Any,
     ):
         super().__init__(model=student, **kwargs)
-        self.objectives = objectives
+        self.losses = losses
         self.coefficients = coefficients
         self.head = head
         self.sums: dict[str, torch.Tensor] = {}
@@ -65,15 +70,15 @@ class UnlearningTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # through the model that Trainer wrapped, so that gradients are averaged over processes
         hidden = model(inputs["passes"])
-        parts = losses(hidden, inputs, self.objectives, self.head)
-        for half, value in parts.items():
-            self.sums[half] = self.sums.get(half, 0) + value.detach()
-        loss = sum(self.coefficients[half] * value for half, value in parts.items())
+        parts = losses(hidden, inputs, self.losses, self.head)
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        loss = sum(self.coefficients[name] * value for name, value in parts.items())
         return (loss, hidden) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.counted:
-            logs |= {f"{half}_loss": (total / self.counted).item() for half, total in self.sums.items()}
+            logs |= {f"{name}_loss": (total / self.counted).item() for name, total in self.sums.items()}
             self.sums, self.counted = {}, 0
         super().log(logs, *args, **kwargs)
 
@@ -90,23 +95,22 @@ class UnlearningTrainer(Trainer):
 
 def train(
     student: Student,
-    objectives: dict[str, Loss],
-    head: FrozenHead,
-    pairs: ForgetRetainPairs,
-    collator: Collator,
-    config: ForgetConfig,
-    arguments: TrainingArguments,
+    sets: Mapping[str, TrainingSet],
+    phase: Phase,
+    base: LoadedBase,
+    folder: Path,
+    *,
     progress: Progress,
     resume: bool = False,
-    stage: str = "Training",
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
-    """Train the student's adapter in place.
+    """Train the student's adapter in place, for one phase of a run.
 
     Args:
-        stage: what the progress calls it.
+        sets: the rows, references computed, and their losses.
+        folder: of this phase's checkpoints.
+        resume: go on from the last checkpoint in the folder, if there is one.
         callbacks: further ones of Trainer's.
-        resume: go on from the last checkpoint in the arguments' folder, if there is one.
 
     Returns:
         Trainer's closing figures (steps, seconds, mean loss).
@@ -115,24 +119,27 @@ def train(
         TrainingError: the loss turned NaN.
         NotEnoughMemory: of the device.
     """
+    config = phase.config
+    pairs = ForgetRetainPairs(len(sets["forget"]), len(sets.get("retain", ())), config.retain_per_forget, phase.seed)
     trainer = UnlearningTrainer(
         student,
-        objectives,
-        {"forget": config.forget_coeff, "retain": config.retain_coeff, "own": config.forget_coeff},
-        head,
-        args=arguments,
+        {name: each.loss for name, each in sets.items()},
+        coefficients(config),
+        base.head,
+        args=training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True),
         train_dataset=pairs,
-        data_collator=collator,
-        callbacks=[EpochCallback(pairs), ProgressCallback(progress, stage), *callbacks],
+        data_collator=collator_of(sets, config, base),
+        callbacks=[EpochCallback(pairs), ProgressCallback(progress, phase.label), *callbacks],
     )
-    checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
+    checkpoint = last_checkpoint(folder) if resume else None
     if checkpoint:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.global_step >= state.max_steps:  # after part of an epoch, Trainer would do one step more
             trainer._load_from_checkpoint(str(checkpoint))
             return closing_figures(state)
     try:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with student.replayed():
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -143,12 +150,32 @@ def train(
     return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
 
 
+def coefficients(config: ForgetConfig) -> dict[str, float]:
+    """The weight of each set's loss; the student's own answers are forget rows too."""
+    return {"forget": config.forget_coeff, "retain": config.retain_coeff, ON_POLICY: config.forget_coeff}
+
+
+def collator_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, base: LoadedBase) -> Collator:
+    """The collator of a run's sets, with the micro-batches and the packing that suit the device."""
+    return Collator(
+        {name: each.rows for name, each in sets.items()},
+        needs_of({name: each.loss for name, each in sets.items()}),
+        base.pad_id,
+        config.micro_batch_tokens or tokens_of_training(base.device),
+        packing_of(base.model),
+    )
+
+
 def losses(
-    hidden: torch.Tensor, micro_batch: dict[str, Any], objectives: dict[str, Loss], head: FrozenHead
+    hidden: torch.Tensor, micro_batch: dict[str, Any], of: Mapping[str, Loss], head: FrozenHead
 ) -> dict[str, torch.Tensor]:
-    """The share in its loss of each half that has rows in the micro-batch, from the student's states (T, H)."""
+    """The share in its loss of each set that has rows in the micro-batch, from the student's states (T, H).
+
+    Args:
+        of: the loss of each set.
+    """
     found = {}
-    for half, parts in micro_batch["halves"].items():
+    for name, parts in micro_batch["sets"].items():
         views = {}
         for view, part in parts.items():
             views[view] = Answers(
@@ -161,7 +188,7 @@ def losses(
                 part["step_rows"],
                 part["step_tokens"],
             )
-        found[half] = objectives[half](views)
+        found[name] = of[name](views)
     return found
 
 

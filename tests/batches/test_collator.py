@@ -118,4 +118,4 @@ def test_micro_batches_hold_what_they_say(lengths, most):
         tokens = sum(each["input_ids"].numel() for each in batch["passes"])
         assert tokens == collator.tokens([rows[i] for i in part])
         assert len(part) == 1 or tokens <= 1.1 * most + most // 8 + 8 * len(part)
-    assert sum(batch["halves"]["retain"]["answer"]["rows"] for batch in batches) == len(lengths)
+    assert sum(batch["sets"]["retain"]["answer"]["rows"] for batch in batches) == len(lengths)

@@ -13,7 +13,7 @@ from tests.support.tiny_run import tiny_request, tiny_settings
 @pytest.fixture(scope="module")
 def store(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    asu_lora.forget(tiny_request(), str(tiny_base), tiny_settings(epochs=1), "mine", folder)
+    asu_lora.forget(tiny_request(), str(tiny_base), tiny_settings(epochs=1), name="mine", store=folder)
     return folder
 
 

@@ -232,12 +232,12 @@ def test_passages_have_no_answer_to_refuse(refused, place):
     ],
     ids=["MemoryError", "torch"],
 )
-@pytest.mark.parametrize("where", ["score_sets", "compute_references", "train"])
+@pytest.mark.parametrize("where", ["run.score_sets", "targets.compute_references", "training.train"])
 def test_no_memory(refused, monkeypatch, error, where):
     def no_memory(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(f"asu_lora.forgetting.forget.{where}", no_memory)
+    monkeypatch.setattr(f"asu_lora.forgetting.{where}", no_memory)
     assert "not enough memory" in refused("f.jsonl", early=False)
 
 

@@ -1,6 +1,7 @@
 """Every figure of the paper authors' own code, reproduced through this project's path."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,15 +10,17 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from asu_lora import attention_smoothing
+from asu_lora.bases.source import resolve_base
 from asu_lora.batches.collator import Collator
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.losses import forget_loss, needs_of, retain_loss
+from asu_lora.losses import TrainingSet, forget_loss, needs_of, retain_loss
 from asu_lora.losses.answers import Answers
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.token_kl import token_kl
-from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.targets import compute_references
+from asu_lora.teacher.teacher import Teacher
 from asu_lora.training.student import Student
 from asu_lora.training.trainer import losses
 
@@ -61,29 +64,30 @@ def encoded(tensors, name):
 @pytest.fixture(scope="module")
 def run(oracle, tensors):
     """Base, head, student and rows, as the forget command sets them up."""
-    base = load_base(oracle).requires_grad_(False).eval()
-    head = FrozenHead(base)
-    halves = {
+    model = load_base(oracle).requires_grad_(False).eval()
+    # the oracle has no tokenizer; what is asked of it here is the padding token
+    base = LoadedBase(resolve_base(str(oracle / "base")), model, SimpleNamespace(pad_token_id=0), "fp32", torch.float32)
+    rows = {
         "forget": TrainingRows({"answer": encoded(tensors, "forget"), "idk": encoded(tensors, "forget_idk")}),
         "retain": TrainingRows({"answer": encoded(tensors, "retain"), "idk": encoded(tensors, "retain_idk")}),
     }
-    return base, head, halves
+    return base, rows
 
 
 def computed(oracle, run, forget, retain, tau=2.3, layers=None, gradient=(1.0, 1.0)):
     """Losses of base + student adapter, and the LoRA gradient norm of their weighted sum."""
-    base, head, halves = run
-    objectives = {"forget": forget} | ({"retain": retain} if retain else {})
-    for half, objective in objectives.items():
-        halves[half].references.clear()
-        compute_references(halves[half], objective, base, head, 0, tau, layers)
+    base, rows = run
+    loss_of = {"forget": forget} | ({"retain": retain} if retain else {})
+    for name, loss in loss_of.items():
+        rows[name].references.clear()
+        compute_references(base, TrainingSet(loss, rows[name]), Teacher(tau, layers))
     peft = PeftModel.from_pretrained(load_base(oracle), oracle / "student", is_trainable=True)
     student = Student(peft).train()
-    (batch,) = Collator(halves, needs_of(objectives), 0)([(i, [i]) for i in range(3)])["micro_batches"]
-    parts = losses(student(batch["passes"]), batch, objectives, head)
-    sum(w * parts[half] for w, half in zip(gradient, objectives, strict=False)).backward()
+    (batch,) = Collator(rows, needs_of(loss_of), 0)([(i, [i]) for i in range(3)])["micro_batches"]
+    parts = losses(student(batch["passes"]), batch, loss_of, base.head)
+    sum(w * parts[name] for w, name in zip(gradient, loss_of, strict=False)).backward()
     norm = torch.stack([p.grad.norm() for p in peft.parameters() if p.requires_grad]).norm()
-    return {half: value.item() for half, value in parts.items()}, norm.item()
+    return {name: value.item() for name, value in parts.items()}, norm.item()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -124,14 +128,14 @@ def test_retain_losses(oracle, run, golden, name, figure):
 
 def test_kl_over_all_positions(oracle, run, golden, tensors):
     """The one figure no objective of ours uses, from the same token_kl over prompt and padding too."""
-    base, head, _ = run
+    base, _ = run
     student = PeftModel.from_pretrained(load_base(oracle), oracle / "student").eval()
     inputs = {k: tensors[f"retain.{k}"] for k in ("input_ids", "attention_mask")}
     with torch.no_grad():
         hidden, reference = (
-            m.get_decoder()(**inputs).last_hidden_state.flatten(0, 1) for m in (student.get_base_model(), base)
+            m.get_decoder()(**inputs).last_hidden_state.flatten(0, 1) for m in (student.get_base_model(), base.model)
         )
-    answers = Answers(head, hidden, inputs["input_ids"].flatten(), torch.zeros(len(hidden), dtype=torch.long), 1)
+    answers = Answers(base.head, hidden, inputs["input_ids"].flatten(), torch.zeros(len(hidden), dtype=torch.long), 1)
     assert token_kl(answers, reference).mean().item() == pytest.approx(golden["retain"]["kl all positions"], rel=1e-4)
 
 
@@ -155,17 +159,17 @@ def test_gradient_norms(oracle, run, golden, rows):
 
 def test_gradient_norm_with_the_authors_kl(oracle, run, golden, tensors):
     """ASU+KL: the authors train on the KL over every position, prompt and padding too; ours is on the answers."""
-    base, head, halves = run
-    compute_references(halves["forget"], ASU(), base, head, 0, 2.3)
+    base, rows = run
+    compute_references(base, TrainingSet(ASU(), rows["forget"]), Teacher(2.3))
     peft = PeftModel.from_pretrained(load_base(oracle), oracle / "student", is_trainable=True)
-    collator = Collator({"forget": halves["forget"]}, {"forget": ASU.needs}, 0)
+    collator = Collator({"forget": rows["forget"]}, {"forget": ASU.needs}, 0)
     (batch,) = collator([(i, []) for i in range(3)])["micro_batches"]
-    forget = losses(Student(peft).train()(batch["passes"]), batch, {"forget": ASU()}, head)["forget"]
+    forget = losses(Student(peft).train()(batch["passes"]), batch, {"forget": ASU()}, base.head)["forget"]
     inputs = {k: tensors[f"retain.{k}"] for k in ("input_ids", "attention_mask")}
     hidden = peft.get_base_model().get_decoder()(**inputs).last_hidden_state.flatten(0, 1)
     with torch.no_grad():
-        reference = base.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)
-    answers = Answers(head, hidden, inputs["input_ids"].flatten(), torch.zeros(len(hidden), dtype=torch.long), 1)
+        reference = base.model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)
+    answers = Answers(base.head, hidden, inputs["input_ids"].flatten(), torch.zeros(len(hidden), dtype=torch.long), 1)
     (0.1 * forget + token_kl(answers, reference).mean()).backward()
     norm = torch.stack([p.grad.norm() for p in peft.parameters() if p.requires_grad]).norm().item()
     assert norm == pytest.approx(golden["lora_grad_norm"]["ASU+KL forget_coeff=0.1 retain_coeff=1.0"], rel=1e-3)

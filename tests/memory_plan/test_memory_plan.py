@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from asu_lora.batches.token_budget import READING
 from asu_lora.cli import main
 from asu_lora.errors import SettingError
-from asu_lora.forgetting.dry_run import prepare
+from asu_lora.forgetting.dry_run import planned_run
 from asu_lora.memory_plan import fit, plan_memory
 from asu_lora.memory_plan.byte_counts import quantised_weights, weight_bytes
 from asu_lora.memory_plan.fit import candidates, parse_size
@@ -25,7 +25,7 @@ CASES = [("fp32", True), ("nf4", True), ("nf4", False)]
 
 @pytest.fixture(scope="module")
 def run(tiny_base):
-    return prepare(tiny_request(), str(tiny_base), tiny_settings(eval_rows=4))
+    return planned_run(tiny_request(), str(tiny_base), tiny_settings(eval_rows=4))
 
 
 def held(tensors) -> int:
@@ -35,7 +35,7 @@ def held(tensors) -> int:
 @pytest.mark.parametrize(("precision", "tied"), CASES)
 def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_path):
     folder, config = save_tiny_base(tmp_path, tie_word_embeddings=tied), tiny_settings(precision=precision)
-    base, planned = load_base(str(folder), precision, "cpu"), prepare(tiny_request(), str(folder), config)
+    base, planned = load_base(str(folder), precision, "cpu"), planned_run(tiny_request(), str(folder), config)
     real = held(base.model.parameters())
     for parameter in base.model.parameters():
         if state := getattr(parameter, "quant_state", None):
@@ -51,27 +51,20 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
 
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     from asu_lora.data.training_rows import TrainingRows
-    from asu_lora.models.output_head import FrozenHead
-    from asu_lora.teacher.fluency import MOST_RULED_OUT, FluencyMasks
+    from asu_lora.losses import TrainingSet
+    from asu_lora.teacher.fluency import MOST_RULED_OUT
     from asu_lora.teacher.targets import compute_references
+    from asu_lora.teacher.teacher import Teacher
 
-    assert run.halves.keys() == {"forget", "retain", "own"}
+    assert run.sets.keys() == {"forget", "retain", "on_policy"}
     base, real = load_base(str(tiny_base), "fp32", "cpu"), 0
-    for half, planned in run.halves.items():
-        filled, lengths = TrainingRows(planned.views), [len(item.answer_ids) for item in planned.views["answer"]]
-        most = FluencyMasks(
-            [torch.zeros(length, dtype=torch.bool) for length in lengths],
-            [torch.zeros(length, MOST_RULED_OUT, dtype=torch.int32) for length in lengths],
-        )
-        compute_references(
-            filled,
-            run.objectives[half],
-            base.model,
-            FrozenHead(base.model),
-            0,
-            2.0,
-            speaking=most if half == "own" else None,
-        )
+    for name, planned in run.sets.items():
+        filled = TrainingRows(planned.rows.views)
+        if name == "on_policy":
+            lengths = [len(item.answer_ids) for item in filled.answers]
+            most = [torch.zeros(length, MOST_RULED_OUT, dtype=torch.int32) for length in lengths]
+            filled.references = {"answer": {"ruled_out": most}}
+        compute_references(base, TrainingSet(planned.loss, filled), Teacher(2.0))
         real += filled.cache_bytes()
     assert fill_cache(run, None) == real > 0
 
@@ -97,7 +90,7 @@ def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packe
     from asu_lora.training.student import Student
 
     config = tiny_settings(**changes)
-    run = prepare(tiny_request(), str(tiny_base), config)
+    run = planned_run(tiny_request(), str(tiny_base), config)
     batch = {
         "input_ids": torch.ones(3, 40, dtype=torch.long),
         "attention_mask": torch.ones(3, 40, dtype=torch.long),
@@ -146,7 +139,7 @@ def test_more_rows_and_longer_rows_take_more(tiny_base, run):
     assert training(batch_size=1) < training(batch_size=2) < training(batch_size=6)
     assert training(batch_size=6, gradient_checkpointing=True) < training(batch_size=6)
     assert training(rank=4) < training(rank=16)
-    short = prepare(tiny_request(), str(tiny_base), tiny_settings(max_length=60))
+    short = planned_run(tiny_request(), str(tiny_base), tiny_settings(max_length=60))
     assert plan_memory(short, tiny_settings()).totals["training"] < training()
 
 
@@ -156,7 +149,7 @@ def test_what_enters_the_first_adapted_layer_is_counted(tiny_base, run):
     config = tiny_settings(adapter_layers="1")
     every, upper = (plan_memory(run, settings).phases["training"] for settings in (tiny_settings(), config))
     entries = find_frozen_layers(load_base(str(tiny_base), "fp32", "cpu").model, 1).compute(
-        [item for half in run.halves.values() for item in half.views["answer"]], 0
+        [item for each in run.sets.values() for item in each.rows.answers], 0
     )
     assert upper["cache"] - every["cache"] == held(entries) > 0
     assert upper["activations"] < every["activations"]

@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
-import asu_lora.forgetting.forget
+import asu_lora.forgetting.run
+import asu_lora.forgetting.targets
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.manifest import fingerprint_of, read_manifest
 from asu_lora.adapters.store import AdapterStore
@@ -98,9 +99,11 @@ def test_the_switch(base, store):
     assert (plain - ground).abs().max() > 0.1
     with frozen_adapters(base, ["a", "b:0.5"], store) as standing:
         assert torch.equal(logits(base.model), ground)
-        standing.switch(on=False)
-        assert torch.equal(logits(base.model), plain), "the teacher's base has something on"
-        standing.switch(on=True)
+        with standing.inactive():
+            assert torch.equal(logits(base.model), plain), "the teacher's base has something on"
+            with standing.active():
+                assert torch.equal(logits(base.model), ground)
+            assert torch.equal(logits(base.model), plain)
         with adapted(base.model, tiny_settings(), standing) as student:
             assert torch.equal(logits(student), ground), "a fresh adapter changes nothing"
             trained = [name for name, p in student.named_parameters() if p.requires_grad]
@@ -176,9 +179,9 @@ def test_nothing_to_be_orthogonal_to(base, store, tmp_path):
 
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
     seen = []
-    real = asu_lora.forgetting.forget.write_adapter
+    real = asu_lora.forgetting.run.write_adapter
     monkeypatch.setattr(
-        "asu_lora.forgetting.forget.write_adapter",
+        "asu_lora.forgetting.run.write_adapter",
         lambda student, *args: (seen.append(logits(student)), real(student, *args)),
     )
     again = forget(
@@ -232,13 +235,13 @@ def test_figures_before_are_those_of_the_ground(base, store, tmp_path):
 @pytest.mark.parametrize("teacher", ["base", "stack"])
 def test_teacher_and_reference_come_from_the_base_or_the_stack(base, store, tmp_path, monkeypatch, teacher):
     seen = []
-    real = asu_lora.forgetting.forget.compute_references
+    real = asu_lora.forgetting.targets.compute_references
 
-    def compute(halves, objective, model, *args):
-        seen.append(logits(model))
-        return real(halves, objective, model, *args)
+    def compute(base, *args):
+        seen.append(logits(base.model))
+        return real(base, *args)
 
-    monkeypatch.setattr("asu_lora.forgetting.forget.compute_references", compute)
+    monkeypatch.setattr("asu_lora.forgetting.targets.compute_references", compute)
     forget(
         tiny_request(2, 2), base, tiny_settings(epochs=1, teacher=teacher), store=tmp_path, on_top_of=[store.root / "a"]
     )
@@ -278,7 +281,7 @@ def test_layers_below_all_adapters_are_run_once_and_no_others(base, store, tmp_p
         assert ground.lowest(1) == 0
     for name, beneath in (("on-upper", tmp_path / "upper"), ("on-a", store.root / "a")):
         forget(request(2, 4, name), base, upper, store=tmp_path, on_top_of=[beneath])
-        monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers", lambda *args: None)  # every layer is run
+        monkeypatch.setattr("asu_lora.forgetting.targets.find_frozen_layers", lambda *args: None)  # every layer is run
         forget(request(2, 4, f"{name}-whole"), base, upper, store=tmp_path, on_top_of=[beneath])
         monkeypatch.undo()
         kept, whole = (load_file(tmp_path / n / "adapter_model.safetensors") for n in (name, f"{name}-whole"))
@@ -319,8 +322,8 @@ def test_on_nf4_too(taught_base, store, tmp_path):
     plain = logits(quantized.model)
     with frozen_adapters(quantized, ["a"], store) as standing:
         assert (logits(quantized.model) - plain).abs().max() > 0.05
-        standing.switch(on=False)
-        assert torch.equal(logits(quantized.model), plain)
+        with standing.inactive():
+            assert torch.equal(logits(quantized.model), plain)
     result = forget(
         tiny_request(2, 2),
         quantized,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import asu_lora.forgetting.forget
+import asu_lora.forgetting.targets
 from asu_lora.data.encoding import Encoded
 from asu_lora.forgetting.forget import forget
 from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
@@ -132,9 +132,13 @@ def test_a_run_gives_the_same_adapter_with_and_without(taught_base, tmp_path, mo
     found = []
     for name in ("kept", "run"):
         if name == "run":
-            monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers", lambda model, first: None)
+            monkeypatch.setattr("asu_lora.forgetting.targets.find_frozen_layers", lambda model, first: None)
         result = forget(
-            tiny_request(), str(taught_base), tiny_settings(adapter_layers="1", smooth_layers="1"), name, tmp_path
+            tiny_request(),
+            str(taught_base),
+            tiny_settings(adapter_layers="1", smooth_layers="1"),
+            name=name,
+            store=tmp_path,
         )
         found.append((load_file(result.path / "adapter_model.safetensors"), result.record.training["train_loss"]))
     (kept, kept_loss), (run, run_loss) = found
@@ -149,12 +153,12 @@ def test_a_run_gives_the_same_adapter_wherever_the_teacher_begins(tmp_path, monk
     from safetensors.torch import load_file
 
     base = str(save_tiny_base(tmp_path / "base", num_hidden_layers=4))
-    asked, real = [], asu_lora.forgetting.forget.find_frozen_layers_above
+    asked, real = [], asu_lora.forgetting.targets.find_frozen_layers_above
     settings = tiny_settings(adapter_layers="1-3", smooth_layers="3", epochs=2, eval_rows=0, tau=2.0)
     found = []
     for above in (lambda *given: asked.append(real(*given)) or asked[-1], lambda *_: None):
-        monkeypatch.setattr("asu_lora.forgetting.forget.find_frozen_layers_above", above)
-        result = forget(tiny_request(), base, settings, f"run-{len(found)}", tmp_path / "store")
+        monkeypatch.setattr("asu_lora.forgetting.targets.find_frozen_layers_above", above)
+        result = forget(tiny_request(), base, settings, name=f"run-{len(found)}", store=tmp_path / "store")
         found.append(load_file(result.path / "adapter_model.safetensors"))
     assert asked[0].first == 3 and asked[0].states is None  # and it keeps no batch alive
     for name, weight in found[0].items():
@@ -166,7 +170,7 @@ def test_gradient_checkpointing_goes_with_it(taught_base, tmp_path):
         tiny_request(),
         str(taught_base),
         tiny_settings(adapter_layers="1", smooth_layers="1", gradient_checkpointing=True, epochs=1),
-        "checkpointed",
-        tmp_path,
+        name="checkpointed",
+        store=tmp_path,
     )
     assert result.record.training["train_loss"] > 0

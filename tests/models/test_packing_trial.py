@@ -205,7 +205,7 @@ def test_a_run_gives_the_same_adapter_packed_or_padded(taught_base, tmp_path, mo
             assert not any("position_ids" in batch for step in passes for part in step for batch in part["passes"])
             passes.clear()
             monkeypatch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", set())
-        result = forget(tiny_request(), str(taught_base), tiny_settings(**changes), name, tmp_path)
+        result = forget(tiny_request(), str(taught_base), tiny_settings(**changes), name=name, store=tmp_path)
         found.append((load_file(result.path / "adapter_model.safetensors"), result.record.training["train_loss"]))
     assert all("position_ids" in batch for step in passes for part in step for batch in part["passes"])
     assert all(len(part["passes"]) == 1 for step in passes for part in step)

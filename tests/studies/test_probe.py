@@ -16,7 +16,6 @@ from asu_lora.data.examples import examples_from_rows, question_answer
 from asu_lora.data.token_classes import TokenClass, token_classes
 from asu_lora.errors import DataError, SettingError
 from asu_lora.models.loading import load_base
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.studies.probe.attention_entropy import answer_attention
 from asu_lora.studies.probe.figure import probe_figure
 from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, default_group, layer_groups, parse_taus
@@ -125,7 +124,7 @@ def test_the_recommended_tau_is_that_of_tau_auto(base):
     """Smoothed everywhere: the tiny base looks its facts up in the first layer."""
     items = Encoder(base.tokenizer).encode_all(EXAMPLES)
     classes = [token_classes(item, example, base.tokenizer) for item, example in zip(items, EXAMPLES, strict=True)]
-    choice = choose_tau(base.model, FrozenHead(base.model), items, classes, base.tokenizer.pad_token_id, [0, 1])
+    choice = choose_tau(base, items, classes, [0, 1])
     chosen = probe(EXAMPLES, base, ProbeConfig([1.0], ("all",), answers=4)).recommended
     assert chosen.auto == choice.tau and list(chosen.curve) == choice.curve
     assert (

@@ -6,6 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, question_answer
+from asu_lora.data.token_classes import token_classes
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.teacher.fluency import NOTHING, WithOrWithoutSpace, anchored, fluency_masks
 from tests.support.tiny_base import TEMPLATE
 
@@ -31,7 +33,7 @@ def marked(tokenizer, question, answer):
     """The answer with what is anchored in brackets."""
     example = question_answer(question, answer)
     (item,) = Encoder(tokenizer).encode(example)
-    text, runs = anchored(item, example, tokenizer).tolist(), []
+    text, runs = anchored(item, example, token_classes(item, example, tokenizer), tokenizer).tolist(), []
     for token, kept in zip(item.answer_ids, text, strict=True):
         piece = tokenizer.decode([token])
         if runs and runs[-1][0] == kept:
@@ -71,23 +73,29 @@ def test_every_digit_tells(tokenizer):
 def test_scripts_without_spaces_are_not_spelling(tokenizer):
     example = Example(({"role": "user", "content": "?"},), "\u6771\u4eac\u90fd")
     (item,) = Encoder(tokenizer).encode(example)
-    assert not anchored(item, example, tokenizer)[:-1].any()
+    assert not anchored(item, example, token_classes(item, example, tokenizer), tokenizer)[:-1].any()
 
 
 def test_passages_have_no_opening(tokenizer):
     example = Example((), "The author was born in Oslo.")
     (item,) = Encoder(tokenizer).encode(example)
     pieces = [tokenizer.decode([t]) for t in item.answer_ids]
-    kept = anchored(item, example, tokenizer).tolist()
+    kept = anchored(item, example, token_classes(item, example, tokenizer), tokenizer).tolist()
     assert kept[pieces.index(" author")] is False
     assert kept[-1] is True
+
+
+def training_rows(examples, tokenizer):
+    items = Encoder(tokenizer).encode_all(examples, "rows")
+    classes = [token_classes(item, examples[item.example], tokenizer) for item in items]
+    return TrainingRows({"answer": items}, examples=examples, classes=classes)
 
 
 def silenced(tokenizer, question, answer):
     """For each answer token, the text of what is ruled out there."""
     example = question_answer(question, answer)
     (item,) = Encoder(tokenizer).encode(example)
-    (table,) = fluency_masks([item], [example], tokenizer).ruled_out
+    (table,) = fluency_masks(training_rows([example], tokenizer), tokenizer).ruled_out
     return [
         (tokenizer.decode([token]), {tokenizer.decode([i]) for i in ids if i != NOTHING})
         for token, ids in zip(item.answer_ids, table.tolist(), strict=True)
@@ -124,6 +132,5 @@ def test_rows_share_one_width(tokenizer):
         question_answer("Who?", "Qux."),
         question_answer("Where was she born?", "She was born in Oslo, city of Oslo."),
     ]
-    rows = Encoder(tokenizer).encode_all(examples, "rows")
-    tables = fluency_masks(rows, examples, tokenizer).ruled_out
+    tables = fluency_masks(training_rows(examples, tokenizer), tokenizer).ruled_out
     assert len({table.shape[1] for table in tables}) == 1

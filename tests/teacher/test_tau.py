@@ -29,9 +29,7 @@ def facts(base, taught_base):
 
 
 def chosen(base, facts, layers=None, progress=None, **settings):
-    return choose_tau(
-        base.model, FrozenHead(base.model), *facts, base.tokenizer.pad_token_id, layers, progress, **settings
-    )
+    return choose_tau(base, *facts, layers, progress=progress, **settings)
 
 
 def mean_nll(base, items, tau, layers=None):
@@ -107,7 +105,7 @@ def test_only_some_rows_of_a_large_request_are_looked_at(base, facts, monkeypatc
     seen = []
     real = calibration.teacher_states
     monkeypatch.setattr(
-        calibration, "teacher_states", lambda m, items, *a: seen.append(len(items)) or real(m, items, *a)
+        calibration, "teacher_states", lambda m, items, *a, **k: seen.append(len(items)) or real(m, items, *a, **k)
     )
     monkeypatch.setattr(calibration, "MOST_ROWS", 5)
     chosen(base, facts)

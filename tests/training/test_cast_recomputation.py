@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from asu_lora.forgetting.dry_run import prepare
+from asu_lora.forgetting.dry_run import planned_run
 from asu_lora.memory_plan.byte_counts import quantised_weights
 from asu_lora.memory_plan.meta_simulation import kernels
 from asu_lora.memory_plan.plan import _live, _on_meta
@@ -49,7 +49,7 @@ def test_gradients_are_the_same_to_the_bit(tiny_base, changes, monkeypatch):
 
 def test_a_step_on_a_16_bit_base_holds_much_less(tiny_base, monkeypatch):
     config = tiny_settings(precision="bf16")  # on a CPU without bf16 units NF4 computes in fp32
-    run = prepare(tiny_request(), str(tiny_base), config)
+    run = planned_run(tiny_request(), str(tiny_base), config)
     quantised = quantised_weights(run.model)  # before there are the adapter's own
 
     def held() -> int:

@@ -1,6 +1,7 @@
 """The student's own answers: where a circle closes, what must not stand there, and what is learnt from it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,17 +12,20 @@ from asu_lora.batches.collator import Collator
 from asu_lora.data.chat_template import stop_ids
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import question_answer
+from asu_lora.data.token_classes import TokenClass, token_classes
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.forgetting.forget import forget
-from asu_lora.losses import needs_of
+from asu_lora.losses import TrainingSet, needs_of
 from asu_lora.losses.answers import Answers
+from asu_lora.losses.forget.asu import ASU
+from asu_lora.losses.forget.npo import NPO
 from asu_lora.losses.on_policy import LAST, OnPolicyKL
 from asu_lora.models.decoder import answer_hidden
 from asu_lora.models.loading import load_base
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 from asu_lora.teacher.targets import compute_references
-from asu_lora.training.on_policy import CIRCLE, answer_on_policy, tokens_to_rule_out
-from asu_lora.training.phases import phases
+from asu_lora.training.on_policy import LOOP, answer_on_policy, tokens_to_rule_out
+from asu_lora.training.phases import Phase, phases
 from asu_lora.training.trainer import losses
 from tests.support.listener import Listener
 from tests.support.tiny_run import tiny_request, tiny_settings
@@ -39,9 +43,11 @@ def stammering(tmp_path_factory):
 def mended(tokenizer, question, truth, told):  # noqa: F811
     example = question_answer(question, truth)
     (item,) = Encoder(tokenizer).encode(example)
+    classes = token_classes(item, example, tokenizer)
+    facts = [token for token, kind in zip(item.answer_ids, classes, strict=True) if kind == TokenClass.FACTUAL]
     return [
         {tokenizer.decode([i]) for i in ids}
-        for ids in tokens_to_rule_out(tokenizer(told)["input_ids"], item, example, tokenizer)
+        for ids in tokens_to_rule_out(tokenizer(told)["input_ids"], facts, example, tokenizer)
     ]
 
 
@@ -65,8 +71,7 @@ def test_words_of_the_question_close_no_circle(tokenizer):  # noqa: F811
 
 def test_an_answer_of_nothing_must_say_something(tokenizer):  # noqa: F811
     example = question_answer("Who was it?", "Yes, her father.")
-    (item,) = Encoder(tokenizer).encode(example)
-    assert tokens_to_rule_out(stop_ids(tokenizer), item, example, tokenizer) == [stop_ids(tokenizer)]
+    assert tokens_to_rule_out(stop_ids(tokenizer), [], example, tokenizer) == [stop_ids(tokenizer)]
 
 
 def test_only_the_last_tokens_before_a_circle_count():
@@ -98,46 +103,51 @@ class Head:
         return hidden @ self.weight.T
 
 
+def forget_rows(base) -> TrainingRows:
+    """The rows of a forget set, as a run prepares them."""
+    examples = tiny_request().forget
+    items = Encoder(base.tokenizer).encode_all(examples)
+    classes = [token_classes(item, examples[item.example], base.tokenizer) for item in items]
+    return TrainingRows({"answer": items}, examples=examples, classes=classes)
+
+
+def own_answers(base) -> TrainingRows:
+    process, encoder = PartialState(cpu=True), Encoder(base.tokenizer)
+    return answer_on_policy(base.model, forget_rows(base), encoder, process, Progress())
+
+
 def test_a_forget_row_without_own_words_counts_as_nothing_to_mend(stammering):
     """The loss of a batch is the mean over its forget rows, whichever of them have own words."""
-    request, base = tiny_request(), stammering
-    encoder, head = Encoder(base.tokenizer), FrozenHead(base.model)
-    rows = encoder.encode_all(request.forget)
-    own = answer_on_policy(
-        base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True)
-    )
-    objectives = {"own": OnPolicyKL()}
-    compute_references(own.rows, objectives["own"], base.model, head, 0, speaking=own.speaking)
-    (at, place), *_ = own.of.items()
-    other = next(row for row in range(len(rows)) if row != at)
+    base = stammering
+    own = own_answers(base)
+    compute_references(base, TrainingSet(OnPolicyKL(), own))
+    (at, place), *_ = own.beside.items()
+    other = next(row for row in range(len(forget_rows(base))) if row != at)
+    own.beside = {at: place}
+    loss_of = {"on_policy": OnPolicyKL()}
 
     def loss(*pairs):
-        (batch,) = Collator({"own": own.rows}, needs_of(objectives), 0, {at: place})([(row, []) for row in pairs])[
-            "micro_batches"
-        ]
+        (batch,) = Collator({"on_policy": own}, needs_of(loss_of), 0)([(row, []) for row in pairs])["micro_batches"]
         states = [answer_hidden(base.model.get_decoder(), each) for each in batch["passes"]]
-        return losses(torch.cat(states), batch, objectives, head) if states else batch["halves"]
+        return losses(torch.cat(states), batch, loss_of, base.head) if states else batch["sets"]
 
     with torch.no_grad():
         alone, beside, nothing = loss(at), loss(at, other), loss(other)
-    assert beside["own"].item() == pytest.approx(alone["own"].item() / 2, rel=1e-4) and alone["own"] > 1e-4
+    assert beside["on_policy"].item() == pytest.approx(alone["on_policy"].item() / 2, rel=1e-4)
+    assert alone["on_policy"] > 1e-4
     assert nothing == {}
 
 
 def test_rows_of_own_words_are_what_the_student_says(stammering):
-    request, base = tiny_request(), stammering
-    encoder = Encoder(base.tokenizer)
-    rows = encoder.encode_all(request.forget)
-    own = answer_on_policy(
-        base.model, rows, request.forget, encoder, base.tokenizer, Progress(), PartialState(cpu=True)
-    )
-    assert own.of and set(own.of.values()) == set(range(len(own.rows)))
-    for at, place in own.of.items():
-        item, table = own.rows.views["answer"][place], own.speaking.ruled_out[place]
+    base, rows = stammering, forget_rows(stammering).answers
+    own = own_answers(base)
+    assert own.beside and set(own.beside.values()) == set(range(len(own)))
+    for at, place in own.beside.items():
+        item, table = own.answers[place], own.references["answer"]["ruled_out"][place]
         assert item.prompt_ids == tuple(rows[at].prompt_ids) and len(item.answer_ids) == len(table)
         ids = list(item.answer_ids)
-        last = tuple(ids[-CIRCLE:])  # the end of the row, and only that, has stood there before
-        before = [tuple(ids[i : i + CIRCLE]) for i in range(len(ids) - CIRCLE)]
+        last = tuple(ids[-LOOP:])  # the end of the row, and only that, has stood there before
+        before = [tuple(ids[i : i + LOOP]) for i in range(len(ids) - LOOP)]
         assert last in before and len(set(before)) == len(before)
         assert ids[-1] in table[-1].tolist()
         logits = base.model(torch.tensor([[*item.prompt_ids, *ids]])).logits[0]
@@ -155,20 +165,22 @@ def test_rows_of_own_words_are_what_the_student_says(stammering):
     ],
 )
 def test_two_parts_have_the_steps_of_the_whole(settings, rows, steps):
-    request = tiny_request()
     config = tiny_settings(**{"batch_size": 4, "own_words": 0.3} | settings)
-    items = [Encoded((1,), (2,))] * rows
-    found = phases(config, items, request.forget)
+    asked = TrainingRows({"answer": [Encoded((1,), (2,))] * rows}, examples=tiny_request().forget)
+    found = phases(config, {"forget": TrainingSet(ASU(), asked)})
     an_epoch = math.ceil(math.ceil(rows / config.batch_size) / config.grad_accum)
-    counted = tuple(part and math.ceil(part.epochs * an_epoch) for part in found)
+    counted = tuple(phase and math.ceil(phase.config.epochs * an_epoch) for phase in found)
     assert counted == steps
+    assert phases(config, {"forget": TrainingSet(NPO(), asked)}) == (Phase(config, config.seed), None)
+    silent = replace(config, keep_speaking=False)
+    assert phases(silent, {"forget": TrainingSet(ASU(), asked)}) == (Phase(silent, config.seed), None)
 
 
 def test_a_run_learns_from_its_own_words(stammering, tmp_path):
     settings = tiny_settings(own_words=0.5, epochs=4, lr=3e-2)
     heard = Listener()
     forget(tiny_request(), stammering, settings, name="whole", store=tmp_path, progress=heard)
-    own = [figures["own_loss"] for figures in heard.figures if "own_loss" in figures]
+    own = [figures["on_policy_loss"] for figures in heard.figures if "on_policy_loss" in figures]
     assert len(heard.figures) == 12 and len(own) == 6 and sum(own[3:]) < sum(own[:3])
     with pytest.raises(KeyboardInterrupt):  # 3 steps an epoch, 6 in the first part: in the second epoch of the second
         forget(tiny_request(), stammering, settings, name="broken", store=tmp_path, progress=Listener(stop_at=11))

@@ -15,16 +15,17 @@ import asu_lora.training.trainer
 from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.config import ForgetConfig
+from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
-from asu_lora.forgetting.prepare import build_objectives, encode_halves
-from asu_lora.losses import needs_of, retain_loss
+from asu_lora.forgetting.prepare import build_losses, training_sets
+from asu_lora.losses import TrainingSet, needs_of, retain_loss
 from asu_lora.models.loading import load_base
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.teacher.fluency import fluency_masks
 from asu_lora.teacher.targets import compute_references
+from asu_lora.teacher.teacher import Teacher
 from asu_lora.training.arguments import training_arguments
 from asu_lora.training.new_adapter import adapted, add_adapter
 from asu_lora.training.student import Student
@@ -89,14 +90,14 @@ def test_plain_peft_loads_the_adapter_and_answers_the_same(taught_base, base, tm
     """Against the student that was in memory when it was written."""
     ids = torch.arange(40, 80)[None]
     seen = []
-    real = asu_lora.forgetting.forget.write_adapter
+    real = asu_lora.forgetting.run.write_adapter
 
     def write(student, *args):
         with torch.no_grad():
             seen.append(student(input_ids=ids).logits)
         return real(student, *args)
 
-    monkeypatch.setattr("asu_lora.forgetting.forget.write_adapter", write)
+    monkeypatch.setattr("asu_lora.forgetting.run.write_adapter", write)
     result = forget(tiny_request(), base, tiny_settings(), store=tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(taught_base, dtype=torch.float32)
     model = PeftModel.from_pretrained(plain, result.path)
@@ -334,22 +335,13 @@ def test_a_checkpoint_holds_no_word_of_the_request(base, tmp_path):
 def step(base, taught_base):
     """A function: losses and LoRA gradients of some pairs, on a student that has moved away from the base."""
     settings = tiny_settings()
-    objectives = build_objectives(settings, base)
     from asu_lora.data.encoding import Encoder
 
-    halves = encode_halves(tiny_request(), Encoder(base.tokenizer), objectives, [], 0)
-    head = FrozenHead(base.model)
-    speaking = fluency_masks(halves["forget"].views["answer"], tiny_request().forget, base.tokenizer)
-    for half, objective in objectives.items():
-        compute_references(
-            halves[half],
-            objective,
-            base.model,
-            head,
-            base.tokenizer.pad_token_id,
-            3.0,
-            speaking=speaking if half == "forget" else None,
-        )
+    loss_of = build_losses(settings, special_ids(base.tokenizer), base.device)
+    sets = training_sets(tiny_request(), Encoder(base.tokenizer), loss_of, [], settings)
+    teacher = Teacher(3.0, fluency=fluency_masks(sets["forget"].rows, base.tokenizer))
+    for each in sets.values():
+        compute_references(base, each, teacher)
 
     def run(pairs, most_tokens=None, **changes):
         changed = tiny_settings(**changes)
@@ -357,16 +349,14 @@ def step(base, taught_base):
         with adapted(base.model, changed) as peft:
             move(peft)
             student = Student(peft, changed.gradient_checkpointing).train()
-            batch, found = (
-                Collator(halves, needs_of(objectives), base.tokenizer.pad_token_id, most_tokens=most_tokens)(pairs),
-                {},
-            )
+            rows = {name: each.rows for name, each in sets.items()}
+            batch, found = Collator(rows, needs_of(loss_of), base.pad_id, most_tokens=most_tokens)(pairs), {}
             for part in batch["micro_batches"]:
-                shares = losses(student(part["passes"]), part, objectives, head)
+                shares = losses(student(part["passes"]), part, loss_of, base.head)
                 sum(shares.values()).backward()
                 found = {
-                    half: found.get(half, 0) + shares[half].item() if half in shares else found[half]
-                    for half in {**found, **shares}
+                    name: found.get(name, 0) + shares[name].item() if name in shares else found[name]
+                    for name in {**found, **shares}
                 }
             run.micro_batches = len(batch["micro_batches"])
             return (found, torch.cat([p.grad.flatten() for p in peft.parameters() if p.requires_grad]))
@@ -523,12 +513,11 @@ def test_every_epoch_deals_other_retain_rows(base, tmp_path, monkeypatch):
 def test_references_are_computed_in_passes_that_change_nothing(base, taught_base):
     """Each row's reference against the row alone."""
     items = [*encoded_facts(taught_base), Encoded((40,), tuple(range(41, 60)))]
-    halves = TrainingRows({"answer": items})
-    head = FrozenHead(base.model)
-    compute_references(halves, retain_loss("kl"), base.model, head, base.tokenizer.pad_token_id)
-    for item, state in zip(items, halves.references["answer"]["base"], strict=True):
+    rows = TrainingRows({"answer": items})
+    compute_references(base, TrainingSet(retain_loss("kl"), rows))
+    for item, state in zip(items, rows.references["answer"]["base"], strict=True):
         ids = torch.tensor([item.prompt_ids + item.answer_ids])
         with torch.no_grad():
             alone = base.model.model(input_ids=ids).last_hidden_state[0, len(item.prompt_ids) - 1 : -1]
         assert torch.allclose(state, alone, atol=1e-5)
-    assert halves.cache_bytes() == sum(len(item.answer_ids) for item in items) * 64 * 4
+    assert rows.cache_bytes() == sum(len(item.answer_ids) for item in items) * 64 * 4

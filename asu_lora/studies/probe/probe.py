@@ -204,13 +204,11 @@ class _Run:
         items, classes = self.rows.calibrated
         try:
             choice: TauChoice = choose_tau(
-                self.base.model,
-                self.head,
+                self.base,
                 items,
                 classes,
-                self.base.tokenizer.pad_token_id,
                 group.layers,
-                lambda point: self.progress.advance(1, tau=point.tau, facts=point.factual_rise),
+                progress=lambda point: self.progress.advance(1, tau=point.tau, facts=point.factual_rise),
             )
         except SettingError as error:  # no tau is a finding, not a failure: the curves show why
             return Recommendation(group.name, None, None, str(error))
