@@ -15,7 +15,7 @@ def store(taught_base, tmp_path_factory):
     """A store of two random adapters, which share nothing, and one that is all but the first."""
     store = tmp_path_factory.mktemp("check") / "store"
     for name, seed in (("anna", 1), ("ben", 2), ("again", 1)):
-        give_manifest(save_lora(taught_base, store / name, seed), taught_base)
+        give_manifest(save_lora(taught_base, store / name, seed, size=0.08), taught_base)
     return store
 
 
