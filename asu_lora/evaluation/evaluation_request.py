@@ -13,12 +13,14 @@ from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.lm_eval import check_installed, run_tasks
-from asu_lora.evaluation.membership import add_membership
+from asu_lora.evaluation.membership import add_attacks, add_holdout
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
-from asu_lora.evaluation.question_sets import QuestionSet, own_sets
-from asu_lora.evaluation.result import Evaluation, Record
-from asu_lora.evaluation.retain_log import check_questions, read_log, retain_quality
+from asu_lora.evaluation.question_sets import QuestionSet, own_sets, with_paraphrases
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.result import Evaluation
+from asu_lora.evaluation.retain_comparison import check_questions, compare_with_log
+from asu_lora.evaluation.retain_log import read_log
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites import SUITES, Suite
 from asu_lora.models.adapter_stack import Stack, load
@@ -104,12 +106,12 @@ class EvaluationRequest:
         if self.tasks:
             check_installed()
         log = read_log(self.retain_log) if self.retain_log else None
-        sets = self._question_sets()
+        sets = with_paraphrases(self._question_sets())
+        holdout = sample(read_examples(self.holdout), self.questions) if self.holdout else []
         if log is not None and self.asks_questions:
-            check_questions(log, sets)
+            check_questions(log, sets, holdout)
         suite = self.benchmark
         benchmark_data = suite.read(self.data or suite.hub, self.questions) if suite and suite.score else None
-        holdout = sample(read_examples(self.holdout), self.questions) if self.holdout else []
         rows = RowSettings(
             max_length=self.max_length, system_prompt=self.system_prompt, template_date=self.template_date
         )
@@ -162,10 +164,12 @@ class LoadedEvaluation:
             return Evaluation({}, [])
         notes = [*self.stack.notes, *self.notes]
         result = evaluate(self.stack, self.sets, self.encoder, self.nli, notes, progress)
-        if self.log is not None:
-            result.more["forget quality"] = retain_quality(result.records, self.log)
         if self.holdout:
-            add_membership(result, self.stack, self.sets, self.holdout, progress)
+            add_holdout(result, self.stack, self.holdout, progress)
+        if self.log is not None:
+            compare_with_log(result, self.log, bool(self.holdout))
+        if self.holdout:
+            add_attacks(result)
         return result
 
     def run_tasks(self) -> dict[str, dict[str, float]]:

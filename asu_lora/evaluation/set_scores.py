@@ -73,7 +73,7 @@ def score_set(
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
     endings, most = Endings(), enough_tokens(items, prompts)
     answers = [
-        tokenizer.decode(ids, skip_special_tokens=True).strip()
+        str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
         for ids in generate_answers(model, tokenizer, prompts, most, progress=progress.advance, endings=endings)
     ]
     rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]

@@ -156,8 +156,9 @@ def questions(count):
 @pytest.mark.parametrize("one_token", [False, True])
 def test_wmdp_against_whole_forward_passes(stack, tmp_path, one_token):
     (tmp_path / "wmdp-bio.json").write_text(json.dumps(questions(6)))
-    choices = wmdp.read(tmp_path)["wmdp-bio"]
+    choices = wmdp.read(tmp_path)["wmdp-bio"].choices
     assert choices[0].prompt == (
+        "The following are multiple choice questions (with answers) about biology.\n\n"
         f"What does {FACTS[0][0]} do?\nA. {FACTS[0][1]}\nB. {FACTS[1][1]}\nC. {FACTS[2][1]}\nD. {FACTS[3][1]}\nAnswer:"
     )
     tokenizer, model = stack.base.tokenizer, stack.base.model
