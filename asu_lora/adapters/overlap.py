@@ -10,9 +10,9 @@ A module's update is D = scaling B A: A (r, in) reads the input, B (out, r) writ
 All follow from r x r products of the factors, so that no (out, in) matrix is made. Adapters trained with one seed share
 the start of A and read alike whatever they learned; alignment takes that out.
 
-Adapters that were trained alone and spoil what is kept when they are added up have alignments of 0.28 to 0.83; those
-that add up have 0.21 to 0.33 (docs/results/adapters_check.md). The prediction is that coarse: measure on rows where it
-matters.
+What the weights can't say is whether what is kept moves: adapters that were trained to add up (``keep_off``,
+``retain_dose``) align as others do and spoil nothing. Their manifests tell, and so they do of an adapter that was
+trained on top of another. For the rest alignment predicts coarsely: docs/results/adapters_check.md.
 """
 
 import math
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 ALIGNED = 0.35  # alignment from which a pair is said to interfere
 SHARED = 0.01  # sqrt(read write) below which there is nothing that could
 SAME = 0.8  # cosine from which two adapters are all but one update
+NEUTRAL = {
+    "keep_off": 0.0,
+    "retain_dose": 1.0,
+}  # settings that make adapters add up, and the values at which they don't
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class PairOverlap:
         first, second: their names.
         read, write, cosine: as above, of all modules together: sums of the products over sums of the norms.
         modules: the same module by module, the largest cosine first.
-        related: one of them was trained on top of the other, which knows it.
+        related: one of them was trained on top of the other, and knows it.
+        additive: both were trained to add up with others.
     """
 
     first: str
@@ -64,6 +69,7 @@ class PairOverlap:
     cosine: float
     modules: tuple[ModuleOverlap, ...]
     related: bool
+    additive: bool
 
     @property
     def alignment(self) -> float:
@@ -73,8 +79,8 @@ class PairOverlap:
 
     @property
     def interferes(self) -> bool:
-        """The prediction: together they change more than each was trained to."""
-        return not self.related and self.alignment >= ALIGNED
+        """The prediction: together they spoil what each of them keeps."""
+        return self.cosine >= SAME or (not self.related and not self.additive and self.alignment >= ALIGNED)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"alignment": self.alignment, "interferes": self.interferes}
@@ -163,7 +169,12 @@ def overlap(folders: Sequence[str | Path], weights: Sequence[float]) -> SetOverl
     prints = [fingerprint_of(lora.path) for lora in loras]
     names = [lora.name for lora in loras]
     pairs = [
-        sums.pair(i, j, names, related=prints[i] in beneath[j] or prints[j] in beneath[i])
+        sums.pair(
+            (i, j),
+            names,
+            related=prints[i] in beneath[j] or prints[j] in beneath[i],
+            additive=_additive(loras[i]) and _additive(loras[j]),
+        )
         for i, j in combinations(range(len(loras)), 2)
     ]
     total = sum(sums.products.values()) + sum(value for (i, j), value in sums.products.items() if i != j)
@@ -196,13 +207,14 @@ class _Sums:
                 cosine, read, write = (_share(both[at], found[i, i][at], found[j, j][at]) for at in range(3))
                 self.modules[i, j].append(ModuleOverlap(module, read, write, cosine))
 
-    def pair(self, i: int, j: int, names: Sequence[str], related: bool) -> PairOverlap:
+    def pair(self, at: tuple[int, int], names: Sequence[str], *, related: bool, additive: bool) -> PairOverlap:
         """The pair's overlap over all modules."""
+        i, j = at
         cosine, read, write = (
             _share(sums[i, j], sums[i, i], sums[j, j]) for sums in (self.products, self.reads, self.writes)
         )
         modules = tuple(sorted(self.modules[i, j], key=lambda found: -found.cosine))
-        return PairOverlap(names[i], names[j], read, write, cosine, modules, related)
+        return PairOverlap(names[i], names[j], read, write, cosine, modules, related, additive)
 
 
 def _products(one: "Factors", other: "Factors") -> tuple[float, float, float]:
@@ -229,3 +241,9 @@ def _share(product: float, one: float, other: float) -> float:
 def _beneath(lora: LoraFolder) -> set[str]:
     """Fingerprints of the adapters that this one was trained on top of."""
     return {below.fingerprint for below in lora.manifest.on_top_of} if lora.manifest else set()
+
+
+def _additive(lora: LoraFolder) -> bool:
+    """Whether the manifest says that the adapter was trained to add up with others."""
+    training = lora.manifest.training if lora.manifest else {}
+    return any(float(training.get(name) or neutral) != neutral for name, neutral in NEUTRAL.items())

@@ -11,7 +11,7 @@ from asu_lora.cli.options import base_option, json_option, machine_options, stor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asu_lora.adapters.overlap import SetOverlap
+    from asu_lora.adapters.overlap import PairOverlap, SetOverlap
     from asu_lora.interference.measure import Interference
 
 
@@ -102,7 +102,7 @@ def show_weights(found: "SetOverlap", advice: bool = True) -> None:
             f"{pair.cosine:.2f}",
             f"{pair.alignment:.2f}",
             pair.modules[0].module if pair.modules else "-",
-            "trained together" if pair.related else ("interferes" if pair.interferes else ""),
+            prediction(pair),
         )
         for pair in found.pairs
     ]
@@ -113,6 +113,13 @@ def show_weights(found: "SetOverlap", advice: bool = True) -> None:
     click.echo(f"Norms: {norms}; of the sum {found.sum_norm:.3g}, {found.growth:.2f} times that of unrelated updates.")
     if advice:
         click.echo(found.advice() or "Their weights speak against nothing; --retain measures it.")
+
+
+def prediction(pair: "PairOverlap") -> str:
+    """What is expected of a pair, in a word or two."""
+    if pair.interferes:
+        return "interferes"
+    return "trained on it" if pair.related else ("trained to add up" if pair.additive else "")
 
 
 def show_measured(result: "Interference") -> None:

@@ -38,6 +38,11 @@ def changed(source, folder, change):
     return folder
 
 
+def half_new(name, a, b):
+    """The same reading; of what is written half is new."""
+    return a, b + b.std() * torch.randn(b.shape, generator=torch.Generator().manual_seed(1))
+
+
 def inner(one, other):
     return (one * other).sum().item()
 
@@ -112,13 +117,31 @@ def test_a_copy_is_said_to_be_one_and_its_opposite_is_not_held_against_it(two):
 
 def test_an_adapter_trained_on_top_of_another_is_not_held_against_it(two, tiny_base, tmp_path):
     first = changed(two[0], tmp_path / "first", lambda name, a, b: (a, b))
-    second = changed(two[0], tmp_path / "second", lambda name, a, b: (a, 0.9 * b))
+    second = changed(two[0], tmp_path / "second", half_new)
     give_manifest(first, tiny_base)
     give_manifest(second, tiny_base)
     assert overlap([first, second], [1.0, 1.0]).advice() is not None
     give_manifest(second, tiny_base, on_top_of=[StackedOn(name="first", fingerprint=fingerprint_of(first))])
     found = overlap([first, second], [1.0, 1.0])
-    assert found.pairs[0].related and found.pairs[0].alignment > 0.9 and found.advice() is None
+    assert found.pairs[0].related and found.pairs[0].alignment > 0.5 and found.advice() is None
+
+
+def test_adapters_trained_to_add_up_are_not_held_against_each_other(two, tiny_base, tmp_path):
+    folders = [
+        changed(two[0], tmp_path / "first", lambda name, a, b: (a, b)),
+        changed(two[0], tmp_path / "second", half_new),
+    ]
+    for training, held in (
+        ({"keep_off": 0.5, "retain_dose": 4.0}, False),
+        ({"keep_off": 0.0, "retain_dose": 1.0}, True),
+        ({}, True),
+    ):
+        for folder in folders:
+            give_manifest(folder, tiny_base, training=training)
+        found = overlap(folders, [1.0, 1.0])
+        assert found.pairs[0].additive is not held and (found.advice() is not None) is held
+    copies = overlap([folders[0], folders[0]], [1.0, 1.0])
+    assert "leave one of them out" in copies.advice()  # however they were trained
 
 
 def test_one_adapter_and_adapters_that_change_nothing(two, tmp_path):
