@@ -83,6 +83,7 @@ class PairOverlap:
         return self.cosine >= SAME or (not self.related and not self.additive and self.alignment >= ALIGNED)
 
     def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
         return asdict(self) | {"alignment": self.alignment, "interferes": self.interferes}
 
 

@@ -24,7 +24,6 @@ from asu_lora.models.adapter_stack import adapter_folders, load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.loading import LoadedBase
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 
 KEPT = 0.95  # of the worst single adapter's retain probability that the sum must keep
@@ -178,7 +177,7 @@ class _Rows:
     def __init__(
         self, base: LoadedBase, retain: Sequence[Example], forget: Mapping[str, Sequence[Example]], max_length: int
     ):
-        self.base, self.head = base, FrozenHead(base.model)
+        self.base, self.head = base, base.head
         encoder = Encoder(base.tokenizer, max_length)
         self.retain = encoder.encode_all(retain, "retain row")
         self.forget = {name: encoder.encode_all(examples, "forget row") for name, examples in forget.items()}
@@ -201,7 +200,7 @@ class _Rows:
             stack.unload()
 
     def _states(self, model: torch.nn.Module, items: Sequence[Encoded]) -> list[torch.Tensor]:
-        return hidden_states(model, items, self.base.tokenizer.pad_token_id)
+        return hidden_states(model, items, self.base.pad_id)
 
     def _kl(self, states: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         """(T,) KL(base || adapters) of a row's answer tokens, nats."""
