@@ -91,11 +91,7 @@ class PlannedRun:
 
 
 def meta_model(model_config, compute: torch.dtype, trust_remote_code: bool = False) -> torch.nn.Module:
-    """A base of shapes alone, frozen, in eval mode.
-
-    Raises:
-        BaseModelError: its config makes no sense.
-    """
+    """A base of shapes alone, frozen, in eval mode; a BaseModelError where its config makes no sense."""
     try:
         with init_empty_weights():
             model = AutoModelForCausalLM.from_config(model_config, dtype=compute, trust_remote_code=trust_remote_code)
