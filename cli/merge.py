@@ -151,8 +151,8 @@ def merge(
     from asu_lora.merging.merge import merge as write_merged
     from asu_lora.models.adapter_stack import parse_adapter
 
-    store = AdapterStore(store)
-    chosen = [(store.resolve(name), weight) for name, weight in map(parse_adapter, adapters)]
+    kept_in = AdapterStore(store)
+    chosen = [(kept_in.resolve(name), weight) for name, weight in map(parse_adapter, adapters)]
     asked = read_examples(check) if check else []
     kept = read_examples(check_retain) if check_retain else []
     settings = None
@@ -170,10 +170,10 @@ def merge(
             out,
             precision,
             onto,
-            int(shard_size * 1e9),
-            lambda done, total: progress.update(task, completed=done, total=total),
-            trust_remote_code,
-            settings,
+            shard_size=int(shard_size * 1e9),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            trust_remote_code=trust_remote_code,
+            durable=settings,
         )
     warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
     checked = None
@@ -188,8 +188,8 @@ def merge(
                 precision,
                 asked,
                 kept,
-                tolerance,
-                report.onto,
+                tolerance=tolerance,
+                onto=report.onto,
                 trust_remote_code=trust_remote_code,
                 progress=bars,
             )

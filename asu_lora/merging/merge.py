@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from asu_lora.adapters.lora_folder import read_lora, refuse_different_bases
+from asu_lora.adapters.lora_folder import LoraFolder, read_lora, refuse_different_bases
 from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
 from asu_lora.bases.quantization import stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
-from asu_lora.merging.checkpoint.architecture import skeleton_of
+from asu_lora.merging.checkpoint.architecture import Skeleton, skeleton_of
 from asu_lora.merging.checkpoint.companion_files import copy_companions, write_config
 from asu_lora.merging.checkpoint.staged_folder import staged_folder
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
@@ -43,6 +43,7 @@ def merge(
     out: str | Path,
     precision: str = "bf16",
     onto: str | None = None,
+    *,
     shard_size: int = SHARD_SIZE,
     progress: ByteProgress | None = None,
     trust_remote_code: bool = False,
@@ -72,23 +73,14 @@ def merge(
         SettingError: an unknown precision, adapters that disagree on ``onto``, or a folder that isn't empty.
     """
     started = time.perf_counter()
-    if precision not in PRECISIONS:
-        raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
-    if not adapters:
-        raise SettingError("There is nothing to merge: name at least one adapter.")
-    if durable and precision != "nf4":
-        raise SettingError(f"A durable merge is one to nf4: in {precision} rounding takes next to nothing.")
+    _refuse_nonsense(adapters, precision, durable)
     source = base if isinstance(base, BaseSource) else resolve_base(str(base))
     loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
-    for lora, weight in loras:
-        if not math.isfinite(weight):
-            raise SettingError(f"The weight {weight} of the adapter '{lora.name}' is no number.")
     only = [lora for lora, _ in loras]
     refuse_different_bases(only)
     config = read_config(source.path)
-    stored = stored_quantization(config, source.name)
     types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
-    onto, settings = choose_onto(only, stored, onto, types)
+    onto, settings = choose_onto(only, stored_quantization(config, source.name), onto, types)
     refuse_other_base(source, only)
     on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora in only)
     with (
@@ -112,40 +104,57 @@ def merge(
         )
         if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
             stream.compiled = compiled_bf16()
-        modules = {name for name, _ in skeleton.model.named_modules()}
-        loras = [(lora.aligned_to(modules), weight) for lora, weight in loras]
-        plans = plan_merge(reader, skeleton, loras)
-        check_fit(skeleton.model, [(lora.path, weight) for lora, weight in loras])
+        plans = _plans(reader, skeleton, loras)
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
         for plan in plans:
             stream.tensor(plan)
         stream.finish()
         shards = writer.finish()
-        if durable and stream.durable.residual.factors:
+        if stream.durable and stream.durable.residual.factors:
             stream.durable.residual.write(stage / FOLDER, str(out))
         copy_companions(source.path, stage)
-        write_config(
-            config,
-            stage,
-            PRECISIONS[precision],
-            _quantization_config(settings, skeleton.skipped, stream.storage_dtype) if precision == "nf4" else None,
+        four_bit = (
+            _quantization_config(settings, skeleton.skipped, stream.storage_dtype) if precision == "nf4" else None
         )
-    names = [(lora.name, weight) for lora, weight in loras]
+        write_config(config, stage, PRECISIONS[precision], four_bit)
     return MergeReport(
-        Path(out),
-        source.name,
-        names,
-        precision,
-        onto,
-        stream.onto_difference,
-        stream.modules,
-        len(shards),
-        writer.total_bytes,
-        time.perf_counter() - started,
-        stream.durable.modules if durable else [],
-        durable.residual_rank if durable else 0,
+        out=Path(out),
+        base=source.name,
+        adapters=[(lora.name, weight) for lora, weight in loras],
+        precision=precision,
+        onto=onto,
+        onto_difference=stream.onto_difference,
+        modules=stream.modules,
+        shards=len(shards),
+        bytes=writer.total_bytes,
+        seconds=time.perf_counter() - started,
+        durability=stream.durable.modules if stream.durable else [],
+        residual_rank=durable.residual_rank if durable else 0,
     )
+
+
+def _refuse_nonsense(
+    adapters: Sequence[tuple[str | Path, float]], precision: str, durable: "DurableSettings | None"
+) -> None:
+    if precision not in PRECISIONS:
+        raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
+    if not adapters:
+        raise SettingError("There is nothing to merge: name at least one adapter.")
+    if durable and precision != "nf4":
+        raise SettingError(f"A durable merge is one to nf4: in {precision} rounding takes next to nothing.")
+    for folder, weight in adapters:
+        if not math.isfinite(weight):
+            raise SettingError(f"The weight {weight} of the adapter '{Path(folder).name}' is no number.")
+
+
+def _plans(reader: LazyTensorReader, skeleton: Skeleton, loras: Sequence[tuple[LoraFolder, float]]) -> list[TensorPlan]:
+    """What happens to each tensor, once every adapter is known to fit the base as PEFT would put it there."""
+    modules = {name for name, _ in skeleton.model.named_modules()}
+    placed = [(lora.aligned_to(modules), weight) for lora, weight in loras]
+    plans = plan_merge(reader, skeleton, placed)
+    check_fit(skeleton.model, [(lora.path, weight) for lora, weight in placed])
+    return plans
 
 
 def _durable(
