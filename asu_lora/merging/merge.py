@@ -5,7 +5,9 @@ W' = R(W + sum_i weight_i scaling_i B_i A_i), the sum in fp32 and R the one roun
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
 from asu_lora.bases.quantization import stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
-from asu_lora.merging.checkpoint.architecture import Skeleton, skeleton_of
+from asu_lora.merging.checkpoint.architecture import skeleton_of
 from asu_lora.merging.checkpoint.companion_files import copy_companions, write_config
 from asu_lora.merging.checkpoint.staged_folder import staged_folder
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
@@ -82,56 +84,93 @@ def merge(
     types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
     onto, settings = choose_onto(only, stored_quantization(config, source.name), onto, types)
     refuse_other_base(source, only)
-    on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora in only)
-    with (
-        LazyTensorReader(source.path) as reader,
-        staged_folder(out) as stage,
-        TensorWriter(stage, shard_size) as writer,
-        workers() as threads,
-    ):
-        skips = (stored_settings(config, source.name) or {}).get("llm_int8_skip_modules")
-        skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
-        stream = TensorStream(
-            reader,
-            writer,
-            threads,
-            skeleton,
-            precision,
-            onto == "quantized",
-            on_nf4 or onto == "quantized",
-            settings,
-            progress,
-        )
-        if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
-            stream.compiled = compiled_bf16()
-        plans = _plans(reader, skeleton, loras)
+    job = _Job(source, config, loras, Path(out), precision, onto, settings, shard_size, trust_remote_code)
+    with job.stream(progress) as stream:
+        plans = job.plans(stream)
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
         for plan in plans:
             stream.tensor(plan)
+        shards = job.finish(stream)
+    return job.report(stream, len(shards), time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is merged into what, once nothing but the tensors themselves can be refused."""
+
+    source: BaseSource
+    config: dict[str, Any]
+    loras: list[tuple[LoraFolder, float]]
+    out: Path
+    precision: str
+    onto: str
+    settings: Quantization
+    shard_size: int
+    trust_remote_code: bool
+
+    @contextmanager
+    def stream(self, progress: ByteProgress | None) -> Iterator[TensorStream]:
+        """The files of both sides, open; the folder takes its name when the block ends well."""
+        on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora, _ in self.loras)
+        with (
+            LazyTensorReader(self.source.path) as reader,
+            staged_folder(self.out) as stage,
+            TensorWriter(stage, self.shard_size) as writer,
+            workers() as threads,
+        ):
+            skips = (stored_settings(self.config, self.source.name) or {}).get("llm_int8_skip_modules")
+            stream = TensorStream(
+                reader=reader,
+                writer=writer,
+                workers=threads,
+                skeleton=skeleton_of(self.source, reader.tensors, self.trust_remote_code, skips),
+                precision=self.precision,
+                quantized=self.onto == "quantized",
+                compare=on_nf4 or self.onto == "quantized",
+                settings=self.settings,
+                progress=progress,
+            )
+            if self.precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
+                stream.compiled = compiled_bf16()
+            yield stream
+
+    def plans(self, stream: TensorStream) -> list[TensorPlan]:
+        """What happens to each tensor, once every adapter is known to fit the base as PEFT would put it there."""
+        modules = {name for name, _ in stream.skeleton.model.named_modules()}
+        placed = [(lora.aligned_to(modules), weight) for lora, weight in self.loras]
+        plans = plan_merge(stream.reader, stream.skeleton, placed)
+        check_fit(stream.skeleton.model, [(lora.path, weight) for lora, weight in placed])
+        return plans
+
+    def finish(self, stream: TensorStream) -> list[Path]:
+        """Headers, and all that lies beside the weights; the shards that were written."""
         stream.finish()
-        shards = writer.finish()
+        shards, stage = stream.writer.finish(), stream.writer.folder
         if stream.durable and stream.durable.residual.factors:
-            stream.durable.residual.write(stage / FOLDER, str(out))
-        copy_companions(source.path, stage)
-        four_bit = (
-            _quantization_config(settings, skeleton.skipped, stream.storage_dtype) if precision == "nf4" else None
+            stream.durable.residual.write(stage / FOLDER, str(self.out))
+        copy_companions(self.source.path, stage)
+        four_bit = None
+        if self.precision == "nf4":
+            four_bit = _quantization_config(self.settings, stream.skeleton.skipped, stream.storage_dtype)
+        write_config(self.config, stage, PRECISIONS[self.precision], four_bit)
+        return shards
+
+    def report(self, stream: TensorStream, shards: int, seconds: float) -> MergeReport:
+        return MergeReport(
+            out=self.out,
+            base=self.source.name,
+            adapters=[(lora.name, weight) for lora, weight in self.loras],
+            precision=self.precision,
+            onto=self.onto,
+            onto_difference=stream.onto_difference,
+            modules=stream.modules,
+            shards=shards,
+            bytes=stream.writer.total_bytes,
+            seconds=seconds,
+            durability=stream.durable.modules if stream.durable else [],
+            residual_rank=stream.durable.settings.residual_rank if stream.durable else 0,
         )
-        write_config(config, stage, PRECISIONS[precision], four_bit)
-    return MergeReport(
-        out=Path(out),
-        base=source.name,
-        adapters=[(lora.name, weight) for lora, weight in loras],
-        precision=precision,
-        onto=onto,
-        onto_difference=stream.onto_difference,
-        modules=stream.modules,
-        shards=len(shards),
-        bytes=writer.total_bytes,
-        seconds=time.perf_counter() - started,
-        durability=stream.durable.modules if stream.durable else [],
-        residual_rank=durable.residual_rank if durable else 0,
-    )
 
 
 def _refuse_nonsense(
@@ -146,15 +185,6 @@ def _refuse_nonsense(
     for folder, weight in adapters:
         if not math.isfinite(weight):
             raise SettingError(f"The weight {weight} of the adapter '{Path(folder).name}' is no number.")
-
-
-def _plans(reader: LazyTensorReader, skeleton: Skeleton, loras: Sequence[tuple[LoraFolder, float]]) -> list[TensorPlan]:
-    """What happens to each tensor, once every adapter is known to fit the base as PEFT would put it there."""
-    modules = {name for name, _ in skeleton.model.named_modules()}
-    placed = [(lora.aligned_to(modules), weight) for lora, weight in loras]
-    plans = plan_merge(reader, skeleton, placed)
-    check_fit(skeleton.model, [(lora.path, weight) for lora, weight in placed])
-    return plans
 
 
 def _durable(
