@@ -26,13 +26,13 @@ def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfi
     Raises:
         SettingError: not even one row at a time fits.
     """
-    smallest = None
+    plans: list[MemoryPlan] = []
     for settings in candidates(config, config.micro_batch_tokens or tokens_of_training(run.device)):
         plan = plan_memory(run, settings)
         if plan.peak <= budget:
             return settings, plan
-        if smallest is None or plan.peak < smallest.peak:
-            smallest = plan
+        plans.append(plan)
+    smallest = min(plans, key=lambda plan: plan.peak)
     way_out = "shorten --max-length or use a smaller base"
     if config.precision != "nf4":
         way_out = "use --precision nf4, " + way_out

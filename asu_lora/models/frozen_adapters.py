@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 
@@ -21,7 +22,7 @@ from asu_lora.adapters.stored_adapter import read_adapter_config
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.models.adapter_stack import adapter_folders, check_base, remove_adapters, stack_adapters
-from asu_lora.models.decoder import decoder_and_layers
+from asu_lora.models.decoder import base_model, decoder_and_layers
 from asu_lora.models.loading import LoadedBase
 
 NEW = "default"  # PEFT's name of the adapter that trains; that of a plain folder
@@ -65,12 +66,12 @@ class FrozenAdapters:
 
     def _put_on(self) -> None:
         if self.peft is not None:
-            self.peft.base_model.enable_adapter_layers()
-            self.peft.base_model.set_adapter(list(self.peft.peft_config), inference_mode=True)
+            tuner(self.peft).enable_adapter_layers()
+            tuner(self.peft).set_adapter(list(self.peft.peft_config), inference_mode=True)
 
     def _take_off(self) -> None:
         if self.peft is not None:
-            self.peft.base_model.disable_adapter_layers()
+            tuner(self.peft).disable_adapter_layers()
 
     def add(self, model: torch.nn.Module, lora: LoraConfig) -> PeftModel:
         """Put a fresh adapter on, the only one that trains.
@@ -84,16 +85,16 @@ class FrozenAdapters:
         if self.continued:
             check_same_shape(self.continued, lora)
         self.peft.add_adapter(NEW, lora)
-        self._train_new()
+        self._train_new(self.peft)
         if self.continued:
             set_peft_model_state_dict(self.peft, load_peft_weights(str(self.continued), device="cpu"), NEW)
         return self.peft
 
-    def _train_new(self) -> None:
+    def _train_new(self, peft: PeftModel) -> None:
         """Put on what the student stands on and the new adapter, which alone trains."""
-        self.peft.base_model.enable_adapter_layers()
-        self.peft.base_model.set_adapter([*self.names, NEW])
-        for name, parameter in self.peft.named_parameters():
+        tuner(peft).enable_adapter_layers()
+        tuner(peft).set_adapter([*self.names, NEW])
+        for name, parameter in peft.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and f".{NEW}." in name)
 
     @contextmanager
@@ -105,21 +106,19 @@ class FrozenAdapters:
                 yield
             return
         try:
-            self.peft.base_model.set_adapter(
-                [name for name in self.peft.peft_config if name != NEW], inference_mode=True
-            )
+            tuner(self.peft).set_adapter([name for name in self.peft.peft_config if name != NEW], inference_mode=True)
             if teacher != "stack":
-                self.peft.base_model.disable_adapter_layers()
+                tuner(self.peft).disable_adapter_layers()
             yield
         finally:
-            self._train_new()
+            self._train_new(self.peft)
 
     def drop(self, student: PeftModel) -> None:
         """Take the fresh adapter off again; the ground stays."""
         if self.peft is None:
             student.unload()
         else:
-            self.peft.base_model.set_adapter(list(set(self.peft.peft_config) - {NEW}), inference_mode=True)
+            tuner(self.peft).set_adapter(list(set(self.peft.peft_config) - {NEW}), inference_mode=True)
             self.peft.delete_adapter(NEW)
             self._put_on()
 
@@ -148,6 +147,11 @@ class FrozenAdapters:
         return [[[below.fingerprint, below.weight] for below in self.on_top_of], self.began_with()]
 
 
+def tuner(peft: PeftModel) -> LoraModel:
+    """What switches a PEFT model's adapters."""
+    return cast(LoraModel, peft.base_model)
+
+
 @contextmanager
 def frozen_adapters(
     base: LoadedBase,
@@ -173,11 +177,11 @@ def frozen_adapters(
     if not folders and not continued:
         yield ground
         return
-    head = base.model.get_output_embeddings()
+    head = base_model(base.model).get_output_embeddings()
     ground.peft = stack_adapters(base.model, [*folders, *continued])
     ground.names = list(ground.peft.peft_config)[: len(folders)]
     try:
-        if base.model.get_output_embeddings() is not head:
+        if base_model(base.model).get_output_embeddings() is not head:
             raise AdapterError(
                 "An adapter to train on top of changes the output head, which teacher and student "
                 "share: it can't be the ground of another one."

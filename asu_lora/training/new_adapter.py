@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from asu_lora.config import ALL_LINEAR, ForgetConfig, parse_layers
 from asu_lora.errors import SettingError, first_line
-from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.decoder import base_model, number_of_layers
 from asu_lora.models.frozen_adapters import FrozenAdapters
 
 
@@ -25,7 +25,7 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT takes any number, and says int
         lora_dropout=config.dropout,
         target_modules=linear_names(model) if modules == ALL_LINEAR else modules,
         layers_to_transform=layers,
@@ -36,7 +36,7 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
         raise SettingError(
             f"The target modules '{config.target_modules}' don't fit {type(model).__name__}: {first_line(error)}"
         ) from error
-    head = student.get_base_model().get_output_embeddings()
+    head = base_model(student).get_output_embeddings()
     if any(parameter.requires_grad for parameter in head.parameters()):
         ground.drop(student)
         raise SettingError(
@@ -52,7 +52,7 @@ def linear_names(model: torch.nn.Module) -> list[str]:
     PEFT's own ``all-linear`` writes every layer's full name into the adapter's config; short names say the same
     in a form that every inference server reads.
     """
-    head = model.get_output_embeddings()
+    head = base_model(model).get_output_embeddings()
     wrapped = {
         name: module.get_base_layer() for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
     }  # by an adapter beneath; what is inside isn't the base's
@@ -78,5 +78,5 @@ def adapted(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdapters
     finally:
         ground.drop(student)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            base_model(model).gradient_checkpointing_disable()
         model.eval()
