@@ -22,8 +22,9 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.losses import TrainingSet
 from asu_lora.models.decoder import text_config
-from asu_lora.models.loading import NF4, LoadedBase
+from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.training.target_modules import left_out
 from asu_lora.version import library_versions
 
 _METHOD = (
@@ -95,7 +96,6 @@ class RunRecord:
             "compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
             "device": self.base.device.type,
         }
-        nf4 = self.base.precision == "nf4"
         return Manifest(
             name=name,
             base=BaseRecord(
@@ -103,7 +103,7 @@ class RunRecord:
                 revision=self.base.source.revision,
                 fingerprint=self.fingerprint,
                 precision=self.base.precision,
-                quantization={"load_in_4bit": True, **NF4} if nf4 else None,
+                quantization=self.base.quantization,
                 hidden_size=model_config.hidden_size,
                 num_layers=model_config.num_hidden_layers,
             ),
@@ -153,7 +153,8 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     config.base_model_name_or_path = record.base.source.name
     config.inference_mode = True
     student.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
-    modules = sorted(config.target_modules or ()) if not isinstance(config.target_modules, str) else config.target_modules
+    named = config.target_modules or ()
+    modules = named if isinstance(named, str) else sorted(named)
     lora = {
         "rank": config.r,
         "alpha": config.lora_alpha,
@@ -162,6 +163,8 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
         "layers": config.layers_to_transform,
         "parameters": record.counts.get("adapter_parameters"),
     }
+    if without := left_out(student):
+        lora["left_out"] = without
     manifest = record.manifest(name, lora)
     write_model_card(folder, manifest)
     return write_manifest(folder, manifest)

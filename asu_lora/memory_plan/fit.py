@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
-from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, plan_memory
+from asu_lora.memory_plan.plan import MemoryPlan, plan_memory
+from asu_lora.memory_plan.planned_run import PlannedRun
 
 LEAST_TOKENS = 64  # below that, one row at a time
 

@@ -8,14 +8,12 @@ that the request's own rows will make. docs/memory.md has the arithmetic.
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from peft import PeftModel
 from torch.utils._pytree import tree_map
-from transformers import AutoModelForCausalLM
 
 from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
@@ -24,10 +22,11 @@ from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.losses import Loss, TrainingSet, needs_of
+from asu_lora.losses import Loss, needs_of
 from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
+from asu_lora.memory_plan.planned_run import PlannedRun
 from asu_lora.models.decoder import answer_hidden, base_model, number_of_layers, text_config
 from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
 from asu_lora.models.generation import batches, enough_tokens
@@ -66,39 +65,9 @@ class MemoryPlan:
         return max(self.totals.values())
 
 
-@dataclass
-class PlannedRun:
-    """All that the memory of a run depends on, besides its settings.
-
-    Attributes:
-        model: the base on the meta device, in the compute type.
-        device, compute: where it will run, and the type of its matrix products.
-        sets: encoded rows without references, and their losses.
-        evaluated: the rows that are measured before and after, one list a set.
-        checkpoint: bytes of the checkpoint's files.
-        notes: what a person should know of the rows, one sentence each.
-    """
-
-    model: torch.nn.Module
-    device: torch.device
-    compute: torch.dtype
-    sets: dict[str, TrainingSet]
-    evaluated: list[list[Encoded]] = field(default_factory=list)
-    checkpoint: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-def meta_model(model_config, compute: torch.dtype, trust_remote_code: bool = False) -> torch.nn.Module:
-    """A base of shapes alone, frozen, in eval mode."""
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(model_config, dtype=compute, trust_remote_code=trust_remote_code)
-    model.tie_weights()  # every parameter was made anew on the meta device
-    return model.requires_grad_(False).eval()
-
-
 def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
-    quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
+    quantised = quantised_weights(run.model) if (run.precision or config.precision) in ("nf4", "fp4") else {}
     machine = machine_memory(run.device)
     loading, fixed = _fixed_parts(run, quantised)
     phases = {"loading": loading}

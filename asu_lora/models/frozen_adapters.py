@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, LoraModel, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import load_peft_weights
+from peft.utils import AuxiliaryTrainingWrapper
 
+from asu_lora.adapters.adapter_config import read_adapter_config, refuse_weight
+from asu_lora.adapters.lora_folder import read_adapter, read_lora
 from asu_lora.adapters.manifest import StackedOn, fingerprint_of, has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.adapters.stored_adapter import read_adapter_config
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
-from asu_lora.models.adapter_stack import adapter_folders, check_base, remove_adapters, stack_adapters
+from asu_lora.models.adapter_loading import fill, take_off
+from asu_lora.models.adapter_stack import adapter_folders, check_base, stack_adapters
 from asu_lora.models.decoder import base_model, decoder_and_layers
 from asu_lora.models.loading import LoadedBase
 
@@ -87,7 +89,7 @@ class FrozenAdapters:
         self.peft.add_adapter(NEW, lora)
         self._train_new(self.peft)
         if self.continued:
-            set_peft_model_state_dict(self.peft, load_peft_weights(str(self.continued), device="cpu"), NEW)
+            fill(self.peft, read_lora(self.continued), NEW)
         return self.peft
 
     def _train_new(self, peft: PeftModel) -> None:
@@ -133,7 +135,11 @@ class FrozenAdapters:
         """
         if self.peft is None:
             return first
-        changed = [module for module in self.peft.modules() if isinstance(module, BaseTunerLayer) and module.r]
+        changed = [
+            module
+            for module in self.peft.modules()
+            if (isinstance(module, BaseTunerLayer) and module.r) or isinstance(module, AuxiliaryTrainingWrapper)
+        ]
         layers = decoder_and_layers(self.peft)[1]
         inside = {id(module): index for index, layer in enumerate(layers) for module in layer.modules()}
         return min(first, *(inside.get(id(module), 0) for module in changed))
@@ -178,22 +184,21 @@ def frozen_adapters(
         yield ground
         return
     head = base_model(base.model).get_output_embeddings()
-    ground.peft = stack_adapters(base.model, [*folders, *continued])
-    ground.names = list(ground.peft.peft_config)[: len(folders)]
+    ground.peft = peft = cast(PeftModel, stack_adapters(base.model, [*folders, *continued]))
+    ground.names = list(peft.peft_config)[: len(folders)]
     try:
         if base_model(base.model).get_output_embeddings() is not head:
             raise AdapterError(
                 "An adapter to train on top of changes the output head, which teacher and student "
                 "share: it can't be the ground of another one."
             )
-        for module in ground.peft.modules():  # its own training is over
+        for module in peft.modules():  # its own training is over
             if isinstance(dropout := getattr(module, "lora_dropout", None), torch.nn.ModuleDict):
                 dropout.update({name: torch.nn.Identity() for name in list(dropout)})
         with ground.active():
             yield ground
     finally:
-        ground.peft.unload()
-        remove_adapters(base.model)  # PEFT's own record of them goes with the last
+        take_off(base.model)  # PEFT's own unload leaves whole modules of an adapter in the base's place
         base.model.eval()
 
 
@@ -214,8 +219,9 @@ def check_ground(
 ) -> list[StackedOn]:
     """What a run would stand on, checked without loading anything; raises as :func:`frozen_adapters` does."""
     folders = adapter_folders(adapters, store)
-    for folder, _ in folders:
+    for folder, weight in folders:
         check_base(folder, source)
+        refuse_weight(folder.name, read_adapter(folder).config, weight)
     return beneath(folders)
 
 
