@@ -75,7 +75,8 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
         packing = packing_of(run.model, run.device)
     if config.eval_rows and run.evaluated:
         phases["evaluating"] = fixed | _evaluating_parts(run, quantised, packing)
-    entry = planned_entry(run, config, quantised)
+    with kernels(quantised), _live(run):
+        entry = find_frozen_layers(run.model, config.first_adapted(number_of_layers(run.model)))
     cache, again = fill_cache(run, entry), _targets_again(run, config, entry)
     reading = machine.live(_reading(run, quantised, [_items(run)], packing))
     kept = {"cache": cache}
@@ -153,12 +154,6 @@ def _training_parts(
         "activations": machine.live(live[0]),
         "logits": machine.live(live[1]),
     }
-
-
-def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> FrozenLayers | None:
-    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.models.frozen_layers`)."""
-    with kernels(quantised), _live(run):
-        return find_frozen_layers(run.model, config.first_adapted(number_of_layers(run.model)))
 
 
 def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
