@@ -18,8 +18,9 @@ from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
 from asu_lora.merging.checkpoint.architecture import skeleton_of
 from asu_lora.merging.checkpoint.companion_files import copy_companions, write_config
+from asu_lora.merging.checkpoint.staged_folder import staged_folder
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
-from asu_lora.merging.checkpoint.tensor_writer import TensorWriter, staged_folder
+from asu_lora.merging.checkpoint.tensor_writer import TensorWriter
 from asu_lora.merging.durable.residual_adapter import FOLDER
 from asu_lora.merging.merge_plan import TensorPlan, plan_merge
 from asu_lora.merging.nf4.quantization import Quantization, stored_quantization
