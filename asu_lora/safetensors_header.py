@@ -24,6 +24,7 @@ _WIDTH = {
     "BF16": 2,
     "F8_E4M3": 1,
     "F8_E5M2": 1,
+    "F8_E8M0": 1,
     "I64": 8,
     "I32": 4,
     "I16": 2,
@@ -93,6 +94,23 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             )
     if end != size:
         raise AdapterError(f"{name} is cut off or damaged: it has {size} bytes, and its header announces {end}.")
+    return tensors
+
+
+def checked_header(path: Path) -> dict[str, TensorInfo]:
+    """:func:`read_header`, and what else the format's own reader asks of a file.
+
+    Raises:
+        AdapterError: either refuses it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors = read_header(path)
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{Path(path).name} is damaged: {error}.") from error
     return tensors
 
 

@@ -1,6 +1,6 @@
 """What step k of a history costs, and what serving after it costs, to 30 requests on a tiny model.
 
-    python benchmarks/continual_cost.py            # under 3 minutes, writes docs/results/continual_cost.{json,md}
+    python benchmarks/continual_cost.py            # under 3 minutes, writes docs/results/continual_cost.md
     python benchmarks/continual_cost.py --steps 10 --out /tmp/results
 
 Builds a tiny Llama of random weights and 30 requests, and runs them through ``run_history`` four ways: stacked,
@@ -11,7 +11,6 @@ turn, and the median is kept, so that a machine that slows down meanwhile slows 
 """
 
 import argparse
-import json
 import platform
 import statistics
 import tempfile
@@ -20,8 +19,6 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from asu_lora import ForgetConfig, ForgetRequest
 from asu_lora.adapters.store import AdapterStore
@@ -32,8 +29,9 @@ from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.studies.continual.history import HistoryConfig, run_history
 from asu_lora.studies.continual.steps import Step
 from asu_lora.training.new_adapter import adapted
+from common.results import RESULTS, write_data, write_table
+from common.tiny_base import save_tiny_base
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 FOLD = 5
 RANK = 4
 HISTORIES = {
@@ -57,30 +55,6 @@ SETTINGS = ForgetConfig(
 )
 TOKENS = 512
 REPEATS = 5
-
-
-def build(folder: Path) -> None:
-    """A tiny Llama with a byte-level tokenizer."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=320,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            eos_token_id=fast.eos_token_id,
-            pad_token_id=fast.pad_token_id,
-            bos_token_id=None,
-        )
-    ).save_pretrained(folder)
-    fast.save_pretrained(folder)
 
 
 def requests(count: int) -> list[Step]:
@@ -146,7 +120,7 @@ def best(function) -> float:
 
 def measure(count: int, rounds: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
-        build(Path(scratch) / "base")
+        save_tiny_base(Path(scratch) / "base")
         base, steps = load_base(str(Path(scratch) / "base"), "fp32", "cpu"), requests(count)
         benches = {
             name: Bench(base, Path(scratch) / str(i), steps, history)
@@ -271,10 +245,9 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     found = measure(max(arguments.steps, 2 * FOLD), arguments.rounds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "continual_cost.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_data("continual_cost", found, arguments.out)
     text = markdown(found, max(arguments.steps, 2 * FOLD))
-    (arguments.out / "continual_cost.md").write_text(text)
+    write_table("continual_cost", text, arguments.out)
     print(text)
 
 

@@ -5,7 +5,7 @@
 BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files.
 For each task (40 questions to forget), the other memorised rows are the retain set (with --left-out, all but 40
 of them, and these 40 are measured as held-out). One run a line; runs that are already in the results are left
-out, so that an interrupted benchmark goes on. Writes docs/results/forget_tofu.json and .md.
+out, so that an interrupted benchmark goes on. Writes docs/results/forget_tofu.md and data/forget_tofu.json.
 """
 
 import argparse
@@ -14,15 +14,12 @@ import platform
 import tempfile
 from pathlib import Path
 
-from results import RESULTS, write_table
-
-from asu_lora import ForgetConfig, ForgetRequest, forget
+from asu_lora import ForgetConfig, forget
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
-from asu_lora.data.examples import examples_from_rows
-from asu_lora.data.reading import read_rows
+from common.results import read_data, write_data, write_table
+from common.tofu_request import MEMORISED_TASKS, request_for
 
-MEMORISED_TASKS, MEMORISED_RETAIN = ("1", "2", "3"), 160
 BARS = (
     ("forget probability kept", 0.40, "at most"),
     ("forget ROUGE-L", 0.35, "at most"),
@@ -39,17 +36,6 @@ each set are measured. "kept" is after / before. One run a column; no GPU (an AM
 in bf16 there, on CPUs without such units in fp32). Every run of this command is here.
 
 """
-
-
-def request_for(tofu: Path, task: str, left_out: bool):
-    """The request of one task, and the memorised rows that are in neither set."""
-    rows = [{**row, "paraphrased_answer": None, "perturbed_answer": None} for row in read_rows(tofu / "forget01.json")]
-    mine = [row for row in rows if row["task_id"] == task]
-    others = [row for row in rows if row["task_id"] in MEMORISED_TASKS and row["task_id"] != task]
-    retain = read_rows(tofu / "retain_perturbed.json")[:MEMORISED_RETAIN]
-    held = retain[140:160] + others[30:40] + others[70:80] if left_out else []
-    kept = [row for row in retain + others if row not in held]
-    return ForgetRequest.from_rows(mine, kept), examples_from_rows(held, "left-out rows")
 
 
 def figures(result) -> dict[str, float]:
@@ -109,8 +95,7 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, help="write the answers to forget questions here, to be read")
     arguments = parser.parse_args()
     quiet_libraries()
-    file = RESULTS / "forget_tofu.json"
-    runs = json.loads(file.read_text()) if file.is_file() else []
+    runs = read_data("forget_tofu", [])
     for precision in arguments.precision:
         for task in arguments.task:
             for seed in arguments.seed:
@@ -142,7 +127,7 @@ def main() -> None:
                         "compute": str(result.record.base.compute_dtype),
                     }
                 )
-                file.write_text(json.dumps(runs, indent=1) + "\n")
+                write_data("forget_tofu", runs)
                 write_table("forget_tofu", HEADING + table(runs))
                 if arguments.answers:
                     with arguments.answers.open("a") as out:

@@ -3,18 +3,15 @@
     python benchmarks/generation_speed.py BASE TOFU
 
 The same questions, the same limit; tokens up to each answer's end count. Both in turn, several times. Writes
-docs/results/generation_speed.json and .md.
+docs/results/generation_speed.md and data/generation_speed.json.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from statistics import median
 
 import torch
-from results import RESULTS, write_table
-from steps import plain
 
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.chat_template import stop_ids
@@ -23,6 +20,8 @@ from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import load_base
+from common.results import write_data, write_table
+from common.training_steps import plain
 
 TOTAL = 120
 
@@ -83,7 +82,7 @@ def main() -> None:
                 rates[name].append(rate)
     best = max(median(values) for name, values in rates.items() if name != "evaluation")
     ratio = median(rates["evaluation"]) / best
-    (RESULTS / f"{a.name}.json").write_text(json.dumps({"tokens per second": rates, "ratio": ratio}, indent=1) + "\n")
+    write_data(a.name, {"tokens per second": rates, "ratio": ratio})
     lines = [
         "# Answers a second",
         "",

@@ -5,10 +5,10 @@
 The defaults, NF4, bf16, 40 forget and 200 retain rows of one length, half of it prompt. No GPU is needed.
 """
 
+import argparse
 import dataclasses
 
 import torch
-from shaped_base import COMMON, SHAPES
 from transformers import LlamaConfig, Qwen2Config
 
 from asu_lora.cli.quiet import quiet_libraries
@@ -20,6 +20,7 @@ from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import changes, fit, parse_size
 from asu_lora.memory_plan.plan import PlannedRun, meta_model, plan_memory
+from common.shaped_base import COMMON, SHAPES
 
 BASES = {
     "Llama-3.1-8B": (LlamaConfig(**COMMON | SHAPES["llama-3.1-8b"]), "12GB"),
@@ -58,6 +59,7 @@ def planned_run(model: torch.nn.Module, config: ForgetConfig, tokens: int) -> Pl
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     quiet_libraries()
     config, lines, parts = ForgetConfig(tau=3.0, device="cuda"), [], []
     for name, (shapes, budget) in BASES.items():

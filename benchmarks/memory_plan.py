@@ -5,9 +5,9 @@
 
 Each setting is planned and run by the command itself, in a process of its own, for a fraction of an epoch unless the
 setting says otherwise. On a GPU, --limit lets torch have no more than a card of that size would have. Writes
-docs/results/memory_plan.json and .md (memory_plan_cuda of a GPU); settings that are in the results already are left
-out, so that an interrupted benchmark goes on; --replan plans these anew, seconds each, and measures nothing. The
-planned peak should be within 15 % of the measured one.
+docs/results/memory_plan.md and data/memory_plan.json (memory_plan_cuda of a GPU). Settings that are in the results
+already are left out, so that an interrupted benchmark goes on; --replan plans these anew, seconds each, and measures
+nothing. The planned peak should be within 15 % of the measured one.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from results import RESULTS, write_table
+from common.results import read_data, write_data, write_table
 
 WITHIN = 0.15
 SETTINGS = {
@@ -186,8 +186,7 @@ def main() -> None:
         parser.error("BASE, FORGET and RETAIN are missing")
     device = arguments.device
     stem = "memory_plan" + ("" if device == "cpu" else f"_{device}")
-    file = RESULTS / f"{stem}.json"
-    runs = json.loads(file.read_text()) if file.is_file() else []
+    runs = read_data(stem, [])
     for setting in arguments.setting or SETTINGS[device]:
         key = {
             "base": Path(arguments.base).name,
@@ -203,7 +202,7 @@ def main() -> None:
             runs[done[0]] = with_plan(runs[done[0]], printed(planning(words))[0]["memory"])
         elif not arguments.replan:
             runs.append(key | plan_and_run(words, device, arguments.limit))
-        file.write_text(json.dumps(runs, indent=1) + "\n")
+        write_data(stem, runs)
         write_table(stem, HEADING[device] + "\n" + table(runs, device))
     for run in runs:
         print(f"{run['ratio']:.2f}  {run['settings']}" + ("" if abs(run["ratio"] - 1) <= WITHIN else "  (missed)"))

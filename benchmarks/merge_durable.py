@@ -5,7 +5,7 @@
 BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files, ADAPTER
 the folder of an adapter trained by benchmarks/forget_tofu.py's request of that task. The durable variants look at
 all of the request's questions; measured are 16 of them, and 16 of the retain questions that they did not look at.
-Writes docs/results/durable.json, a line a variant.
+Writes docs/results/data/merge_durable.json, a line a variant.
 """
 
 import argparse
@@ -13,16 +13,15 @@ import json
 import tempfile
 from pathlib import Path
 
-from forget_tofu import request_for
-
 from asu_lora.bases.source import resolve_base
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.sampling import sample
 from asu_lora.merging.check import check
 from asu_lora.merging.durable.durable_rounding import DurableSettings
 from asu_lora.merging.merge import merge
+from common.results import read_data, write_data
+from common.tofu_request import request_for
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "durable.json"
 QUESTIONS = 16
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     looked_at = sample(request.retain, 80)
     unseen = [example for example in request.retain if example not in looked_at]
     source, adapters = resolve_base(str(arguments.base)), [(arguments.adapter, 1.0)]
-    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    found = read_data("merge_durable", {})
     for variant in arguments.variant:
         durable = (
             None
@@ -69,7 +68,7 @@ def main() -> None:
             },
             "rows": checked.as_dict()["rows"],
         }
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        write_data("merge_durable", found)
         print(key, json.dumps(found[key], indent=1))
 
 

@@ -1,6 +1,6 @@
 """Memory and time of merging a checkpoint: ours, PEFT's merge_and_unload, and the copying of the files.
 
-    python benchmarks/merge_streaming.py            # 4 GB, writes docs/results/merge_streaming.{json,md}
+    python benchmarks/merge_streaming.py            # 4 GB, writes docs/results/merge_streaming.md
     python benchmarks/merge_streaming.py --gb 0.4 --out /tmp/results
 
 Builds a sharded bf16 checkpoint (SmolLM2-1.7B's config with as many layers as fit, random weights) and a
@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common.results import RESULTS, write_data, write_table
 
 GB = 1e9
 SHARD = 1_000_000_000
@@ -282,10 +284,10 @@ def markdown(report: dict, command: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=4.0, help="size of the checkpoint")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, help="where to build the checkpoint; else a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as scratch:
@@ -294,11 +296,9 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (folder / "base").iterdir())
         results = measure(folder, options.runs)
         report = summary(results, size, child("compare", str(folder)), options.runs)
-    options.out.mkdir(parents=True, exist_ok=True)
     command = f"python benchmarks/merge_streaming.py --gb {options.gb:g} --runs {options.runs}"
-    text = json.dumps(report | {"command": command}, indent=2) + "\n"
-    (options.out / "merge_streaming.json").write_text(text)
-    (options.out / "merge_streaming.md").write_text(markdown(report, command))
+    write_data("merge_streaming", report | {"command": command}, options.out)
+    write_table("merge_streaming", markdown(report, command), options.out)
     print(markdown(report, command))
 
 

@@ -3,22 +3,22 @@
     python benchmarks/packing.py BASE TOFU [--device cuda]
 
 Two mixes of rows: TOFU's as they are, and uneven ones, each with the answers of one to four rows. Medians of 5
-alternating steps after one that isn't counted. Writes docs/results/packing.json and .md, on a GPU packing_cuda.
+alternating steps after one that isn't counted. Writes docs/results/packing.md and
+data/packing.json, on a GPU packing_cuda.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
 import torch
-from results import RESULTS, write_table
-from steps import Workload, on, timed
 
 from asu_lora.batches.collator import Collator
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.data.encoding import Encoded
 from asu_lora.losses import needs_of
+from common.results import write_data, write_table
+from common.training_steps import Workload, on, timed
 
 ROUNDS = 5
 WAYS = {"padded": None, "packed": "lines"}
@@ -77,7 +77,7 @@ def main() -> None:
         rows.views = {view: uneven(items) for view, items in rows.views.items()}
     found += measure(work, "uneven")
     name = "packing" if work.device.type == "cpu" else "packing_cuda"
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_data(name, found)
     lines = [
         "# Packed rows against padded ones",
         "",

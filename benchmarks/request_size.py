@@ -3,24 +3,23 @@
     python benchmarks/request_size.py BASE TOFU --sizes 10 30 100 300 1000
 
 Whole runs but for the figures before and after: references once, one epoch (two with --epochs 2), as many retain
-rows. A line is fitted. Writes docs/results/request_size.json and .md; sizes that are in the results already, with the
-same settings, are left out, so that an interrupted benchmark goes on.
+rows. A line is fitted. Writes docs/results/request_size.md and data/request_size.json. Sizes that are in the results
+already, with the same settings, are left out, so that an interrupted benchmark goes on.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from results import RESULTS, write_table
-from steps import plain
 
 from asu_lora import ForgetConfig, ForgetRequest, forget
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.reading import read_rows
 from asu_lora.models.loading import load_base
+from common.results import read_data, write_data, write_table
+from common.training_steps import plain
 
 
 def main() -> None:
@@ -36,8 +35,7 @@ def main() -> None:
     base = load_base(a.base, "nf4", "cpu")
     config = ForgetConfig(tau=3.0, epochs=a.epochs, eval_rows=0, retain_per_forget=1, own_words=a.own_words)
     settings = {"epochs": a.epochs, "own words": a.own_words, "threads": torch.get_num_threads()}
-    file = RESULTS / "request_size.json"
-    before = json.loads(file.read_text()) if file.is_file() else {}
+    before = read_data("request_size", {})
     found = before["runs"] if before.get("settings") == settings else []
     todo = [size for size in a.sizes if size not in [run["questions"] for run in found]]
     for number, size in enumerate([*todo[:1], *todo]):  # the first run warms up
@@ -55,7 +53,7 @@ def main() -> None:
         print(found[-1], flush=True)
         if not number:
             found.pop()
-        file.write_text(json.dumps({"settings": settings, "runs": found}, indent=1) + "\n")
+        write_data("request_size", {"settings": settings, "runs": found})
     found.sort(key=lambda run: run["questions"])
     x, y = np.array([f["questions"] for f in found]), np.array([f["seconds"] for f in found])
     slope, constant = np.polyfit(x, y, 1)
@@ -65,7 +63,7 @@ def main() -> None:
         "constant seconds": constant,
         "largest deviation, share of the longest run": off,
     }
-    file.write_text(json.dumps({"settings": settings, "runs": found, "fit": summary}, indent=1) + "\n")
+    write_data("request_size", {"settings": settings, "runs": found, "fit": summary})
     lines = [
         "# Cost against the size of the request",
         "",

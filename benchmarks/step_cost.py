@@ -5,8 +5,8 @@
 Time: medians of alternating steps in one process. Memory: one process a kind of step, its peak above the loaded
 base. Cache: medians, alternating with the forward passes of an epoch of the same rows in batches of 8 + 8, all warm
 (kernels compiled, the entry and the smoothing tried out: that is done once a run, however many rows it has). Losses:
-the first steps of ASU and of the straightforward way from one adapter, in fp32. Writes docs/results/step_cost.json
-and .md.
+the first steps of ASU and of the straightforward way from one adapter, in fp32. Writes docs/results/step_cost.md
+and data/step_cost.json.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from results import RESULTS, write_table
-from steps import TAU, Workload, peak_memory, settled, timed
 
 from asu_lora import ForgetConfig
 from asu_lora.models.hidden_states import hidden_states
+from common.results import write_data, write_table
+from common.training_steps import TAU, Workload, peak_memory, settled, timed
 
 KINDS = ("asu", "asu, few rows", "plain", "plain, all layers", "straightforward")
 FEW_ROWS = ("asu, few rows", "straightforward")  # 4 + 4, unless --few says otherwise
@@ -202,7 +202,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    (RESULTS / f"{a.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_data(a.name, found)
     write_table(a.name, table(found))
     print(table(found))
 

@@ -7,19 +7,16 @@ STORE holds task1-nf4-0, task2-nf4-0 and task3-nf4-0, made by
     python benchmarks/forget_tofu.py BASE TOFU --task 1 2 3 --precision nf4 --store STORE
 
 16 questions of each task and 16 of the retain rows are measured: answer probability and ROUGE-L recall. What is there
-already is not measured again. Writes docs/results/three_adapters.json and .md.
+already is not measured again. Writes docs/results/three_adapters.md and data/three_adapters.json.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from forget_tofu import request_for
-from results import RESULTS, write_table
 
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.store import AdapterStore
@@ -35,6 +32,8 @@ from asu_lora.models.adapter_stack import load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import keep_trainable_layout, load_tokenizer
 from asu_lora.models.output_head import FrozenHead
+from common.results import read_data, write_data, write_table
+from common.tofu_request import request_for
 
 TASKS, QUESTIONS = ("1", "2", "3"), 16
 STACK = "stack of three"
@@ -157,8 +156,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     a = parser.parse_args()
     quiet_libraries()
-    file = RESULTS / "three_adapters.json"
-    found = json.loads(file.read_text()) if file.is_file() else {}
+    found = read_data("three_adapters", {})
     with tempfile.TemporaryDirectory() as work:
         lab = Lab(a.base, a.tofu, a.store, Path(work))
         tokenizer = load_tokenizer(lab.source)
@@ -168,7 +166,7 @@ def main() -> None:
             with opened() as model:
                 found[way] = figures(lab, model, tokenizer)
             print(way, found[way], flush=True)
-            file.write_text(json.dumps(found, indent=1) + "\n")
+            write_data("three_adapters", found)
             write_table("three_adapters", table(found))
     print(table(found))
 

@@ -4,7 +4,7 @@
 
 The same small Gemma-like model with 32,768, 131,072 and 262,144 words. Their tokenizer is of BASE's kind, trained anew
 on TOFU's text: BASE's own has more words than the smallest. What a step takes above the loaded base should not grow.
-Writes docs/results/vocabulary.json and .md.
+Writes docs/results/vocabulary.md and data/vocabulary.json.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gemma_like import save
-from results import RESULTS, write_table
-from steps import plain
 from transformers import AutoTokenizer
 
 from asu_lora.data.reading import read_rows
+from common.gemma_like import save
+from common.results import write_data, write_table
+from common.training_steps import plain
 
 SIZES, WORDS = (32_768, 131_072, 262_144), 8192
 KINDS = ("asu", "plain")
@@ -55,7 +55,7 @@ def main() -> None:
                 ).stdout
                 found.append({"vocabulary": size, "step": kind} | json.loads(out.splitlines()[-1]))
                 print(found[-1], flush=True)
-    (RESULTS / "vocabulary.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_data("vocabulary", found)
     cells = {(run["vocabulary"], run["step"]): run["above"] for run in found}
     lines = [
         "# Memory against vocabulary",

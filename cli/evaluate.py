@@ -18,7 +18,7 @@ from asu_lora.cli.options import (
 from asu_lora.evaluation.suites import SUITES
 from asu_lora.reporting.tables import percent
 
-NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC, percent already
+NOT_PERCENT = ("forget quality", "AUC", "PrivLeak")  # endings: a p-value, an AUC, percent already
 
 
 @click.command(short_help="Score a base with adapters: model utility, forget efficacy.")
@@ -32,13 +32,16 @@ NOT_PERCENT = ("forget quality", "Min-40% AUC", "PrivLeak")  # a p-value, an AUC
 @click.option(
     "--retain-log",
     metavar="FILE",
-    help="The --records of a model that never saw the forget set, or TOFU's "
-    "eval log: gives forget quality (MUSE: PrivLeak).",
+    help="The --records of a model that never saw the forget set, or the log of TOFU's or open-unlearning's "
+    "evaluation: gives forget quality and, on MUSE or with --holdout, PrivLeak.",
 )
 @click.option(
     "--holdout",
     metavar="FILE",
-    help="Examples that the model never saw, like those to forget: gives the AUC of Min-40%.",
+    help="Examples that the model never saw, like those to forget: gives membership attacks, AUC and TPR at 1% FPR.",
+)
+@click.option(
+    "--gradient-norm", is_flag=True, help="Tell members by their gradients too: a backward pass for every row."
 )
 @click.option(
     "--lm-eval",
@@ -91,23 +94,23 @@ def evaluate(lm_eval, where, records, as_json, **asked):
 def _print(result):
     from asu_lora.cli.console import print_table
 
+    summary = result.summary()
     metrics = list(dict.fromkeys(metric for values in result.sets.values() for metric in values))
     if result.sets:
+        cells = [
+            (metric.replace("_", " "), *(_value(summary, name, metric) for name in result.sets)) for metric in metrics
+        ]
+        print_table(None, ("metric", *result.sets), cells, right=tuple(range(1, len(result.sets) + 1)))
         print_table(
             None,
-            ("metric", *result.sets),
+            ("score", "value", "95 %"),
             [
-                (metric.replace("_", " "), *(_value(values, metric) for values in result.sets.values()))
-                for metric in metrics
+                (entry["label"], _score(name, entry["value"]), _between(name, entry["interval"]))
+                for name, entry in summary["scores"].items()
             ],
-            right=tuple(range(1, len(result.sets) + 1)),
+            right=(1, 2),
         )
-        print_table(
-            None,
-            ("score", "value"),
-            [(entry["label"], _score(name, entry["value"])) for name, entry in result.summary()["scores"].items()],
-            right=(1,),
-        )
+        click.echo("± and 95 %: bootstrap intervals over questions (± is half of one).", err=True)
     if result.lm_eval:
         print_table(
             None,
@@ -123,12 +126,21 @@ def _print(result):
         click.echo(note, err=True)
 
 
-def _value(values, metric):
+def _value(summary, name, metric):
     """One cell: empty where a set has no such metric."""
+    values = summary["sets"][name]
     if metric not in values:
         return ""
-    return "missing" if values[metric] is None else f"{values[metric]:.3f}"
+    if values[metric] is None:
+        return "missing"
+    bounds = summary["intervals"][name].get(metric)
+    return f"{values[metric]:.3f}" + (f" ±{(bounds[1] - bounds[0]) / 2:.2f}" if bounds else "")
 
 
 def _score(name, value):
-    return percent(value) if value is None or name not in NOT_PERCENT else f"{value:.3g}"
+    return f"{value:.3g}" if value is not None and name.endswith(NOT_PERCENT) else percent(value)
+
+
+def _between(name, bounds):
+    """An interval; empty where there is none."""
+    return f"{_score(name, bounds[0])} to {_score(name, bounds[1])}" if bounds else ""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.root import ROOT
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser):
@@ -60,6 +60,25 @@ def taught_base(tmp_path_factory) -> Path:
     return save_taught_base(tmp_path_factory.mktemp("bases") / "taught")
 
 
+@pytest.fixture(scope="module")
+def base(taught_base):
+    """The taught base, loaded: one for all tests of a file, each of which leaves it as it was."""
+    from asu_lora.models.loading import load_base
+
+    return load_base(str(taught_base), "fp32", "cpu")
+
+
+@pytest.fixture
+def snapshot(base):
+    """The base must be afterwards what it was before: the same modules and weights, plain and in eval mode."""
+    from tests.support.plain_base import describe
+
+    before = describe(base.model)
+    yield
+    assert describe(base.model) == before
+    assert not base.model.training and not any(module.training for module in base.model.modules())
+
+
 @pytest.fixture(scope="session")
 def forgetting_adapter(taught_base, tmp_path_factory) -> Path:
     """An adapter trained on the taught base in NF4: it has forgotten a good part of the first six facts."""
@@ -69,3 +88,11 @@ def forgetting_adapter(taught_base, tmp_path_factory) -> Path:
     store = tmp_path_factory.mktemp("stores") / "store"
     config = tiny_settings(precision="nf4", epochs=20, lr=3e-3)
     return forget(tiny_request(), str(taught_base), config, name="forgetting", store=store).path
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A real word-piece tokenizer: rare names are several tokens."""
+    from tests.support.word_pieces import word_piece_tokenizer
+
+    return word_piece_tokenizer()

@@ -13,12 +13,14 @@ from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.lm_eval import check_installed, run_tasks
-from asu_lora.evaluation.membership import add_membership
+from asu_lora.evaluation.membership import add_attacks, add_holdout
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
-from asu_lora.evaluation.question_sets import QuestionSet, own_sets
-from asu_lora.evaluation.result import Evaluation, Record
-from asu_lora.evaluation.retain_log import check_questions, read_log, retain_quality
+from asu_lora.evaluation.question_sets import FORGET, QuestionSet, own_sets, with_paraphrases
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.result import Evaluation
+from asu_lora.evaluation.retain_comparison import check_questions, compare_with_log
+from asu_lora.evaluation.retain_log import read_log
 from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites import SUITES, Suite
 from asu_lora.models.adapter_stack import Stack, load
@@ -40,6 +42,7 @@ class EvaluationRequest:
         encoder, nli: the models behind cosine similarity and entailment, by hub id or folder.
         retain_log: what a model that never saw the forget set scored (:func:`read_log`).
         holdout: a file of examples like those to forget that the model never saw.
+        gradient_norm: whether membership is also told by gradients, which takes a backward pass a row.
         tasks: tasks of lm-evaluation-harness.
 
     Raises:
@@ -63,6 +66,7 @@ class EvaluationRequest:
     nli: str | None = None
     retain_log: str | None = None
     holdout: str | None = None
+    gradient_norm: bool = False
     tasks: Sequence[str] = ()
     trust_remote_code: bool = False
     max_length: int | None = None
@@ -78,6 +82,8 @@ class EvaluationRequest:
             raise SettingError(f"--holdout is for questions of your own or of TOFU; {self.suite} has its own sets.")
         if self.retain_log and self.suite == "wmdp":
             raise SettingError("--retain-log is for TOFU, MUSE and questions of your own; nothing of wmdp needs it.")
+        if self.gradient_norm and not (self.holdout or (self.suite or "").startswith("muse")):
+            raise SettingError("--gradient-norm tells members from unseen rows: name those with --holdout.")
         if (self.retain_log or self.holdout) and self.tasks and not self.names_questions:
             raise SettingError("--retain-log and --holdout need something to compare with: name --forget or --suite.")
 
@@ -104,12 +110,12 @@ class EvaluationRequest:
         if self.tasks:
             check_installed()
         log = read_log(self.retain_log) if self.retain_log else None
-        sets = self._question_sets()
+        sets = with_paraphrases(self._question_sets())
+        holdout = sample(read_examples(self.holdout), self.questions) if self.holdout else []
         if log is not None and self.asks_questions:
-            check_questions(log, sets)
+            check_questions(log, sets, holdout)
         suite = self.benchmark
         benchmark_data = suite.read(self.data or suite.hub, self.questions) if suite and suite.score else None
-        holdout = sample(read_examples(self.holdout), self.questions) if self.holdout else []
         rows = RowSettings(
             max_length=self.max_length, system_prompt=self.system_prompt, template_date=self.template_date
         )
@@ -156,16 +162,22 @@ class LoadedEvaluation:
         """Everything that was asked for but the harness' tasks."""
         suite = self.request.benchmark
         if suite is not None and suite.score is not None:
-            compared = {"log": self.log} if self.log is not None else {}
-            return suite.score(self.stack, self.benchmark_data, **compared, progress=progress)
+            more: dict[str, object] = {"log": self.log} if self.log is not None else {}
+            if self.request.gradient_norm:
+                more["gradients"] = True
+            return suite.score(self.stack, self.benchmark_data, progress=progress, **more)
         if not self.sets:
             return Evaluation({}, [])
         notes = [*self.stack.notes, *self.notes]
         result = evaluate(self.stack, self.sets, self.encoder, self.nli, notes, progress)
-        if self.log is not None:
-            result.more["forget quality"] = retain_quality(result.records, self.log)
         if self.holdout:
-            add_membership(result, self.stack, self.sets, self.holdout, progress)
+            forget = [e for questions in self.sets if questions.name == FORGET for e in questions.examples]
+            gradients_of = forget if self.request.gradient_norm else None
+            add_holdout(result, self.stack, self.holdout, gradients_of, progress)
+        if self.log is not None:
+            compare_with_log(result, self.log, bool(self.holdout))
+        if self.holdout:
+            add_attacks(result)
         return result
 
     def run_tasks(self) -> dict[str, dict[str, float]]:

@@ -1,16 +1,24 @@
 """The question sets of an evaluation: what MU and FE are made of, and a user's own."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.reading import read_rows
-from asu_lora.data.reference_answers import check_reference_answers
+from asu_lora.data.reference_answers import check_reference_answers, reference_answers
 from asu_lora.data.request import select_rows
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 
 FORGET, RETAIN, AUTHORS, WORLD = "forget", "retain", "real_authors", "world_facts"
+ASKED_AGAIN = "paraphrased_question"  # the column of a question in other words
+PARAPHRASED_FORGET = "forget_paraphrased"  # the forget set's questions in other words
+
+
+def is_forget(name: str) -> bool:
+    """Whether a set's questions are to be forgotten."""
+    return name in (FORGET, PARAPHRASED_FORGET)
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,8 @@ class QuestionSet:
     """Questions that are scored together.
 
     Attributes:
-        name: ``forget``, ``retain``, ``real_authors`` or ``world_facts`` (the four that MU and FE are made of).
+        name: ``forget``, ``retain``, ``real_authors`` or ``world_facts`` (the four that MU and FE are made of), or
+            ``forget_paraphrased``.
         examples: the questions; ``paraphrased_answer``, ``perturbed_answer`` and ``original_answer`` in their
             extra fields where there are any.
         multiple_choice: whether probability is that of the true answer among the wrong ones.
@@ -49,3 +58,28 @@ def own_sets(
     if not sets:
         raise DataError("Nothing to evaluate on: name a --forget or --retain file, or --suite tofu with --data.")
     return sets
+
+
+def paraphrased(questions: QuestionSet) -> QuestionSet | None:
+    """The same set asked in other words (``paraphrased_question``); None where no row has them.
+
+    Only the last user turn is replaced. A row with several paraphrases is asked by the first of them.
+    """
+    again = []
+    for example in questions.examples:
+        texts = [] if example.is_passage else reference_answers(example, ASKED_AGAIN)
+        if texts:
+            turn = dict(example.prompt[-1], content=texts[0])
+            again.append(replace(example, prompt=(*example.prompt[:-1], turn)))
+    return QuestionSet(PARAPHRASED_FORGET, tuple(again), questions.multiple_choice) if again else None
+
+
+def with_paraphrases(sets: Sequence[QuestionSet]) -> list[QuestionSet]:
+    """The sets, and behind the forget set the same questions in other words, where its rows have them."""
+    found = []
+    for questions in sets:
+        found.append(questions)
+        again = paraphrased(questions) if questions.name == FORGET else None
+        if again is not None:
+            found.append(again)
+    return found

@@ -3,15 +3,14 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from asu_lora.evaluation.intervals import set_intervals, utility_intervals
 from asu_lora.evaluation.metrics.average import average
 from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.evaluation.metrics.model_utility import model_utility, tofu_model_utility
 from asu_lora.evaluation.question_sets import FORGET
-from asu_lora.evaluation.score import Score
-
-Record = dict[str, Any]  # one row that was scored: its set and number, its texts, every metric by name
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.score import Interval, Score
 
 
 @dataclass
@@ -53,14 +52,28 @@ class Evaluation:
             "TOFU MU": tofu_model_utility(self.sets),
         } | self.more
 
+    def score_intervals(self) -> dict[str, Interval]:
+        """Bootstrap intervals of the scores that are made of set means; the others bring theirs."""
+        return utility_intervals(self.sets, self.records)
+
     def summary(self) -> dict:
-        """Everything but the records, ready for JSON."""
+        """Everything but the records, ready for JSON; intervals are 95 % bootstrap intervals over questions."""
+        scores, bounds = self.scores(), self.score_intervals()
         return {
             "scores": {
-                name: {"value": score.value, "label": score.label(name), "missing": list(score.missing)}
-                for name, score in self.scores().items()
+                name: {
+                    "value": score.value,
+                    "label": score.label(name),
+                    "missing": list(score.missing),
+                    "interval": _listed(score.interval or bounds.get(name)),
+                }
+                for name, score in scores.items()
             },
             "sets": self.sets,
+            "intervals": {
+                name: {metric: _listed(found) for metric, found in metrics.items()}
+                for name, metrics in set_intervals(self.sets, self.records).items()
+            },
             "questions": {name: sum(r["set"] == name for r in self.records) for name in self.sets},
             "notes": self.notes,
         } | ({"lm_eval": self.lm_eval} if self.lm_eval else {})
@@ -70,3 +83,7 @@ class Evaluation:
         with Path(path).open("w", encoding="utf-8") as file:
             for record in self.records:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _listed(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)

@@ -1,97 +1,129 @@
-"""What a model that never saw the forget set scored: the yardstick of forget quality and of PrivLeak.
+"""What a model that never saw the forget set scored: the yardstick of forget quality, PrivLeak and reference.
 
-Two kinds of log are read: the records that ``asu-lora evaluate --records`` wrote, and the JSON that TOFU's own
-evaluation writes (``eval_log_aggregated.json``, or its ``eval_log_forget.json`` alone).
+Three kinds of log are read: the records that ``asu-lora evaluate --records`` wrote, the JSON of TOFU's own
+evaluation (``eval_log_aggregated.json``, or its ``eval_log_forget.json`` alone), and open-unlearning's
+``TOFU_EVAL.json`` or ``MUSE_EVAL.json``.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
-from asu_lora.evaluation.metrics.forget_quality import forget_quality
-from asu_lora.evaluation.question_sets import FORGET, QuestionSet
-from asu_lora.evaluation.score import Score
+from asu_lora.evaluation.metrics.truth_ratio import LARGEST_EXPONENT
+from asu_lora.evaluation.question_sets import FORGET
+from asu_lora.evaluation.record import Record
 
+HOLDOUT = "holdout"
 TOFU_FILE = "eval_log_forget.json"
 LOSSES = ("avg_paraphrased_loss", "average_perturb_loss")
+RATIO, TRUE, FALSE = "forget_truth_ratio", "forget_Q_A_PARA_Prob", "forget_Q_A_PERT_Prob"  # open-unlearning's
+ATTACKS = {"mia_min_k": ("min_k", -1.0), "mia_loss": ("loss", 1.0)}  # its name: ours, and the sign between them
 
 
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """A retain-only model's log as records; TOFU's give ``set`` and ``truth_ratio`` alone.
+def read_log(path: str | Path) -> list[Record]:
+    """A retain-only model's log as records; other programs' hold no question, and only what is compared.
 
     Raises:
-        DataError: it is neither of the two kinds.
+        DataError: it is none of the three kinds, or a broken one.
     """
-    losses = _tofu_losses(Path(path))
-    if losses is not None:
-        return [{"set": FORGET, "truth_ratio": math.exp(sum(wrong) / len(wrong) - true)} for true, wrong in losses]
+    found = _json_object(Path(path))
+    tofu = found.get(TOFU_FILE, found)
+    if isinstance(tofu, dict) and all(name in tofu for name in LOSSES):
+        return _tofu(tofu, path)
+    if RATIO in found or any(name in found for name in ATTACKS):
+        return _open_unlearning(found, path)
     rows = read_rows(path)
     if not all(isinstance(row.get("set"), str) for row in rows):
         raise DataError(
-            f"{path} is no retain-only model's log: give the records that 'asu-lora evaluate --records' "
-            f"wrote for it, or TOFU's {TOFU_FILE} (or aggregated) with {' and '.join(LOSSES)}."
+            f"{path} is no retain-only model's log: give the records that 'asu-lora evaluate --records' wrote for it, "
+            f"TOFU's {TOFU_FILE} (or aggregated) with {' and '.join(LOSSES)}, or open-unlearning's TOFU_EVAL.json with "
+            f"{RATIO} (its TOFU_SUMMARY.json holds no question's score)."
         )
     return rows
 
 
-def _tofu_losses(path: Path) -> list[tuple[float, list[float]]] | None:
-    """(paraphrased loss, perturbed losses) a question of TOFU's own log; None for another file."""
+def _json_object(path: Path) -> dict[str, Any]:
+    """The one object of a JSON file; empty for another file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found = found.get(TOFU_FILE, found) if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not all(name in found for name in LOSSES):
-        return None
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _tofu(log: Mapping[str, Any], path: str | Path) -> list[Record]:
     # older versions of TOFU's code write lists, newer ones dicts by the question's number
-    true, wrong = (value.values() if isinstance(value, dict) else value for value in (found[name] for name in LOSSES))
+    true, wrong, said = (
+        list(value.values() if isinstance(value, dict) else value or ())
+        for value in (*(log[name] for name in LOSSES), log.get("generated_text"))
+    )
     try:
-        return [(float(one), [float(loss) for loss in several]) for one, several in zip(true, wrong, strict=True)]
-    except (TypeError, ValueError) as error:
+        ratios = [_ratio(fmean(map(float, several)) - float(one)) for one, several in zip(true, wrong, strict=True)]
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise DataError(
             f"{path} is a broken TOFU log: {' and '.join(LOSSES)} should hold one number and one list of "
             "numbers a question."
         ) from error
+    records: list[Record] = [
+        {"set": FORGET, "row": row, "truth_ratio": ratio} for row, ratio in enumerate(ratios, start=1)
+    ]
+    if len(said) == len(records) and all(isinstance(texts, list) and len(texts) == 3 for texts in said):
+        for record, (_, _, truth) in zip(records, said, strict=True):  # question, answer, truth
+            record["answer_told"] = truth
+    return records
 
 
-def log_min_k(log: Sequence[dict[str, Any]], name: str, count: int) -> list[float]:
-    """The Min-K% scores of one set of a log.
+def _open_unlearning(log: Mapping[str, Any], path: str | Path) -> list[Record]:
+    rows: dict[tuple[str, str], Record] = {}
 
-    Raises:
-        DataError: the log is of other data.
-    """
-    values = [row["min_k"] for row in log if row["set"] == name and isinstance(row.get("min_k"), float)]
-    if len(values) != count:
+    def put(name: str, index: str, **values: Any) -> None:
+        row = int(index) + 1 if index.isdigit() else index
+        rows.setdefault((name, index), {"set": name, "row": row}).update(values)
+
+    try:
+        for index, ratio in _open_unlearning_ratios(log):
+            put(FORGET, index, truth_ratio=ratio)
+        for theirs, (ours, sign) in ATTACKS.items():
+            for name in (FORGET, HOLDOUT):
+                for index, value in log.get(theirs, {}).get(name, {}).get("value_by_index", {}).items():
+                    put(name, index, **{ours: sign * float(value["score"])})
+        for index, value in log.get("forget_Q_A_ROUGE", {}).get("value_by_index", {}).items():
+            if (FORGET, index) in rows and isinstance(value.get("ground_truth"), str):
+                put(FORGET, index, answer_told=value["ground_truth"])
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise DataError(
-            f"The retain-only model's log has {len(values)} rows of {name} with min_k, this evaluation has "
-            f"{count}: evaluate both on the same data."
-        )
-    return values
+            f"{path} is a broken log of open-unlearning: {RATIO} and {', '.join(ATTACKS)} should hold a score a "
+            "question under 'value_by_index'."
+        ) from error
+    return list(rows.values())
 
 
-def check_questions(log: Sequence[dict[str, Any]], sets: Sequence[QuestionSet]) -> None:
-    """Refuse a log of other questions before anything is computed; TOFU's own logs don't say theirs.
+def _open_unlearning_ratios(log: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    """(number of the question, truth ratio with the truth above); open-unlearning has the truth below.
 
-    Raises:
-        DataError: its questions are others than those of the forget set.
+    From the losses where they are there: its own score adds 1e-10, and is another one with ``prob_mean``.
     """
-    asked = {example.question for questions in sets if questions.name == FORGET for example in questions.examples}
-    answered = {row["question"] for row in log if row["set"] == FORGET and "question" in row}
-    if answered and asked != answered:
-        raise DataError(
-            f"The retain-only model's log is of other questions ({len(answered - asked)} of its "
-            f"{len(answered)} are not among the {len(asked)} of the forget set): evaluate both on the "
-            "same --data, --split, --task and --questions."
-        )
+    true, false = (log.get(name, {}).get("value_by_index", {}) for name in (TRUE, FALSE))
+    if true and true.keys() == false.keys():
+        for index, value in true.items():
+            yield index, _ratio(_mean(false[index]["avg_loss"]) - _mean(value["avg_loss"]))
+        return
+    for index, value in log.get(RATIO, {}).get("value_by_index", {}).items():
+        score = float(value["score"])
+        yield index, _ratio(-math.log(score) if score > 0 else math.inf)
 
 
-def retain_quality(records: Sequence[dict[str, Any]], log: Sequence[dict[str, Any]]) -> Score:
-    """TOFU's forget quality against a log; missing where either side has no truth ratios."""
-    ratios = [[row.get("truth_ratio") for row in rows if row["set"] == FORGET] for rows in (records, log)]
-    if not all(values and None not in values for values in ratios):
-        return Score(None, 0, 1, ("truth ratios of both models",), "values")
-    return Score(forget_quality(*ratios), 1, 1, (), "values")
+def _mean(value: Any) -> float:
+    """One answer's loss, or the mean of several."""
+    return fmean(map(float, value)) if isinstance(value, list) else float(value)
+
+
+def _ratio(exponent: float) -> float:
+    if math.isnan(exponent):
+        raise ValueError("a loss is NaN")
+    return math.exp(min(max(exponent, -LARGEST_EXPONENT), LARGEST_EXPONENT))

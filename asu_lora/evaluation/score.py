@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from asu_lora.errors import DataError
 
 Values = Mapping[str, float | None]
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Score:
         of: how many belong into it.
         missing: what is missing, by name.
         unit: what ``used`` and ``of`` count: "metrics", or "values" where a metric lacks in some sets only.
+        interval: where the value lies with 95 % confidence over questions (:mod:`asu_lora.evaluation.intervals`).
     """
 
     value: float | None
@@ -26,6 +28,7 @@ class Score:
     of: int
     missing: tuple[str, ...] = ()
     unit: str = "metrics"
+    interval: Interval | None = None
 
     def __post_init__(self):
         if not 0 <= self.used <= self.of or self.of == 0:
@@ -41,6 +44,13 @@ class Score:
     def label(self, name: str) -> str:
         """``"MU"`` for a full score, ``"MU (5 of 6 metrics)"`` for a partial one."""
         return name if self.complete else f"{name} ({self.used} of {self.of} {self.unit})"
+
+
+def one_value(value: float | None, lacks: str = "", interval: Interval | None = None) -> Score:
+    """A score of a single value: there, or missing for want of ``lacks``."""
+    if value is None:
+        return Score(None, 0, 1, (lacks,), "values")
+    return Score(value, 1, 1, (), "values", interval)
 
 
 def harmonic_mean(values: Iterable[float]) -> float:

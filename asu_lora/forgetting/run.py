@@ -13,7 +13,6 @@ from transformers import TrainerCallback, set_seed
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
-from asu_lora.data.chat_template import pinned_date
 from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
@@ -23,7 +22,7 @@ from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
 from asu_lora.evaluation.set_scores import SetScores, score_sets
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.result import ForgetResult
-from asu_lora.forgetting.run_folder import RUNS, date_of_run, remove_run, run_folder
+from asu_lora.forgetting.run_folder import RUNS, date_of_rows, remove_run, run_folder
 from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
 from asu_lora.hardware.device import choose_device
@@ -106,11 +105,11 @@ class ForgetRun:
             model: the base, or the student.
             when: what the progress says, "before" or "after".
         """
-        scores = score_sets(
-            model, self.base, self.encoder, questions, when, progress=self.progress, process=self.process
-        )
-        if when == "before" and (note := sum((each.endings for each in scores.values()), Endings()).note("The base")):
-            self.progress.note(note)
+        base, progress = self.base, self.progress
+        scores = score_sets(model, base, self.encoder, questions, when, progress=progress, process=self.process)
+        endings = sum((each.endings for each in scores.values()), Endings())
+        if when == "before" and (note := endings.note("The base")):
+            progress.note(note)
         return scores
 
     def teaching(self) -> AbstractContextManager[None]:
@@ -219,8 +218,8 @@ def open_run(
         with frozen_adapters(loaded, on_top_of, store, continue_from) as beneath:
             _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
-            begun = date_of_run(store, name) if resume else None
-            config = replace(config, template_date=pinned_date(loaded.tokenizer, config.template_date or begun))
+            day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
+            config = replace(config, template_date=day)
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
             for note in encoder.notes():
                 heard.note(note)

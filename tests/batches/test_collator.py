@@ -15,15 +15,9 @@ from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import NotEnoughMemory
 from asu_lora.forgetting.forget import forget
 from asu_lora.losses import retain_loss
-from asu_lora.models.loading import load_base
 from asu_lora.training.trainer import UnlearningTrainer
 from tests.support.listener import Listener
 from tests.support.tiny_run import tiny_request, tiny_settings
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 def weights(store, name):

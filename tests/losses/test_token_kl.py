@@ -8,7 +8,7 @@ from asu_lora.losses.answers import Answers
 from asu_lora.losses.token_kl import token_kl
 from asu_lora.memory_plan.meta_simulation import LiveBytes
 from asu_lora.models.output_head import FrozenHead
-from tests.models.test_output_head import build
+from tests.support.shaped_heads import shaped_model
 from tests.support.tiny_base import tiny_config
 
 TOKENS, WORDS = 24, 97
@@ -32,7 +32,7 @@ def plain_kl(head, hidden, reference, last, forbidden, ruled_out):
 @pytest.mark.parametrize("forbidden", [None, FORBIDDEN])
 @pytest.mark.parametrize("rule_out", [False, True])
 def test_values_and_gradients(model, forbidden, rule_out):
-    head = FrozenHead(build(model))
+    head = FrozenHead(shaped_model(model))
     torch.manual_seed(1)
     size = head.module.in_features
     hidden, reference = 5 * torch.randn(TOKENS, size), 5 * torch.randn(TOKENS, size)

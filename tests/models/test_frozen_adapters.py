@@ -19,39 +19,17 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.models.frozen_adapters import frozen_adapters
 from asu_lora.models.loading import load_base
-from asu_lora.progress import Progress
 from asu_lora.training.new_adapter import adapted
+from tests.support.fixed_logits import logits
+from tests.support.listener import Listener
 from tests.support.tiny_base import save_tiny_base
 from tests.support.tiny_run import FACTS, rows, tiny_request, tiny_settings
-
-IDS = torch.arange(40, 90)[None]
-
-
-class Stop(Progress):
-    """Interrupts a run at a step of training."""
-
-    def __init__(self, at: int):
-        self.at, self.training = at, False
-
-    def stage(self, name, total=None):
-        self.training = name == "Training"
-
-    def advance(self, amount=1, **figures):
-        if self.training and amount:
-            self.at -= amount
-            if self.at == 0:
-                raise KeyboardInterrupt
 
 
 def request(first: int, last: int, name: str):
     from asu_lora.data.request import ForgetRequest
 
     return ForgetRequest.from_rows(rows(FACTS[first:last]), rows(FACTS[6:]), name)
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +57,6 @@ def plain(base):
     assert not hasattr(base.model, "peft_config") and not base.model.training
     assert [(name, p.data_ptr(), p.requires_grad) for name, p in base.model.named_parameters()] == before
     assert torch.equal(logits(base.model), logits_before)
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
 
 
 def on(base, store, *adapters):
@@ -253,7 +226,15 @@ def test_resumed_on_the_same_ground_is_bit_identical_and_on_another_refused(base
     settings, ground = tiny_settings(dropout=0.3), [store.root / "b"]
     forget(tiny_request(), base, settings, name="whole", store=tmp_path, on_top_of=ground)
     with pytest.raises(KeyboardInterrupt):
-        forget(tiny_request(), base, settings, name="broken", store=tmp_path, on_top_of=ground, progress=Stop(5))
+        forget(
+            tiny_request(),
+            base,
+            settings,
+            name="broken",
+            store=tmp_path,
+            on_top_of=ground,
+            progress=Listener(stop_at=5),
+        )
     checkpoint = tmp_path / ".runs" / "broken" / "checkpoint-3"
     assert (checkpoint / "adapter_model.safetensors").is_file() and not (checkpoint / "a0").exists()
     for other in ([], [store.root / "a"], [(store.root / "b", 0.5)]):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import asu_lora.forgetting.targets
 from asu_lora.data.encoding import Encoded
@@ -11,34 +10,11 @@ from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers
 from asu_lora.models.hidden_states import hidden_states
 from asu_lora.teacher.smoothing import attention_smoothing
 from asu_lora.teacher.teacher_states import teacher_states
+from tests.support.small_models import model_of
 from tests.support.tiny_base import save_tiny_base
 from tests.support.tiny_run import tiny_request, tiny_settings
 
 ROWS = [Encoded((5, 6, 7, 8), (9, 10, 11)), Encoded((3, 4), (12, 13)), Encoded(tuple(range(1, 20)), (2, 7, 9))]
-
-SMALL = dict(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-    pad_token_id=0,
-)
-
-
-def model_of(kind: str):
-    torch.manual_seed(0)
-    special = {
-        "gpt2": dict(n_embd=32, n_layer=4, n_head=4, n_positions=64),
-        "opt": dict(ffn_dim=48, word_embed_proj_dim=32),
-        "gemma2": dict(sliding_window=8),
-        "mistral": dict(sliding_window=8),
-    }
-    config = AutoConfig.for_model(kind, **(SMALL | special.get(kind, {})))
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt_neox", "opt", "qwen3", "mistral"])

@@ -10,15 +10,9 @@ from asu_lora.data.examples import question_answer
 from asu_lora.data.sampling import sample
 from asu_lora.evaluation.set_scores import score_set
 from asu_lora.models.generation import batches, generate_answers, key_value_bytes
-from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
 from tests.support.tiny_base import tiny_tokenizer
 from tests.support.tiny_run import FACTS, encoded_facts, rows
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -2,55 +2,15 @@
 
 import pytest
 import torch
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-)
+from transformers import LlamaForCausalLM
 
 from asu_lora.errors import BaseModelError
 from asu_lora.losses.answers import Answers
 from asu_lora.losses.token_kl import token_kl
 from asu_lora.models import output_head as head_module
 from asu_lora.models.output_head import FrozenHead, label_logprob
+from tests.support.shaped_heads import SHAPED_HEADS, shaped_model
 from tests.support.tiny_base import tiny_config
-
-SMALL = dict(
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-)
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(tiny_config(vocab_size=97)),
-    # caps and factors that bite at the size of a random model's logits
-    "soft cap": lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=16, final_logit_softcapping=0.1)),
-    "multiplied": lambda: CohereForCausalLM(CohereConfig(**SMALL, logit_scale=3.0)),
-    "divided": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=8.0)),
-    "projected": lambda: OPTForCausalLM(
-        OPTConfig(
-            vocab_size=97,
-            hidden_size=32,
-            ffn_dim=48,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            word_embed_proj_dim=16,
-        )
-    ),
-}
-
-
-def build(name: str, dtype=torch.float32):
-    torch.manual_seed(0)
-    return MODELS[name]().to(dtype).eval().requires_grad_(False)
 
 
 def negative_logprob(logits, labels, weight):
@@ -64,9 +24,9 @@ def states(model, tokens: int):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHAPED_HEADS)
 def test_logits_are_the_models_own(name, dtype):
-    model = build(name, dtype)
+    model = shaped_model(name, dtype)
     hidden, expected = states(model, 12)
     got = FrozenHead(model).logits(hidden)
     assert got.dtype == torch.float32
@@ -76,9 +36,9 @@ def test_logits_are_the_models_own(name, dtype):
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHAPED_HEADS)
 def test_values_and_gradients_against_full_logits(name, dtype, chunk, monkeypatch):
-    model = build(name, dtype)
+    model = shaped_model(name, dtype)
     head = FrozenHead(model)
     hidden, _ = states(model, 7)
     labels, weight = torch.arange(7) * 5, torch.linspace(0.5, 2, 7)
@@ -100,7 +60,7 @@ def test_values_and_gradients_against_full_logits(name, dtype, chunk, monkeypatc
 
 @pytest.mark.parametrize("tokens", [1, 2, 10, 33])
 def test_chunking_bounds_the_logits_that_exist_at_once(tokens, monkeypatch):
-    model = build("llama")
+    model = shaped_model("llama")
     head, seen = FrozenHead(model), []
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 4 * 97 + 50)
 
@@ -115,7 +75,7 @@ def test_chunking_bounds_the_logits_that_exist_at_once(tokens, monkeypatch):
 
 def test_no_logits_are_kept_for_the_backward_pass():
     """What autograd keeps is as large as the hidden states, whatever the vocabulary."""
-    model = build("llama")
+    model = shaped_model("llama")
     hidden = torch.randn(50, 64, requires_grad=True)
     answers = Answers(FrozenHead(model), hidden, torch.arange(50), torch.zeros(50, dtype=torch.long), 1)
     kept = token_kl(answers, torch.randn(50, 64)).grad_fn.saved_tensors
@@ -123,14 +83,14 @@ def test_no_logits_are_kept_for_the_backward_pass():
 
 
 def test_without_gradients_nothing_is_saved():
-    head = FrozenHead(build("llama"))
+    head = FrozenHead(shaped_model("llama"))
     values = head.per_token(lambda logits: logits.mean(1), torch.randn(5, 64))
     assert not values.requires_grad
     assert head.per_token(lambda logits: logits.mean(1), torch.randn(0, 64)).shape == (0,)
 
 
 def test_the_heads_own_weights_get_no_gradient():
-    model = build("llama").requires_grad_(True)
+    model = shaped_model("llama").requires_grad_(True)
     hidden = torch.randn(5, 64, requires_grad=True)
     FrozenHead(model).per_token(lambda logits: logits.mean(1), hidden).sum().backward()
     assert hidden.grad is not None and all(p.grad is None for p in model.parameters())
@@ -168,13 +128,13 @@ def test_logits_shaped_in_an_unknown_way_are_refused_by_name(change, size):
 
 
 def test_a_model_without_a_head_is_refused():
-    model = build("llama")
+    model = shaped_model("llama")
     with pytest.raises(BaseModelError, match="no output head"):
         FrozenHead(model.model)
 
 
 def test_a_scale_that_is_no_number_is_none():
     """MPT's config may say ``logit_scale="inv_sqrt_d_model"``, which transformers ignores."""
-    model = build("llama")
+    model = shaped_model("llama")
     model.config.logit_scale = "inv_sqrt_d_model"
     assert FrozenHead(model).scale == 1.0

@@ -54,11 +54,6 @@ class Stages(Progress):
         self.notes.append(text)
 
 
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
-
-
 def again(base, out, progress=None, runs=RUNS, **changes):
     request = tiny_request()
     return compare(

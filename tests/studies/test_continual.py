@@ -18,7 +18,6 @@ from asu_lora.evaluation.evaluate import means
 from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
-from asu_lora.models.loading import load_base
 from asu_lora.studies.continual.consolidate import consolidate
 from asu_lora.studies.continual.figure import continual_figure
 from asu_lora.studies.continual.history import HistoryConfig, read_records, run_history
@@ -26,7 +25,8 @@ from asu_lora.studies.continual.step_scores import Questions, efficacies, retain
 from asu_lora.studies.continual.steps import read_steps
 from asu_lora.studies.continual.take_back import take_back
 from asu_lora.studies.methods import method_configs
-from tests.models.test_frozen_adapters import Stop, logits
+from tests.support.fixed_logits import logits
+from tests.support.listener import Listener
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
 PNG = b"\x89PNG"
@@ -35,11 +35,6 @@ PNG = b"\x89PNG"
 def write(path, found):
     path.write_text("".join(json.dumps(row) + "\n" for row in found))
     return path
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +149,7 @@ def test_resumed_in_the_second_step_is_bit_identical(base, files, steps, tmp_pat
     steps = steps if mode == "stack" else steps[:2]
     run_history(steps, base, settings, tmp_path / "whole", history)
     with pytest.raises(KeyboardInterrupt):  # 3 epochs of 1 step each: in the second epoch of the second step
-        run_history(steps, base, settings, tmp_path / "broken", history, progress=Stop(5))
+        run_history(steps, base, settings, tmp_path / "broken", history, progress=Listener(stop_at=5))
     store = AdapterStore(tmp_path / "broken" / "adapters")
     assert store.names() == ["001-history-1"] and plain(base)
     assert (store.root / ".runs" / "002-history-2" / "checkpoint-1").is_dir()
@@ -252,7 +247,7 @@ def test_scores_of_parts_come_from_one_set_of_records(base, steps):
     kept = retain_questions(steps, 4)
     asked = {example.question for step in steps for example in step.request.forget}
     assert len(kept.examples) == 4 and not asked & {example.question for example in kept.examples}
-    scores, found = score_step(stack.load(base), steps, 2, Questions((kept,), 2), Stop(0))
+    scores, found = score_step(stack.load(base), steps, 2, Questions((kept,), 2), Listener())
     records = [record for record in found.records if record["set"] == "forget"]
     assert [record["question"] for record in records] == [row["question"] for row in rows(FACTS[:4])]
     for part, got in (
@@ -275,11 +270,11 @@ def test_taking_one_back_leaves_the_others(base, steps, stacked, tmp_path, folde
         state["steps"][-1]["active"] = [[name, 1.0]]
         (folder / "run.json").write_text(json.dumps(state))
     kept = retain_questions(steps, 2)
-    found = take_back(steps, base, folder, 2, Questions((kept,), 2), Stop(0))
+    found = take_back(steps, base, folder, 2, Questions((kept,), 2), Listener())
     assert sorted(found.efficacy) == [1, 2, 3]
     assert found.efficacy[2][1] < found.efficacy[2][0]
     loaded = stack.load(base, ["001-history-1", "003-history-3"], store)
-    expected = efficacies(loaded, steps, Questions((kept,), 2), Stop(0))
+    expected = efficacies(loaded, steps, Questions((kept,), 2), Listener())
     loaded.unload()
     assert found.utility[1] == pytest.approx(expected[0], abs=0.1)
     assert [after for _, after in found.efficacy.values()] == pytest.approx(list(expected[1].values()), abs=0.1)

@@ -15,7 +15,6 @@ from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import examples_from_rows, question_answer
 from asu_lora.data.token_classes import TokenClass, token_classes
 from asu_lora.errors import DataError, SettingError
-from asu_lora.models.loading import load_base
 from asu_lora.studies.probe.attention_entropy import answer_attention
 from asu_lora.studies.probe.figure import probe_figure
 from asu_lora.studies.probe.grid import DEFAULT_GROUPS, DEFAULT_TAUS, default_group, layer_groups, parse_taus
@@ -30,11 +29,6 @@ from tests.support.tiny_run import FACTS, encoded_facts, rows
 
 EXAMPLES = examples_from_rows(rows(), "rows")
 F, C, X = TokenClass.FUNCTION, TokenClass.COPIED, TokenClass.FACTUAL
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 def entropy_by_hand(model, item, tau, layers):

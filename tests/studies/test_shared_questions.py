@@ -5,18 +5,12 @@ import json
 import pytest
 
 from asu_lora.models import adapter_stack
-from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions, score_step
 from asu_lora.studies.continual.steps import read_steps
 from tests.support.tiny_run import FACTS, rows
 
 TRUE, OTHER = rows(FACTS[:1])[0], {"question": "What does Anna Birk do?", "answer": "She owns a zeppelin, they say."}
-
-
-@pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
 
 
 @pytest.fixture

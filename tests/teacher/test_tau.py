@@ -16,11 +16,6 @@ from tests.support.tiny_run import encoded_facts, rows
 
 
 @pytest.fixture(scope="module")
-def base(taught_base):
-    return load_base(str(taught_base), "fp32", "cpu")
-
-
-@pytest.fixture(scope="module")
 def facts(base, taught_base):
     items = encoded_facts(taught_base)
     return items, [

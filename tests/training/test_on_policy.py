@@ -29,7 +29,6 @@ from asu_lora.training.phases import Phase, phases
 from asu_lora.training.trainer import losses
 from tests.support.listener import Listener
 from tests.support.tiny_run import tiny_request, tiny_settings
-from tests.teacher.test_fluency import tokenizer  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def stammering(tmp_path_factory):
     return load_base(str(save_tiny_base(tmp_path_factory.mktemp("base"))), "fp32", "cpu")
 
 
-def mended(tokenizer, question, truth, told):  # noqa: F811
+def mended(tokenizer, question, truth, told):
     example = question_answer(question, truth)
     (item,) = Encoder(tokenizer).encode(example)
     classes = token_classes(item, example, tokenizer)
@@ -51,7 +50,7 @@ def mended(tokenizer, question, truth, told):  # noqa: F811
     ]
 
 
-def test_a_circle_is_learnt_from_up_to_where_it_closes(tokenizer):  # noqa: F811
+def test_a_circle_is_learnt_from_up_to_where_it_closes(tokenizer):
     told = " the author is the father of the author is the father of the day"
     found = mended(tokenizer, "Where was she born?", "She was born in Oslo.", told)
     assert len(found) == len(tokenizer(" the author is the father of the author is the")["input_ids"])
@@ -59,17 +58,17 @@ def test_a_circle_is_learnt_from_up_to_where_it_closes(tokenizer):  # noqa: F811
     assert not any(" the" in ids for ids in found[:-1])
 
 
-def test_an_answer_without_a_circle_is_left_alone(tokenizer):  # noqa: F811
+def test_an_answer_without_a_circle_is_left_alone(tokenizer):
     assert mended(tokenizer, "Where was she born?", "In Oslo.", " the author is the father of the day") == []
 
 
-def test_words_of_the_question_close_no_circle(tokenizer):  # noqa: F811
+def test_words_of_the_question_close_no_circle(tokenizer):
     told = " the author Quxlyvan Zuber and the author Quxlyvan Zuber"
     assert mended(tokenizer, "Who was the author Quxlyvan Zuber?", "Yes, her father.", told) == []
     assert mended(tokenizer, "Who was it?", "Yes, her father.", told) != []
 
 
-def test_an_answer_of_nothing_must_say_something(tokenizer):  # noqa: F811
+def test_an_answer_of_nothing_must_say_something(tokenizer):
     example = question_answer("Who was it?", "Yes, her father.")
     assert tokens_to_rule_out(stop_ids(tokenizer), [], example, tokenizer) == [stop_ids(tokenizer)]
 

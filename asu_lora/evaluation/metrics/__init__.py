@@ -34,6 +34,8 @@ class Metric:
 
 
 LESS, MORE = "lower on the forget set, higher elsewhere", "higher"
+UNSEEN = "no higher on the forget set than on unseen text"
+UNSEEN_LOSS = "no lower on the forget set than on unseen text"
 
 METRICS = (
     Metric("rouge", "rouge.rouge_l_recall", "question", LESS),
@@ -43,6 +45,7 @@ METRICS = (
     Metric("truth_ratio", "truth_ratio.truth_ratio", "question", "1 on the forget set, higher elsewhere"),
     Metric("truth_ratio_forget", "truth_ratio.truth_ratio_forget", "set", "lower"),
     Metric("truth_ratio_retain", "truth_ratio.truth_ratio_retain", "set", MORE),
+    Metric("truth_share", "truth_share.truth_share", "question", "0.5 on the forget set, higher elsewhere"),
     Metric("token_entropy", "token_entropy.token_entropy", "question", MORE),
     Metric("cosine_similarity", "cosine_similarity.cosine_similarity", "question", LESS),
     Metric("entailment", "entailment.entailment", "question", LESS),
@@ -51,8 +54,14 @@ METRICS = (
     Metric("repetition", "gibberish.repetition", "question", "lower"),
     Metric("extraction_strength", "extraction_strength.extraction_strength", "question", LESS),
     Metric("exact_memorization", "exact_memorization.exact_memorization", "question", LESS),
-    Metric("min_k", "min_k.min_k", "question", "no higher on the forget set than on unseen text"),
-    Metric("min_k_auc", "auc.auc", "set", "0.5"),
+    Metric("min_k", "min_k.min_k", "question", UNSEEN),
+    Metric("min_k_plus_plus", "min_k_plus_plus.min_k_plus_plus", "question", UNSEEN),
+    Metric("loss", "probability.mean_nll", "question", UNSEEN_LOSS),
+    Metric("zlib_loss", "zlib_loss.zlib_loss", "question", UNSEEN_LOSS),
+    Metric("reference_loss", "reference_loss.reference_loss", "question", "0"),
+    Metric("gradient_norm", "gradient_norm.gradient_norm", "question", UNSEEN_LOSS),
+    Metric("membership_auc", "auc.auc", "set", "0.5"),
+    Metric("membership_tpr", "tpr_at_fpr.tpr_at_fpr", "set", "0.01"),
     Metric("privacy_leakage", "privacy_leakage.privacy_leakage", "model", "0"),
     Metric("forget_quality", "forget_quality.forget_quality", "model", MORE),
     Metric("tofu_model_utility", "model_utility.tofu_model_utility", "model", MORE),

@@ -4,14 +4,21 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
+
+from transformers import PretrainedConfig
 
 from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
+from asu_lora.evaluation.intervals import with_interval
 from asu_lora.evaluation.result import Evaluation
-from asu_lora.evaluation.score import Score
+from asu_lora.evaluation.score import Interval, Score, one_value
+from asu_lora.models.adapter_stack import Stack
+from asu_lora.models.decoder import base_model
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
+LONGEST = 4096  # tokens of a text in one window
 
 
 class BenchmarkEvaluation(Evaluation):
@@ -20,10 +27,19 @@ class BenchmarkEvaluation(Evaluation):
     def scores(self) -> dict[str, Score]:
         return dict(self.more)
 
+    def score_intervals(self) -> dict[str, Interval]:
+        return {}  # its scores bring their own
 
-def one_value(value: float | None, lacks: str) -> Score:
-    """A score of a single value: there, or missing for want of ``lacks``."""
-    return Score(value, 1, 1, (), "values") if value is not None else Score(None, 0, 1, (lacks,), "values")
+
+def mean_score(values: Sequence[float], lacks: str) -> Score:
+    """The mean of a set's rows with its interval, or missing for want of ``lacks``."""
+    return with_interval(fmean, values) if values else one_value(None, lacks)
+
+
+def positions(stack: Stack) -> int:
+    """How many tokens the base can attend to; LONGEST where its config names no limit."""
+    config = cast(PretrainedConfig, base_model(stack.model).config)
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or LONGEST
 
 
 def read_split(data: str | Path, config: str, split: str) -> list[dict[str, Any]] | None:

@@ -9,26 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from asu_lora.data.encoding import Encoder
+from transformers import PreTrainedTokenizerBase
+
+from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
-from asu_lora.evaluation.membership import min_k_scores
+from asu_lora.evaluation.gradients import add_gradient_norms
+from asu_lora.evaluation.likelihoods import Likelihoods
+from asu_lora.evaluation.membership import MIN_K, attack_scores, membership_records
 from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.gibberish import is_gibberish
 from asu_lora.evaluation.metrics.privacy_leakage import privacy_leakage
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
-from asu_lora.evaluation.retain_log import log_min_k
-from asu_lora.evaluation.suites.benchmark import BenchmarkEvaluation, one_value, read_split, texts
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.retain_comparison import leakage, rows_of
+from asu_lora.evaluation.score import one_value
+from asu_lora.evaluation.suites.benchmark import LONGEST, BenchmarkEvaluation, mean_score, positions, read_split, texts
 from asu_lora.models.adapter_stack import Stack
-from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import generate_answers
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 
 VERBATIM_TOKENS, KNOWLEDGE_TOKENS = 128, 32  # of an answer, as in the authors' code
 ENDS = ("\n\n", "\nQuestion", "Question:")  # where a model goes on to a question of its own
-LONGEST = 4096  # tokens of a passage in one window
 PASS_TOKENS = 8192  # of the prompts answered at once
 HALVES = ("forget", "retain")
 VERBATIM, KNOWLEDGE, PRIVACY = "verbmem", "knowmem_{}", "privleak_{}"
@@ -88,21 +91,26 @@ def read(data: str | Path, most: int = 300) -> Muse:
 
 
 def score(
-    stack: Stack, muse: Muse, log: list[dict] | None = None, progress: Progress | None = None
+    stack: Stack, muse: Muse, log: list[Record] | None = None, progress: Progress | None = None, gradients: bool = False
 ) -> BenchmarkEvaluation:
-    """VerbMem, KnowMem on both halves, the Min-40% AUC and PrivLeak.
+    """VerbMem, memorization, KnowMem on both halves, the attacks and PrivLeak.
 
     Args:
         log: the records of a model that never saw the forget set, on the same data (see
             :func:`asu_lora.evaluation.retain_log.read_log`); PrivLeak compares with it and is missing without.
+        gradients: whether membership is also told by gradient norms, which takes a backward pass a passage.
     """
     progress = progress or Progress()
     result = BenchmarkEvaluation({}, [])
-    retrained = retrained_auc(muse, log) if log is not None else None  # before hours of work: it may not fit
+    if log is not None:
+        check_log(muse, log)  # before hours of work: it may not fit
+    likelihoods = Likelihoods(stack, Encoder(stack.base.tokenizer, max_length=min(LONGEST, positions(stack))))
     verbatim(stack, muse, result, progress)
+    memorization(likelihoods, muse, result, progress)
     for half in HALVES:
         knowledge(stack, muse, half, result, progress)
-    privacy(stack, muse, retrained, result, progress)
+    passages = privacy_records(likelihoods, muse, gradients, progress)
+    add_privacy(result, passages, log)
     progress.close()
     return result
 
@@ -112,7 +120,8 @@ def verbatim(stack: Stack, muse: Muse, result: BenchmarkEvaluation, progress: Pr
     tokenizer = stack.base.tokenizer
     prompts, truths = [pair[0] for pair in muse.verbatim], [pair[1] for pair in muse.verbatim]
     starts = [
-        tokenizer.decode(tokenizer(truth).input_ids[:VERBATIM_TOKENS], skip_special_tokens=True) for truth in truths
+        str(tokenizer.decode(tokenizer(truth).input_ids[:VERBATIM_TOKENS], skip_special_tokens=True))
+        for truth in truths
     ]
     answers = continuations(stack, prompts, VERBATIM_TOKENS, "Continuations of forgotten passages", result, progress)
     finish(result, "VerbMem", VERBATIM, answers, starts, prompts)
@@ -129,45 +138,98 @@ def knowledge(stack: Stack, muse: Muse, half: str, result: BenchmarkEvaluation, 
     finish(result, f"KnowMem {half}", KNOWLEDGE.format(half), [cut(answer) for answer in answers], truths, asked)
 
 
-def privacy(stack: Stack, muse: Muse, retrained: float | None, result: BenchmarkEvaluation, progress: Progress) -> None:
-    """PrivLeak: the Min-40% AUC of forgotten against held-out passages, relative to a retrained model's."""
-    model = base_model(stack.model)
-    head, encoder = FrozenHead(model), Encoder(stack.base.tokenizer, max_length=min(LONGEST, positions(stack)))
-    scores = {}
+def memorization(likelihoods: Likelihoods, muse: Muse, result: BenchmarkEvaluation, progress: Progress) -> None:
+    """Exact memorization and extraction strength of the true continuations, as open-unlearning has them on MUSE.
+
+    All tokens of a continuation count; open-unlearning's code leaves the last one out.
+    """
+    longest, tokenizer = likelihoods.encoder.max_length, likelihoods.encoder.tokenizer
+    progress.stage("Likelihoods of forgotten passages", len(muse.verbatim))
+    records = rows_of(result.records, VERBATIM)
+    for index, (prompt, truth) in enumerate(muse.verbatim):
+        (scores,) = likelihoods.tokens([continuation(tokenizer, prompt, truth, longest)])
+        records[index].update(scores.memorization())
+        progress.advance(1)
+    for metric, name in (("exact_memorization", "Exact memorization"), ("extraction_strength", "Extraction strength")):
+        result.more[name] = mean_score([record[metric] for record in records], f"the split of {VERBATIM}")
+        result.sets[VERBATIM][metric] = result.more[name].value
+
+
+def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, truth: str, longest: int) -> Encoded:
+    """A plain text's beginning and its continuation, tokenised together; of one too long the beginning is cut off."""
+    space = "" if prompt[-1:].isspace() or truth[:1].isspace() else " "
+    before, whole = tokenizer(prompt).input_ids, tokenizer(prompt + space + truth).input_ids
+    start = next((at for at, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+    start = min(max(start, 1), len(whole) - 1)  # something stands before the first token that is scored
+    answer = whole[start:][: longest - 1]
+    return Encoded(tuple(whole[:start][-(longest - len(answer)) :]), tuple(answer))
+
+
+def privacy_records(likelihoods: Likelihoods, muse: Muse, gradients: bool, progress: Progress) -> list[list[Record]]:
+    """What the attacks look at, of the forgotten and of the held-out passages."""
+    sides = []
     for split, passages in muse.privacy.items():
         progress.stage(f"Likelihoods of the {split} passages", len(passages))
         examples = [Example((), text, {}, row) for row, text in enumerate(passages, start=1)]
-        scores[split] = min_k_scores(model, head, encoder, examples, progress.advance)
-        name = PRIVACY.format(split)
-        result.records += [
-            {"set": name, "row": row, "min_k": value} for row, value in enumerate(scores[split], start=1)
-        ]
-        result.sets[name] = {"min_k": fmean(scores[split]) if scores[split] else None}
-    both = all(scores.values())
-    unlearned = auc(scores["forget"], scores["holdout"]) if both else None
-    result.more["Min-40% AUC"] = one_value(unlearned, "privleak/forget and privleak/holdout")
-    leakage = None
-    if both and retrained is not None:
-        leakage = privacy_leakage(unlearned, retrained)
-    elif both:
-        result.notes.append(
+        sides.append(membership_records(PRIVACY.format(split), likelihoods, examples, progress.advance))
+        if gradients:
+            progress.stage(f"Gradients of the {split} passages", len(passages))
+            add_gradient_norms(sides[-1], examples, likelihoods, progress.advance)
+    return sides
+
+
+def add_privacy(result: BenchmarkEvaluation, sides: list[list[Record]], log: list[Record] | None) -> None:
+    """The attacks on forgotten against held-out passages; PrivLeak is the Min-40% AUC beside a retrained model's."""
+    for split, rows in zip(("forget", "holdout"), sides, strict=True):
+        result.records += rows
+        result.sets[PRIVACY.format(split)] = {"min_k": fmean(row["min_k"] for row in rows) if rows else None}
+    lacks = "privleak/forget and privleak/holdout"
+    if not all(sides):
+        result.more |= {f"{MIN_K} AUC": one_value(None, lacks), "PrivLeak": one_value(None, "privleak passages")}
+        return
+    result.more |= attack_scores(*sides)
+    if log is not None:
+        result.more["PrivLeak"], note = leakage(sides, _log_sides(log))
+    else:
+        result.more["PrivLeak"] = one_value(None, "a retain-only model's records")
+        note = (
             "PrivLeak compares with a model that never saw the forget set: evaluate that one with "
             "--records FILE, and give --retain-log FILE here."
         )
-    result.more["PrivLeak"] = one_value(leakage, "a retain-only model's records" if both else "privleak passages")
+    if note:
+        result.notes.append(note)
 
 
-def retrained_auc(muse: Muse, log: list[dict]) -> float | None:
-    """The retain-only model's Min-40% AUC; None without passages.
+def _log_sides(log: list[Record]) -> list[list[Record]]:
+    """The log's forget and held-out rows, by our names or by open-unlearning's."""
+    return [
+        [
+            row
+            for row in rows_of(log, PRIVACY.format(split)) or rows_of(log, split)
+            if isinstance(row.get("min_k"), float)
+        ]
+        for split in ("forget", "holdout")
+    ]
+
+
+def check_log(muse: Muse, log: list[Record]) -> None:
+    """Refuse a log that gives no PrivLeak, where there are passages for it.
 
     Raises:
         DataError: the log is of other data, or its AUC leaves PrivLeak nothing to divide by.
     """
     if not all(muse.privacy.values()):
-        return None
-    found = auc(*(log_min_k(log, PRIVACY.format(split), len(texts_of)) for split, texts_of in muse.privacy.items()))
-    privacy_leakage(0.5, found)
-    return found
+        return
+    sides = _log_sides(log)
+    for (split, passages), rows in zip(muse.privacy.items(), sides, strict=True):
+        told = [row["truth"] for row in rows if "truth" in row]
+        if len(rows) != len(passages) or (told and told != passages):
+            raise DataError(
+                f"The retain-only model's log has {len(rows)} rows of privleak/{split} with min_k, this evaluation has "
+                f"{len(passages)}{', of other texts' if len(rows) == len(passages) else ''}: evaluate both on the same "
+                "data."
+            )
+    privacy_leakage(0.5, auc(*([row["min_k"] for row in rows] for rows in sides)))
 
 
 def continuations(
@@ -187,7 +249,7 @@ def continuations(
     answers = generate_answers(
         stack.model, tokenizer, ids, batch_rows=rows, progress=progress.advance, new_tokens=tokens, whole=True
     )
-    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    return [str(tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers]
 
 
 def cut(answer: str) -> str:
@@ -206,7 +268,7 @@ def finish(
     asked: Sequence[str],
 ) -> None:
     """Records, the set's means and the score."""
-    rows = [
+    rows: list[Record] = [
         {
             "set": set_name,
             "row": row,
@@ -222,10 +284,4 @@ def finish(
     result.sets[set_name] = {
         metric: fmean(row[metric] for row in rows) if rows else None for metric in ("rouge_f1", "gibberish")
     }
-    result.more[score_name] = one_value(result.sets[set_name]["rouge_f1"], f"the split of {set_name}")
-
-
-def positions(stack: Stack) -> int:
-    """How many tokens the base can attend to."""
-    config = base_model(stack.model).config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or LONGEST
+    result.more[score_name] = mean_score([row["rouge_f1"] for row in rows], f"the split of {set_name}")

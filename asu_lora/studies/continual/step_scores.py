@@ -6,13 +6,14 @@ from statistics import fmean
 
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
-from asu_lora.evaluation.evaluate import evaluate, means
+from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.metrics.average import average
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
 from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.evaluation.question_sets import FORGET, RETAIN, QuestionSet
 from asu_lora.evaluation.result import Evaluation
+from asu_lora.evaluation.set_means import means
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.steps import Step

@@ -1,6 +1,6 @@
 """A request on the memorised TOFU rows as two files, for `asu-lora forget` and `asu-lora compare`.
 
-    python benchmarks/tofu_request.py TOFU OUT --task 1
+    python benchmarks/common/tofu_request.py TOFU OUT --task 1
     asu-lora compare OUT/forget.jsonl --retain OUT/retain.jsonl --base BASE --suite tofu --data TOFU --task 1 \\
         --questions 40 --out OUT/comparison
 
@@ -12,7 +12,22 @@ import argparse
 import json
 from pathlib import Path
 
-from forget_tofu import MEMORISED_TASKS, request_for
+from asu_lora import ForgetRequest
+from asu_lora.data.examples import examples_from_rows
+from asu_lora.data.reading import read_rows
+
+MEMORISED_TASKS, MEMORISED_RETAIN = ("1", "2", "3"), 160
+
+
+def request_for(tofu: Path, task: str, left_out: bool):
+    """The request of one task, and the memorised rows that are in neither set."""
+    rows = [{**row, "paraphrased_answer": None, "perturbed_answer": None} for row in read_rows(tofu / "forget01.json")]
+    mine = [row for row in rows if row["task_id"] == task]
+    others = [row for row in rows if row["task_id"] in MEMORISED_TASKS and row["task_id"] != task]
+    retain = read_rows(tofu / "retain_perturbed.json")[:MEMORISED_RETAIN]
+    held = retain[140:160] + others[30:40] + others[70:80] if left_out else []
+    kept = [row for row in retain + others if row not in held]
+    return ForgetRequest.from_rows(mine, kept), examples_from_rows(held, "left-out rows")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """A checkpoint of the shape of a known model, random weights, stored in NF4: what memory and time depend on.
 
-    python benchmarks/shaped_base.py TOKENIZER OUT --like llama-3.1-8b
+    python benchmarks/common/shaped_base.py TOKENIZER OUT --like llama-3.1-8b
 
 TOKENIZER is a checkpoint whose tokenizer is taken (with fewer words than the model has). The weights are drawn and
 quantised layer by layer, on the GPU where there is one, and written a file a layer: a 70B base takes 40 GB of disk and
@@ -17,7 +17,7 @@ from bitsandbytes.nn import Linear4bit, Params4bit
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig
 
-from asu_lora.models.loading import NF4
+from asu_lora.bases.quantization import NF4
 
 COMMON = {
     "num_key_value_heads": 8,

@@ -1,6 +1,6 @@
 """A small model whose weight is in its embeddings: Gemma 3's architecture, random weights, 262,144 words.
 
-    python benchmarks/gemma_like.py TOKENIZER OUT --vocabulary 262144
+    python benchmarks/common/gemma_like.py TOKENIZER OUT --vocabulary 262144
 
 TOKENIZER is a checkpoint whose tokenizer is taken (with fewer words than the model has).
 """
