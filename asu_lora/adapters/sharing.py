@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from asu_lora.adapters.adapter_config import read_adapter_config
 from asu_lora.adapters.manifest import CONFIG_NAME, has_manifest, read_manifest
 from asu_lora.adapters.model_card import public_base_name, restate
-from asu_lora.adapters.request_key import keyed
+from asu_lora.adapters.request_key import keyed, read_key
 from asu_lora.adapters.verify import verify_adapter
-from asu_lora.errors import StoreError
 from asu_lora.files import link_tree, write_atomic
 
 if TYPE_CHECKING:
@@ -51,17 +50,11 @@ def _strip(store: "AdapterStore", folder: Path) -> None:
     if has_manifest(folder):
         manifest = read_manifest(folder)
         files = manifest.files | {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-        request = manifest.request.model_copy(update={"fingerprint": _hidden(store, manifest.request.fingerprint)})
+        # An older manifest has a plain hash; where the store has no secret yet, one that nobody will ever know does.
+        hidden = keyed(manifest.request.fingerprint, read_key(store.root) or secrets.token_bytes(32))
+        request = manifest.request.model_copy(update={"fingerprint": hidden})
         known = manifest.base.model_copy(update={"id": public_base_name(manifest.base.id)})
         changed = manifest.model_copy(update={"base": known, "request": request, "files": files})
         texts |= restate(folder, changed)
     for file, text in texts.items():
         write_atomic(folder / file, text)
-
-
-def _hidden(store: "AdapterStore", fingerprint: str) -> str:
-    """A keyed hash; where the store can't be given a key, under one that nobody will ever know."""
-    try:
-        return store.keyed(fingerprint)
-    except StoreError:
-        return keyed(fingerprint, secrets.token_bytes(32))

@@ -147,11 +147,8 @@ class AdapterStore:
 
     def keyed(self, fingerprint: str) -> str:
         """A request's fingerprint under this store's secret, which is made with the first."""
-        key = read_key(self.root)
-        if key is None:
-            with self.staging.lock():
-                key = read_key(self.root) or make_key(self.root)
-        return keyed(fingerprint, key)
+        with self.staging.lock():
+            return keyed(fingerprint, read_key(self.root) or make_key(self.root))
 
     def is_request(self, recorded: str, fingerprint: str) -> bool:
         """Whether what a manifest records is the request with this plain fingerprint."""

@@ -143,7 +143,7 @@ def test_a_folder_of_links_is_imported_as_files(store, tmp_path):
     snapshot.mkdir(parents=True)
     for path in blobs.iterdir():
         (snapshot / path.name).symlink_to(path)
-    found = store.import_(snapshot)
+    found = store.import_(snapshot, "snapshot")
     assert not any(path.is_symlink() for path in found.path.iterdir())
     shutil.rmtree(blobs)
     assert store.verify("snapshot").ok
