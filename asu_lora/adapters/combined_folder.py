@@ -61,8 +61,8 @@ def write_combined(
         revision=first.get("revision"),
     )
     # PEFT keeps a set, which would be written in another order each time.
-    config.target_modules = sorted(config.target_modules, key=natural)
-    config.save_pretrained(report.path)
+    config.target_modules = sorted(config.target_modules or (), key=natural)
+    config.save_pretrained(str(report.path))
     if any(lora.manifest for lora in loras):
         manifest = _manifest(report, loras, name=name, rank=rank, seconds=time.perf_counter() - started)
         write_model_card(report.path, manifest)
@@ -98,7 +98,7 @@ def _manifest(
         base=base,
         method=MethodRecord(objective="combined", details=details),
         lora={"rank": report.rank, "alpha": report.rank, "modules": len(report.modules)},
-        request=RequestRecord(fingerprint=digest, counts=dict(counts), **summed),
+        request=RequestRecord.model_validate({"fingerprint": digest, "counts": dict(counts), **summed}),
         on_top_of=still_beneath(manifests, contents),
         versions={"torch": torch.__version__},
         wall_time_s=round(seconds, 3),
@@ -107,7 +107,7 @@ def _manifest(
 
 def _target_modules(loras: Sequence[LoraFolder], modules: list[str]) -> list[str]:
     """The sources' own short list where it says exactly the same, else every module by its full name."""
-    lists = [lora.config.get("target_modules") for lora in loras]
+    lists = [lora.config.get("target_modules") or [] for lora in loras]
     plain = all(isinstance(names, list) and sorted(names) == sorted(lists[0]) for names in lists)
     narrowed = any(lora.config.get("layers_to_transform") or lora.config.get("exclude_modules") for lora in loras)
     if plain and not narrowed and all(set(lora.modules) == set(modules) for lora in loras):

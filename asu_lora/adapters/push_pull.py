@@ -90,7 +90,7 @@ def _reason(error: Exception) -> str:
     """What went wrong between us and the hub, in one sentence."""
     from huggingface_hub import errors
 
-    chain = [error]
+    chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 10:
         chain.append(cause)
 

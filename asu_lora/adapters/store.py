@@ -182,6 +182,7 @@ class AdapterStore:
             if adapter.manifest:
                 changes[new] = restate(adapter.path, adapter.manifest.model_copy(update={"name": new}))
             for other in dependents:
+                assert other.manifest is not None  # those without one depend on nothing
                 below = [
                     entry.model_copy(update={"name": new}) if entry.name == old else entry
                     for entry in other.manifest.on_top_of

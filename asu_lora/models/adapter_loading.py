@@ -62,10 +62,10 @@ def fill(peft: PeftModel, lora: LoraFolder, name: str) -> None:
     base = peft.get_base_model()
     meta = all(parameter.device.type == "meta" for parameter in base.parameters())
     tensors = _values(lora.aligned_to(_modules(base)), meta)
-    loaded = set_peft_model_state_dict(peft, tensors, adapter_name=name)
-    own = [key for key in loaded.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
+    missing, unexpected = set_peft_model_state_dict(peft, tensors, adapter_name=name)
+    own = [key for key in missing if f".{name}." in key or key.endswith(f".{name}")]
     for keys, what in (
-        (list(loaded.unexpected_keys), "has no place in this base: it was made for another, or saved by another class"),
+        (unexpected, "has no place in this base: it was made for another, or saved by another class"),
         (own, "is missing in its file: it was made for a smaller base, or is not whole"),
     ):
         if keys:
@@ -80,7 +80,7 @@ def take_off(model: torch.nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, _WRAPPERS) and not name.startswith(taken):
             taken += (f"{name}.",)
-            inner: torch.nn.Module = module
+            inner: torch.nn.Module = model.get_submodule(name)
             while isinstance(inner, _WRAPPERS):
                 inner = inner.original_module if isinstance(inner, AuxiliaryTrainingWrapper) else inner.get_base_layer()
             model.set_submodule(name, inner)
