@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -52,7 +53,7 @@ class Stack:
         encoder = self.encoder()
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
         answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
-        return [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+        return [str(self.base.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
     def unload(self) -> None:
         """Take the adapters off for good: the base is a plain base again."""
@@ -183,7 +184,8 @@ def stack_adapters(model: torch.nn.Module, folders: Sequence[tuple[Path, float]]
             refuse_weight(folder.name, lora.config, weight)
             stacked = put_on(stacked, lora, name)
             scale_adapter(stacked, name, weight)
-        stacked.base_model.set_adapter(names)
+        tuner: Any = stacked.base_model
+        tuner.set_adapter(names)
     except ValueError as error:
         take_off(model)
         raise AdapterError(f"These adapters can't be used together: {first_line(error)}") from error
