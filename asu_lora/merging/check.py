@@ -11,7 +11,7 @@ less than :data:`LEAST_DROP` is not judged: the quotient would be noise.
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -122,79 +122,68 @@ def check(
     """
     if not forget:
         raise SettingError("The check has no questions: name a file of what was to be forgotten.")
+    progress = progress or Progress()
     target = choose_device(device)
+    sets = {"forget": sample(forget, MOST_QUESTIONS), "retain": sample(retain, MOST_QUESTIONS)}
+
     as_trained = _trained_in([folder for folder, _ in adapters], onto)
     as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
     stack = load(load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code), adapters)
-    sets = (sample(forget, MOST_QUESTIONS), sample(retain, MOST_QUESTIONS))
-    asked = _Asked(*sets, stack.encoder(), progress or Progress())
+    asked = _Asked(sets, stack.encoder(), progress)
     with_adapters = asked.of(stack.model, f"base + adapters, {as_trained}")
     with stack.without_adapters():
         plain = asked.of(stack.model, f"base, {as_trained}")
     del stack
-    judge = _Judge(plain[0], with_adapters[0])
     rows = [CheckRow("base", as_trained, *plain), CheckRow("base + adapters", as_trained, *with_adapters)]
-    for way in deployments(BaseSource(str(merged), Path(merged)), written, target, trust_remote_code):
-        rows.append(_measured(way, asked, judge))
+    drop = {name: plain[0][name] - with_adapters[0][name] for name in plain[0]}
+    judged = [name for name in drop if drop[name] >= LEAST_DROP]
+    if not judged:
+        raise SettingError(
+            f"The adapters lower the probability of these answers by {drop['probability']:.3f} only, and so nothing "
+            "can be judged: check with the questions that they were trained to forget."
+        )
+    merged_source = BaseSource(str(merged), Path(merged))
+    for way in deployments(merged_source, written, target, trust_remote_code):
+        rows.append(_merged_row(way, asked, with_adapters[0], {name: drop[name] for name in judged}))
     return CheckReport(rows, tolerance)
 
 
-def _measured(way: Deployment, asked: "_Asked", judge: "_Judge") -> CheckRow:
-    """The merged model, put to use in one way."""
-    gc.collect()  # of the model before
+def _merged_row(
+    way: Deployment, asked: "_Asked", forgotten: Mapping[str, float], drop: Mapping[str, float]
+) -> CheckRow:
+    """The merged model in one deployment; one that can't be run is said to be so, but for the one that was written."""
+    gc.collect()
     try:
-        forget, retain = asked.of(way.open(), f"merged, {way.precision}")
+        forget_figures, retain_figures = asked.of(way.open(), f"merged, {way.precision}")
     except (RuntimeError, ValueError, ImportError, NotImplementedError, AsuLoraError) as error:
         if way.written:
             raise
         return CheckRow("merged", way.precision, None, note=f"can't be run: {first_line(error)}")
-    return CheckRow("merged", way.precision, forget, retain, judge.back(forget), way.written, way.note)
-
-
-class _Judge:
-    """What share of each figure's drop has come back.
-
-    Raises:
-        SettingError: no figure dropped by :data:`LEAST_DROP` or more.
-    """
-
-    def __init__(self, plain: dict[str, float], with_adapters: dict[str, float]):
-        self._lowest = with_adapters
-        drop = {name: plain[name] - with_adapters[name] for name in plain}
-        self._drop = {name: size for name, size in drop.items() if size >= LEAST_DROP}
-        if not self._drop:
-            raise SettingError(
-                f"The adapters lower the probability of these answers by {drop['probability']:.3f} only, and so "
-                "nothing can be judged: check with the questions that they were trained to forget."
-            )
-
-    def back(self, figures: dict[str, float]) -> dict[str, float]:
-        return {name: (figures[name] - self._lowest[name]) / size for name, size in self._drop.items()}
+    back = {name: (forget_figures[name] - forgotten[name]) / drop[name] for name in drop}
+    return CheckRow("merged", way.precision, forget_figures, retain_figures, back, way.written, way.note)
 
 
 @dataclass
 class _Asked:
     """The questions, ready to be put to one model after the other."""
 
-    forget: Sequence[Example]
-    retain: Sequence[Example]
+    sets: dict[str, Sequence[Example]]
     encoder: Encoder
     progress: Progress
 
     def of(self, model: torch.nn.Module, what: str) -> tuple[dict[str, float], dict[str, float] | None]:
         """Mean figures of the forget and of the retain questions."""
-        head = FrozenHead(base_model(model))
-        return self._means(model, head, self.forget, what), (
-            self._means(model, head, self.retain, what) if self.retain else None
-        )
-
-    def _means(
-        self, model: torch.nn.Module, head: FrozenHead, examples: Sequence[Example], what: str
-    ) -> dict[str, float]:
-        self.progress.stage(f"Checking {what}", sum(not example.is_passage for example in examples))
-        scores = score_set(model, head, self.encoder.tokenizer, self.encoder, examples, self.progress)
-        lists = {"probability": scores.probability, "rouge": scores.rouge}
-        return {name: fmean(values) for name, values in lists.items() if values}
+        plain = base_model(model)
+        head, found = FrozenHead(plain), []
+        for examples in self.sets.values():
+            if not examples:
+                found.append(None)
+                continue
+            self.progress.stage(f"Checking {what}", sum(not example.is_passage for example in examples))
+            figures = score_set(model, head, self.encoder.tokenizer, self.encoder, examples, self.progress)
+            lists = {"probability": figures.probability, "rouge": figures.rouge}
+            found.append({name: fmean(values) for name, values in lists.items() if values})
+        return found[0], found[1]
 
 
 def _trained_in(folders: Sequence[Path], onto: str) -> str:

@@ -5,9 +5,7 @@ W' = R(W + sum_i weight_i scaling_i B_i A_i), the sum in fp32 and R the one roun
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
 from asu_lora.bases.quantization import stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
-from asu_lora.merging.checkpoint.architecture import skeleton_of
+from asu_lora.merging.checkpoint.architecture import Skeleton, skeleton_of
 from asu_lora.merging.checkpoint.companion_files import copy_companions, write_config
 from asu_lora.merging.checkpoint.staged_folder import staged_folder
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
@@ -44,8 +42,8 @@ def merge(
     adapters: Sequence[tuple[str | Path, float]],
     out: str | Path,
     precision: str = "bf16",
-    onto: str | None = None,
     *,
+    onto: str | None = None,
     shard_size: int = SHARD_SIZE,
     progress: ByteProgress | None = None,
     trust_remote_code: bool = False,
@@ -53,17 +51,15 @@ def merge(
 ) -> MergeReport:
     """Write a checkpoint of the base with adapters added, which plain transformers loads.
 
-    Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4.
-    A durable merge also loads the base in NF4 with the adapters on, and holds up to 2 GiB of the second moments
-    of its layers' inputs (:mod:`asu_lora.merging.durable.input_moments`).
+    Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4. A durable
+    merge also loads the base in NF4, and holds up to 2 GiB of second moments (:mod:`.durable.input_moments`).
 
     Args:
         base: hub id, folder, or what :func:`asu_lora.bases.source.resolve_base` gave.
         adapters: (PEFT LoRA folder, weight) pairs, all of this base.
         out: folder to make; written beside and renamed, so that it is there whole or not at all.
         precision: ``bf16``, ``fp16``, ``fp32``, or ``nf4`` in bitsandbytes' layout.
-        onto: add to the ``original`` weights or to the ``quantized`` (NF4) ones; None for what the adapters
-            were trained on.
+        onto: add to the ``original`` weights or the ``quantized`` (NF4) ones; None for what they were trained on.
         shard_size: bytes of tensors a file, at most, unless one tensor is larger.
         progress: called with (bytes of the base done, bytes in all).
         durable: with nf4, choose the rounding that keeps what the adapters do on these questions; with a residual
@@ -77,100 +73,56 @@ def merge(
     started = time.perf_counter()
     _refuse_nonsense(adapters, precision, durable)
     source = base if isinstance(base, BaseSource) else resolve_base(str(base))
-    loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
-    only = [lora for lora, _ in loras]
-    refuse_different_bases(only)
-    config = read_config(source.path)
-    types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
-    onto, settings = choose_onto(only, stored_quantization(config, source.name), onto, types)
-    refuse_other_base(source, only)
-    job = _Job(source, config, loras, Path(out), precision, onto, settings, shard_size, trust_remote_code)
-    with job.stream(progress) as stream:
-        plans = job.plans(stream)
+    loras, config = _read_loras(adapters), read_config(source.path)
+    onto, settings = _ground(source, config, [lora for lora, _ in loras], onto)
+    onto_nf4 = onto == "quantized"
+    with (
+        LazyTensorReader(source.path) as reader,
+        staged_folder(out) as stage,
+        TensorWriter(stage, shard_size) as writer,
+        workers() as threads,
+    ):
+        skips = (stored_settings(config, source.name) or {}).get("llm_int8_skip_modules")
+        skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
+        compare = onto_nf4 or any(lora.manifest and lora.manifest.base.precision == "nf4" for lora, _ in loras)
+        stream = TensorStream(reader, writer, threads, skeleton, precision, onto_nf4, compare, settings, progress)
+        if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
+            stream.compiled = compiled_bf16()
+        plans = _plans(reader, skeleton, loras)
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
-        for plan in plans:
-            stream.tensor(plan)
-        shards = job.finish(stream)
-    return job.report(stream, len(shards), time.perf_counter() - started)
+        shards = _write_tensors(stream, plans)
+        _write_companions(stream, stage, source, config, str(out))
+    report = MergeReport(Path(out), source.name, [(lora.name, weight) for lora, weight in loras], precision, onto)
+    _fill(report, stream, durable.residual_rank if durable else 0)
+    report.shards, report.seconds = shards, time.perf_counter() - started
+    return report
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What is merged into what, once nothing but the tensors themselves can be refused."""
+def _write_tensors(stream: TensorStream, plans: Sequence[TensorPlan]) -> int:
+    """The number of files they take."""
+    for plan in plans:
+        stream.tensor(plan)
+    stream.finish()
+    return len(stream.writer.finish())
 
-    source: BaseSource
-    config: dict[str, Any]
-    loras: list[tuple[LoraFolder, float]]
-    out: Path
-    precision: str
-    onto: str
-    settings: Quantization
-    shard_size: int
-    trust_remote_code: bool
 
-    @contextmanager
-    def stream(self, progress: ByteProgress | None) -> Iterator[TensorStream]:
-        """The files of both sides, open; the folder takes its name when the block ends well."""
-        on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora, _ in self.loras)
-        with (
-            LazyTensorReader(self.source.path) as reader,
-            staged_folder(self.out) as stage,
-            TensorWriter(stage, self.shard_size) as writer,
-            workers() as threads,
-        ):
-            skips = (stored_settings(self.config, self.source.name) or {}).get("llm_int8_skip_modules")
-            stream = TensorStream(
-                reader=reader,
-                writer=writer,
-                workers=threads,
-                skeleton=skeleton_of(self.source, reader.tensors, self.trust_remote_code, skips),
-                precision=self.precision,
-                quantized=self.onto == "quantized",
-                compare=on_nf4 or self.onto == "quantized",
-                settings=self.settings,
-                progress=progress,
-            )
-            if self.precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
-                stream.compiled = compiled_bf16()
-            yield stream
+def _fill(report: MergeReport, stream: TensorStream, residual_rank: int) -> None:
+    """What rounding did, into the report."""
+    report.onto_difference, report.modules = stream.onto_difference, stream.modules
+    report.bytes, report.residual_rank = stream.writer.total_bytes, residual_rank
+    report.durability = stream.durable.modules if stream.durable else []
 
-    def plans(self, stream: TensorStream) -> list[TensorPlan]:
-        """What happens to each tensor, once every adapter is known to fit the base as PEFT would put it there."""
-        modules = {name for name, _ in stream.skeleton.model.named_modules()}
-        placed = [(lora.aligned_to(modules), weight) for lora, weight in self.loras]
-        plans = plan_merge(stream.reader, stream.skeleton, placed)
-        check_fit(stream.skeleton.model, [(lora.path, weight) for lora, weight in placed])
-        return plans
 
-    def finish(self, stream: TensorStream) -> list[Path]:
-        """Headers, and all that lies beside the weights; the shards that were written."""
-        stream.finish()
-        shards, stage = stream.writer.finish(), stream.writer.folder
-        if stream.durable and stream.durable.residual.factors:
-            stream.durable.residual.write(stage / FOLDER, str(self.out))
-        copy_companions(self.source.path, stage)
-        four_bit = None
-        if self.precision == "nf4":
-            four_bit = _quantization_config(self.settings, stream.skeleton.skipped, stream.storage_dtype)
-        write_config(self.config, stage, PRECISIONS[self.precision], four_bit)
-        return shards
-
-    def report(self, stream: TensorStream, shards: int, seconds: float) -> MergeReport:
-        return MergeReport(
-            out=self.out,
-            base=self.source.name,
-            adapters=[(lora.name, weight) for lora, weight in self.loras],
-            precision=self.precision,
-            onto=self.onto,
-            onto_difference=stream.onto_difference,
-            modules=stream.modules,
-            shards=shards,
-            bytes=stream.writer.total_bytes,
-            seconds=seconds,
-            durability=stream.durable.modules if stream.durable else [],
-            residual_rank=stream.durable.settings.residual_rank if stream.durable else 0,
-        )
+def _write_companions(stream: TensorStream, stage: Path, source: BaseSource, config: dict[str, Any], out: str) -> None:
+    """What lies beside the weights: tokenizer, config, and what a durable merge could not keep."""
+    if stream.durable and stream.durable.residual.factors:
+        stream.durable.residual.write(stage / FOLDER, out)
+    copy_companions(source.path, stage)
+    four_bit = None
+    if stream.precision == "nf4":
+        four_bit = _quantization_config(stream.settings, stream.skeleton.skipped, stream.storage_dtype)
+    write_config(config, stage, PRECISIONS[stream.precision], four_bit)
 
 
 def _refuse_nonsense(
@@ -182,9 +134,34 @@ def _refuse_nonsense(
         raise SettingError("There is nothing to merge: name at least one adapter.")
     if durable and precision != "nf4":
         raise SettingError(f"A durable merge is one to nf4: in {precision} rounding takes next to nothing.")
-    for folder, weight in adapters:
+
+
+def _read_loras(adapters: Sequence[tuple[str | Path, float]]) -> list[tuple[LoraFolder, float]]:
+    loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
+    for lora, weight in loras:
         if not math.isfinite(weight):
-            raise SettingError(f"The weight {weight} of the adapter '{Path(folder).name}' is no number.")
+            raise SettingError(f"The weight {weight} of the adapter '{lora.name}' is no number.")
+    refuse_different_bases([lora for lora, _ in loras])
+    return loras
+
+
+def _ground(
+    source: BaseSource, config: dict[str, Any], loras: list[LoraFolder], onto: str | None
+) -> tuple[str, Quantization]:
+    """Which weights the updates are added to, and how NF4 makes them; adapters of another base are refused."""
+    types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
+    onto, settings = choose_onto(loras, stored_quantization(config, source.name), onto, types)
+    refuse_other_base(source, loras)
+    return onto, settings
+
+
+def _plans(reader: LazyTensorReader, skeleton: Skeleton, loras: list[tuple[LoraFolder, float]]) -> list[TensorPlan]:
+    """What happens to each tensor; adapters that do not fit the base are refused."""
+    modules = {name for name, _ in skeleton.model.named_modules()}
+    aligned = [(lora.aligned_to(modules), weight) for lora, weight in loras]
+    plans = plan_merge(reader, skeleton, aligned)
+    check_fit(skeleton.model, [(lora.path, weight) for lora, weight in aligned])
+    return plans
 
 
 def _durable(
