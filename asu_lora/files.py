@@ -1,5 +1,6 @@
 """Small file operations that a crash can't leave half done."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -115,5 +116,12 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """Where the embedded base and fingerprints are kept (``ASU_LORA_CACHE``, else the user's cache)."""
-    return Path(os.environ.get("ASU_LORA_CACHE") or platformdirs.user_cache_dir("asu-lora"))
+    """Where the embedded base and fingerprints are kept (``ASU_LORA_CACHE``, else the user's cache).
+
+    Raises:
+        FileNotFoundError: there is no home to keep a cache in.
+    """
+    folder = Path(os.environ.get("ASU_LORA_CACHE") or platformdirs.user_cache_dir("asu-lora"))
+    if folder.parts[:1] == ("~",):  # what is left of a home that nobody knows
+        raise FileNotFoundError(errno.ENOENT, "this user has no home folder", str(folder))
+    return folder

@@ -19,6 +19,7 @@ _WIDTH = {
     "BF16": 2,
     "F8_E4M3": 1,
     "F8_E5M2": 1,
+    "F8_E8M0": 1,
     "I64": 8,
     "I32": 4,
     "I16": 2,
@@ -75,7 +76,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         }
     except OSError as error:
         raise AdapterError(f"{name} can't be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise AdapterError(f"{name} is no safetensors file: its header makes no sense.") from error
     for info in tensors.values():
         if not all(isinstance(number, int) and number >= 0 for number in (*info.shape, info.start, info.end)):
@@ -89,6 +90,23 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 f"{name} is damaged: the bytes of {info.name} don't fit its shape "
                 f"{list(info.shape)} and type {info.dtype}."
             )
+    return tensors
+
+
+def checked_header(path: Path) -> dict[str, TensorInfo]:
+    """:func:`read_header`, and what else the format's own reader asks of a file.
+
+    Raises:
+        AdapterError: either refuses it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors = read_header(path)
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{Path(path).name} is damaged: {error}.") from error
     return tensors
 
 

@@ -104,11 +104,11 @@ class ForgetRun:
             model: the base, or the student.
             when: what the progress says, "before" or "after".
         """
-        scores = score_sets(
-            model, self.base, self.encoder, questions, when, progress=self.progress, process=self.process
-        )
-        if when == "before" and (note := sum((each.endings for each in scores.values()), Endings()).note("The base")):
-            self.progress.note(note)
+        base, progress = self.base, self.progress
+        scores = score_sets(model, base, self.encoder, questions, when, progress=progress, process=self.process)
+        endings = sum((each.endings for each in scores.values()), Endings())
+        if when == "before" and (note := endings.note("The base")):
+            progress.note(note)
         return scores
 
     def teaching(self) -> AbstractContextManager[None]:

@@ -19,7 +19,7 @@ from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.losses import TrainingSet
-from asu_lora.models.loading import NF4, LoadedBase
+from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.version import library_versions
 
@@ -92,7 +92,6 @@ class RunRecord:
             "compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
             "device": self.base.device.type,
         }
-        nf4 = self.base.precision == "nf4"
         return Manifest(
             name=name,
             base=BaseRecord(
@@ -100,7 +99,7 @@ class RunRecord:
                 revision=self.base.source.revision,
                 fingerprint=self.fingerprint,
                 precision=self.base.precision,
-                quantization={"load_in_4bit": True, **NF4} if nf4 else None,
+                quantization=self.base.quantization,
                 hidden_size=model_config.hidden_size,
                 num_layers=model_config.num_hidden_layers,
             ),

@@ -163,7 +163,7 @@ def check_base(folder: Path, source: BaseSource) -> None:
     """
     if has_manifest(folder):
         made_for = read_manifest(folder).base
-        if made_for.fingerprint != source.fingerprint():
+        if not source.has_fingerprint(made_for.fingerprint):
             raise AdapterError(
                 f"The adapter '{folder.name}' was made for other weights than those of "
                 f"'{source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match."

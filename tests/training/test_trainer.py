@@ -35,6 +35,7 @@ def step(base, taught_base):
     teacher = Teacher(3.0, fluency=fluency_masks(sets["forget"].rows, base.tokenizer))
     for each in sets.values():
         compute_references(base, each, teacher)
+    assert base.head is not None  # made now: its trial is no part of a step
 
     def run(pairs, most_tokens=None, **changes):
         changed = tiny_settings(**changes)
