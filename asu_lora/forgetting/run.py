@@ -36,6 +36,7 @@ from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.checkpoints import last_checkpoint
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.orthogonal import KeepOrthogonal
+from asu_lora.training.target_modules import note_left_out
 
 
 @dataclass
@@ -138,6 +139,8 @@ class ForgetRun:
                 beneath=self.beneath,
             )
             self.record.count_parameters(student)
+            if left_out := note_left_out(student):
+                self.progress.note(left_out)
             try:
                 if self.config.orthogonal:
                     self.callbacks = [KeepOrthogonal(student, self.beneath.names)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from asu_lora.adapters.manifest import (
+    EVERY_POSITION,
     BaseRecord,
     FiguresRecord,
     Manifest,
@@ -21,6 +22,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.losses import TrainingSet
 from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.training.target_modules import left_out
 from asu_lora.version import library_versions
 
 _METHOD = (
@@ -117,6 +119,7 @@ class RunRecord:
                     "keep_speaking": self.config.keep_speaking,
                     "own_words": self.config.own_words,
                 }
+                | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
                 | ({"continued_from": self.continued} if self.continued else {}),
@@ -156,6 +159,8 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
         "layers": config.layers_to_transform,
         "parameters": record.counts.get("adapter_parameters"),
     }
+    if without := left_out(student):
+        lora["left_out"] = without
     manifest = record.manifest(name, lora)
     write_model_card(folder, manifest)
     return write_manifest(folder, manifest)

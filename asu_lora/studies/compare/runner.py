@@ -16,7 +16,8 @@ from asu_lora.evaluation.result import Evaluation
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
 from asu_lora.hardware.memory import is_out_of_memory
-from asu_lora.models.adapter_stack import Stack, load, remove_adapters
+from asu_lora.models.adapter_loading import take_off
+from asu_lora.models.adapter_stack import Stack, load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
@@ -43,9 +44,11 @@ class Runner:
         self.privacy = Privacy(comparison.request)
 
     def file(self, run: Run) -> Path:
+        """Where the run's result is kept."""
         return self.folder / f"{run.name}.json"
 
     def records_file(self, run: Run) -> Path:
+        """Where its questions' answers and scores are kept, if they are asked for."""
         return self.folder / f"{run.name}.records.jsonl"
 
     def read(self, run: Run) -> RunResult | None:
@@ -56,6 +59,7 @@ class Runner:
         return result
 
     def finished(self, run: Run) -> bool:
+        """Whether there is nothing left to do for it."""
         result = self.read(run)
         if result is None or result.state == TRAINED or result.passing:
             return False
@@ -167,7 +171,7 @@ def stacked(base: LoadedBase, adapter: str | None, store: AdapterStore) -> Itera
         yield stack
     finally:
         if adapter:
-            remove_adapters(base.model)
+            take_off(base.model)
 
 
 def checked_summary(scored: Evaluation) -> dict[str, Any]:
