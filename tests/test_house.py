@@ -17,21 +17,11 @@ LONG_FUNCTIONS = {
     "asu_lora/memory_plan/plan.py:plan_memory",
     "asu_lora/merging/check.py:check",
     "asu_lora/merging/merge.py:merge",
-    "asu_lora/models/generation.py:generate_answers",
     "asu_lora/studies/continual/continual.py:run_methods",
     "asu_lora/studies/continual/history.py:run_history",
-    "cli/demo.py:demo",
-    "cli/forget.py:forget",
     "cli/merge.py:merge",
 }
-MANY_PARAMETERS = {
-    "asu_lora/merging/check.py:check",
-    "asu_lora/merging/merge.py:merge",
-    "asu_lora/models/adapter_stack.py:load",
-    "cli/ask.py:ask",
-    "cli/forget.py:forget",
-    "cli/merge.py:merge",
-}
+MANY_PARAMETERS = {"asu_lora/merging/check.py:check", "asu_lora/merging/merge.py:merge", "cli/merge.py:merge"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

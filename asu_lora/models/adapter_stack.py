@@ -80,6 +80,7 @@ def load(
     precision: str = "nf4",
     device: str | None = None,
     trust_remote_code: bool = False,
+    *,
     rows: RowSettings | None = None,
 ) -> Stack:
     """Load a base and put adapters on it.
