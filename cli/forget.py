@@ -99,17 +99,8 @@ def forget(
     if dry_run:
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
-    result = _run(
-        request,
-        base,
-        config,
-        name=name,
-        store=store,
-        heldout=held,
-        idk_file=idk_file,
-        on_top_of=on_top_of,
-        resume=resume,
-    )
+    more = dict(name=name, store=store, heldout=held, idk_file=idk_file, on_top_of=on_top_of, resume=resume)
+    result = _run(request, base, config, **more)
     if not result.main_process:
         return  # under accelerate launch, one process reports
     if as_json:
