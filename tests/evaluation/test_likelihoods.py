@@ -169,7 +169,7 @@ def test_passages_are_scored_by_likelihood_and_said_to_be(stack):
 def test_a_question_in_other_words_is_a_set_of_its_own(stack):
     asked = examples({"paraphrased_question": "In other words, what?"})
     sets = with_paraphrases([QuestionSet("forget", tuple(asked)), QuestionSet("retain", tuple(asked))])
-    assert [questions.name for questions in sets] == ["forget", PARAPHRASED_FORGET, "retain"]
+    assert [questions.name for questions in sets] == ["forget", "retain", PARAPHRASED_FORGET]
     result = evaluate(stack, sets)
     for record in result.records:
         if record["set"] == PARAPHRASED_FORGET:
