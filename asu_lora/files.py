@@ -1,12 +1,15 @@
 """Small file operations that a crash can't leave half done."""
 
+import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 from uuid import uuid4
 
 import platformdirs
@@ -14,6 +17,8 @@ import platformdirs
 from asu_lora.errors import StoreError
 
 CHUNK = 1 << 20
+MAX_JSON = 8 << 20  # bytes; a list of every module of the largest mixture of experts fits
+MAX_DEPTH = 40  # levels of lists and objects; those of an adapter have five
 
 
 def sha256_file(path: Path) -> str:
@@ -66,6 +71,35 @@ def write_atomic(path: Path, text: str) -> None:
     fsync_path(path.parent)
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a stranger may have written.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no JSON, too large, nested too deep, or holds text that can't be written again.
+    """
+    with open(path, "rb") as file:
+        data = file.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON >> 20} MiB")
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError("it is nested too deep")
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair can't be encoded
+    return value
+
+
 def discard(path: Path) -> None:
     """Delete a file, a link (not what it leads to) or a whole folder; what is gone already is fine."""
     if path.is_symlink() or path.is_file():
@@ -115,5 +149,12 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def cache_folder() -> Path:
-    """Where the embedded base and fingerprints are kept (``ASU_LORA_CACHE``, else the user's cache)."""
-    return Path(os.environ.get("ASU_LORA_CACHE") or platformdirs.user_cache_dir("asu-lora"))
+    """Where the embedded base and fingerprints are kept (``ASU_LORA_CACHE``, else the user's cache).
+
+    Raises:
+        FileNotFoundError: there is no home to keep a cache in.
+    """
+    folder = Path(os.environ.get("ASU_LORA_CACHE") or platformdirs.user_cache_dir("asu-lora"))
+    if folder.parts[:1] == ("~",):  # what is left of a home that nobody knows
+        raise FileNotFoundError(errno.ENOENT, "this user has no home folder", str(folder))
+    return folder

@@ -10,10 +10,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Self
 
 from asu_lora.errors import AdapterError
-from asu_lora.files import adapter_files, sha256_file, write_atomic
+from asu_lora.files import adapter_files, read_json, sha256_file, write_atomic
 from asu_lora.version import __version__
 
 FORMAT_VERSION = 1
@@ -21,16 +31,22 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 CARD_NAME = "README.md"
+EVERY_POSITION = "every position"  # what the retain loss kl covers; without this detail, kl-answers is meant
 
 Number = bool | int | float | None
 Figures = dict[str, Number | dict[str, Number]]
 
 
 def _utc(value: datetime | str) -> str:
+    if not isinstance(value, datetime | str):
+        raise ValueError("it is no date")
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(value.replace("Z", "+00:00"))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except OverflowError as error:
+        raise ValueError("it is no date of this calendar") from error
 
 
 def utc_now() -> str:
@@ -54,6 +70,14 @@ class BaseRecord(_Record):
     num_layers: int | None = None
 
 
+class StackedOn(_Record):
+    """Another adapter at a weight: active and frozen while this one was trained, or inside this one."""
+
+    name: str
+    fingerprint: str
+    weight: float = 1.0
+
+
 class MethodRecord(_Record):
     """How forgetting was asked for: objective, coefficients, tau and how it was chosen."""
 
@@ -66,6 +90,25 @@ class MethodRecord(_Record):
     tau_curve: list[dict[str, Number]] | None = Field(None, description="the figures auto chose from")
     smooth_layers: list[int] | None = Field(None, description="None: all layers")
     details: dict[str, Any] = Field(default_factory=dict, description="settings of this objective only")
+
+    @field_validator("details")
+    @classmethod
+    def _check_sources(cls, details: dict[str, Any]) -> dict[str, Any]:
+        for key in ("sources", "contents"):
+            TypeAdapter(list[StackedOn]).validate_python(details.get(key) or [])
+        return details
+
+    def contents(self) -> "list[StackedOn]":
+        """The adapters that a combined one is the sum of, those inside its sources too, with their weights in it."""
+        listed = self.details.get("contents") or self.details.get("sources") or []
+        return TypeAdapter(list[StackedOn]).validate_python(listed)
+
+    @model_validator(mode="after")
+    def _name_the_kl(self) -> Self:
+        """Earlier versions called the divergence in the answers ``kl``; now that is the one at every position."""
+        if self.retain_loss == "kl" and self.details.get("kl") != EVERY_POSITION:
+            object.__setattr__(self, "retain_loss", "kl-answers")
+        return self
 
 
 class RequestRecord(_Record):
@@ -87,14 +130,6 @@ class FiguresRecord(_Record):
 
     before: Figures = Field(default_factory=dict)
     after: Figures = Field(default_factory=dict)
-
-
-class StackedOn(_Record):
-    """An adapter that was active, frozen, while this one was trained."""
-
-    name: str
-    fingerprint: str
-    weight: float = 1.0
 
 
 class Manifest(_Record):
@@ -156,7 +191,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise AdapterError(f"{folder} has no {MANIFEST_NAME}.") from error
     except OSError as error:

@@ -3,69 +3,91 @@
 import hashlib
 import json
 import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from asu_lora.errors import BaseModelError
+from asu_lora.bases.checkpoint_files import StoredTensor, all_safetensors, checkpoint_files, read_checkpoint
+from asu_lora.errors import AsuLoraError, BaseModelError
 from asu_lora.files import cache_folder
+from asu_lora.safetensors_header import checked_header
 
 _CHUNK = 8 << 20
 
+ByteProgress = Callable[[int, int], None]
 
-def weights_fingerprint(folder: Path, progress=None) -> str:
+
+def weights_fingerprint(folder: Path, progress: ByteProgress | None = None) -> str:
     """SHA-256 over the tensors of a checkpoint: names, types, shapes, bytes, in the order of their names.
 
-    The same weights give the same figure however they are split into shards. Every byte is read (1-2 GB/s),
-    once: the figure is kept in the user's cache beside the files' sizes and times.
+    The tensors are those that transformers would load (see :mod:`asu_lora.bases.checkpoint_files`), so that the same
+    weights give the same figure however they are split into shards and whatever lies beside them. Every byte is read
+    (1-2 GB/s), once: the figure is kept in the user's cache beside the files' sizes and times.
 
     Args:
         progress: called with (bytes done, bytes in all).
 
     Raises:
-        BaseModelError: the folder has no safetensors.
+        BaseModelError: the folder has no safetensors, or they are damaged.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise BaseModelError(
-            f"{folder.name} holds no safetensors: convert the checkpoint (transformers' "
-            "save_pretrained does) before it is used here; pickles are not opened."
-        )
-    state = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
-    kept = cache_folder() / "fingerprints" / key
-    if kept.is_file():
-        return kept.read_text().strip()
-    figure = _hash_tensors(files, progress)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}")
-    part.write_text(figure)
-    part.replace(kept)
+    return _kept(checkpoint_files(folder), lambda: _hash_tensors(read_checkpoint(folder).values(), progress))
+
+
+def earlier_fingerprint(folder: Path, progress: ByteProgress | None = None) -> str | None:
+    """What the fingerprint was before it left out files that nobody loads; None where there are no such files.
+
+    Adapters of that time are recorded with it.
+    """
+    files = all_safetensors(folder)
+    if not set(files) - set(checkpoint_files(folder)):
+        return None
+    with suppress(AsuLoraError, OSError):
+        tensors = [StoredTensor(path, info) for path in files for info in checked_header(path).values()]
+        return _kept(files, lambda: _hash_tensors(tensors, progress))
+    return None
+
+
+def _kept(files: list[Path], compute: Callable[[], str]) -> str:
+    """The figure from the cache, else computed and kept there. A cache that can't be used is done without."""
+    kept = None
+    with suppress(OSError):
+        state = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+        kept = cache_folder() / "fingerprints" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        figure = kept.read_text(encoding="ascii", errors="replace").strip()
+        if re.fullmatch("[0-9a-f]{64}", figure):
+            return figure
+    figure = compute()
+    if kept is not None:
+        with suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_suffix(f".{os.getpid()}")
+            part.write_text(figure, encoding="ascii")
+            part.replace(kept)
     return figure
 
 
-def _hash_tensors(files: list[Path], progress) -> str:
+def _hash_tensors(tensors: Iterable[StoredTensor], progress: ByteProgress | None) -> str:
     """Hash tensor by tensor from the files' own bytes; nothing is loaded."""
-    tensors, total = [], 0
-    for file in files:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                tensors.append((name, entry["dtype"], entry["shape"], file, 8 + length + start, end - start))
-                total += end - start
+    tensors = sorted(tensors, key=lambda tensor: tensor.info.name)
+    total = sum(tensor.info.end - tensor.info.start for tensor in tensors)
     digest, done = hashlib.sha256(), 0
-    for name, dtype, shape, file, offset, size in sorted(tensors, key=lambda t: t[0]):
-        digest.update(json.dumps([name, dtype, shape]).encode())
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            while size:
-                block = stream.read(min(size, _CHUNK))
-                if not block:
-                    raise BaseModelError(f"{file.name} ends before its last tensor: the checkpoint is truncated.")
-                digest.update(block)
-                size -= len(block)
-                done += len(block)
-                if progress:
-                    progress(done, total)
+    for tensor in tensors:
+        info, file = tensor.info, tensor.file
+        digest.update(json.dumps([info.name, info.dtype, list(info.shape)]).encode())
+        size = info.end - info.start
+        try:
+            with file.open("rb") as stream:
+                stream.seek(info.start)
+                while size:
+                    block = stream.read(min(size, _CHUNK))
+                    if not block:
+                        raise BaseModelError(f"{file.name} ends before its last tensor: the checkpoint is truncated.")
+                    digest.update(block)
+                    size -= len(block)
+                    done += len(block)
+                    if progress:
+                        progress(done, total)
+        except OSError as error:
+            raise BaseModelError(f"{file} can't be read: {error.strerror}.") from error
     return digest.hexdigest()

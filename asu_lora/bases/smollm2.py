@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from asu_lora.bases.checkpoint_files import CONFIG_NAME
 from asu_lora.errors import BaseModelError
 from asu_lora.files import cache_folder
 
@@ -23,22 +24,31 @@ def embedded_checkpoint() -> Path:
     """The folder of the dequantised checkpoint, made on first use (about 10 s, 270 MB).
 
     Raises:
-        BaseModelError: the package that ships the weights is not installed.
+        BaseModelError: the package that ships the weights is not installed, or the cache can't be written.
     """
-    folder = cache_folder() / "bases" / EMBEDDED
-    if (folder / "config.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f"{EMBEDDED}.lock"):  # two first runs at once: one works, one waits
-        if not (folder / "config.json").is_file():
-            part = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}-", dir=folder.parent))
-            try:
-                _dequantise(_packaged_gguf(), part)
-                part.chmod(0o755)
-                part.rename(folder)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+    try:
+        folder = cache_folder() / "bases" / EMBEDDED
+        if not (folder / CONFIG_NAME).is_file():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.parent / f"{EMBEDDED}.lock"):  # two first runs at once: one works, one waits
+                if not (folder / CONFIG_NAME).is_file():
+                    _make(folder)
+    except OSError as error:
+        raise BaseModelError(
+            f"The base '{EMBEDDED}' is unpacked into {error.filename or 'the cache'}, which can't be written "
+            f"({error.strerror or error}): set ASU_LORA_CACHE to a folder that can."
+        ) from error
     return folder
+
+
+def _make(folder: Path) -> None:
+    part = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}-", dir=folder.parent))
+    try:
+        _dequantise(_packaged_gguf(), part)
+        part.chmod(0o755)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _packaged_gguf() -> Path:

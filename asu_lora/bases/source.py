@@ -8,7 +8,8 @@ shares its base's name.
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_lora.bases.fingerprint import weights_fingerprint
+from asu_lora.bases.checkpoint_files import CONFIG_NAME, refuse_adapter_inside
+from asu_lora.bases.fingerprint import ByteProgress, earlier_fingerprint, weights_fingerprint
 from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.errors import BaseModelError
 from asu_lora.hub import hub_answers
@@ -30,6 +31,7 @@ FETCHED = (
     "NOTICE*",
     "USE_POLICY*",
 )
+NOT_FETCHED = ("consolidated*.safetensors",)  # a vendor's second copy of the weights, which transformers leaves alone
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,13 @@ class BaseSource:
     path: Path
     revision: str | None = None
 
-    def fingerprint(self, progress=None) -> str:
+    def fingerprint(self, progress: ByteProgress | None = None) -> str:
         """SHA-256 over every tensor's name, type, shape and bytes; see :func:`weights_fingerprint`."""
         return weights_fingerprint(self.path, progress)
+
+    def has_fingerprint(self, recorded: str) -> bool:
+        """Whether a recorded fingerprint is this base's, or what an earlier program took for it."""
+        return recorded == self.fingerprint() or recorded == earlier_fingerprint(self.path)
 
 
 def resolve_base(name: str, revision: str | None = None) -> BaseSource:
@@ -63,8 +69,9 @@ def resolve_base(name: str, revision: str | None = None) -> BaseSource:
         return BaseSource(name, embedded_checkpoint())
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / CONFIG_NAME).is_file():
             raise BaseModelError(f"The folder {name} holds no config.json: it is not a model's checkpoint.")
+        refuse_adapter_inside(path)
         return BaseSource(name, path.resolve())
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BaseModelError(
@@ -79,7 +86,9 @@ def _from_hub(name: str, revision: str | None) -> BaseSource:
 
     online = hub_answers()
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=FETCHED, local_files_only=not online)
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=FETCHED, ignore_patterns=NOT_FETCHED, local_files_only=not online
+        )
     except Exception as error:  # hub, network and cache errors all mean the same to the person
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         if not online:
@@ -88,4 +97,5 @@ def _from_hub(name: str, revision: str | None) -> BaseSource:
             f"The base '{name}' is neither a folder nor a model that can be fetched from the hub "
             f"({reason[:200]}); '{EMBEDDED}' needs no hub."
         ) from error
+    refuse_adapter_inside(Path(folder))
     return BaseSource(name, Path(folder), Path(folder).name)

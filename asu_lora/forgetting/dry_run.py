@@ -22,16 +22,17 @@ from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.prepare import build_losses, refusals_for, training_sets
-from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import free_memory
-from asu_lora.hardware.precision import compute_dtype
 from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
+from asu_lora.models.adapter_stack import adapter_folders, check_fit
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
-from asu_lora.models.loading import causal_lm_config, load_tokenizer
+from asu_lora.models.loading import load_tokenizer
+from asu_lora.models.prepared_base import prepare_base
+from asu_lora.models.weight_map import refuse_incomplete
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.phases import phases
 
@@ -57,6 +58,7 @@ def plan_run(
         AdapterStore(store).check_name(name)
     beneath = check_ground(resolve_base(base), on_top_of, store)
     run = planned_run(request, base, config, heldout, idk_file)
+    check_fit(run.model, adapter_folders(on_top_of, store))
     memory = plan_memory(run, config)
     layers = config.layers(number_of_layers(run.model))
     forget = run.sets["forget"].rows.answers
@@ -66,7 +68,7 @@ def plan_run(
     architecture = (run.model.config.architectures or ["?"])[0]
     return {
         "adapter": f"{name}, in {store}",
-        "base": f"{base} ({architecture}), {config.precision} on {run.device}, arithmetic in "
+        "base": f"{base} ({architecture}), {run.precision} on {run.device}, arithmetic in "
         f"{str(run.compute).removeprefix('torch.')}",
         **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in beneath)} if beneath else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
@@ -92,13 +94,13 @@ def planned_run(
     Raises:
         AsuLoraError: whatever the run itself would refuse before training.
     """
-    source = resolve_base(base)
-    model_config = causal_lm_config(source, config.trust_remote_code)
+    prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    source, model_config = prepared.source, prepared.config
     tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
     config = dataclasses.replace(config, template_date=pinned_date(tokenizer, config.template_date))
     encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
-    device = choose_device(config.device)
-    compute = compute_dtype(config.precision, device)
+    model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
+    refuse_incomplete(model, prepared.infos, source.name)
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False))
     sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config)
@@ -110,13 +112,14 @@ def planned_run(
     asked = (request.forget, request.retain, heldout)
     evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in asked if examples]
     return PlannedRun(
-        meta_model(model_config, compute, config.trust_remote_code),
-        device,
-        compute,
+        model,
+        prepared.device,
+        prepared.compute_dtype,
         sets,
         evaluated if config.eval_rows else [],
-        sum(file.stat().st_size for file in source.path.glob("*.safetensors")),
+        sum(file.stat().st_size for file in {tensor.file for tensor in prepared.tensors.values()}),
         encoder.notes(),
+        prepared.precision,
     )
 
 

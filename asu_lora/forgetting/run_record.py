@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from asu_lora.adapters.manifest import (
+    EVERY_POSITION,
     BaseRecord,
     FiguresRecord,
     Manifest,
@@ -19,8 +20,9 @@ from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.losses import TrainingSet
-from asu_lora.models.loading import NF4, LoadedBase
+from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.training.target_modules import left_out
 from asu_lora.version import library_versions
 
 _METHOD = (
@@ -92,7 +94,6 @@ class RunRecord:
             "compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
             "device": self.base.device.type,
         }
-        nf4 = self.base.precision == "nf4"
         return Manifest(
             name=name,
             base=BaseRecord(
@@ -100,7 +101,7 @@ class RunRecord:
                 revision=self.base.source.revision,
                 fingerprint=self.fingerprint,
                 precision=self.base.precision,
-                quantization={"load_in_4bit": True, **NF4} if nf4 else None,
+                quantization=self.base.quantization,
                 hidden_size=model_config.hidden_size,
                 num_layers=model_config.num_hidden_layers,
             ),
@@ -118,6 +119,7 @@ class RunRecord:
                     "keep_speaking": self.config.keep_speaking,
                     "own_words": self.config.own_words,
                 }
+                | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
                 | ({"continued_from": self.continued} if self.continued else {}),
@@ -157,6 +159,8 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
         "layers": config.layers_to_transform,
         "parameters": record.counts.get("adapter_parameters"),
     }
+    if without := left_out(student):
+        lora["left_out"] = without
     manifest = record.manifest(name, lora)
     write_model_card(folder, manifest)
     return write_manifest(folder, manifest)

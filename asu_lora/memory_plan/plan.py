@@ -23,6 +23,7 @@ from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
+from asu_lora.errors import BaseModelError, first_line
 from asu_lora.losses import Loss, TrainingSet, needs_of
 from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
@@ -76,6 +77,7 @@ class PlannedRun:
         evaluated: the rows that are measured before and after, one list a set.
         checkpoint: bytes of the checkpoint's files.
         notes: what a person should know of the rows, one sentence each.
+        precision: what the weights are held in; the config's where it is left out.
     """
 
     model: torch.nn.Module
@@ -85,20 +87,28 @@ class PlannedRun:
     evaluated: list[list[Encoded]] = field(default_factory=list)
     checkpoint: int = 0
     notes: list[str] = field(default_factory=list)
+    precision: str | None = None
 
 
 def meta_model(model_config, compute: torch.dtype, trust_remote_code: bool = False) -> torch.nn.Module:
-    """A base of shapes alone, frozen, in eval mode."""
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(model_config, dtype=compute, trust_remote_code=trust_remote_code)
-    model.tie_weights()  # every parameter was made anew on the meta device
+    """A base of shapes alone, frozen, in eval mode.
+
+    Raises:
+        BaseModelError: its config makes no sense.
+    """
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(model_config, dtype=compute, trust_remote_code=trust_remote_code)
+        model.tie_weights()  # every parameter was made anew on the meta device
+    except Exception as error:  # a model's own code raises errors of every kind
+        raise BaseModelError(f"The base can't be built from its config: {first_line(error)}") from error
     return model.requires_grad_(False).eval()
 
 
 def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
     machine = machine_memory(run.device)
-    quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
+    quantised = quantised_weights(run.model) if (run.precision or config.precision) in ("nf4", "fp4") else {}
     weights = weight_bytes(run.model, quantised)
     state = _hidden(run) * run.compute.itemsize
     unquantised = sum(w.numel() for w in quantised.values()) * run.compute.itemsize

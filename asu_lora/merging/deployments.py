@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from asu_lora.bases.quantization import NF4
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import BaseModelError
 from asu_lora.hardware.precision import fast_compute_dtype
 from asu_lora.merging.durable.residual_adapter import FOLDER
 from asu_lora.models.adapter_stack import stack_adapters
-from asu_lora.models.loading import NF4, causal_lm_config, feed_head_contiguously, keep_trainable_layout
+from asu_lora.models.loading import feed_head_contiguously, keep_trainable_layout
+from asu_lora.models.prepared_base import causal_lm_config
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from asu_lora.adapters.lora_folder import read_lora, refuse_different_bases
+from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
+from asu_lora.bases.quantization import stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
 from asu_lora.merging.checkpoint.architecture import skeleton_of
-from asu_lora.merging.checkpoint.companion_files import copy_companions, read_config, write_config
+from asu_lora.merging.checkpoint.companion_files import copy_companions, write_config
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.checkpoint.tensor_writer import TensorWriter, staged_folder
 from asu_lora.merging.durable.residual_adapter import FOLDER
@@ -25,6 +27,7 @@ from asu_lora.merging.onto import choose_onto, refuse_other_base
 from asu_lora.merging.report import MergeReport
 from asu_lora.merging.row_workers import compiled_bf16, workers
 from asu_lora.merging.tensor_stream import PRECISIONS, ByteProgress, TensorStream
+from asu_lora.models.adapter_stack import check_fit
 
 if TYPE_CHECKING:
     from asu_lora.merging.durable.durable_rounding import DurableRounding, DurableSettings
@@ -83,7 +86,8 @@ def merge(
     refuse_different_bases(only)
     config = read_config(source.path)
     stored = stored_quantization(config, source.name)
-    onto, settings = choose_onto(only, stored, onto)
+    types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
+    onto, settings = choose_onto(only, stored, onto, types)
     refuse_other_base(source, only)
     on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora in only)
     with (
@@ -92,7 +96,7 @@ def merge(
         TensorWriter(stage, shard_size) as writer,
         workers() as threads,
     ):
-        skips = (config.get("quantization_config") or {}).get("llm_int8_skip_modules")
+        skips = (stored_settings(config, source.name) or {}).get("llm_int8_skip_modules")
         skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
         stream = TensorStream(
             reader,
@@ -107,7 +111,10 @@ def merge(
         )
         if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
             stream.compiled = compiled_bf16()
+        modules = {name for name, _ in skeleton.model.named_modules()}
+        loras = [(lora.aligned_to(modules), weight) for lora, weight in loras]
         plans = plan_merge(reader, skeleton, loras)
+        check_fit(skeleton.model, [(lora.path, weight) for lora, weight in loras])
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
         for plan in plans:
@@ -159,7 +166,7 @@ def _quantization_config(settings: Quantization, skipped: list[str], dtype: torc
     """What ``from_pretrained`` must know to load the 4-bit weights."""
     from transformers import BitsAndBytesConfig
 
-    compute = dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
+    compute = dtype if dtype in (torch.bfloat16, torch.float16) else settings.compute_dtype or torch.float32
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=settings.quant_type,

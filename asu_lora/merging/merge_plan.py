@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from asu_lora.adapters.lora_folder import LoraFolder, LoraModule
-from asu_lora.errors import AdapterError, BaseModelError
+from asu_lora.errors import AdapterError
 from asu_lora.merging.checkpoint.architecture import Skeleton
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.nf4.quantization import statistics_of
@@ -69,7 +69,6 @@ def plan_merge(
 
     Raises:
         AdapterError: a module without a tensor of its own, of another size, or tied to another module.
-        BaseModelError: a tensor of another shape than the base's config says.
     """
     tensor_of = {parameter: tensor for tensor, parameter in skeleton.parameter_of.items()}
     updates: dict[str, list[Update]] = {}
@@ -94,13 +93,6 @@ def plan_merge(
         if name not in beside:
             parameter = skeleton.parameter_of.get(name)
             module = (parameter or "").removesuffix(".weight")
-            if updates.get(name) and not statistics[name]:
-                there, real = list(reader.shape(name)), list(skeleton.shapes[parameter])
-                if there != real:
-                    raise BaseModelError(
-                        f"The base {reader.folder.name} is damaged: {name} has the shape {there}, and "
-                        f"by its config {real}."
-                    )
             is_weight = parameter == f"{module}.weight"
             plans.append(
                 TensorPlan(

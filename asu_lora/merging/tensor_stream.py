@@ -215,10 +215,10 @@ class TensorStream:
         packed, state = nf4.quantize(exact.T if plan.conv1d else exact, self.settings)
         rounded = None
         if factors is not None:
-            rounded = nf4.dequantize(packed, state)
+            rounded = nf4.dequantize(packed, state, self.settings.compute_dtype or torch.float32)
             if self.durable:
                 packed, state, rounded = self._durably(plan, base, delta, rounded)
-        for name, tensor in nf4.stored_tensors(plan.name, packed, state).items():
+        for name, tensor in nf4.stored_tensors(plan.name, packed, state, self.settings).items():
             self.writer.add(name, tensor)
         if factors is not None:
             # What 4 bit would hold without the update: what NF4 shows is in 4 bit already.
@@ -236,6 +236,8 @@ class TensorStream:
             grid = Grid.of(original.T if plan.conv1d else original, self.settings)
         if plan.conv1d:
             base, delta = base.T, delta.T
+        if self.quantized:
+            base = grid.values()  # before the compute type rounds them: that rounds every choice alike
         choices = self.durable.choose(plan.module, grid, base, delta, nearest)
         return grid.pack(choices), grid.state, grid.values(choices)
 
@@ -243,7 +245,7 @@ class TensorStream:
         """A linear layer's weight in fp32 as it was (None: not stored) and, where updates go onto that, as
         NF4 shows it; both as the checkpoint has them, (out, in) or (in, out)."""
         if plan.packed:
-            seen = nf4.read_packed(self.reader, plan.name)
+            seen = nf4.read_packed(self.reader, plan.name, self.settings)
             return None, seen.T.contiguous() if plan.conv1d else seen
         original = self.reader.read(plan.name).to(torch.float32)
         if not self.compare:

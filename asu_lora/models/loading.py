@@ -5,21 +5,23 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from asu_lora.bases.source import BaseSource, resolve_base
-from asu_lora.config import PRECISIONS
+from asu_lora.bases.quantization import NF4
+from asu_lora.bases.source import BaseSource
 from asu_lora.data.row_format import BaseLimits
-from asu_lora.errors import BaseModelError, SettingError, first_line
-from asu_lora.hardware.device import choose_device
+from asu_lora.errors import BaseModelError, first_line
 from asu_lora.hardware.memory import is_out_of_memory, keep_few_kernels, release_freed_memory
-from asu_lora.hardware.precision import compute_dtype
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.output_head import FrozenHead
-
-NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+from asu_lora.models.prepared_base import PreparedBase, prepare_base
+from asu_lora.models.weight_map import refuse_missing
 
 
 @dataclass
@@ -30,8 +32,9 @@ class LoadedBase:
         source: which checkpoint it is.
         model: the transformers causal LM, in eval mode, every weight frozen.
         tokenizer: its tokenizer, with a padding token.
-        precision: "nf4", "bf16", "fp16" or "fp32".
+        precision: "nf4", "bf16", "fp16" or "fp32"; "fp4" or "int8" where the checkpoint is stored so.
         compute_dtype: the type matrix products run in.
+        quantization: bitsandbytes' settings as a manifest records them, None for floats.
     """
 
     source: BaseSource
@@ -39,6 +42,7 @@ class LoadedBase:
     tokenizer: PreTrainedTokenizerBase
     precision: str
     compute_dtype: torch.dtype
+    quantization: dict[str, Any] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -73,41 +77,49 @@ def load_base(
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; the best there is by default.
 
     Raises:
-        BaseModelError: not found, no causal LM, or too large for the memory there is.
+        BaseModelError: what :func:`~asu_lora.models.prepared_base.prepare_base` refuses, or too large for the memory.
         SettingError: an unknown precision or device.
     """
-    if precision not in PRECISIONS:
-        raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
-    source = name if isinstance(name, BaseSource) else resolve_base(name, revision)
-    config = causal_lm_config(source, trust_remote_code)
-    target = choose_device(device)
-    compute = compute_dtype(precision, target)
+    prepared = prepare_base(name, precision, device, revision, trust_remote_code)
+    source, target = prepared.source, prepared.device
     if target.type == "cpu":
         keep_few_kernels()
-    options: dict[str, Any] = {"dtype": compute, "device_map": {"": target}, "trust_remote_code": trust_remote_code}
-    already = getattr(config, "quantization_config", None)
-    if precision == "nf4" and not already:
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=compute, **NF4)
-    elif already and precision != "nf4":
-        raise BaseModelError(
-            f"'{source.name}' is stored quantised and can't be loaded as {precision}: "
-            "use --precision nf4, or the original checkpoint."
-        )
-    tokenizer = load_tokenizer(source, trust_remote_code, BaseLimits.of(config).vocabulary)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source.path, config=config, **options)
-    except (OSError, ValueError, ImportError, RuntimeError, MemoryError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise BaseModelError(
-                f"'{source.name}' does not fit into the memory of {target} as {precision}: use nf4, or a smaller base."
-            ) from error
-        raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
+    tokenizer = load_tokenizer(source, trust_remote_code, BaseLimits.of(prepared.config).vocabulary)
+    model = _load_weights(prepared, trust_remote_code)
     model.requires_grad_(False)
     model.eval()
+    _compute_in(model, prepared.compute_dtype)
     keep_trainable_layout(model)
     feed_head_contiguously(model)
     release_freed_memory()
-    return LoadedBase(source, model, tokenizer, precision, compute)
+    return LoadedBase(
+        source, model, tokenizer, prepared.precision, prepared.compute_dtype, quantization=prepared.quantization
+    )
+
+
+def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> PreTrainedModel:
+    source, compute = prepared.source, prepared.compute_dtype
+    options: dict[str, Any] = {"dtype": compute, "device_map": {"": prepared.device}}
+    if prepared.precision == "nf4" and not prepared.stored_quantized:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=compute, **NF4)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            config=prepared.config,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,  # no pickle is opened
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # a model's own code and its quantiser raise errors of every kind
+        if is_out_of_memory(error):
+            raise BaseModelError(
+                f"'{source.name}' does not fit into the memory of {prepared.device} as {prepared.precision}: use nf4, "
+                "or a smaller base."
+            ) from error
+        raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
+    refuse_missing(source.name, set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    return model
 
 
 def load_tokenizer(
@@ -131,6 +143,13 @@ def load_tokenizer(
         spare = next((at for at in spares if at is not None and (vocabulary is None or at < vocabulary)), 0)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare)
     return tokenizer
+
+
+def _compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """A base that is stored in 4 bit brings a compute type of its own, which may be slow or unknown here."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype") and hasattr(module, "compute_type_is_set"):
+            module.compute_dtype, module.compute_type_is_set = dtype, True
 
 
 def keep_trainable_layout(model: torch.nn.Module) -> None:
@@ -162,31 +181,3 @@ def feed_head_contiguously(model: torch.nn.Module) -> None:
 
 def _contiguous(value):
     return value.contiguous() if isinstance(value, torch.Tensor) else value
-
-
-def causal_lm_config(source: BaseSource, trust_remote_code: bool = False):
-    """The base's config, refused when the model doesn't write text from left to right.
-
-    Raises:
-        BaseModelError: no causal LM, named with what it is instead.
-    """
-    try:
-        config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(f"The config of '{source.name}' can't be read: {first_line(error)}") from error
-    if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
-        return config
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    known = (known,) if isinstance(known, str) else tuple(known or ())
-    stored = config.architectures or []
-    if (
-        not known
-        or getattr(config, "is_encoder_decoder", False)
-        or (stored and not set(stored) & set(known) and not any("CausalLM" in s for s in stored))
-    ):
-        what = ", ".join(stored) or config.model_type
-        raise BaseModelError(
-            f"'{source.name}' is no causal language model (it is {what}): "
-            "unlearning needs one that AutoModelForCausalLM loads."
-        )
-    return config

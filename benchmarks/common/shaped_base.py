@@ -17,7 +17,7 @@ from bitsandbytes.nn import Linear4bit, Params4bit
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig
 
-from asu_lora.models.loading import NF4
+from asu_lora.bases.quantization import NF4
 
 COMMON = {
     "num_key_value_heads": 8,

@@ -5,13 +5,14 @@ Both questions are answered by transformers itself, on a model whose weights are
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import BaseModelError, first_line
+from asu_lora.safetensors_header import TensorInfo
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Skeleton:
     """A base's structure.
 
     Attributes:
+        model: the base without weights.
         parameter_of: checkpoint tensor -> parameter it becomes as it is; tensors that transformers fuses or
             splits on loading (experts of a mixture, packed projections) are left out.
         shapes: parameter -> shape.
@@ -29,6 +31,7 @@ class Skeleton:
         keep_fp32: patterns of parameters that stay in fp32 whatever the model's type.
     """
 
+    model: torch.nn.Module
     parameter_of: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     conv1d: set[str]
@@ -44,21 +47,25 @@ class Skeleton:
 
 
 def skeleton_of(
-    source: BaseSource, tensors: Iterable[str], trust_remote_code: bool = False, skip_modules: list[str] | None = None
+    source: BaseSource,
+    tensors: Mapping[str, TensorInfo],
+    trust_remote_code: bool = False,
+    skip_modules: list[str] | None = None,
 ) -> Skeleton:
     """Build the base on the meta device and look at it; seconds, and next to no memory.
 
     Args:
-        tensors: the checkpoint's tensor names.
+        tensors: of the checkpoint.
         skip_modules: ``llm_int8_skip_modules``; None for transformers' own choice.
 
     Raises:
-        BaseModelError: the base is no causal language model, or its config can't be read.
+        BaseModelError: the base is no causal language model, its config can't be read, or its tensors don't fit that.
     """
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    from asu_lora.models.loading import causal_lm_config
+    from asu_lora.models.prepared_base import causal_lm_config
+    from asu_lora.models.weight_map import parameters_by_tensor, refuse_incomplete
 
     config = causal_lm_config(source, trust_remote_code)
     if hasattr(config, "quantization_config"):
@@ -66,14 +73,15 @@ def skeleton_of(
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, RuntimeError, TypeError) as error:
-        reason = first_line(error)
-        raise BaseModelError(f"'{source.name}' can't be built from its config: {reason[:300]}") from error
+    except Exception as error:  # a model's own code raises errors of every kind
+        raise BaseModelError(f"'{source.name}' can't be built from its config: {first_line(error)}") from error
+    refuse_incomplete(model, tensors, source.name)
     parameters = model.state_dict()
     links = [(target, source) for target, source in model.all_tied_weights_keys.items() if target != source]
     four_bit, skipped = _four_bit_modules(model, skip_modules)
     return Skeleton(
-        parameter_of=_parameters_by_tensor(model, parameters, tensors),
+        model=model,
+        parameter_of=parameters_by_tensor(model, tensors),
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
         conv1d={name for name, module in model.named_modules() if isinstance(module, Conv1D)},
         tied=dict(links) | {target: source for source, target in links},
@@ -81,24 +89,6 @@ def skeleton_of(
         skipped=skipped,
         keep_fp32=_keep_fp32(model),
     )
-
-
-def _parameters_by_tensor(model, parameters: dict, tensors: Iterable[str]) -> dict[str, str]:
-    """Name the parameter each tensor loads into, with transformers' own renaming (its prefixes included)."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    mapping, prefix = get_model_conversion_mapping(model), model.base_model_prefix
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    found = {}
-    for name in tensors:
-        renamed, conversion = rename_source_key(name, renamings, converters, prefix, parameters)
-        if renamed not in parameters and name in parameters:
-            renamed, conversion = name, None
-        if conversion is None and renamed in parameters:
-            found[name] = renamed
-    return found
 
 
 def _four_bit_modules(model, skip_modules: list[str] | None) -> tuple[set[str], list[str]]:

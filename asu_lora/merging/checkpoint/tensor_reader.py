@@ -1,17 +1,13 @@
 """A checkpoint on the disk, one tensor at a time, or a few rows of one."""
 
-import json
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from asu_lora.errors import AsuLoraError, BaseModelError
+from asu_lora.bases.checkpoint_files import read_checkpoint
+from asu_lora.errors import BaseModelError
 from asu_lora.merging.checkpoint.thread_handles import Handles
-from asu_lora.safetensors_header import TensorInfo, read_header
-
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
+from asu_lora.safetensors_header import TensorInfo
 
 DTYPES = {
     "F64": torch.float64,
@@ -31,7 +27,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class LazyTensorReader:
-    """The tensors of a safetensors checkpoint, in shards with an index or in one file, read when asked for.
+    """The tensors that transformers would load from a folder, read when asked for.
 
     The files are read, not mapped: pages of a mapped file count as the process's own memory, and a checkpoint
     read through a mapping would look, and on a small machine behave, as if it had been loaded whole.
@@ -42,25 +38,15 @@ class LazyTensorReader:
             them reads forwards.
 
     Raises:
-        BaseModelError: no safetensors, a missing or truncated shard, an index that names what isn't there.
+        BaseModelError: no safetensors, or a missing, truncated or damaged file.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._file_of: dict[str, Path] = {}
-        self.tensors: dict[str, TensorInfo] = {}
+        found = read_checkpoint(self.folder)
+        self.tensors: dict[str, TensorInfo] = {name: stored.info for name, stored in found.items()}
+        self._file_of: dict[str, Path] = {name: stored.file for name, stored in found.items()}
         self._handles = Handles("rb")
-        wanted = self._index()
-        for path in sorted(set(wanted.values())) if wanted is not None else [self.folder / SINGLE_NAME]:
-            for info in sorted(self._header(path).values(), key=lambda info: info.start):
-                if wanted is None or wanted.get(info.name) == path:
-                    self.tensors[info.name] = info
-                    self._file_of[info.name] = path
-        missing = sorted(set(wanted or {}) - set(self.tensors))
-        if missing:
-            raise BaseModelError(
-                f"{self.folder.name} is incomplete: no shard holds {missing[0]}, though the index names it."
-            )
 
     @property
     def total_bytes(self) -> int:
@@ -119,34 +105,6 @@ class LazyTensorReader:
                 done += got
         except OSError as error:
             raise _unreadable(path, error) from error
-
-    def _index(self) -> dict[str, Path] | None:
-        """Tensor name to shard, or None for a checkpoint in one file."""
-        path = self.folder / INDEX_NAME
-        if not path.is_file():
-            if not (self.folder / SINGLE_NAME).is_file():
-                pickled = any(self.folder.glob("*.bin"))
-                raise BaseModelError(
-                    f"{self.folder} holds no {SINGLE_NAME}: "
-                    + (
-                        "its weights are pickles, which are not opened; convert them with save_pretrained."
-                        if pickled
-                        else "it is no checkpoint that can be merged."
-                    )
-                )
-            return None
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-            if all(Path(file).name == file for file in weight_map.values()):
-                return {name: self.folder / file for name, file in weight_map.items()}
-        raise BaseModelError(f"{path} is damaged: it gives no shard for each tensor.")
-
-    @staticmethod
-    def _header(path: Path) -> dict[str, TensorInfo]:
-        try:
-            return read_header(path)
-        except AsuLoraError as error:
-            raise BaseModelError(f"The checkpoint can't be read: {error}") from error
 
 
 def _unreadable(path: Path, error: OSError) -> BaseModelError:

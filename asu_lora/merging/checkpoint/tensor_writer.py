@@ -13,8 +13,9 @@ from uuid import uuid4
 
 import torch
 
+from asu_lora.bases.checkpoint_files import INDEX_NAME, SINGLE_NAME
 from asu_lora.errors import SettingError
-from asu_lora.merging.checkpoint.tensor_reader import DTYPE_NAMES, INDEX_NAME, SINGLE_NAME
+from asu_lora.merging.checkpoint.tensor_reader import DTYPE_NAMES
 from asu_lora.merging.checkpoint.thread_handles import Handles
 
 PIECE = 1 << 18  # bytes written at a time: of larger ones Linux makes larger pages, and has to look for them

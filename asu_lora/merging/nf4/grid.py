@@ -31,7 +31,7 @@ class Grid:
 
     @classmethod
     def of(cls, weight: torch.Tensor, settings: Quantization) -> "Grid":
-        """Quantise an fp32 weight (out, in), rounding to nearest."""
+        """Quantise a weight (out, in) as loading does, rounding to nearest."""
         return cls._apart(*nf4.quantize(nf4.as_loaded(weight, settings), settings))
 
     @classmethod

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from asu_lora.bases.quantization import recorded_settings, stored_format
 from asu_lora.errors import BaseModelError
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 
@@ -14,27 +15,33 @@ _STATISTICS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", _
 
 @dataclass(frozen=True)
 class Quantization:
-    """The settings that decide which 4-bit numbers come out.
+    """The settings that decide which 4-bit numbers come out, and what a forward pass makes of them.
 
     Attributes:
         double_quant: the blocks' absolute maxima are themselves kept in 8 bit.
-        source_dtype: the type weights were cast to before they were quantised: that of the model as it was
-            loaded.
+        compute_dtype: the type that matrix products ran in. Loading casts a weight to it before it is quantised, and a
+            forward pass makes the 4-bit numbers whole in it. None where it is not known: nothing is cast.
         quant_type: ``nf4``; ``fp4`` only where a base is stored so.
     """
 
     double_quant: bool = True
-    source_dtype: torch.dtype | None = None
+    compute_dtype: torch.dtype | None = None
     quant_type: str = "nf4"
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any] | None) -> "Quantization":
-        """From a ``quantization_config`` or what a manifest records of it."""
+    def from_dict(cls, settings: dict[str, Any] | None, compute_dtype: str | None = None) -> "Quantization":
+        """From what a manifest records, or :func:`~asu_lora.bases.quantization.recorded_settings` found in a config.
+
+        Args:
+            compute_dtype: for settings that don't name it, such as ``bfloat16``.
+        """
         settings = settings or {}
-        dtype = getattr(torch, str(settings.get("bnb_4bit_compute_dtype", "")).removeprefix("torch."), None)
-        double = settings.get("bnb_4bit_use_double_quant", True)
+        name = str(settings.get("bnb_4bit_compute_dtype") or compute_dtype or "").removeprefix("torch.")
+        dtype = getattr(torch, name, None)
         return cls(
-            bool(double), dtype if isinstance(dtype, torch.dtype) else None, settings.get("bnb_4bit_quant_type", "nf4")
+            bool(settings.get("bnb_4bit_use_double_quant", True)),
+            dtype if isinstance(dtype, torch.dtype) else None,
+            settings.get("bnb_4bit_quant_type", "nf4"),
         )
 
 
@@ -47,26 +54,31 @@ def quantize(weight: torch.Tensor, settings: Quantization) -> tuple[torch.Tensor
     )
 
 
-def dequantize(packed: torch.Tensor, state: Any) -> torch.Tensor:
-    """The fp32 weights (out, in) that 4-bit numbers stand for."""
+def dequantize(packed: torch.Tensor, state: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The weights (out, in) that 4-bit numbers stand for: made whole in ``dtype``, given in fp32."""
     from bitsandbytes.functional import dequantize_4bit
 
-    state.dtype = torch.float32
-    return dequantize_4bit(packed, state)
+    own, state.dtype = state.dtype, dtype
+    try:
+        return dequantize_4bit(packed, state).to(torch.float32)
+    finally:
+        state.dtype = own
 
 
 def as_loaded(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
-    """An fp32 weight after the cast that comes before quantisation when a model is loaded, in fp32 again."""
-    return weight if settings.source_dtype is None else weight.to(settings.source_dtype).to(torch.float32)
+    """A weight after the cast that comes before quantisation when a model is loaded."""
+    return weight if settings.compute_dtype is None else weight.to(settings.compute_dtype)
 
 
 def seen_through_nf4(weight: torch.Tensor, settings: Quantization) -> torch.Tensor:
-    """What an fp32 weight (out, in) becomes in a model loaded with these settings, in fp32."""
-    return dequantize(*quantize(as_loaded(weight, settings), settings))
+    """What a weight (out, in) becomes in a model loaded with these settings, in fp32."""
+    packed, state = quantize(as_loaded(weight, settings), settings)
+    return dequantize(packed, state, settings.compute_dtype or torch.float32)
 
 
-def stored_tensors(name: str, packed: torch.Tensor, state: Any) -> dict[str, torch.Tensor]:
+def stored_tensors(name: str, packed: torch.Tensor, state: Any, settings: Quantization) -> dict[str, torch.Tensor]:
     """The tensors that ``from_pretrained`` reads for one 4-bit weight called ``name``."""
+    state.dtype = settings.compute_dtype or torch.float32
     return {name: packed} | {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
 
 
@@ -92,15 +104,17 @@ def read_state(reader: LazyTensorReader, name: str) -> tuple[torch.Tensor, Any]:
         raise BaseModelError(f"The 4-bit tensor {name} of the base is damaged: {error}.") from error
 
 
-def read_packed(reader: LazyTensorReader, name: str) -> torch.Tensor:
-    """The fp32 weights (out, in) of a tensor that the checkpoint keeps in 4 bit.
+def read_packed(reader: LazyTensorReader, name: str, settings: Quantization) -> torch.Tensor:
+    """What a forward pass makes of a tensor that the checkpoint keeps in 4 bit: (out, in), in fp32.
+
+    It is made whole in the type that the checkpoint names, and then cast to the compute type.
 
     Raises:
         BaseModelError: what is stored makes no sense.
     """
     packed, state = read_state(reader, name)
     try:
-        return dequantize(packed, state)
+        return as_loaded(dequantize(packed, state, state.dtype), settings).to(torch.float32)
     except (ValueError, RuntimeError) as error:
         raise BaseModelError(f"The 4-bit tensor {name} of the base is damaged: {error}.") from error
 
@@ -111,12 +125,11 @@ def stored_quantization(config: dict[str, Any], name: str) -> Quantization | Non
     Raises:
         BaseModelError: it is stored in another quantised format.
     """
-    stored = config.get("quantization_config")
-    if not stored:
-        return None
-    if stored.get("quant_method") == "bitsandbytes" and stored.get("load_in_4bit"):
-        return Quantization.from_dict(stored)
-    kind = "int8" if stored.get("load_in_8bit") else stored.get("quant_method", "an unknown format")
-    raise BaseModelError(
-        f"'{name}' is stored as {kind}, which adapters can't be merged into: use the original checkpoint."
-    )
+    stored = stored_format(config, name)
+    if stored in ("nf4", "fp4"):
+        return Quantization.from_dict(recorded_settings(config, name))
+    if stored is not None:
+        raise BaseModelError(
+            f"'{name}' is stored as {stored}, which adapters can't be merged into: use the original checkpoint."
+        )
+    return None

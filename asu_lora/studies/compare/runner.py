@@ -16,7 +16,8 @@ from asu_lora.evaluation.result import Evaluation
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
 from asu_lora.hardware.memory import is_out_of_memory
-from asu_lora.models.adapter_stack import Stack, load, remove_adapters
+from asu_lora.models.adapter_loading import take_off
+from asu_lora.models.adapter_stack import Stack, load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
@@ -167,7 +168,7 @@ def stacked(base: LoadedBase, adapter: str | None, store: AdapterStore) -> Itera
         yield stack
     finally:
         if adapter:
-            remove_adapters(base.model)
+            take_off(base.model)
 
 
 def checked_summary(scored: Evaluation) -> dict[str, Any]:

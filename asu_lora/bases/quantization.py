@@ -1,0 +1,66 @@
+"""How a base's weights are stored: as floats, in bitsandbytes' 4 or 8 bit, or in a format that isn't used here."""
+
+from typing import Any
+
+from asu_lora.errors import BaseModelError
+
+NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}  # what a base is quantised to on loading
+
+# What a manifest records of a base that is stored quantised; the rest of its settings is for other formats.
+_RECORDED = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+_DEFAULTS = {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}  # bitsandbytes' own
+
+
+def stored_settings(config: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The ``quantization_config`` of a ``config.json``, wherever it stands there; None for floats.
+
+    Raises:
+        BaseModelError: it makes no sense.
+    """
+    inner = config.get("text_config")
+    found = [config.get("quantization_config"), config.get("compression_config")]
+    found.append(inner.get("quantization_config") if isinstance(inner, dict) else None)
+    settings = next((entry for entry in found if entry), None)
+    if settings is not None and not isinstance(settings, dict):
+        raise BaseModelError(f"The config.json of '{name}' is damaged: its quantization_config is no JSON object.")
+    return settings
+
+
+def stored_format(config: dict[str, Any], name: str) -> str | None:
+    """``nf4``, ``fp4`` or ``int8`` in bitsandbytes' layout, another format by its own name, or None for floats.
+
+    Raises:
+        BaseModelError: the ``quantization_config`` makes no sense.
+    """
+    settings = stored_settings(config, name)
+    if settings is None:
+        return None
+    if settings.get("load_in_8bit"):
+        return "int8"
+    if settings.get("load_in_4bit"):
+        return str(settings.get("bnb_4bit_quant_type") or _DEFAULTS["bnb_4bit_quant_type"])
+    return str(settings.get("quant_method") or "an unknown format")
+
+
+def usable_format(config: dict[str, Any], name: str) -> str | None:
+    """:func:`stored_format`, of a base that can be asked and trained on.
+
+    Raises:
+        BaseModelError: it is stored in a format of another library (GPTQ, AWQ, FP8, ...).
+    """
+    stored = stored_format(config, name)
+    if stored not in (None, "nf4", "fp4", "int8"):
+        raise BaseModelError(
+            f"'{name}' is stored as {stored}, which can be neither asked nor trained on here: use the original "
+            "checkpoint, or one in bitsandbytes' 4 or 8 bit."
+        )
+    return stored
+
+
+def recorded_settings(config: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """What a manifest says of a base that is stored quantised, with what is left out there spelled out."""
+    settings = stored_settings(config, name)
+    if settings is None:
+        return None
+    defaults = _DEFAULTS if settings.get("load_in_4bit") else {}
+    return defaults | {key: settings[key] for key in _RECORDED if settings.get(key) is not None}
