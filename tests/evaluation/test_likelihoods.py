@@ -13,7 +13,7 @@ from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.likelihoods import Likelihoods
 from asu_lora.evaluation.question_sets import PARAPHRASED_FORGET, QuestionSet, with_paraphrases
 from asu_lora.models.loading import load_base
-from tests.evaluation import independent
+from tests.support import independent_metrics as independent
 from tests.support.tiny_run import FACTS, rows
 
 PASSAGE = " ".join(f"{name} {does}, as everybody knows." for name, does in FACTS)
