@@ -23,7 +23,7 @@ def ask(question, base, adapters, store, precision, device, trust_remote_code, a
       asu-lora ask "Where does Harry Potter go to school?" --adapter harry-potter
       asu-lora ask --adapter a --adapter b:0.5
     """
-    from asu_lora.cli.console import print_json, print_table, stderr
+    from asu_lora.cli.console import print_json, print_table, readable, stderr
     from asu_lora.cli.quiet import quiet_libraries
 
     if question is not None and not question.strip():
@@ -37,7 +37,8 @@ def ask(question, base, adapters, store, precision, device, trust_remote_code, a
         click.echo(f"Warning: {note}", err=True)
     names = " + ".join(["base", *(weighted(name, weight) for name, weight in stack.adapters)])
 
-    def answer(text: str) -> None:
+    def answer(typed: str) -> None:
+        text = readable(typed)
         with stderr().status("Thinking ..."):
             with stack.without_adapters():
                 plain = stack.ask([text])[0]

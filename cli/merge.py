@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.adapters.check import warn_of_interference
 from asu_lora.cli.console import print_json, stderr
 from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, remote_code_option, store_option
 
@@ -174,6 +175,7 @@ def merge(
             trust_remote_code,
             settings,
         )
+    warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
     checked = None
     if check:
         from asu_lora.merging.check import check as check_merged

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.adapters.check import warn_of_interference
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import json_option, store_option
 
@@ -48,6 +49,7 @@ def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path,
     folders = [store.resolve(adapter) for adapter in names]
     with store.stage(name) as folder:
         report = add_up(folders, weights, folder, rank, name)
+    warn_of_interference(folders, weights)
     where = store.resolve(name)
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})

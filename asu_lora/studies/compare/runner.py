@@ -44,9 +44,11 @@ class Runner:
         self.privacy = Privacy(comparison.request)
 
     def file(self, run: Run) -> Path:
+        """Where the run's result is kept."""
         return self.folder / f"{run.name}.json"
 
     def records_file(self, run: Run) -> Path:
+        """Where its questions' answers and scores are kept, if they are asked for."""
         return self.folder / f"{run.name}.records.jsonl"
 
     def read(self, run: Run) -> RunResult | None:
@@ -57,6 +59,7 @@ class Runner:
         return result
 
     def finished(self, run: Run) -> bool:
+        """Whether there is nothing left to do for it."""
         result = self.read(run)
         if result is None or result.state == TRAINED or result.passing:
             return False

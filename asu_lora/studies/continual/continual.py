@@ -78,7 +78,6 @@ def run_methods(
     Args:
         requests: files, or folders of files, in order.
         config: the settings of every step.
-        out: the folder of the report and of a folder for each method.
         resume: go on with the run that lies in ``out``.
 
     Returns:
@@ -96,8 +95,7 @@ def run_methods(
     questions = _questions(steps, continual)
     check_writable(out)
     progress.stage("Loading the base")
-    if not isinstance(base, LoadedBase):
-        base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    base = _loaded(base, config)
     about = _about(base, config, continual.history, steps, questions)
     records: Records = {}
 
@@ -120,13 +118,19 @@ def run_methods(
             done=report,
             before=next((found[0] for found in records.values()), None),  # the base is the same for all methods
         )
-    taken = {}
+    taken: dict[str, TakenBack] = {}
     if continual.take_back is not None and questions:
         for name in chosen:
             progress.note(f"Method {name} without step {continual.take_back}")
             taken[name] = take_back(steps, base, out / file_name(name), continual.take_back, questions, progress)
     progress.close()
     return records, taken, write_report(out, records, about, taken)
+
+
+def _loaded(base: str | LoadedBase, config: ForgetConfig) -> LoadedBase:
+    if isinstance(base, LoadedBase):
+        return base
+    return load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
 
 
 def _questions(steps: Sequence[Step], continual: ContinualConfig) -> Questions | None:

@@ -130,13 +130,7 @@ def run_history(
         raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
-    identity = {
-        "base": base.source.fingerprint(),
-        "precision": base.precision,
-        "config": config.identity(),
-        "history": asdict(history),
-        "questions": questions.identity() if questions else None,
-    }
+    identity = _identity(base, config, history, questions)
     check_resumable(folder, resume)
     records = _earlier(folder, identity, steps)
     for step in (None, *steps)[len(records) :]:
@@ -157,6 +151,19 @@ def run_history(
         if done:
             done(records)
     return records
+
+
+def _identity(
+    base: LoadedBase, config: ForgetConfig, history: HistoryConfig, questions: Questions | None
+) -> dict[str, Any]:
+    """What a run's steps must have in common, beside their requests."""
+    return {
+        "base": base.source.fingerprint(),
+        "precision": base.precision,
+        "config": config.identity(),
+        "history": asdict(history),
+        "questions": questions.identity() if questions else None,
+    }
 
 
 def _score(

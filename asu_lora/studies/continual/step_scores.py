@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
@@ -70,7 +71,8 @@ class StepScores:
     gibberish_retain: float | None
     labels: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self) | {"labels": list(self.labels)}
 
 
