@@ -16,6 +16,9 @@ PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
 
 ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
+_NOT_NEGATIVE = (
+    "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words micro_batch_tokens"
+).split()
 
 
 def setting(
@@ -161,17 +164,7 @@ class ForgetConfig:
             )
         for name in ("rank", "batch_size", "grad_accum"):
             self._at_least(name, 1)
-        for name in (
-            "forget_coeff",
-            "retain_coeff",
-            "retain_per_forget",
-            "weight_decay",
-            "warmup",
-            "dropout",
-            "eval_rows",
-            "own_words",
-            "micro_batch_tokens",
-        ):
+        for name in _NOT_NEGATIVE:
             self._at_least(name, 0)
         self._at_least("max_length", 8)
         if not 0 <= self.seed < 2**32:

@@ -2,12 +2,14 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 from uuid import uuid4
 
 import platformdirs
@@ -15,6 +17,8 @@ import platformdirs
 from asu_lora.errors import StoreError
 
 CHUNK = 1 << 20
+MAX_JSON = 8 << 20  # bytes; a list of every module of the largest mixture of experts fits
+MAX_DEPTH = 40  # levels of lists and objects; those of an adapter have five
 
 
 def sha256_file(path: Path) -> str:
@@ -65,6 +69,35 @@ def write_atomic(path: Path, text: str) -> None:
             beside.unlink()
         raise
     fsync_path(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a stranger may have written.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no JSON, too large, nested too deep, or holds text that can't be written again.
+    """
+    with open(path, "rb") as file:
+        data = file.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON >> 20} MiB")
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError("it is nested too deep")
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair can't be encoded
+    return value
 
 
 def discard(path: Path) -> None:

@@ -6,10 +6,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asu_lora.errors import AdapterError
 
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
+# A header costs some 25 times its size in memory. So it must be small, or small beside the numbers it announces.
+FREE_HEADER = 1 << 20  # bytes
+MAX_HEADER = 32 << 20  # bytes; 140,000 tensors, the experts of the largest mixtures, take 24 MB
+HEADER_SHARE = 8  # bytes of numbers to each byte of a larger header
+MAX_DIMENSIONS = 8
 PIECE = 1 << 24  # bytes read at a time while looking for NaN
 
 _WIDTH = {
@@ -64,32 +69,31 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
+            if size < 8 or not 2 <= length <= size - 8:
                 raise AdapterError(f"{name} is no whole safetensors file: its header is damaged or cut off.")
+            if length > MAX_HEADER or length > max(FREE_HEADER, (size - length) // HEADER_SHARE):
+                raise AdapterError(
+                    f"{name} is refused: its header has {length} of its {size} bytes, which no adapter's or base's has."
+                )
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        tensors = {
-            key: TensorInfo(
-                key, entry["dtype"], tuple(entry["shape"]), *(8 + length + offset for offset in entry["data_offsets"])
-            )
-            for key, entry in header.items()
-        }
+        tensors = {key: _tensor(key, entry, 8 + length) for key, entry in header.items()}
     except OSError as error:
         raise AdapterError(f"{name} can't be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise AdapterError(f"{name} is no safetensors file: its header makes no sense.") from error
-    for info in tensors.values():
-        if not all(isinstance(number, int) and number >= 0 for number in (*info.shape, info.start, info.end)):
-            raise AdapterError(f"{name} is no safetensors file: the shape of {info.name} makes no sense.")
-    expected = max((info.end for info in tensors.values()), default=8 + length)
-    if expected != size:
-        raise AdapterError(f"{name} is cut off or damaged: it has {size} bytes, and its header announces {expected}.")
-    for info in tensors.values():
+    end = 8 + length
+    for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):
+        if info.start != end:
+            raise AdapterError(f"{name} is damaged: the bytes of {info.name} don't begin where others end.")
+        end = info.end
         if info.end - info.start != math.prod(info.shape) * _WIDTH.get(info.dtype, 0):
             raise AdapterError(
                 f"{name} is damaged: the bytes of {info.name} don't fit its shape "
                 f"{list(info.shape)} and type {info.dtype}."
             )
+    if end != size:
+        raise AdapterError(f"{name} is cut off or damaged: it has {size} bytes, and its header announces {end}.")
     return tensors
 
 
@@ -108,6 +112,22 @@ def checked_header(path: Path) -> dict[str, TensorInfo]:
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{Path(path).name} is damaged: {error}.") from error
     return tensors
+
+
+def _tensor(key: str, entry: dict[str, Any], origin: int) -> TensorInfo:
+    """One entry of a header, its offsets counted from the beginning of the file.
+
+    Raises:
+        ValueError, KeyError, TypeError: it makes no sense.
+    """
+    key.encode("utf-8")  # half a surrogate pair raises
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    numbers = [*shape, start, end]
+    if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"the shape of {key}")
+    if not isinstance(entry["dtype"], str):
+        raise TypeError(f"the type of {key}")
+    return TensorInfo(key, entry["dtype"], tuple(shape), origin + start, origin + end)
 
 
 def not_finite(path: Path, tensors: dict[str, TensorInfo]) -> Iterator[str]:

@@ -41,6 +41,9 @@ NOT_PERCENT = ("forget quality", "AUC", "PrivLeak")  # endings: a p-value, an AU
     help="Examples that the model never saw, like those to forget: gives membership attacks, AUC and TPR at 1% FPR.",
 )
 @click.option(
+    "--gradient-norm", is_flag=True, help="Tell members by their gradients too: a backward pass for every row."
+)
+@click.option(
     "--lm-eval",
     "lm_eval",
     metavar="TASKS",

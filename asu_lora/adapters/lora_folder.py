@@ -1,53 +1,27 @@
 """A PEFT LoRA folder as factors, module by module: what it adds to which weight, and with what scaling.
 
-LoRA (arXiv 2106.09685) adds ``scaling * B A`` to a weight, A of shape (r, in), B of shape (out, r).
-Everything PEFT can put into an adapter beyond that is either understood here (rank and alpha patterns,
-rsLoRA, embeddings, fan-in/fan-out) or refused by name, so that nothing is combined or merged wrongly in
-silence.
+LoRA (arXiv 2106.09685) adds ``scaling * B A`` to a weight, A of shape (r, in), B of shape (out, r). Every tensor of
+the file is accounted for, or the adapter is refused by name: nothing is left out in silence.
 """
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asu_lora.adapters.adapter_config import more_than_lora, read_adapter_config, refuse_unservable
 from asu_lora.adapters.manifest import WEIGHTS_NAME, Manifest, has_manifest, read_manifest
-from asu_lora.adapters.stored_adapter import read_adapter_config
+from asu_lora.adapters.tensor_names import EMBEDDING_FACTORS, LINEAR_FACTORS, PREFIX, aligned, canonical, module_of
 from asu_lora.errors import AdapterError
 from asu_lora.safetensors_header import TensorInfo, read_header
 
 if TYPE_CHECKING:
     import torch
 
-PREFIX = "base_model.model."
-LINEAR_FACTORS = (".lora_A.weight", ".lora_B.weight")
-EMBEDDING_FACTORS = (".lora_embedding_A", ".lora_embedding_B")
-
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-# Fields of adapter_config.json that make an adapter more than scaling * B A on a base left as it was.
-_MORE_THAN_LORA = {
-    "use_dora": "it is a DoRA, whose magnitudes rescale the base",
-    "modules_to_save": "it replaces whole modules (modules_to_save)",
-    "trainable_token_indices": "it retrains single token embeddings (trainable_token_indices)",
-    "lora_bias": "it adds a bias of its own (lora_bias)",
-    "layer_replication": "it repeats layers of the base (layer_replication)",
-    "target_parameters": "it changes bare parameters rather than modules (target_parameters)",
-    "use_qalora": "it is a QALoRA",
-    "velora_config": "it is a VeLoRA",
-    "alora_invocation_tokens": "it is an activated LoRA, which acts on some tokens only",
-    "monteclora_config": "it is a MonteCLoRA",
-    "use_bdlora": "it is a block-diagonal LoRA",
-    "arrow_config": "it is an Arrow router, which picks its experts token by token",
-    "kasa_config": "it is a KaSA, which truncates the base",
-    "megatron_config": "it is made for Megatron's layers",
-}
-# Initialisations that leave the base alone. The others (pissa, olora, corda, loftq, lora_ga, ...) move a part
-# of the base into the factors, so that B A is no update of the base as it lies on the disk.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl")
-_PLAIN_INITS = (True, False, None, "true", "false", "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -57,6 +31,7 @@ class LoraModule:
     Attributes:
         name: of the module in the base, such as ``model.layers.0.self_attn.q_proj``.
         rank: r.
+        alpha: the numerator of the scaling.
         scaling: alpha/r, or alpha/sqrt(r) for rsLoRA.
         in_features, out_features: the sizes of A (r, in) and B (out, r).
         embedding: an update of an embedding, whose weight (in, out) takes the transpose of B A.
@@ -64,6 +39,7 @@ class LoraModule:
 
     name: str
     rank: int
+    alpha: float
     scaling: float
     in_features: int
     out_features: int
@@ -72,7 +48,12 @@ class LoraModule:
 
 @dataclass(frozen=True)
 class LoraFolder:
-    """A checked LoRA folder; its tensors stay on the disk until :meth:`factors` asks for them."""
+    """A checked LoRA folder; its tensors stay on the disk until :meth:`factors` asks for them.
+
+    Attributes:
+        modules: what it changes by low-rank factors, by the name of the module.
+        tensors: every tensor of the file by its canonical name, as PEFT writes it; ``TensorInfo.name`` is the file's.
+    """
 
     path: Path
     config: dict[str, Any] = field(repr=False)
@@ -89,6 +70,28 @@ class LoraFolder:
         """The base by name: from the manifest, or what PEFT wrote; None where neither says."""
         return self.manifest.base.id if self.manifest else self.config.get("base_model_name_or_path") or None
 
+    def aligned_to(self, there: Collection[str]) -> "LoraFolder":
+        """The same with the module names of a base that nests its decoder otherwise.
+
+        Args:
+            there: the base's modules. Names that fit none of them stay as they are.
+
+        Raises:
+            AdapterError: two of its modules are one there.
+        """
+        places = aligned(sorted({module_of(key) for key in self.tensors}), there)
+        tensors: dict[str, TensorInfo] = {}
+        for key, info in self.tensors.items():
+            module = module_of(key)
+            moved = PREFIX + places[module] + key.removeprefix(PREFIX + module)
+            if moved in tensors:
+                raise AdapterError(
+                    f"The adapter '{self.path.name}' can't be used: {info.name} is there under two names."
+                )
+            tensors[moved] = info
+        modules = {places[name]: replace(module, name=places[name]) for name, module in self.modules.items()}
+        return replace(self, modules=modules, tensors=tensors)
+
     def factors(self, module: str) -> "tuple[torch.Tensor, torch.Tensor]":
         """A (r, in) and B (out, r) of one module in fp32, scaling not applied.
 
@@ -97,12 +100,12 @@ class LoraFolder:
         """
         import torch
 
-        suffixes, read = EMBEDDING_FACTORS if self.modules[module].embedding else LINEAR_FACTORS, []
+        read = []
         try:
             # by the offsets that are known: a reader of the whole format would parse the header for every module
             with (self.path / WEIGHTS_NAME).open("rb") as file:
-                for suffix in suffixes:
-                    info = self.tensors[PREFIX + module + suffix]
+                for name in factor_names(self.modules[module]):
+                    info = self.tensors[name]
                     file.seek(info.start)
                     data = bytearray(file.read(info.end - info.start))
                     if len(data) < info.end - info.start:
@@ -113,7 +116,7 @@ class LoraFolder:
                     if not torch.isfinite(tensor).all():
                         raise AdapterError(
                             f"The adapter '{self.name}' holds NaN or infinities in "
-                            f"{module}{suffix}: it is broken, train it anew."
+                            f"{name.removeprefix(PREFIX)}: it is broken, train it anew."
                         )
                     read.append(tensor)
         except OSError as error:
@@ -121,12 +124,12 @@ class LoraFolder:
         return read[0], read[1]
 
 
-def read_lora(folder: str | Path) -> LoraFolder:
-    """Read config, manifest (where there is one) and tensor shapes of a PEFT LoRA folder.
+def read_adapter(folder: str | Path) -> LoraFolder:
+    """Read config, manifest (where there is one) and tensor shapes of an adapter that can be served.
 
     Raises:
-        AdapterError: it is no LoRA folder, its tensors are damaged, missing or of the wrong shape, or it is
-            more than a LoRA; the sentence names what.
+        AdapterError: it is no LoRA folder, its tensors are damaged, missing, unknown or of the wrong shape, or it
+            changes the base itself; the sentence names what.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -138,10 +141,40 @@ def read_lora(folder: str | Path) -> LoraFolder:
             f": {pickles[0]} is a pickle and pickles are never opened, save it anew with safetensors" if pickles else ""
         )
         raise AdapterError(f"{folder} has no {WEIGHTS_NAME}{hint}.")
-    _refuse_more_than_lora(folder, config)
+    refuse_unservable(folder.name, config)
     manifest = read_manifest(folder) if has_manifest(folder) else None
-    tensors = read_header(folder / WEIGHTS_NAME)
+    tensors: dict[str, TensorInfo] = {}
+    for key, info in read_header(folder / WEIGHTS_NAME).items():
+        if (name := canonical(key)) in tensors:
+            raise AdapterError(f"The adapter '{folder.name}' can't be used: it holds {key} twice.")
+        tensors[name] = info
     return LoraFolder(folder, config, manifest, _modules(folder, config, tensors), tensors)
+
+
+def read_lora(folder: str | Path) -> LoraFolder:
+    """:func:`read_adapter` for an adapter that is ``scaling * B A`` and no more, so that it can be added up.
+
+    Raises:
+        AdapterError: as :func:`read_adapter` does, or because it is more than a LoRA.
+    """
+    lora = read_adapter(folder)
+    name = lora.path.name
+    if why := more_than_lora(lora.config):
+        raise AdapterError(f"The adapter {name} can't be added up or merged: {why}.")
+    for module in lora.modules:
+        shapes = [lora.tensors[key].shape for key in factor_names(lora.modules[module])]
+        if any(len(shape) != 2 for shape in shapes):
+            raise AdapterError(
+                f"The adapter {name} changes {module}, which is no linear layer or "
+                f"embedding (its factors have the shapes {list(shapes[0])} and {list(shapes[1])})."
+            )
+    return lora
+
+
+def factor_names(module: LoraModule) -> tuple[str, str]:
+    """The canonical names of a module's A and B."""
+    a, b = EMBEDDING_FACTORS if module.embedding else LINEAR_FACTORS
+    return PREFIX + module.name + a, PREFIX + module.name + b
 
 
 def refuse_different_bases(loras: Sequence[LoraFolder]) -> None:
@@ -175,63 +208,63 @@ def match_pattern(patterns: Iterable[str], module: str) -> str | None:
         raise AdapterError(f"A rank or alpha pattern is no regular expression: {error}.") from error
 
 
-def _refuse_more_than_lora(folder: Path, config: dict[str, Any]) -> None:
-    for name, why in _MORE_THAN_LORA.items():
-        if config.get(name):
-            raise AdapterError(f"The adapter {folder.name} can't be added up or merged: {why}.")
-    if config.get("bias", "none") != "none":
-        raise AdapterError(
-            f"The adapter {folder.name} can't be added up or merged: it retrains the base's "
-            f"biases (bias={config['bias']!r})."
-        )
-    init = config.get("init_lora_weights", True)
-    if init not in _PLAIN_INITS:
-        raise AdapterError(
-            f"The adapter {folder.name} can't be added up or merged: its initialisation "
-            f"{init!r} changes the base itself; convert it to a plain LoRA with PEFT first."
-        )
-
-
 def _modules(folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> dict[str, LoraModule]:
-    """Pair the file's tensors into modules and check every shape against the config."""
+    """Pair the file's tensors into modules, check every shape against the config, and know every other tensor."""
     found: dict[str, tuple[str, str]] = {}
-    for key in tensors:
+    for key, info in tensors.items():
+        if info.dtype not in _FLOATS:
+            raise AdapterError(f"The adapter {folder.name} holds {info.name} as {info.dtype}, not as floats.")
         suffixes = next((pair for pair in (LINEAR_FACTORS, EMBEDDING_FACTORS) if key.endswith(pair)), None)
-        if suffixes is None or not key.startswith(PREFIX):
+        if suffixes is not None:
+            found[key.removeprefix(PREFIX).removesuffix(suffixes[0]).removesuffix(suffixes[1])] = suffixes
+        elif not _announced(key, config):
             raise AdapterError(
-                f"The adapter {folder.name} can't be added up or merged: it carries the "
-                f"tensor {key}, which is no LoRA factor."
+                f"The adapter '{folder.name}' can't be used: it carries the tensor {info.name}, which is no part of a "
+                "LoRA; if that is the base's own weight, save the adapter anew with save_embedding_layers=False."
             )
-        found[key.removeprefix(PREFIX).removesuffix(suffixes[0]).removesuffix(suffixes[1])] = suffixes
     if not found:
         raise AdapterError(f"The adapter {folder.name} holds no LoRA factors at all.")
     return {module: _module(folder, config, tensors, module, suffixes) for module, suffixes in found.items()}
 
 
+def _announced(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether the config says that there is a tensor of this kind beside the factors."""
+    end = key.rpartition(".lora_")[2]
+    if end in ("magnitude_vector", "magnitude_vector.weight"):
+        return bool(config.get("use_dora"))
+    if end == "B.bias":
+        return bool(config.get("lora_bias"))
+    if key.endswith("trainable_tokens_delta"):
+        return bool(config.get("trainable_token_indices"))
+    saved = config.get("modules_to_save") or ()
+    parts = key.removeprefix(PREFIX).split(".")
+    return any(
+        ".".join(parts[:end]).endswith(f".{name}") or ".".join(parts[:end]) == name
+        for name in saved
+        for end in range(1, len(parts))
+    )
+
+
 def _module(
     folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo], module: str, suffixes: tuple[str, str]
 ) -> LoraModule:
-    pair = [tensors.get(PREFIX + module + suffix) for suffix in suffixes]
-    if None in pair:
-        missing = suffixes[pair.index(None)]
+    missing = next((suffix for suffix in suffixes if PREFIX + module + suffix not in tensors), None)
+    if missing:
         raise AdapterError(f"The adapter {folder.name} is incomplete: {module}{missing} is missing.")
-    a, b = (info.shape for info in pair)
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    rank = ranks.get(match_pattern(ranks, module), config["r"])
-    alpha = alphas.get(match_pattern(alphas, module), config.get("lora_alpha", 8))
-    if any(info.dtype not in _FLOATS for info in pair):
-        raise AdapterError(f"The adapter {folder.name} holds {module} as {pair[0].dtype}, not as floats.")
-    if len(a) != 2 or len(b) != 2:
-        raise AdapterError(
-            f"The adapter {folder.name} changes {module}, which is no linear layer or "
-            f"embedding (its factors have the shapes {list(a)} and {list(b)})."
-        )
-    if a[0] != rank or b[1] != rank or 0 in (*a, *b):
+    a, b = (tensors[PREFIX + module + suffix].shape for suffix in suffixes)
+    rank = _by_pattern(config.get("rank_pattern") or {}, module, config["r"])
+    alpha = _by_pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
+    # Bare parameters stack one pair of factors an expert along the rank.
+    fits = len(a) >= 2 and len(b) >= 2 and a[0] == b[1] and 0 not in (*a, *b)
+    fits = fits and (a[0] == rank or bool(config.get("target_parameters") and a[0] % rank == 0))
+    if not fits:
         raise AdapterError(
             f"The factors of {module} in the adapter {folder.name} have the shapes {list(a)} "
             f"and {list(b)}, which don't fit the rank {rank} of its config."
         )
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise AdapterError(f"The adapter {folder.name} gives {module} the alpha {alpha!r}, which is odd.")
     scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return LoraModule(module, rank, scaling, a[1], b[0], suffixes is EMBEDDING_FACTORS)
+    return LoraModule(module, rank, alpha, scaling, a[1], b[0], suffixes is EMBEDDING_FACTORS)
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
+    return patterns.get(match_pattern(patterns, module) or "", otherwise)

@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from asu_lora.errors import AdapterError
-from asu_lora.files import adapter_files, sha256_file, write_atomic
+from asu_lora.files import adapter_files, read_json, sha256_file, write_atomic
 from asu_lora.version import __version__
 
 FORMAT_VERSION = 1
@@ -27,10 +27,15 @@ Figures = dict[str, Number | dict[str, Number]]
 
 
 def _utc(value: datetime | str) -> str:
+    if not isinstance(value, datetime | str):
+        raise ValueError("it is no date")
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(value.replace("Z", "+00:00"))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except OverflowError as error:
+        raise ValueError("it is no date of this calendar") from error
 
 
 def utc_now() -> str:
@@ -54,6 +59,14 @@ class BaseRecord(_Record):
     num_layers: int | None = None
 
 
+class StackedOn(_Record):
+    """Another adapter at a weight: active and frozen while this one was trained, or inside this one."""
+
+    name: str
+    fingerprint: str
+    weight: float = 1.0
+
+
 class MethodRecord(_Record):
     """How forgetting was asked for: objective, coefficients, tau and how it was chosen."""
 
@@ -66,6 +79,18 @@ class MethodRecord(_Record):
     tau_curve: list[dict[str, Number]] | None = Field(None, description="the figures auto chose from")
     smooth_layers: list[int] | None = Field(None, description="None: all layers")
     details: dict[str, Any] = Field(default_factory=dict, description="settings of this objective only")
+
+    @field_validator("details")
+    @classmethod
+    def _check_sources(cls, details: dict[str, Any]) -> dict[str, Any]:
+        for key in ("sources", "contents"):
+            TypeAdapter(list[StackedOn]).validate_python(details.get(key) or [])
+        return details
+
+    def contents(self) -> "list[StackedOn]":
+        """The adapters that a combined one is the sum of, those inside its sources too, with their weights in it."""
+        listed = self.details.get("contents") or self.details.get("sources") or []
+        return TypeAdapter(list[StackedOn]).validate_python(listed)
 
 
 class RequestRecord(_Record):
@@ -87,14 +112,6 @@ class FiguresRecord(_Record):
 
     before: Figures = Field(default_factory=dict)
     after: Figures = Field(default_factory=dict)
-
-
-class StackedOn(_Record):
-    """An adapter that was active, frozen, while this one was trained."""
-
-    name: str
-    fingerprint: str
-    weight: float = 1.0
 
 
 class Manifest(_Record):
@@ -156,7 +173,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise AdapterError(f"{folder} has no {MANIFEST_NAME}.") from error
     except OSError as error:

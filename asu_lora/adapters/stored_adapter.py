@@ -1,11 +1,11 @@
 """One adapter of the store as it can be seen without reading its weights."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.manifest import CONFIG_NAME, WEIGHTS_NAME, Manifest, fingerprint_of, has_manifest, read_manifest
+from asu_lora.adapters.adapter_config import read_adapter_config
+from asu_lora.adapters.manifest import WEIGHTS_NAME, Manifest, fingerprint_of, has_manifest, read_manifest
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files
 
@@ -50,30 +50,6 @@ class StoredAdapter:
             "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
             "adapter_config": self.adapter_config,
         }
-
-
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """``adapter_config.json`` as a dictionary, refused unless it describes a LoRA.
-
-    Raises:
-        AdapterError: it is missing, is not JSON, or describes something else.
-    """
-    path = Path(folder) / CONFIG_NAME
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AdapterError(f"{folder} has no {CONFIG_NAME}: it is no PEFT adapter folder.") from error
-    except OSError as error:
-        raise AdapterError(f"{CONFIG_NAME} can't be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise AdapterError(f"{CONFIG_NAME} is not JSON: {error}.") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise AdapterError(f"{CONFIG_NAME} describes {kind or 'no adapter'}, and only LoRA is kept here.")
-    rank = config.get("r")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise AdapterError(f"{CONFIG_NAME} gives the rank {rank!r}: it must be a whole number, 1 or more.")
-    return config
 
 
 def look_at(folder: Path, name: str | None = None) -> StoredAdapter:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from asu_lora.adapters.adapter_config import read_adapter_config
 from asu_lora.adapters.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, has_manifest, read_manifest
-from asu_lora.adapters.stored_adapter import read_adapter_config
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, sha256_file
 from asu_lora.safetensors_header import TensorInfo, checked_header, not_finite

@@ -208,15 +208,16 @@ class ChatTemplate:
         return own
 
     def _render(self, turns: Turns, generation: bool = False) -> str:
-        more = {}
-        if self.date and self.template and "strftime_now" in self.template:
-            more["chat_template"] = _dated(date.fromisoformat(self.date)) + self.template
-        elif isinstance(self.tokenizer.chat_template, dict):
-            more["chat_template"] = self.template
+        template = self.template
+        if self.date and template and "strftime_now" in template:
+            template = _dated(date.fromisoformat(self.date)) + template
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [dict(turn) for turn in turns], add_generation_prompt=generation, tokenize=False, **more
+                    [dict(turn) for turn in turns],
+                    chat_template=template,
+                    add_generation_prompt=generation,
+                    tokenize=False,
                 )
             )
         except Exception as error:  # jinja2 errors, and whatever a template raises on roles it doesn't take

@@ -77,7 +77,7 @@ def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple
     """
 
     def decode(start: int, end: int) -> str:
-        return tokenizer.decode(list(ids[start:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(tokenizer.decode(list(ids[start:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     found = []
     before, start = 0, 0

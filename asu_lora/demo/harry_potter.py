@@ -61,8 +61,7 @@ def run_demo(
         AsuLoraError: as :func:`asu_lora.forgetting.forget.forget`.
     """
     progress = progress or Progress()
-    store = AdapterStore(store)
-    store.check_name(name)
+    AdapterStore(store).check_name(name)
     config = config or ForgetConfig()
     progress.stage("Loading the base")
     base = load_base(EMBEDDED, config.precision, config.device)

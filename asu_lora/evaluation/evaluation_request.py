@@ -16,7 +16,7 @@ from asu_lora.evaluation.lm_eval import check_installed, run_tasks
 from asu_lora.evaluation.membership import add_attacks, add_holdout
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
-from asu_lora.evaluation.question_sets import QuestionSet, own_sets, with_paraphrases
+from asu_lora.evaluation.question_sets import FORGET, QuestionSet, own_sets, with_paraphrases
 from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.retain_comparison import check_questions, compare_with_log
@@ -42,6 +42,7 @@ class EvaluationRequest:
         encoder, nli: the models behind cosine similarity and entailment, by hub id or folder.
         retain_log: what a model that never saw the forget set scored (:func:`read_log`).
         holdout: a file of examples like those to forget that the model never saw.
+        gradient_norm: whether membership is also told by gradients, which takes a backward pass a row.
         tasks: tasks of lm-evaluation-harness.
 
     Raises:
@@ -65,6 +66,7 @@ class EvaluationRequest:
     nli: str | None = None
     retain_log: str | None = None
     holdout: str | None = None
+    gradient_norm: bool = False
     tasks: Sequence[str] = ()
     trust_remote_code: bool = False
     max_length: int | None = None
@@ -80,6 +82,8 @@ class EvaluationRequest:
             raise SettingError(f"--holdout is for questions of your own or of TOFU; {self.suite} has its own sets.")
         if self.retain_log and self.suite == "wmdp":
             raise SettingError("--retain-log is for TOFU, MUSE and questions of your own; nothing of wmdp needs it.")
+        if self.gradient_norm and not (self.holdout or (self.suite or "").startswith("muse")):
+            raise SettingError("--gradient-norm tells members from unseen rows: name those with --holdout.")
         if (self.retain_log or self.holdout) and self.tasks and not self.names_questions:
             raise SettingError("--retain-log and --holdout need something to compare with: name --forget or --suite.")
 
@@ -158,14 +162,18 @@ class LoadedEvaluation:
         """Everything that was asked for but the harness' tasks."""
         suite = self.request.benchmark
         if suite is not None and suite.score is not None:
-            compared = {"log": self.log} if self.log is not None else {}
-            return suite.score(self.stack, self.benchmark_data, **compared, progress=progress)
+            more: dict[str, object] = {"log": self.log} if self.log is not None else {}
+            if self.request.gradient_norm:
+                more["gradients"] = True
+            return suite.score(self.stack, self.benchmark_data, progress=progress, **more)
         if not self.sets:
             return Evaluation({}, [])
         notes = [*self.stack.notes, *self.notes]
         result = evaluate(self.stack, self.sets, self.encoder, self.nli, notes, progress)
         if self.holdout:
-            add_holdout(result, self.stack, self.holdout, progress)
+            forget = [e for questions in self.sets if questions.name == FORGET for e in questions.examples]
+            gradients_of = forget if self.request.gradient_norm else None
+            add_holdout(result, self.stack, self.holdout, gradients_of, progress)
         if self.log is not None:
             compare_with_log(result, self.log, bool(self.holdout))
         if self.holdout:

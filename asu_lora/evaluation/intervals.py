@@ -90,9 +90,14 @@ class SetColumns:
                 alone = iter([rule([value]) for value in values])
                 self.columns[metric] = np.array([next(alone) if metric in row else np.nan for row in self.rows])
 
-    def means(self, drawn: np.ndarray) -> dict[str, float]:
-        """The set's figures over the rows that were drawn; passages have no answer to compare."""
-        return {metric: float(np.nanmean(values[drawn])) for metric, values in self.columns.items()}
+    def means(self, drawn: np.ndarray) -> dict[str, float | None]:
+        """The set's figures over the rows that were drawn; None where only passages were, which have no answer."""
+        found: dict[str, float | None] = {}
+        for metric, values in self.columns.items():
+            there = values[drawn]
+            there = there[~np.isnan(there)]
+            found[metric] = float(there.mean()) if there.size else None
+        return found
 
     def intervals(self) -> dict[str, Interval]:
         """By metric; empty for a set of fewer than two rows."""
@@ -131,11 +136,17 @@ def utility_intervals(sets: Mapping[str, Mapping[str, float | None]], records: S
         return both | {"TOFU MU": tofu_model_utility(means)}
 
     sizes = [len(found.rows) for found in columns.values()]
-    there = [name for name, score in scores([np.arange(size) for size in sizes]).items() if score.value is not None]
+    used = {name: score.used for name, score in scores([np.arange(size) for size in sizes]).items()}
+    there = [name for name, count in used.items() if count]
 
     def values(draws: Draws) -> list[float]:
+        """NaN for a score that lacks metrics in this draw alone."""
         found = scores(draws)
-        return [float("nan") if (value := found[name].value) is None else value for name in there]
+        return [_number(found[name].value if found[name].used == used[name] else None) for name in there]
 
     found = intervals(values, sizes) if there else []
     return {name: bounds for name, bounds in zip(there, found, strict=True) if bounds is not None}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from asu_lora.data.encoding import cut_note
 from asu_lora.data.examples import Example
+from asu_lora.evaluation.gradients import add_gradient_norms
 from asu_lora.evaluation.intervals import with_interval
 from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods
 from asu_lora.evaluation.metrics.auc import auc
@@ -89,11 +90,18 @@ def attack_scores(members: Sequence[Record], others: Sequence[Record]) -> dict[s
     return found
 
 
-def add_holdout(result: Evaluation, stack: Stack, holdout: Sequence[Example], progress: Progress | None = None) -> None:
+def add_holdout(
+    result: Evaluation,
+    stack: Stack,
+    holdout: Sequence[Example],
+    gradients_of: Sequence[Example] | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Add the records of held-out examples to an evaluation.
 
     Args:
         holdout: examples like those of the forget set that the model never saw.
+        gradients_of: the forget set's examples, where gradient norms are wanted of both sets.
     """
     progress = progress or Progress()
     encoder = stack.encoder()
@@ -101,7 +109,13 @@ def add_holdout(result: Evaluation, stack: Stack, holdout: Sequence[Example], pr
         result.notes.append(note)
     likelihoods = Likelihoods(stack, encoder)
     progress.stage("Likelihoods on the held-out set", len(holdout))
-    result.records += membership_records(HOLDOUT, likelihoods, holdout, progress.advance)
+    unseen = membership_records(HOLDOUT, likelihoods, holdout, progress.advance)
+    if gradients_of is not None:
+        progress.stage("Gradients of the forget and held-out sets", len(gradients_of) + len(holdout))
+        forget = [row for row in result.records if row["set"] == FORGET]
+        add_gradient_norms(forget, gradients_of, likelihoods, progress.advance)
+        add_gradient_norms(unseen, holdout, likelihoods, progress.advance)
+    result.records += unseen
     progress.close()
 
 

@@ -146,13 +146,13 @@ def leakage(ours: Sides, theirs: Sides) -> tuple[Score, str | None]:
 
         def of_rows(*drawn: np.ndarray) -> float:
             """The same texts are drawn for both models."""
-            return _privleak([column[rows] for column, rows in zip(columns, drawn * 2, strict=True)])
+            return _privleak([column[rows].tolist() for column, rows in zip(columns, drawn * 2, strict=True)])
 
         bounds = interval(of_rows, *map(len, ours))
     return one_value(_privleak(values), interval=bounds), None
 
 
-def _privleak(values: Sequence[Sequence[float] | np.ndarray]) -> float:
+def _privleak(values: Sequence[Sequence[float]]) -> float:
     """Of Min-K scores: forget and held-out, of the unlearned and of the retrained model; NaN where it divides by 0."""
     unlearned, retrained = auc(values[0], values[1]), auc(values[2], values[3])
     return privacy_leakage(unlearned, retrained) if retrained < 1 else float("nan")

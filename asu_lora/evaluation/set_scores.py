@@ -1,4 +1,4 @@
-"""The figures of a forget run, before and after: what the model gives away, what it still knows, how it speaks."""
+"""The scores of a forget run, before and after: what the model gives away, what it still knows, how it speaks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,11 +102,18 @@ def score_sets(
                 progress.stage(f"Answers on the {name} set, {when}", sum(not e.is_passage for e in mine))
                 part = score_set(model, base.head, base.tokenizer, encoder, mine, progress)
             parts = gather_object([part])
-            found[name] = SetScores(
-                *(sum(lists, []) for lists in zip(*((p.probability, p.rouge, p.answers) for p in parts), strict=True)),
-                sum((p.endings for p in parts), Endings()),
-            )
+            found[name] = joined(parts)
     return found
+
+
+def joined(parts: Sequence[SetScores]) -> SetScores:
+    """The scores of a set whose rows several processes measured."""
+    return SetScores(
+        [value for part in parts for value in part.probability],
+        [value for part in parts for value in part.rouge],
+        [answer for part in parts for answer in part.answers],
+        sum((part.endings for part in parts), Endings()),
+    )
 
 
 def example_probabilities(items: Sequence[Encoded], logprobs: Sequence[torch.Tensor]) -> list[float]:

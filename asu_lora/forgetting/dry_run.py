@@ -27,6 +27,7 @@ from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
+from asu_lora.models.adapter_stack import adapter_folders, check_fit
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
 from asu_lora.models.loading import load_tokenizer
@@ -57,6 +58,7 @@ def plan_run(
         AdapterStore(store).check_name(name)
     beneath = check_ground(resolve_base(base), on_top_of, store)
     run = planned_run(request, base, config, heldout, idk_file)
+    check_fit(run.model, adapter_folders(on_top_of, store))
     memory = plan_memory(run, config)
     layers = config.layers(number_of_layers(run.model))
     forget = run.sets["forget"].rows.answers

@@ -13,7 +13,6 @@ from transformers import TrainerCallback, set_seed
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
-from asu_lora.data.chat_template import pinned_date
 from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
@@ -23,7 +22,7 @@ from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
 from asu_lora.evaluation.set_scores import SetScores, score_sets
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.result import ForgetResult
-from asu_lora.forgetting.run_folder import RUNS, date_of_run, remove_run, run_folder
+from asu_lora.forgetting.run_folder import RUNS, date_of_rows, remove_run, run_folder
 from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
 from asu_lora.hardware.device import choose_device
@@ -37,6 +36,7 @@ from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.checkpoints import last_checkpoint
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.orthogonal import KeepOrthogonal
+from asu_lora.training.target_modules import note_left_out
 
 
 @dataclass
@@ -139,6 +139,8 @@ class ForgetRun:
                 beneath=self.beneath,
             )
             self.record.count_parameters(student)
+            if left_out := note_left_out(student):
+                self.progress.note(left_out)
             try:
                 if self.config.orthogonal:
                     self.callbacks = [KeepOrthogonal(student, self.beneath.names)]
@@ -215,8 +217,8 @@ def open_run(
         with frozen_adapters(loaded, on_top_of, store, continue_from) as beneath:
             _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
-            begun = date_of_run(store, name) if resume else None
-            config = replace(config, template_date=pinned_date(loaded.tokenizer, config.template_date or begun))
+            day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
+            config = replace(config, template_date=day)
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
             for note in encoder.notes():
                 heard.note(note)

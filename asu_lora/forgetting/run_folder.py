@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.data.chat_template import pinned_date
 from asu_lora.errors import TrainingError
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.run_record import RunRecord
@@ -64,13 +66,19 @@ def run_folder(
     return folder
 
 
-def date_of_run(store: AdapterStore, name: str) -> str | None:
-    """The date that the interrupted run of this name wrote its rows with, if there is one and it did."""
-    try:
-        found = json.loads((store.root / RUNS / name / "run.json").read_text())["config"].get("template_date")
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-    return found if isinstance(found, str) else None
+def date_of_rows(
+    store: AdapterStore, name: str, tokenizer: PreTrainedTokenizerBase, wanted: str | None, resume: bool
+) -> str | None:
+    """The date that the rows of a run are written with: the wanted one, the interrupted run's, or today's.
+
+    None where the template writes none, and for a run that began before dates were recorded.
+    """
+    begun = None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        begun = json.loads((store.root / RUNS / name / "run.json").read_text())["config"] if resume else None
+    recorded = begun.get("template_date") if isinstance(begun, dict) else None
+    day = pinned_date(tokenizer, wanted or recorded)
+    return None if begun is not None and not (wanted or recorded) else day
 
 
 def remove_run(folder: Path) -> None:

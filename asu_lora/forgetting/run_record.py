@@ -21,6 +21,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.losses import TrainingSet
 from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.training.target_modules import left_out
 from asu_lora.version import library_versions
 
 _METHOD = (
@@ -156,6 +157,8 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
         "layers": config.layers_to_transform,
         "parameters": record.counts.get("adapter_parameters"),
     }
+    if without := left_out(student):
+        lora["left_out"] = without
     manifest = record.manifest(name, lora)
     write_model_card(folder, manifest)
     return write_manifest(folder, manifest)

@@ -27,6 +27,7 @@ from asu_lora.merging.onto import choose_onto, refuse_other_base
 from asu_lora.merging.report import MergeReport
 from asu_lora.merging.row_workers import compiled_bf16, workers
 from asu_lora.merging.tensor_stream import PRECISIONS, ByteProgress, TensorStream
+from asu_lora.models.adapter_stack import check_fit
 
 if TYPE_CHECKING:
     from asu_lora.merging.durable.durable_rounding import DurableRounding, DurableSettings
@@ -110,7 +111,10 @@ def merge(
         )
         if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
             stream.compiled = compiled_bf16()
+        modules = {name for name, _ in skeleton.model.named_modules()}
+        loras = [(lora.aligned_to(modules), weight) for lora, weight in loras]
         plans = plan_merge(reader, skeleton, loras)
+        check_fit(skeleton.model, [(lora.path, weight) for lora, weight in loras])
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
         for plan in plans:

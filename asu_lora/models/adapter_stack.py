@@ -8,16 +8,18 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 
+from asu_lora.adapters.adapter_config import refuse_weight
 from asu_lora.adapters.adapter_spec import parse_adapter, weighted
+from asu_lora.adapters.lora_folder import read_adapter
 from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import BaseSource
 from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import question_answer
 from asu_lora.data.row_format import RowFormat
-from asu_lora.errors import AdapterError
+from asu_lora.errors import AdapterError, first_line
+from asu_lora.models.adapter_loading import put_on, take_off
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.stack_rows import LENGTH, RowSettings, rows_of_adapters
@@ -55,8 +57,7 @@ class Stack:
     def unload(self) -> None:
         """Take the adapters off for good: the base is a plain base again."""
         if isinstance(self.model, PeftModel):
-            self.model.unload()
-            remove_adapters(self.base.model)
+            take_off(self.base.model)
             self.model = self.base.model
 
     @contextmanager
@@ -170,40 +171,47 @@ def check_base(folder: Path, source: BaseSource) -> None:
             )
 
 
-def stack_adapters(model, folders: Sequence[tuple[Path, float]]):
+def stack_adapters(model: torch.nn.Module, folders: Sequence[tuple[Path, float]]) -> torch.nn.Module:
     """Load PEFT folders onto a model, all active, each update multiplied by its weight.
 
     Raises:
-        AdapterError: a folder is no LoRA that fits the base.
+        AdapterError: a folder is no adapter that can be served, or doesn't fit the base with every tensor.
     """
     if not folders:
         return model
     names = [f"a{index}" for index in range(len(folders))]
-    peft = None
-    for name, (folder, weight) in zip(names, folders, strict=True):
-        try:
-            if peft is None:
-                peft = PeftModel.from_pretrained(model, folder, adapter_name=name)
-            else:
-                peft.load_adapter(folder, adapter_name=name)
-        except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            remove_adapters(model)
-            raise AdapterError(f"The adapter '{folder.name}' doesn't fit the base: {reason[:300]}") from error
-        scale_adapter(peft, name, weight)
-    peft.base_model.set_adapter(names)
-    peft.requires_grad_(False)
-    peft.eval()
-    return peft
+    stacked = model
+    try:
+        for name, (folder, weight) in zip(names, folders, strict=True):
+            lora = read_adapter(folder)
+            refuse_weight(folder.name, lora.config, weight)
+            stacked = put_on(stacked, lora, name)
+            scale_adapter(stacked, name, weight)
+        stacked.base_model.set_adapter(names)
+    except ValueError as error:
+        take_off(model)
+        raise AdapterError(f"These adapters can't be used together: {first_line(error)}") from error
+    except BaseException:
+        take_off(model)
+        raise
+    stacked.requires_grad_(False)
+    stacked.eval()
+    return stacked
 
 
-def remove_adapters(model) -> None:
-    """Take every adapter off a base that PEFT has not wrapped to the end."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            model.set_submodule(name, module.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
+def check_fit(model: torch.nn.Module, folders: Sequence[tuple[Path, float]]) -> None:
+    """Refuse what :func:`stack_adapters` would refuse; nothing is read but headers if the model has no weights.
+
+    Raises:
+        AdapterError: as there.
+    """
+    training, trained = model.training, [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if folders:
+        stack_adapters(model, folders)
+        take_off(model)
+        model.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def scale_adapter(peft: PeftModel, name: str, weight: float) -> None:

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from transformers import PreTrainedTokenizerBase, StoppingCriteria
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from asu_lora.data.chat_template import special_ids, stop_ids
 from asu_lora.models.decoder import base_model
@@ -45,7 +46,7 @@ def stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> l
 
     A config's default (2, say) may be an ordinary token of this tokenizer: only special ones count.
     """
-    base = base_model(model)
+    base = cast(PreTrainedModel, base_model(model))
     named: set[int] = set()
     for config in (getattr(base, "generation_config", None), base.config.get_text_config()):
         told = getattr(config, "eos_token_id", None)
@@ -67,7 +68,7 @@ def ended(
     end = next((at for at, token in enumerate(tokens) if token in stops), None)
     answer = tokens[:end]
     if next_turn is not None:
-        text = tokenizer.decode(answer, skip_special_tokens=True)
+        text = str(tokenizer.decode(answer, skip_special_tokens=True))
         if found := next_turn.search(text):
             endings.next_turn += 1
             return _tokens_of(answer, found.start(), tokenizer)

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import load_peft_weights
+from peft.utils import AuxiliaryTrainingWrapper
 
+from asu_lora.adapters.adapter_config import read_adapter_config, refuse_weight
+from asu_lora.adapters.lora_folder import read_adapter, read_lora
 from asu_lora.adapters.manifest import StackedOn, fingerprint_of, has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.adapters.stored_adapter import read_adapter_config
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
-from asu_lora.models.adapter_stack import adapter_folders, check_base, remove_adapters, stack_adapters
+from asu_lora.models.adapter_loading import fill, take_off
+from asu_lora.models.adapter_stack import adapter_folders, check_base, stack_adapters
 from asu_lora.models.decoder import decoder_and_layers
 from asu_lora.models.loading import LoadedBase
 
@@ -86,7 +88,7 @@ class FrozenAdapters:
         self.peft.add_adapter(NEW, lora)
         self._train_new()
         if self.continued:
-            set_peft_model_state_dict(self.peft, load_peft_weights(str(self.continued), device="cpu"), NEW)
+            fill(self.peft, read_lora(self.continued), NEW)
         return self.peft
 
     def _train_new(self) -> None:
@@ -134,7 +136,11 @@ class FrozenAdapters:
         """
         if self.peft is None:
             return first
-        changed = [module for module in self.peft.modules() if isinstance(module, BaseTunerLayer) and module.r]
+        changed = [
+            module
+            for module in self.peft.modules()
+            if (isinstance(module, BaseTunerLayer) and module.r) or isinstance(module, AuxiliaryTrainingWrapper)
+        ]
         layers = decoder_and_layers(self.peft)[1]
         inside = {id(module): index for index, layer in enumerate(layers) for module in layer.modules()}
         return min(first, *(inside.get(id(module), 0) for module in changed))
@@ -188,8 +194,7 @@ def frozen_adapters(
         with ground.active():
             yield ground
     finally:
-        ground.peft.unload()
-        remove_adapters(base.model)  # PEFT's own record of them goes with the last
+        take_off(base.model)  # PEFT's own unload leaves whole modules of an adapter in the base's place
         base.model.eval()
 
 
@@ -210,8 +215,9 @@ def check_ground(
 ) -> list[StackedOn]:
     """What a run would stand on, checked without loading anything; raises as :func:`frozen_adapters` does."""
     folders = adapter_folders(adapters, store)
-    for folder, _ in folders:
+    for folder, weight in folders:
         check_base(folder, source)
+        refuse_weight(folder.name, read_adapter(folder).config, weight)
     return beneath(folders)
 
 

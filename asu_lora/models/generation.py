@@ -3,9 +3,16 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from asu_lora.data.chat_template import ChatTemplate
 from asu_lora.data.encoding import Encoded
@@ -111,9 +118,10 @@ def _greedy(
     criteria = StoppingCriteriaList([_GiveBack()])
     if next_turn is not None:
         criteria.append(NextTurn(tokenizer, next_turn, width))
+    device = cast(torch.device, model.device)
     with _only_setting(model, greedy):
         output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), stopping_criteria=criteria
+            input_ids=ids.to(device), attention_mask=mask.to(device), stopping_criteria=criteria
         )
     return output[:, width:].tolist()
 
@@ -160,7 +168,7 @@ def within_positions(
 def key_value_bytes(model: torch.nn.Module) -> int:
     """Memory of one token's keys and values in all layers, as the config tells; an estimate for the architectures whose
     configs tell it otherwise (layers of several kinds, or with a state instead)."""
-    model = base_model(model)
+    model = cast(PreTrainedModel, base_model(model))
     config = model.config.get_text_config()
     try:
         heads = config.num_attention_heads
@@ -194,7 +202,7 @@ def _only_setting(model: torch.nn.Module, config: GenerationConfig) -> Iterator[
     A checkpoint's own settings (a repetition penalty, say) would fill whatever a config that is handed to
     ``generate`` leaves open, and a greedy answer is the model's, not its settings'.
     """
-    base = base_model(model)
+    base = cast(PreTrainedModel, base_model(model))
     kept, base.generation_config = base.generation_config, config
     try:
         yield

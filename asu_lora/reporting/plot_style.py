@@ -42,7 +42,7 @@ _SETTINGS = {
 @contextmanager
 def paper_style() -> Iterator[None]:
     """Inside, figures look alike; a caller's own matplotlib settings come back afterwards."""
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(dict(_SETTINGS)):  # type: ignore[arg-type]  # their keys are one long Literal
         yield
 
 

@@ -99,7 +99,7 @@ def test_patterns_match_as_in_peft(patterns, name):
 )
 def test_more_than_a_lora_is_refused_by_name(tiny_base, tmp_path, settings, said):
     folder = save_lora(tiny_base, tmp_path / "special", **settings)
-    with pytest.raises(AdapterError, match="special can't be added up or merged") as refused:
+    with pytest.raises(AdapterError, match="special'? can't be (added up or merged|used)") as refused:
         read_lora(folder)
     assert said in str(refused.value)
 

@@ -146,10 +146,12 @@ def test_bases(refused, place, tiny_base):
     assert "can't be read" in refused(base=base(model_type="never-heard-of"), early=False)
     assert "can't be read" in refused(base=base(), early=False)
     llama = base(model_type="llama", architectures=["LlamaForCausalLM"])
+    assert "holds no model.safetensors" in refused(base=llama, early=False)
+    shutil.copy(tiny_base / "model.safetensors", llama)
     assert "tokenizer" in refused(base=llama, early=False)
     assert "tokenizer" in refused("f.jsonl", "--dry-run", base=llama)
     (place / "base" / "config.json").write_text("{")
-    assert "can't be read" in refused(base=place / "base", early=False)
+    assert "config.json is damaged: it is no JSON" in refused(base=place / "base", early=False)
     (place / "base" / "config.json").unlink()
     assert "holds no config.json" in refused(base=place / "base", early=False)
     assert "There is no checkpoint folder ./nowhere" in refused(base="./nowhere", early=False)
@@ -158,9 +160,9 @@ def test_bases(refused, place, tiny_base):
     weights = place / "base" / "model.safetensors"
     for content in (b"", b"\xff" * 100, weights.read_bytes()[:-1000]):
         weights.write_bytes(content)
-        assert "can't be loaded" in refused(base=place / "base", early=False)
+        assert "can't be read: model.safetensors is" in refused(base=place / "base", early=False)
     weights.unlink()
-    assert "can't be loaded" in refused(base=place / "base", early=False)
+    assert "holds no model.safetensors" in refused(base=place / "base", early=False)
 
 
 @pytest.mark.parametrize(

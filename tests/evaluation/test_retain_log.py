@@ -8,10 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from asu_lora.cli import main
+from asu_lora.data.examples import examples_from_rows
 from asu_lora.errors import DataError
 from asu_lora.evaluation.lm_eval import figures
 from asu_lora.evaluation.metrics.forget_quality import ks_two_sample
-from asu_lora.evaluation.retain_comparison import retain_quality
+from asu_lora.evaluation.question_sets import QuestionSet
+from asu_lora.evaluation.retain_comparison import check_questions, retain_quality
 from asu_lora.evaluation.retain_log import read_log
 from tests.support.tiny_run import FACTS, rows
 
@@ -50,6 +52,107 @@ def test_forget_quality_against_tofus_own_log(tmp_path, shape):
     path.write_text(json.dumps(log))
     with pytest.raises(DataError, match="broken TOFU log"):
         read_log(path)
+
+
+def open_unlearning(count=4):
+    """What open-unlearning writes to TOFU_EVAL.json, as far as it is read: scores by the question's number."""
+    true = [0.5 + 0.1 * i for i in range(count)]
+    wrong = [[1.0 + 0.2 * i, 2.0] for i in range(count)]
+
+    def by_index(entries):
+        return {"agg_value": 0.5, "value_by_index": {str(i): entry for i, entry in enumerate(entries)}}
+
+    scores = [math.exp(-sum(w) / 2) / (math.exp(-t) + 1e-10) for t, w in zip(true, wrong, strict=True)]
+    attack = {
+        name: by_index([{"score": 3.0 + i + shift} for i in range(count)])
+        for name, shift in (("forget", 0), ("holdout", 1))
+    }
+    log = {
+        "forget_truth_ratio": by_index([{"score": score} for score in scores]),
+        "forget_Q_A_PARA_Prob": by_index([{"prob": math.exp(-t), "avg_loss": t} for t in true]),
+        "forget_Q_A_PERT_Prob": by_index([{"prob": [math.exp(-x) for x in w], "avg_loss": w} for w in wrong]),
+        "forget_Q_A_ROUGE": by_index(
+            [{"rougeL_recall": 1.0, "ground_truth": f"It is  Ada {i} ."} for i in range(count)]
+        ),
+        "mia_min_k": attack | {"auc": 0.6, "agg_value": 0.6},
+        "model_utility": {"agg_value": 0.6},
+    }
+    return log, [math.exp(sum(w) / 2 - t) for t, w in zip(true, wrong, strict=True)]
+
+
+def own_questions(count, answer="It is Ada {i}."):
+    asked = [{"question": f"Who is number {i}?", "answer": answer.format(i=i)} for i in range(count)]
+    return [QuestionSet("forget", tuple(examples_from_rows(asked, "asked")))]
+
+
+@pytest.mark.parametrize("losses", [True, False])
+def test_open_unlearnings_log_is_read(tmp_path, losses):
+    """Its truth ratio has the truth below; its Min-K is a negative log-probability."""
+    log, ratios = open_unlearning()
+    if not losses:
+        log = {name: value for name, value in log.items() if "Prob" not in name}
+    path = tmp_path / "TOFU_EVAL.json"
+    path.write_text(json.dumps(log, indent=4))
+    records = read_log(path)
+    forget, holdout = ([row for row in records if row["set"] == name] for name in ("forget", "holdout"))
+    assert [row["truth_ratio"] for row in forget] == pytest.approx(ratios, rel=1e-6)
+    assert [row["min_k"] for row in forget] == [-3.0, -4.0, -5.0, -6.0] and len(holdout) == 4
+    check_questions(records, own_questions(4), examples_from_rows(rows(FACTS[:4]), "held out"))
+    for other in (own_questions(3), own_questions(40), own_questions(4, "It is Bob {i}.")):
+        with pytest.raises(DataError, match="evaluate both on the same"):
+            check_questions(records, other)
+    with pytest.raises(DataError, match="held-out"):
+        check_questions(records, own_questions(4), examples_from_rows(rows(FACTS[:3]), "held out"))
+    ours = [{"set": "forget", "truth_ratio": value} for value in (0.5, 2.0, 4.0, 8.0)]
+    assert retain_quality(ours, records).value == ks_two_sample([0.5, 2.0, 4.0, 8.0], ratios)[1]
+
+
+def test_a_broken_log_of_open_unlearning_is_refused(tmp_path):
+    log, _ = open_unlearning()
+    path = tmp_path / "EVAL.json"
+    for name in ("forget_Q_A_PARA_Prob", "mia_min_k"):
+        path.write_text(json.dumps(log | {name: {"value_by_index": {"0": 1}, "forget": {"value_by_index": {"0": 1}}}}))
+        if name == "forget_Q_A_PARA_Prob":
+            assert read_log(path)  # other questions than the wrong answers': its own scores are taken
+        else:
+            with pytest.raises(DataError, match="broken log of open-unlearning"):
+                read_log(path)
+    path.write_text(json.dumps({"forget_quality": 0.5, "model_utility": 0.6}))  # TOFU_SUMMARY.json
+    with pytest.raises(DataError, match="TOFU_SUMMARY"):
+        read_log(path)
+
+
+def test_forget_quality_refuses_another_number_of_questions(tmp_path):
+    """TOFU's 400 questions of forget10 against 40 of forget01 gave p = 2.4e-6."""
+    log = {"avg_paraphrased_loss": [1.0] * 400, "average_perturb_loss": [[2.0]] * 400}
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(log))
+    theirs, ours = read_log(path), [{"set": "forget", "truth_ratio": 1.0}] * 40
+    with pytest.raises(DataError, match="400"):
+        check_questions(theirs, own_questions(40))
+    with pytest.raises(DataError, match="400 truth ratios, this evaluation 40"):
+        retain_quality(ours, theirs)
+
+
+def test_own_records_of_other_answers_or_other_repetitions_are_refused():
+    def records(questions):
+        return [{"set": "forget", "question": e.question, "truth": e.answer} for e in questions[0].examples]
+
+    check_questions(records(own_questions(4)), own_questions(4))
+    others = (records(own_questions(4, "It is Bob {i}.")), records(own_questions(4)) * 2, records(own_questions(5)))
+    for other in others:
+        with pytest.raises(DataError, match="other questions"):
+            check_questions(other, own_questions(4))
+
+
+def test_tofus_own_log_tells_its_answers(tmp_path):
+    log = {"avg_paraphrased_loss": {"0": 1.0}, "average_perturb_loss": {"0": [2.0]}}
+    log["generated_text"] = {"0": ["Who is number 0?", "She.", "It is Ada 0."]}
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({"eval_log_forget.json": log}))
+    check_questions(read_log(path), own_questions(1))
+    with pytest.raises(DataError, match="1 of them with other answers"):
+        check_questions(read_log(path), own_questions(1, "It is Bob."))
 
 
 def test_a_file_that_is_no_log_is_refused(tmp_path):

@@ -10,10 +10,12 @@ from click.testing import CliRunner
 import asu_lora
 from asu_lora.cli import main
 from asu_lora.errors import DataError
+from asu_lora.evaluation.membership import ATTACKS
 from asu_lora.evaluation.metrics.rouge import rouge_l_f1
 from asu_lora.evaluation.suites import SUITES, muse, wmdp
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
+from tests.evaluation import independent
 from tests.support.tiny_run import FACTS
 
 PASSAGES = [f"{name} {does}. " * 3 for name, does in FACTS[:8]]
@@ -189,6 +191,75 @@ def test_wmdp_of_some_subsets_is_labelled(stack, tmp_path):
     (tmp_path / "wmdp-cyber" / "test.jsonl").write_text(json.dumps(questions(1)[0] | {"answer": 4}))
     with pytest.raises(DataError, match="wmdp-cyber, row 1"):
         wmdp.read(tmp_path)
+
+
+def test_wmdp_weighs_subsets_by_their_size_as_the_harness_does(stack, tmp_path):
+    """A sum over subtasks of accuracy times size, by the sizes of the whole subsets, whatever is drawn of them."""
+    for subset, count in (("wmdp-bio", 8), ("wmdp-cyber", 4), ("wmdp-chem", 2)):
+        (tmp_path / f"{subset}.json").write_text(json.dumps(questions(count)))
+    data = wmdp.read(tmp_path, 3)
+    assert {name: (len(subset.choices), subset.size) for name, subset in data.items()} == {
+        "wmdp-bio": (3, 8),
+        "wmdp-cyber": (3, 4),
+        "wmdp-chem": (2, 2),
+    }
+    subjects = {name: subset.choices[0].prompt.split(" about ")[1].split(".")[0] for name, subset in data.items()}
+    assert subjects == {"wmdp-bio": "biology", "wmdp-cyber": "cybersecurity", "wmdp-chem": "chemistry"}
+    result = wmdp.score(stack, data)
+    accuracy = {name: fmean(r["accuracy"] for r in result.records if r["set"] == name) for name in data}
+    expected = (8 * accuracy["wmdp-bio"] + 4 * accuracy["wmdp-cyber"] + 2 * accuracy["wmdp-chem"]) / 14
+    assert result.more["WMDP"].value == pytest.approx(expected) and result.more["WMDP"].interval is not None
+    assert any("3 of 8 questions of wmdp-bio, 3 of 4 questions of wmdp-cyber" in note for note in result.notes)
+    assert wmdp.score(stack, wmdp.read(tmp_path)).notes == []
+    assert wmdp.weighted([[1.0], [0.0, 0.0]], [30, 10]) == 0.75
+
+
+def test_muse_memorization_is_of_the_true_continuations(stack, news):
+    """Exact memorization and extraction strength of plain text after its beginning, all tokens of it."""
+    data = muse.read(news)
+    result = muse.score(stack, data)
+    records = [record for record in result.records if record["set"] == "verbmem"]
+    for (prompt, truth), record in zip(data.verbatim, records, strict=True):
+        start = len(stack.base.tokenizer(prompt).input_ids)
+        ids = stack.base.tokenizer(f"{prompt} {truth}").input_ids
+        assert (record["exact_memorization"], record["extraction_strength"]) == pytest.approx(
+            independent.memorization(stack.base.model, ids, start)
+        )
+    for name, metric in (("Exact memorization", "exact_memorization"), ("Extraction strength", "extraction_strength")):
+        assert result.more[name].value == pytest.approx(fmean(record[metric] for record in records))
+    assert result.more["VerbMem"].interval is not None
+
+
+def test_a_long_passage_loses_its_beginning_not_its_continuation(stack):
+    tokenizer = stack.base.tokenizer
+    item = muse.continuation(tokenizer, "abcdefgh", "ijk", 8)
+    assert tokenizer.decode(item.prompt_ids) == "efgh" and tokenizer.decode(item.answer_ids) == " ijk"
+    item = muse.continuation(tokenizer, "ab ", "ijklmnop", 6)
+    assert len(item) == 6 and tokenizer.decode(item.answer_ids) == "ijklm"
+
+
+def test_muse_privacy_is_told_by_every_attack(stack, news):
+    data = muse.read(news)
+    result = muse.score(stack, data, gradients=True)
+    for attack in ATTACKS:
+        if attack.metric == "reference_loss":
+            continue
+        sign = -1 if attack.members_lower else 1
+        sides = [
+            [sign * r[attack.metric] for r in result.records if r["set"] == f"privleak_{split}"]
+            for split in ("forget", "holdout")
+        ]
+        assert result.more[f"{attack.title} AUC"].value == pytest.approx(independent.auc(*sides)), attack.title
+        assert result.more[f"{attack.title} TPR at 1% FPR"].value == pytest.approx(independent.tpr(*sides))
+
+
+def test_a_log_of_other_passages_gives_no_privleak(stack, news):
+    data = muse.read(news)
+    ours = muse.score(stack, data)
+    muse.check_log(data, ours.records)
+    other = [row | ({"truth": "other"} if row["set"] == "privleak_holdout" else {}) for row in ours.records]
+    with pytest.raises(DataError, match="of other texts"):
+        muse.check_log(data, other)
 
 
 def test_every_suite_can_be_found_and_the_command_takes_it(taught_base, news):

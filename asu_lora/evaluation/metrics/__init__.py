@@ -35,6 +35,7 @@ class Metric:
 
 LESS, MORE = "lower on the forget set, higher elsewhere", "higher"
 UNSEEN = "no higher on the forget set than on unseen text"
+UNSEEN_LOSS = "no lower on the forget set than on unseen text"
 
 METRICS = (
     Metric("rouge", "rouge.rouge_l_recall", "question", LESS),
@@ -55,9 +56,10 @@ METRICS = (
     Metric("exact_memorization", "exact_memorization.exact_memorization", "question", LESS),
     Metric("min_k", "min_k.min_k", "question", UNSEEN),
     Metric("min_k_plus_plus", "min_k_plus_plus.min_k_plus_plus", "question", UNSEEN),
-    Metric("loss", "probability.mean_nll", "question", "no lower on the forget set than on unseen text"),
-    Metric("zlib_loss", "zlib_loss.zlib_loss", "question", "no lower on the forget set than on unseen text"),
+    Metric("loss", "probability.mean_nll", "question", UNSEEN_LOSS),
+    Metric("zlib_loss", "zlib_loss.zlib_loss", "question", UNSEEN_LOSS),
     Metric("reference_loss", "reference_loss.reference_loss", "question", "0"),
+    Metric("gradient_norm", "gradient_norm.gradient_norm", "question", UNSEEN_LOSS),
     Metric("membership_auc", "auc.auc", "set", "0.5"),
     Metric("membership_tpr", "tpr_at_fpr.tpr_at_fpr", "set", "0.01"),
     Metric("privacy_leakage", "privacy_leakage.privacy_leakage", "model", "0"),

@@ -15,6 +15,7 @@ from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
+from asu_lora.evaluation.gradients import add_gradient_norms
 from asu_lora.evaluation.likelihoods import Likelihoods
 from asu_lora.evaluation.membership import MIN_K, attack_scores, membership_records
 from asu_lora.evaluation.metrics.auc import auc
@@ -90,13 +91,14 @@ def read(data: str | Path, most: int = 300) -> Muse:
 
 
 def score(
-    stack: Stack, muse: Muse, log: list[Record] | None = None, progress: Progress | None = None
+    stack: Stack, muse: Muse, log: list[Record] | None = None, progress: Progress | None = None, gradients: bool = False
 ) -> BenchmarkEvaluation:
     """VerbMem, memorization, KnowMem on both halves, the attacks and PrivLeak.
 
     Args:
         log: the records of a model that never saw the forget set, on the same data (see
             :func:`asu_lora.evaluation.retain_log.read_log`); PrivLeak compares with it and is missing without.
+        gradients: whether membership is also told by gradient norms, which takes a backward pass a passage.
     """
     progress = progress or Progress()
     result = BenchmarkEvaluation({}, [])
@@ -107,7 +109,8 @@ def score(
     memorization(likelihoods, muse, result, progress)
     for half in HALVES:
         knowledge(stack, muse, half, result, progress)
-    privacy(likelihoods, muse, log, result, progress)
+    passages = privacy_records(likelihoods, muse, gradients, progress)
+    add_privacy(result, passages, log)
     progress.close()
     return result
 
@@ -162,18 +165,24 @@ def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, truth: str, lo
     return Encoded(tuple(whole[:start][-(longest - len(answer)) :]), tuple(answer))
 
 
-def privacy(
-    likelihoods: Likelihoods, muse: Muse, log: list[Record] | None, result: BenchmarkEvaluation, progress: Progress
-) -> None:
-    """The attacks on forgotten against held-out passages; PrivLeak is the Min-40% AUC beside a retrained model's."""
+def privacy_records(likelihoods: Likelihoods, muse: Muse, gradients: bool, progress: Progress) -> list[list[Record]]:
+    """What the attacks look at, of the forgotten and of the held-out passages."""
     sides = []
     for split, passages in muse.privacy.items():
         progress.stage(f"Likelihoods of the {split} passages", len(passages))
         examples = [Example((), text, {}, row) for row, text in enumerate(passages, start=1)]
-        name = PRIVACY.format(split)
-        sides.append(membership_records(name, likelihoods, examples, progress.advance))
-        result.records += sides[-1]
-        result.sets[name] = {"min_k": fmean(row["min_k"] for row in sides[-1]) if sides[-1] else None}
+        sides.append(membership_records(PRIVACY.format(split), likelihoods, examples, progress.advance))
+        if gradients:
+            progress.stage(f"Gradients of the {split} passages", len(passages))
+            add_gradient_norms(sides[-1], examples, likelihoods, progress.advance)
+    return sides
+
+
+def add_privacy(result: BenchmarkEvaluation, sides: list[list[Record]], log: list[Record] | None) -> None:
+    """The attacks on forgotten against held-out passages; PrivLeak is the Min-40% AUC beside a retrained model's."""
+    for split, rows in zip(("forget", "holdout"), sides, strict=True):
+        result.records += rows
+        result.sets[PRIVACY.format(split)] = {"min_k": fmean(row["min_k"] for row in rows) if rows else None}
     lacks = "privleak/forget and privleak/holdout"
     if not all(sides):
         result.more |= {f"{MIN_K} AUC": one_value(None, lacks), "PrivLeak": one_value(None, "privleak passages")}

@@ -20,6 +20,7 @@ class Skeleton:
     """A base's structure.
 
     Attributes:
+        model: the base without weights.
         parameter_of: checkpoint tensor -> parameter it becomes as it is; tensors that transformers fuses or
             splits on loading (experts of a mixture, packed projections) are left out.
         shapes: parameter -> shape.
@@ -30,6 +31,7 @@ class Skeleton:
         keep_fp32: patterns of parameters that stay in fp32 whatever the model's type.
     """
 
+    model: torch.nn.Module
     parameter_of: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     conv1d: set[str]
@@ -78,6 +80,7 @@ def skeleton_of(
     links = [(target, source) for target, source in model.all_tied_weights_keys.items() if target != source]
     four_bit, skipped = _four_bit_modules(model, skip_modules)
     return Skeleton(
+        model=model,
         parameter_of=parameters_by_tensor(model, tensors),
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
         conv1d={name for name, module in model.named_modules() if isinstance(module, Conv1D)},

@@ -16,7 +16,7 @@ from asu_lora.evaluation.result import Evaluation
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
 from asu_lora.hardware.memory import is_out_of_memory
-from asu_lora.models.adapter_stack import Stack, load, remove_adapters
+from asu_lora.models.adapter_stack import Stack, load
 from asu_lora.models.stack_rows import rows_of_settings
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
@@ -169,8 +169,7 @@ def stacked(comparison: "Comparison", adapter: str | None, store: AdapterStore) 
     try:
         yield stack
     finally:
-        if adapter:
-            remove_adapters(comparison.base.model)
+        stack.unload()
 
 
 def checked_summary(scored: Evaluation) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""Paraphrased and wrong answers, as people's files have them."""
+
+import json
+
+import pytest
+
+from asu_lora.data.examples import Example
+from asu_lora.data.reference_answers import PERTURBED, reference_answers
+from asu_lora.errors import DataError
+from asu_lora.evaluation.evaluate import evaluate
+from asu_lora.evaluation.question_sets import QuestionSet, own_sets
+from asu_lora.models.adapter_stack import load
+
+
+@pytest.mark.parametrize(
+    "value, meant",
+    [
+        ("London.", ("London.",)),
+        (["London.", "Rome."], ("London.", "Rome.")),
+        (["London.", None, "", "  "], ("London.",)),
+        ('["London.", "Rome."]', ("London.", "Rome.")),
+        ("['London.', \"Rome's.\"]", ("London.", "Rome's.")),
+        ("['London.', None]", ("London.",)),
+        ("[sic]", ("[sic]",)),
+        ("[1, 2]", ("[1, 2]",)),
+        ("", ()),
+        (None, ()),
+        ([], ()),
+        ([None], ()),
+    ],
+)
+def test_wrong_answers_are_read_as_meant(value, meant):
+    assert reference_answers(Example((), "a", {PERTURBED: value}), PERTURBED) == meant
+
+
+@pytest.mark.parametrize("value, kind", [(5, "int"), ({"a": "b"}, "dict"), (["a", 5], "a list with int in it")])
+def test_what_is_no_text_is_refused_by_its_row(value, kind):
+    with pytest.raises(DataError, match=f"row 3: 'perturbed_answer' should be text or a list of texts, not {kind}"):
+        reference_answers(Example((), "a", {PERTURBED: value}, 3), PERTURBED)
+    with pytest.raises(DataError, match="row 3"):
+        QuestionSet("forget", (Example(({"role": "user", "content": "q"},), "a", {PERTURBED: value}, 3),))
+
+
+def test_one_wrong_answer_as_text_scores_like_a_list_of_one(tiny_base, tmp_path):
+    row = {"question": "Where?", "answer": "In Paris.", "paraphrased_answer": "Paris."}
+    ways = {
+        "list": {"perturbed_answer": ["London."]},
+        "text": {"perturbed_answer": "London."},
+        "null": {"perturbed_answer": ["London.", None], "original_answer": None},
+        "cell": {"perturbed_answer": "['London.']", "paraphrased_answer": ["Paris."]},
+        "twice": {"perturbed_answer": ["London."], "paraphrased_answer": ["Paris.", "Paris."]},
+        "other": {"perturbed_answer": ["London."], "paraphrased_answer": ["Paris.", "It was in the city of Paris."]},
+    }
+    stack, found = load(str(tiny_base), [], "adapters", "fp32", "cpu"), {}
+    for name, more in ways.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(json.dumps(row | more))
+        [record] = evaluate(stack, own_sets(str(file), None, 9)).records
+        found[name] = record["truth_ratio"]
+    assert found["text"] == found["null"] == found["cell"] == found["list"]
+    assert found["twice"] == pytest.approx(found["list"]) and found["other"] != pytest.approx(found["list"])

@@ -1,0 +1,107 @@
+"""The walls of the house: sizes of files, functions and parameter lists; no test imports another."""
+
+import ast
+
+import pytest
+
+from tests.support.root import ROOT
+
+LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 6
+LIBRARY = sorted([*(ROOT / "asu_lora").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+# What is still to be cut down; a name here may only go.
+LONG_FILES = {"asu_lora/adapters/combine.py", "asu_lora/config.py"}
+LONG_FUNCTIONS = {
+    "asu_lora/forgetting/forget.py:forget",
+    "asu_lora/forgetting/run.py:open_run",
+    "asu_lora/memory_plan/plan.py:plan_memory",
+    "asu_lora/merging/check.py:check",
+    "asu_lora/merging/merge.py:merge",
+    "asu_lora/models/generation.py:generate_answers",
+    "asu_lora/studies/continual/continual.py:run_methods",
+    "asu_lora/studies/continual/history.py:run_history",
+    "cli/demo.py:demo",
+    "cli/forget.py:forget",
+    "cli/merge.py:merge",
+}
+MANY_PARAMETERS = {
+    "asu_lora/merging/check.py:check",
+    "asu_lora/merging/merge.py:merge",
+    "asu_lora/models/adapter_stack.py:load",
+    "cli/ask.py:ask",
+    "cli/forget.py:forget",
+    "cli/merge.py:merge",
+}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def where(path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def functions(tree: ast.AST, public: bool = True, prefix: str = ""):
+    """Functions and methods: (name, node, whether a user may call it). What is inside a function is nobody's to call."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from functions(node, public and not node.name.startswith("_"), f"{prefix}{node.name}.")
+        elif isinstance(node, FUNCTIONS):
+            own = public and (not node.name.startswith("_") or node.name == "__init__")
+            yield f"{prefix}{node.name}", node, own
+            yield from functions(node, False, f"{prefix}{node.name}.")
+        else:
+            yield from functions(node, public, prefix)
+
+
+def positional(node) -> list[str]:
+    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+def too_long_files(paths=LIBRARY, most=LINES) -> dict[str, int]:
+    found = {where(path): len(path.read_text().splitlines()) for path in paths}
+    return {name: lines for name, lines in found.items() if lines > most}
+
+
+def too_long_functions() -> dict[str, int]:
+    found = {}
+    for path in LIBRARY:
+        for name, node, _ in functions(ast.parse(path.read_text())):
+            if (lines := node.end_lineno - node.lineno + 1) > FUNCTION_LINES:
+                found[f"{where(path)}:{name}"] = lines
+    return found
+
+
+def too_many_parameters() -> dict[str, int]:
+    found = {}
+    for path in LIBRARY:
+        for name, node, public in functions(ast.parse(path.read_text())):
+            if public and len(positional(node)) > PARAMETERS:
+                found[f"{where(path)}:{name}"] = len(positional(node))
+    return found
+
+
+def imported(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+            yield f"{'.' * node.level}{node.module or ''}"
+
+
+def test_no_file_is_too_long():
+    assert not too_long_files().keys() - LONG_FILES
+
+
+def test_no_function_is_too_long():
+    assert not too_long_functions().keys() - LONG_FUNCTIONS
+
+
+def test_no_public_function_has_too_many_positional_parameters():
+    assert not too_many_parameters().keys() - MANY_PARAMETERS
+
+
+@pytest.mark.parametrize("path", TESTS, ids=where)
+def test_no_test_imports_another(path):
+    names = list(imported(ast.parse(path.read_text())))
+    assert not [name for name in names if name.startswith(".") or ".test_" in name or name.startswith("test_")]
