@@ -11,9 +11,14 @@ _POSITIONS_AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "data2vec-tex
 class RunSettings(Protocol):
     """What a run's settings hold of it."""
 
-    max_length: int
-    system_prompt: str | None
-    template_date: str | None
+    @property
+    def max_length(self) -> int: ...
+
+    @property
+    def system_prompt(self) -> str | None: ...
+
+    @property
+    def template_date(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
