@@ -40,10 +40,10 @@ class ForgetConfig:
         "asu", "Forget loss.", choices=("asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"), group="Method"
     )
     retain_loss: str = setting(
-        "kl",
-        "Retain loss: stay close to the base (kl), learn the retain answers on (gd), "
-        "prefer them to a refusal (ap), or none.",
-        choices=("kl", "gd", "ap", "none"),
+        "kl-answers",
+        "Retain loss: stay close to the base in the answers (kl-answers) or at every position, as the paper's authors "
+        "do (kl), learn the retain answers on (gd), prefer them to a refusal (ap), or none.",
+        choices=("kl-answers", "kl", "gd", "ap", "none"),
         group="Method",
     )
     forget_coeff: float = setting(1.0, "Weight of the forget loss.", group="Method")
@@ -212,14 +212,17 @@ class ForgetConfig:
         """The settings that make a run another run. What changes its memory alone is none of them: a run that didn't
         fit may go on with less. (With dropout, other micro-batches draw other masks.)"""
         left_out = MEMORY_ALONE if not self.dropout else ()
+        values = dataclasses.asdict(self) | {"retain_loss": _KL_BEFORE.get(self.retain_loss, self.retain_loss)}
         return {
             name: value
-            for name, value in dataclasses.asdict(self).items()
+            for name, value in values.items()
             if name not in left_out and not (value is None and name in UNLESS_SET)
         }
 
 
 UNLESS_SET = ("system_prompt", "template_date")  # runs that began before there were these go on without
+# an interrupted run of an earlier version says kl, and means the answers
+_KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")
 _SHARES = {"upper": 3, "upper-half": 2}
 

@@ -10,7 +10,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Self
 
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, read_json, sha256_file, write_atomic
@@ -21,6 +31,7 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 CARD_NAME = "README.md"
+EVERY_POSITION = "every position"  # what the retain loss kl covers; without this detail, kl-answers is meant
 
 Number = bool | int | float | None
 Figures = dict[str, Number | dict[str, Number]]
@@ -91,6 +102,13 @@ class MethodRecord(_Record):
         """The adapters that a combined one is the sum of, those inside its sources too, with their weights in it."""
         listed = self.details.get("contents") or self.details.get("sources") or []
         return TypeAdapter(list[StackedOn]).validate_python(listed)
+
+    @model_validator(mode="after")
+    def _name_the_kl(self) -> Self:
+        """Earlier versions called the divergence in the answers ``kl``; now that is the one at every position."""
+        if self.retain_loss == "kl" and self.details.get("kl") != EVERY_POSITION:
+            object.__setattr__(self, "retain_loss", "kl-answers")
+        return self
 
 
 class RequestRecord(_Record):

@@ -20,6 +20,7 @@ PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass 
 ON_POLICY = "on_policy"  # the set of the student's own answers
 
 Row = tuple[str, int]  # set and number
+Totals = dict[str, dict[str, dict[str, int]]]  # by set and view: the numbers that means over a step are divided by
 
 
 class Collator:
@@ -51,25 +52,29 @@ class Collator:
         self.needs = needs
         self.pad_id = pad_id
         self.most_tokens = most_tokens
-        self.packing: Packing | None = packing
+        padded = any(item.padding for name, row in needs.items() for view in row for item in sets[name].views[view])
+        self.packing: Packing | None = None if padded else packing
         self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
 
     def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
-        """Returns ``micro_batches``, each with ``passes`` (:func:`~asu_lora.batches.padding.pad_group`) and, per
-        set and view, where its answer tokens stand in the passes' concatenated states (``at``), ``labels``, ``row``,
-        references, and what means over the step are divided by."""
+        """A step's batch, or one of its batches.
+
+        Returns:
+            ``totals``: the rows and tokens of these pairs, by set and view. ``micro_batches``: each with ``passes``
+            (:func:`~asu_lora.batches.padding.pad_group`) and, per set and view, where its answer tokens stand in the
+            passes' concatenated states (``at``), ``labels``, ``row``, references, and the totals.
+        """
         rows = self.rows(pairs)
-        totals = {}
-        for name in {name for name, _ in rows}:
+        totals: Totals = {}
+        for name in self.needs:
             mine = [row for other, row in rows if other == name]
             for view in self.needs[name]:
                 tokens = sum(len(self.sets[name].views[view][row].answer_ids) for row in mine)
                 # forget rows without an own answer count: they have nothing to mend
-                totals[name, view] = {
-                    "step_rows": len(pairs) if name == ON_POLICY else len(mine),
-                    "step_tokens": tokens,
-                }
-        return {"micro_batches": [self._micro_batch([rows[i] for i in part], totals) for part in self.parts(rows)]}
+                count = len(pairs) if name == ON_POLICY else len(mine)
+                totals.setdefault(name, {})[view] = {"step_rows": count, "step_tokens": tokens}
+        parts = [self._micro_batch([rows[i] for i in part], totals) for part in self.parts(rows)]
+        return {"micro_batches": parts, "totals": totals}
 
     def rows(self, pairs: Sequence[tuple[int, list[int]]]) -> list[Row]:
         """The rows of a step, those with the longest view first."""
@@ -100,7 +105,7 @@ class Collator:
         name, number = row
         return [self.sets[name].views[view][number] for view in self.needs[name]]
 
-    def _micro_batch(self, rows: Sequence[Row], totals: Mapping[tuple[str, str], dict[str, int]]) -> dict[str, Any]:
+    def _micro_batch(self, rows: Sequence[Row], totals: Totals) -> dict[str, Any]:
         keys = [
             (name, view, row)
             for name, views in self.needs.items()
@@ -129,7 +134,7 @@ class Collator:
                     "row": torch.repeat_interleave(torch.arange(len(mine)), lengths),
                     # plain numbers: reading them off a tensor would stall a GPU
                     "rows": len(mine),
-                    **totals[name, view],
+                    **totals[name][view],
                     "references": {
                         reference: torch.cat([self.sets[name].references[view][reference][keys[i][2]] for i in mine])
                         for reference in wanted

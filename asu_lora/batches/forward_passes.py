@@ -48,8 +48,10 @@ def forward_passes(
         entries: per row, (tokens, H) what it enters the first layer that runs with, see
             :mod:`asu_lora.models.frozen_layers`; the passes then have ``entry``, (b, L, H), too.
         smallest: see :func:`length_groups`.
-        packing: how rows are packed (see :func:`asu_lora.models.packing_trial.packing_of`); None pads them.
+        packing: how rows are packed (see :func:`asu_lora.models.packing_trial.packing_of`); None pads them, as rows
+            with padding of their own always are.
     """
+    packing = None if any(item.padding for item in items) else packing
     for group in pass_groups([len(item) for item in items], most_tokens, smallest, packing):
         if packing is None:
             batch = pad_group([items[index] for index in group], pad_id)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -80,7 +81,7 @@ def pad_group(items: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     width = padded_length(max(len(item) for item in items))
     mask = torch.zeros((len(items), width), dtype=torch.long)
     for row, item in enumerate(items):
-        mask[row, : len(item)] = 1
+        mask[row, : len(item) - item.padding] = 1
     starts = [row * width for row in range(len(items))]
     return _laid_out(items, starts, mask.shape, pad_id) | {"attention_mask": mask}
 
@@ -95,6 +96,20 @@ def _laid_out(
         first = start + len(item.prompt_ids) - 1
         positions.append(torch.arange(first, first + len(item.answer_ids)))
     return {"input_ids": ids.view(shape), "starts": torch.tensor(starts), "positions": torch.cat(positions)}
+
+
+def every_position(items: Sequence[Encoded], pad_id: int) -> list[Encoded]:
+    """The rows, padded to the longest of them, as if each position were one of the answer.
+
+    The states at the answer positions of such a row are those of all its positions, prompt and padding too. The one
+    token more at its end is read by nobody: it stands where the last position's next token would.
+    """
+    width = max(map(len, items), default=0)
+    rows = []
+    for item in items:
+        ids, padding = item.prompt_ids + item.answer_ids, width - len(item) + 1
+        rows.append(replace(item, prompt_ids=ids[:1], answer_ids=ids[1:] + (pad_id,) * padding, padding=padding))
+    return rows
 
 
 def padded_length(length: int) -> int:

@@ -29,6 +29,7 @@ class Encoded:
         example: index of the example it came from (long passages give several).
         cut: whether ``max_length`` cut the answer off.
         end: how many of ``answer_ids``, at their end, are the end of turn.
+        padding: how many of ``answer_ids``, at their end, no other token attends to.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,6 +37,7 @@ class Encoded:
     example: int = 0
     cut: bool = False
     end: int = 0
+    padding: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from asu_lora.batches.padding import every_position
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded, Encoder, cut_note
@@ -88,7 +89,9 @@ def training_sets(
                 refuse_passages(asked)
                 views[view] = encoder.encode_all(asked, f"{name} row")
             else:
-                views[view] = encoder.encode_all(examples, f"{name} row")
+                views["answer"] = encoder.encode_all(examples, f"{name} row")
+            if view == "positions":
+                views[view] = every_position(views["answer"], encoder.tokenizer.pad_token_id)
         rows = TrainingRows(views, examples=examples)
         if loss.uses_teacher() and (config.keep_speaking or config.tau == "auto"):
             rows.classes = [token_classes(row, examples[row.example], encoder.tokenizer) for row in rows.answers]
@@ -105,7 +108,7 @@ def refuse_passages(examples: list[Example]) -> None:
     if any(example.is_passage for example in examples):
         raise TrainingError(
             'An "I don\'t know" answers a question, and this request has passages of plain text: use '
-            "another objective or retain loss, such as asu with kl."
+            "another objective or retain loss, such as asu with kl-answers."
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from asu_lora.adapters.manifest import (
+    EVERY_POSITION,
     BaseRecord,
     FiguresRecord,
     Manifest,
@@ -118,6 +119,7 @@ class RunRecord:
                     "keep_speaking": self.config.keep_speaking,
                     "own_words": self.config.own_words,
                 }
+                | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
                 | ({"continued_from": self.continued} if self.continued else {}),

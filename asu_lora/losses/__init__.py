@@ -14,10 +14,11 @@ from asu_lora.losses.loss import Loss
 from asu_lora.losses.retain.ap import AP
 from asu_lora.losses.retain.gd import GD
 from asu_lora.losses.retain.kl import KL
+from asu_lora.losses.retain.kl_answers import KLAnswers
 from asu_lora.losses.training_set import TrainingSet
 
 FORGET: dict[str, type[Loss]] = {c.name: c for c in (ASU, ASUWithIDK, NPO, DPO, IDK, ME, GA)}
-RETAIN: dict[str, type[Loss]] = {c.name: c for c in (KL, GD, AP)}
+RETAIN: dict[str, type[Loss]] = {c.name: c for c in (KLAnswers, KL, GD, AP)}
 NO_RETAIN = "none"
 
 __all__ = ["FORGET", "NO_RETAIN", "RETAIN", "Loss", "TrainingSet", "forget_loss", "needs_of", "retain_loss"]

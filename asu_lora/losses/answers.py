@@ -17,8 +17,8 @@ class Answers:
         labels: (T,) the answer tokens.
         row: (T,) index of each token's row, from 0.
         rows: the number of rows.
-        step_rows, step_tokens: rows and tokens that means are taken over, where these are a part of a step's (see
-            :mod:`asu_lora.batches.collator`); else ``rows`` and T.
+        step_rows, step_tokens: rows and tokens that means are taken over, where these are a part of a step's: those of
+            all its batches, on all processes; else ``rows`` and T.
         references: what was computed once, before training: ``teacher`` and ``base``, (T, H) final hidden
             states of the smoothed and of the plain base; ``base_logprob``, (T,) log-probabilities in nats;
             ``ruled_out``, (T, k) ids that the teacher must not say.

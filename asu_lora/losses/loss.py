@@ -14,7 +14,8 @@ class Loss:
     Attributes:
         name: what ``--objective`` or ``--retain-loss`` calls it.
         needs: the views of a row that it looks at, each with the references it compares with. Views:
-            ``answer`` is the true answer, ``idk`` an "I don't know" in its place. References: see
+            ``answer`` is the true answer, ``idk`` an "I don't know" in its place, ``positions`` the whole row with
+            every position in the answer's place (:func:`asu_lora.batches.padding.every_position`). References: see
             :class:`~asu_lora.losses.answers.Answers`.
     """
 

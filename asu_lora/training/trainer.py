@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from asu_lora.batches.collator import ON_POLICY, Collator
+from asu_lora.batches.collator import ON_POLICY, Collator, Totals
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
@@ -49,6 +50,7 @@ class UnlearningTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(model=student, **kwargs)
+        self.loss_is_scaled_for_ga = True  # Trainer must not divide by the number of batches: the totals do
         self.losses = losses
         self.coefficients = coefficients
         self.head = head
@@ -56,9 +58,22 @@ class UnlearningTrainer(Trainer):
         self.counted = 0
         self.remove_callback(PrinterCallback)  # the library never prints
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of an optimizer step, and in the place of Trainer's count of labels the step's totals."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.counted += 1
+        return batches, self.step_totals([batch["totals"] for batch in batches])
+
+    def step_totals(self, totals: Sequence[Totals]) -> Totals:
+        """Rows and tokens of a whole step: all its batches, on all processes.
+
+        Every loss is a sum divided by one of these: it is the same however the step is shared out.
+        """
+        mine = add_totals(totals)
+        return add_totals(gather_object([mine])) if self.accelerator.num_processes > 1 else mine
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         *others, last = inputs["micro_batches"]
-        self.counted += 1
         total = 0
         for micro_batch in others:
             with self.accelerator.no_sync(model):  # processes exchange gradients once a step
@@ -70,17 +85,23 @@ class UnlearningTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # through the model that Trainer wrapped, so that gradients are averaged over processes
         hidden = model(inputs["passes"])
-        parts = losses(hidden, inputs, self.losses, self.head)
+        parts = losses(hidden, inputs, self.losses, self.head, num_items_in_batch)
         for name, value in parts.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
-        loss = sum(self.coefficients[name] * value for name, value in parts.items())
+        # accelerate averages gradients over processes, and each holds a share of the step's sum
+        loss = self.accelerator.num_processes * sum(self.coefficients[name] * value for name, value in parts.items())
         return (loss, hidden) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.counted:
-            logs |= {f"{name}_loss": (total / self.counted).item() for name, total in self.sums.items()}
+            nothing = torch.zeros((), device=self.args.device)
+            shares = {name: self.sums.get(name, nothing) for name in self.losses}  # the same names in all processes
+            logs |= {f"{name}_loss": (self._summed(share) / self.counted).item() for name, share in shares.items()}
             self.sums, self.counted = {}, 0
         super().log(logs, *args, **kwargs)
+
+    def _summed(self, share: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(share, "sum") if self.accelerator.num_processes > 1 else share
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -167,17 +188,23 @@ def collator_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, base: Loa
 
 
 def losses(
-    hidden: torch.Tensor, micro_batch: dict[str, Any], of: Mapping[str, Loss], head: FrozenHead
+    hidden: torch.Tensor,
+    micro_batch: dict[str, Any],
+    of: Mapping[str, Loss],
+    head: FrozenHead,
+    totals: Totals | None = None,
 ) -> dict[str, torch.Tensor]:
     """The share in its loss of each set that has rows in the micro-batch, from the student's states (T, H).
 
     Args:
         of: the loss of each set.
+        totals: of the whole step, where that has more batches than this; else those of its batch.
     """
     found = {}
     for name, parts in micro_batch["sets"].items():
         views = {}
         for view, part in parts.items():
+            step = totals[name][view] if totals else part
             views[view] = Answers(
                 head,
                 hidden[part["at"]],
@@ -185,10 +212,22 @@ def losses(
                 part["row"],
                 part["rows"],
                 part["references"],
-                part["step_rows"],
-                part["step_tokens"],
+                step["step_rows"],
+                step["step_tokens"],
             )
         found[name] = of[name](views)
+    return found
+
+
+def add_totals(parts: Sequence[Totals]) -> Totals:
+    """The sum of rows and tokens over parts of a step, by set and view."""
+    found: Totals = {}
+    for part in parts:
+        for name, views in part.items():
+            for view, counts in views.items():
+                so_far = found.setdefault(name, {}).setdefault(view, dict.fromkeys(counts, 0))
+                for what, count in counts.items():
+                    so_far[what] += count
     return found
 
 
