@@ -8,7 +8,7 @@ from typing import Any, Protocol
 _POSITIONS_AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "data2vec-text", "xmod")
 
 
-class _Settings(Protocol):
+class RunSettings(Protocol):
     """What a run's settings hold of it."""
 
     @property
@@ -36,7 +36,7 @@ class RowFormat:
     template_date: str | None = None
 
     @classmethod
-    def of(cls, settings: _Settings) -> "RowFormat":
+    def of(cls, settings: RunSettings) -> "RowFormat":
         """That of a run's settings."""
         return cls(settings.max_length, settings.system_prompt, settings.template_date)
 
