@@ -15,7 +15,7 @@ from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date
 from asu_lora.data.encoding import encoder_for
-from asu_lora.data.examples import Example
+from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
@@ -119,7 +119,7 @@ def planned_run(
         sets,
         evaluated if config.eval_rows else [],
         sum(file.stat().st_size for file in {tensor.file for tensor in prepared.tensors.values()}),
-        encoder.notes(),
+        [*encoder.notes(), *filter(None, [left_out_note((*request.forget, *request.retain))])],
         prepared.precision,
     )
 
