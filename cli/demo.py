@@ -19,7 +19,7 @@ def demo(store, name, seed, replace, as_json):
     longer yield the fact, and controls, which should.
     """
     from asu_lora.cli.console import print_json, print_table, stderr
-    from asu_lora.cli.forget import report
+    from asu_lora.cli.forget import figures, report
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
@@ -41,18 +41,8 @@ def demo(store, name, seed, replace, as_json):
         "control questions": result.controls,
     }
     if as_json:
-        return print_json(
-            {
-                "name": result.run.name,
-                "path": str(result.run.path),
-                "before": result.run.before,
-                "after": result.run.after,
-                "tau": result.run.record.tau.tau,
-                "seconds": result.run.record.seconds,
-                "peak_memory_bytes": result.run.record.peak_memory,
-                "questions": {title: [vars(asked) for asked in part] for title, part in parts.items()},
-            }
-        )
+        questions = {title: [vars(asked) for asked in part] for title, part in parts.items()}
+        return print_json(figures(result.run) | {"questions": questions})
     for title, part in parts.items():
         shown = [a for a in part if a.yielded_before][:6] or part[:6]
         print_table(

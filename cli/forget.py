@@ -1,12 +1,18 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import base_option, json_option, retain_option, store_option, where_option
+
+if TYPE_CHECKING:
+    from asu_lora.forgetting.forget import ForgetResult
 
 
 @click.command(short_help="Train one adapter that makes a base forget a request.")
@@ -48,7 +54,7 @@ from asu_lora.cli.options import base_option, json_option, retain_option, store_
 @json_option
 @setting_options
 def forget(
-    file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json, config, **typed
+    *, file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json, **typed
 ):
     """Make a base forget the questions and answers, or the passages, in FILE.
 
@@ -67,7 +73,7 @@ def forget(
     \b
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
-    config = read_config(config, typed)
+    config = read_config(typed.pop("config"), typed)
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 
@@ -81,10 +87,9 @@ def forget(
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
     from asu_lora.cli.progress import Bars
-    from asu_lora.errors import NotEnoughMemory
     from asu_lora.forgetting.forget import forget as run
 
-    try:
+    with _ways_out():
         result = run(
             request,
             base,
@@ -97,6 +102,23 @@ def forget(
             resume=resume,
             progress=Bars(),
         )
+    if not result.main_process:
+        return  # under accelerate launch, one process reports
+    if as_json:
+        from asu_lora.cli.console import print_json
+
+        print_json(figures(result) | {"parameters": result.record.counts})
+    else:
+        report(result, base, store)
+
+
+@contextmanager
+def _ways_out() -> Iterator[None]:
+    """A run that ends early says how it goes on."""
+    from asu_lora.errors import NotEnoughMemory
+
+    try:
+        yield
     except NotEnoughMemory as error:
         raise NotEnoughMemory(
             f"{error} --fit does so by itself; the same command with that and --resume goes on after "
@@ -107,25 +129,19 @@ def forget(
             "Interrupted: nothing was added to the store; the same command with --resume goes on "
             "after the last whole epoch."
         ) from interrupt
-    if not result.main_process:
-        return  # under accelerate launch, one process reports
-    if as_json:
-        from asu_lora.cli.console import print_json
 
-        print_json(
-            {
-                "name": result.name,
-                "path": str(result.path),
-                "before": result.before,
-                "after": result.after,
-                "tau": result.record.tau and result.record.tau.tau,
-                "seconds": result.record.seconds,
-                "peak_memory_bytes": result.record.peak_memory,
-                "parameters": result.record.counts,
-            }
-        )
-    else:
-        report(result, base, store)
+
+def figures(result: "ForgetResult") -> dict[str, Any]:
+    """What a run left behind, as JSON."""
+    return {
+        "name": result.name,
+        "path": str(result.path),
+        "before": result.before,
+        "after": result.after,
+        "tau": result.record.tau and result.record.tau.tau,
+        "seconds": result.record.seconds,
+        "peak_memory_bytes": result.record.peak_memory,
+    }
 
 
 def report(result, base: str, store: Path) -> None:

@@ -54,6 +54,7 @@ class RunRecord:
     on_top_of: list[StackedOn] = field(default_factory=list)
     continued: str | None = None  # the fingerprint of the adapter whose weights this one began with
     fingerprint: str = ""
+    request_hash: str = ""  # keyed: see asu_lora.adapters.request_key
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class RunRecord:
             lora=lora,
             training=training,
             request=RequestRecord(
-                fingerprint=self.request.fingerprint(),
+                fingerprint=self.request_hash,
                 forget_rows=len(self.request.forget),
                 forget_tokens=self.counts.get("forget_tokens"),
                 retain_rows=len(self.request.retain),

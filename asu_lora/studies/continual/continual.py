@@ -1,6 +1,6 @@
 """The same requests with several methods: a run each, one table and one figure of all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,11 +120,27 @@ def run_methods(
         )
     taken: dict[str, TakenBack] = {}
     if continual.take_back is not None and questions:
-        for name in chosen:
-            progress.note(f"Method {name} without step {continual.take_back}")
-            taken[name] = take_back(steps, base, out / file_name(name), continual.take_back, questions, progress)
+        taken = _without(continual.take_back, chosen, steps, base, out, questions=questions, progress=progress)
     progress.close()
     return records, taken, write_report(out, records, about, taken)
+
+
+def _without(
+    step: int,
+    methods: Iterable[str],
+    steps: Sequence[Step],
+    base: LoadedBase,
+    out: Path,
+    *,
+    questions: Questions,
+    progress: Progress,
+) -> dict[str, TakenBack]:
+    """What every method's history is without one of its steps."""
+    taken = {}
+    for name in methods:
+        progress.note(f"Method {name} without step {step}")
+        taken[name] = take_back(steps, base, out / file_name(name), step, questions, progress)
+    return taken
 
 
 def _loaded(base: str | LoadedBase, config: ForgetConfig) -> LoadedBase:

@@ -267,7 +267,7 @@ def _train(
             continue_from=previous,
         )
     stored = store.get(step.name)
-    if not stored.manifest or stored.manifest.request.fingerprint != step.request.fingerprint():
+    if not stored.manifest or not store.is_request(stored.manifest.request.fingerprint, step.request.fingerprint()):
         raise TrainingError(
             f"The store {store.root} has an adapter {step.name} of another request: choose another --out."
         )
