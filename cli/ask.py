@@ -14,7 +14,7 @@ from asu_lora.cli.options import adapter_option, base_option, json_option, machi
 @prompt_options
 @machine_options
 @json_option
-def ask(question, base, adapters, store, precision, device, trust_remote_code, as_json, **prompt):
+def ask(*, question, base, adapters, store, precision, device, trust_remote_code, as_json, **prompt):
     """Ask QUESTION and see the answers of the base and of base + adapters.
 
     Without QUESTION, it prompts for one after another; an empty line or Ctrl-D ends it.
@@ -32,7 +32,7 @@ def ask(question, base, adapters, store, precision, device, trust_remote_code, a
         quiet_libraries()
         from asu_lora.models.adapter_stack import load
 
-        stack = load(base, adapters, store, precision, device, trust_remote_code, rows=prompt)
+        stack = load(base, adapters, store, precision, device, trust_remote_code=trust_remote_code, rows=prompt)
     for note in stack.notes:
         click.echo(f"Warning: {note}", err=True)
     names = " + ".join(["base", *(weighted(name, weight) for name, weight in stack.adapters)])

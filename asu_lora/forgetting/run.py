@@ -200,8 +200,7 @@ def open_run(
         As :func:`asu_lora.forgetting.forget.forget` takes them.
 
     Raises:
-        NotEnoughMemory: in place of what torch or the operating system said.
-        AsuLoraError: what can be refused before training.
+        AsuLoraError: what can be refused before training; NotEnoughMemory for what torch or the system said.
     """
     config, progress = config or ForgetConfig(), progress or Progress()
     store = store if isinstance(store, AdapterStore) else AdapterStore(store)

@@ -80,6 +80,7 @@ def load(
     store: str | Path | AdapterStore = "adapters",
     precision: str = "nf4",
     device: str | None = None,
+    *,
     trust_remote_code: bool = False,
     rows: RowSettings | None = None,
 ) -> Stack:

@@ -176,7 +176,7 @@ def _score(
 ) -> None:
     """Ask base + what is active after a step, and keep scores and time in its record."""
     started = time.monotonic()
-    stack = load(base, record.active, store)
+    stack = load(base, record.active, store, rows=questions.rows)
     try:
         scores, _ = score_step(stack, steps, record.number, questions, progress)
     finally:
