@@ -1,7 +1,5 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import base_option, json_option, retain_option, store_option, where_option
 
 if TYPE_CHECKING:
-    from asu_lora.forgetting.forget import ForgetResult
+    from asu_lora.forgetting.result import ForgetResult
 
 
 @click.command(short_help="Train one adapter that makes a base forget a request.")
@@ -54,7 +52,22 @@ if TYPE_CHECKING:
 @json_option
 @setting_options
 def forget(
-    *, file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json, **typed
+    *,
+    file,
+    base,
+    retain,
+    name,
+    store,
+    where,
+    on_top_of,
+    heldout,
+    idk_file,
+    resume,
+    dry_run,
+    fit,
+    as_json,
+    config,
+    **typed,
 ):
     """Make a base forget the questions and answers, or the passages, in FILE.
 
@@ -73,7 +86,7 @@ def forget(
     \b
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
-    config = read_config(typed.pop("config"), typed)
+    config = read_config(config, typed)
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 
@@ -86,39 +99,26 @@ def forget(
     if dry_run:
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
-    from asu_lora.cli.progress import Bars
-    from asu_lora.forgetting.forget import forget as run
-
-    with _ways_out():
-        result = run(
-            request,
-            base,
-            config,
-            name=name,
-            store=store,
-            heldout=held,
-            idk_file=idk_file,
-            on_top_of=on_top_of,
-            resume=resume,
-            progress=Bars(),
-        )
+    more = dict(name=name, store=store, heldout=held, idk_file=idk_file, on_top_of=on_top_of, resume=resume)
+    result = _run(request, base, config, **more)
     if not result.main_process:
         return  # under accelerate launch, one process reports
     if as_json:
         from asu_lora.cli.console import print_json
 
-        print_json(figures(result) | {"parameters": result.record.counts})
+        print_json(as_dict(result) | {"parameters": result.record.counts})
     else:
         report(result, base, store)
 
 
-@contextmanager
-def _ways_out() -> Iterator[None]:
-    """A run that ends early says how it goes on."""
+def _run(request, base, config, **more) -> "ForgetResult":
+    """The run itself, with a way on where it was interrupted."""
+    from asu_lora.cli.progress import Bars
     from asu_lora.errors import NotEnoughMemory
+    from asu_lora.forgetting.forget import forget as run
 
     try:
-        yield
+        return run(request, base, config, progress=Bars(), **more)
     except NotEnoughMemory as error:
         raise NotEnoughMemory(
             f"{error} --fit does so by itself; the same command with that and --resume goes on after "
@@ -131,8 +131,8 @@ def _ways_out() -> Iterator[None]:
         ) from interrupt
 
 
-def figures(result: "ForgetResult") -> dict[str, Any]:
-    """What a run left behind, as JSON."""
+def as_dict(result: "ForgetResult") -> dict[str, Any]:
+    """What ``--json`` prints of a run."""
     return {
         "name": result.name,
         "path": str(result.path),

@@ -246,5 +246,8 @@ def _beneath(lora: LoraFolder) -> set[str]:
 
 def _additive(lora: LoraFolder) -> bool:
     """Whether the manifest says that the adapter was trained to add up with others."""
-    training = lora.manifest.training if lora.manifest else {}
-    return any(float(training.get(name) or neutral) != neutral for name, neutral in NEUTRAL.items())
+    if lora.manifest is None:
+        return False
+    recorded = {**lora.manifest.training, **lora.manifest.method.details}
+    values = {name: recorded.get(name, neutral) for name, neutral in NEUTRAL.items()}
+    return any(isinstance(value, int | float) and value != NEUTRAL[name] for name, value in values.items())

@@ -15,7 +15,7 @@ import torch
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.adapters.overlap import SetOverlap, overlap
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.data.encoding import Encoded, Encoder
+from asu_lora.data.encoding import Encoded, Encoder, encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
@@ -24,6 +24,7 @@ from asu_lora.models.adapter_stack import adapter_folders, load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.loading import LoadedBase
+from asu_lora.models.stack_rows import rows_of_adapters
 from asu_lora.progress import Progress
 
 KEPT = 0.95  # of the worst single adapter's retain probability that the sum must keep
@@ -119,7 +120,6 @@ def measure(
     forget: Mapping[str, Sequence[Example]] | None = None,
     *,
     most: int = 40,
-    max_length: int = 512,
     progress: Progress | None = None,
 ) -> Interference:
     """Measure what adapters do alone, by twos and together.
@@ -130,7 +130,6 @@ def measure(
         retain: what must stay as it is.
         forget: sets that were to be forgotten, by name.
         most: the most rows of each set, spread evenly.
-        max_length: most tokens a row, as it was trained.
 
     Raises:
         DataError: no retain row.
@@ -145,8 +144,12 @@ def measure(
     chosen = list(combinations(range(len(folders)), 2)) if len(folders) > 2 else []
     chosen.sort(key=lambda ij: -at.get((found.names[ij[0]], found.names[ij[1]]), 0.0))
     chosen = chosen[:MOST_PAIRS]
+    written, notes = rows_of_adapters([folder for folder, _ in folders], base.tokenizer)
+    encoder = encoder_for(base.tokenizer, base.model.config, written)
+    for note in (*notes, *encoder.notes()):
+        progress.note(note)
     rows = _Rows(
-        base, sample(retain, most), {name: sample(part, most) for name, part in (forget or {}).items()}, max_length
+        base, encoder, sample(retain, most), {name: sample(part, most) for name, part in (forget or {}).items()}
     )
     progress.stage("Base, each adapter, pairs and all of them", 2 + len(folders) + len(chosen))
 
@@ -175,10 +178,9 @@ class _Rows:
     """The rows of a measurement, and the base's states on the retain rows."""
 
     def __init__(
-        self, base: LoadedBase, retain: Sequence[Example], forget: Mapping[str, Sequence[Example]], max_length: int
+        self, base: LoadedBase, encoder: Encoder, retain: Sequence[Example], forget: Mapping[str, Sequence[Example]]
     ):
         self.base, self.head = base, base.head
-        encoder = Encoder(base.tokenizer, max_length)
         self.retain = encoder.encode_all(retain, "retain row")
         self.forget = {name: encoder.encode_all(examples, "forget row") for name, examples in forget.items()}
         self.plain = self._states(base.model, self.retain)

@@ -44,13 +44,13 @@ def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path,
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.models.adapter_stack import parse_adapter
 
-    store = AdapterStore(store)
+    kept = AdapterStore(store)
     names, weights = zip(*map(parse_adapter, adapters), strict=True)
-    folders = [store.resolve(adapter) for adapter in names]
-    with store.stage(name) as folder:
+    folders = [kept.resolve(adapter) for adapter in names]
+    with kept.stage(name) as folder:
         report = add_up(folders, weights, folder, rank, name)
     warn_of_interference(folders, weights)
-    where = store.resolve(name)
+    where = kept.resolve(name)
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})
         return

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from asu_lora.adapters.lora_folder import read_lora
-from asu_lora.adapters.manifest import StackedOn, fingerprint_of
+from asu_lora.adapters.manifest import StackedOn, fingerprint_of, read_manifest, write_manifest
 from asu_lora.adapters.overlap import overlap
 from asu_lora.errors import AdapterError, SettingError
 from tests.support.lora_folders import give_manifest, save_lora, update_of
@@ -131,13 +131,17 @@ def test_adapters_trained_to_add_up_are_not_held_against_each_other(two, tiny_ba
         changed(two[0], tmp_path / "first", lambda name, a, b: (a, b)),
         changed(two[0], tmp_path / "second", half_new),
     ]
-    for training, held in (
+    for details, held in (
         ({"keep_off": 0.5, "retain_dose": 4.0}, False),
         ({"keep_off": 0.0, "retain_dose": 1.0}, True),
+        ({"keep_off": None, "retain_dose": "4"}, True),  # what no version wrote tells nothing
         ({}, True),
     ):
         for folder in folders:
-            give_manifest(folder, tiny_base, training=training)
+            give_manifest(folder, tiny_base)
+            told = read_manifest(folder)
+            method = told.method.model_copy(update={"details": details})
+            write_manifest(folder, told.model_copy(update={"method": method}))
         found = overlap(folders, [1.0, 1.0])
         assert found.pairs[0].additive is not held and (found.advice() is not None) is held
     copies = overlap([folders[0], folders[0]], [1.0, 1.0])

@@ -1,13 +1,16 @@
 """Measured interference on the tiny taught base: against transformers' own logits, and who is to blame."""
 
 import math
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from asu_lora.adapters.overlap import NEUTRAL
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.request import ForgetRequest
@@ -18,6 +21,8 @@ from asu_lora.models import adapter_stack
 from asu_lora.models.loading import load_base
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
+# settings of adapters that add up, where there are such, at the values that do without
+ALONE = {name: value for name, value in NEUTRAL.items() if name in {spec.name for spec in fields(ForgetConfig)}}
 KEPT = examples_from_rows(rows(FACTS[6:]), "kept")
 GONE = {"first": examples_from_rows(rows(FACTS[:2]), "gone"), "second": examples_from_rows(rows(FACTS[2:4]), "gone")}
 
@@ -34,7 +39,7 @@ def store(base, tmp_path_factory):
 
     def train(name, facts, on_top_of=(), **changes):
         request = ForgetRequest.from_rows(rows(facts), rows(FACTS[8:]), name)
-        settings = tiny_settings(**({"epochs": 12, "lr": 3e-3} | changes))
+        settings = tiny_settings(**({"epochs": 12, "lr": 3e-3} | ALONE | changes))
         forget(request, base, settings, name=name, store=store, on_top_of=on_top_of)
 
     train("first", FACTS[:2])

@@ -12,6 +12,7 @@ from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites.tofu import tofu_sets
 from asu_lora.files import check_writable
 from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.models.stack_rows import rows_of_settings
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.history import HistoryConfig, StepRecord, check_resumable, run_history
 from asu_lora.studies.continual.report import write_report
@@ -92,7 +93,7 @@ def run_methods(
     for name in chosen:
         check_resumable(out / file_name(name), resume)
     continual.check_take_back(steps)
-    questions = _questions(steps, continual)
+    questions = _questions(steps, continual, config)
     check_writable(out)
     progress.stage("Loading the base")
     base = _loaded(base, config)
@@ -149,7 +150,7 @@ def _loaded(base: str | LoadedBase, config: ForgetConfig) -> LoadedBase:
     return load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
 
 
-def _questions(steps: Sequence[Step], continual: ContinualConfig) -> Questions | None:
+def _questions(steps: Sequence[Step], continual: ContinualConfig, config: ForgetConfig) -> Questions | None:
     """What every step is scored on; None scores nothing.
 
     Raises:
@@ -167,7 +168,7 @@ def _questions(steps: Sequence[Step], continual: ContinualConfig) -> Questions |
             "file with others, or --questions 0."
         )
     sentence, entailment, notes = scoring_models(continual.encoder, continual.nli)
-    return Questions((kept, *general), most, sentence, entailment, tuple(notes))
+    return Questions((kept, *general), most, sentence, entailment, tuple(notes), rows_of_settings(config))
 
 
 def _about(

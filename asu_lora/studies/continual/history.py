@@ -176,7 +176,7 @@ def _score(
 ) -> None:
     """Ask base + what is active after a step, and keep scores and time in its record."""
     started = time.monotonic()
-    stack = load(base, record.active, store)
+    stack = load(base, record.active, store, rows=questions.rows)
     try:
         scores, _ = score_step(stack, steps, record.number, questions, progress)
     finally:
@@ -267,7 +267,7 @@ def _train(
             continue_from=previous,
         )
     stored = store.get(step.name)
-    if not stored.manifest or stored.manifest.request.fingerprint != step.request.fingerprint():
+    if not stored.manifest or not store.is_request(stored.manifest.request.fingerprint, step.request.fingerprint()):
         raise TrainingError(
             f"The store {store.root} has an adapter {step.name} of another request: choose another --out."
         )
