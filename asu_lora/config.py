@@ -164,16 +164,12 @@ class ForgetConfig:
                 raise SettingError(f"{spec.name} is '{value}', which is none of {', '.join(choices)}.")
             if isinstance(value, float) and not math.isfinite(value):
                 raise SettingError(f"{spec.name} is {value}; it needs a finite number.")
-            kinds = {int: int, float: (int, float)}.get(type(spec.default))
-            if spec.name == "alpha" and value is not None:
-                kinds = (int, float)
+            kind = float if spec.name == "alpha" and value is not None else type(spec.default)
+            kinds: tuple[type, ...] = {int: (int,), float: (int, float)}.get(kind, ())
             if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
-                raise SettingError(f"{spec.name} is {value!r}; it must be a {'whole ' * (kinds is int)}number.")
+                raise SettingError(f"{spec.name} is {value!r}; it must be a {'whole ' * (kinds == (int,))}number.")
         if self.tau != "auto" and (not isinstance(self.tau, (int, float)) or self.tau < 1):
-            raise SettingError(
-                f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is, "
-                "more smooths it)."
-            )
+            raise SettingError(f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is).")
         for name in ("rank", "batch_size", "grad_accum"):
             self._at_least(name, 1)
         for name in _NOT_NEGATIVE:

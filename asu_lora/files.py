@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import platformdirs
 
-from asu_lora.errors import StoreError
+from asu_lora.errors import AdapterError, StoreError
 
 CHUNK = 1 << 20
 MAX_JSON = 8 << 20  # bytes; a list of every module of the largest mixture of experts fits
@@ -114,6 +114,40 @@ def adapter_files(folder: Path) -> Iterator[tuple[str, Path]]:
         relative = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in relative.parts):
             yield relative.as_posix(), path
+
+
+def refuse_link_outwards(folder: Path, path: Path) -> None:
+    """Refuse a file that is reached through a link to somewhere outside its adapter's folder.
+
+    The hub's cache keeps its files as links to blobs beside the snapshot: these are the adapter's own.
+
+    Raises:
+        AdapterError: naming the file.
+    """
+    root, real = folder.resolve(), path.resolve()
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    if not (real.is_relative_to(root) or real.is_relative_to(blobs)):
+        raise AdapterError(
+            f"{folder.name} holds {path.relative_to(folder).as_posix()}, a link that leads out of the folder: put the "
+            "file itself there."
+        )
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Hard links to all files of a folder in a new one; copies where the disk can't link.
+
+    Raises:
+        AdapterError: one of them is a link that leads out of the folder.
+    """
+    target.mkdir(parents=True)
+    for name, path in adapter_files(source):
+        refuse_link_outwards(source, path)
+        link = target / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), link)
+        except OSError:
+            shutil.copy2(path, link)
 
 
 @contextmanager

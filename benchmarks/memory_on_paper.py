@@ -19,7 +19,8 @@ from asu_lora.forgetting.prepare import build_losses
 from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import changes, fit, parse_size
-from asu_lora.memory_plan.plan import PlannedRun, meta_model, plan_memory
+from asu_lora.memory_plan.plan import plan_memory
+from asu_lora.memory_plan.planned_run import PlannedRun, meta_model
 from common.shaped_base import COMMON, SHAPES
 
 BASES = {

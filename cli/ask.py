@@ -14,7 +14,7 @@ from asu_lora.cli.options import adapter_option, base_option, json_option, machi
 @prompt_options
 @machine_options
 @json_option
-def ask(question, base, adapters, store, precision, device, trust_remote_code, as_json, **prompt):
+def ask(*, question, base, adapters, store, precision, device, trust_remote_code, as_json, **prompt):
     """Ask QUESTION and see the answers of the base and of base + adapters.
 
     Without QUESTION, it prompts for one after another; an empty line or Ctrl-D ends it.
@@ -23,7 +23,7 @@ def ask(question, base, adapters, store, precision, device, trust_remote_code, a
       asu-lora ask "Where does Harry Potter go to school?" --adapter harry-potter
       asu-lora ask --adapter a --adapter b:0.5
     """
-    from asu_lora.cli.console import print_json, print_table, stderr
+    from asu_lora.cli.console import print_json, print_table, readable, stderr
     from asu_lora.cli.quiet import quiet_libraries
 
     if question is not None and not question.strip():
@@ -32,12 +32,13 @@ def ask(question, base, adapters, store, precision, device, trust_remote_code, a
         quiet_libraries()
         from asu_lora.models.adapter_stack import load
 
-        stack = load(base, adapters, store, precision, device, trust_remote_code, rows=prompt)
+        stack = load(base, adapters, store, precision, device, trust_remote_code=trust_remote_code, rows=prompt)
     for note in stack.notes:
         click.echo(f"Warning: {note}", err=True)
     names = " + ".join(["base", *(weighted(name, weight) for name, weight in stack.adapters)])
 
-    def answer(text: str) -> None:
+    def answer(typed: str) -> None:
+        text = readable(typed)
         with stderr().status("Thinking ..."):
             with stack.without_adapters():
                 plain = stack.ask([text])[0]

@@ -34,6 +34,14 @@ def encodes(stream: Any, text: str) -> bool:
     return True
 
 
+def readable(word: str) -> str:
+    """A typed word as text: bytes that the locale couldn't read are read as UTF-8, or replaced by U+FFFD."""
+    try:
+        return word.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # half a character that no byte stands for
+        return word.encode("utf-8", "replace").decode()
+
+
 def stdout() -> "Console":
     """The rich console for results."""
     from rich.console import Console

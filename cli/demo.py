@@ -1,8 +1,15 @@
 """asu-lora demo: the main job on a real model, in minutes, without a download."""
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from asu_lora.cli.options import json_option, store_option
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from asu_lora.demo.harry_potter import Asked, DemoResult
 
 
 @click.command(short_help="Forget Harry Potter: the main job on a real model, in minutes.")
@@ -18,7 +25,7 @@ def demo(store, name, seed, replace, as_json):
     trained into the store; then questions it was never trained on are asked: paraphrases, which should no
     longer yield the fact, and controls, which should.
     """
-    from asu_lora.cli.console import print_json, print_table, stderr
+    from asu_lora.cli.console import print_json, stderr
     from asu_lora.cli.forget import report
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
@@ -41,18 +48,25 @@ def demo(store, name, seed, replace, as_json):
         "control questions": result.controls,
     }
     if as_json:
-        return print_json(
-            {
-                "name": result.run.name,
-                "path": str(result.run.path),
-                "before": result.run.before,
-                "after": result.run.after,
-                "tau": result.run.record.tau.tau,
-                "seconds": result.run.record.seconds,
-                "peak_memory_bytes": result.run.record.peak_memory,
-                "questions": {title: [vars(asked) for asked in part] for title, part in parts.items()},
-            }
-        )
+        return print_json(_as_dict(result, parts))
+    _show(parts)
+    report(result.run, EMBEDDED, store)
+    return None
+
+
+def _as_dict(result: "DemoResult", parts: "Mapping[str, Sequence[Asked]]") -> dict[str, Any]:
+    """What ``--json`` prints."""
+    from asu_lora.cli.forget import as_dict
+
+    return as_dict(result.run) | {
+        "questions": {title: [vars(asked) for asked in part] for title, part in parts.items()}
+    }
+
+
+def _show(parts: "Mapping[str, Sequence[Asked]]") -> None:
+    """A table of answers for each part, and how often a fact was yielded."""
+    from asu_lora.cli.console import print_table
+
     for title, part in parts.items():
         shown = [a for a in part if a.yielded_before][:6] or part[:6]
         print_table(
@@ -71,8 +85,6 @@ def demo(store, name, seed, replace, as_json):
         ],
         right=(1, 2, 3),
     )
-    report(result.run, EMBEDDED, store)
-    return None
 
 
 def _short(answer: str, most: int = 160) -> str:

@@ -18,6 +18,7 @@ from asu_lora.cli.options import (
 from asu_lora.evaluation.suites import SUITES
 from asu_lora.reporting.tables import percent
 
+SETS_A_TABLE = 4  # more would not fit into 80 columns
 NOT_PERCENT = ("forget quality", "AUC", "PrivLeak")  # endings: a p-value, an AUC, percent already
 
 
@@ -96,11 +97,13 @@ def _print(result):
 
     summary = result.summary()
     metrics = list(dict.fromkeys(metric for values in result.sets.values() for metric in values))
-    if result.sets:
-        cells = [
-            (metric.replace("_", " "), *(_value(summary, name, metric) for name in result.sets)) for metric in metrics
-        ]
-        print_table(None, ("metric", *result.sets), cells, right=tuple(range(1, len(result.sets) + 1)))
+    names = list(result.sets)
+    for start in range(0, len(names), SETS_A_TABLE):
+        shown = names[start : start + SETS_A_TABLE]
+        cells = [(metric.replace("_", " "), *(_value(summary, name, metric) for name in shown)) for metric in metrics]
+        columns = ("metric", *(name.replace("_", "\n") for name in shown))
+        print_table(None, columns, cells, right=tuple(range(1, len(columns))))
+    if names:
         print_table(
             None,
             ("score", "value", "95 %"),
@@ -134,7 +137,8 @@ def _value(summary, name, metric):
     if values[metric] is None:
         return "missing"
     bounds = summary["intervals"][name].get(metric)
-    return f"{values[metric]:.3f}" + (f" ±{(bounds[1] - bounds[0]) / 2:.2f}" if bounds else "")
+    half = f"{(bounds[1] - bounds[0]) / 2:.2f}".removeprefix("0") if bounds else ""
+    return f"{values[metric]:.3f}" + (f"±{half}" if half else "")
 
 
 def _score(name, value):

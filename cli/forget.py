@@ -1,12 +1,16 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.options import base_option, json_option, retain_option, store_option, where_option
+
+if TYPE_CHECKING:
+    from asu_lora.forgetting.result import ForgetResult
 
 
 @click.command(short_help="Train one adapter that makes a base forget a request.")
@@ -48,7 +52,22 @@ from asu_lora.cli.options import base_option, json_option, retain_option, store_
 @json_option
 @setting_options
 def forget(
-    file, base, retain, name, store, where, on_top_of, heldout, idk_file, resume, dry_run, fit, as_json, config, **typed
+    *,
+    file,
+    base,
+    retain,
+    name,
+    store,
+    where,
+    on_top_of,
+    heldout,
+    idk_file,
+    resume,
+    dry_run,
+    fit,
+    as_json,
+    config,
+    **typed,
 ):
     """Make a base forget the questions and answers, or the passages, in FILE.
 
@@ -80,23 +99,26 @@ def forget(
     if dry_run:
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
+    more = dict(name=name, store=store, heldout=held, idk_file=idk_file, on_top_of=on_top_of, resume=resume)
+    result = _run(request, base, config, **more)
+    if not result.main_process:
+        return  # under accelerate launch, one process reports
+    if as_json:
+        from asu_lora.cli.console import print_json
+
+        print_json(as_dict(result) | {"parameters": result.record.counts})
+    else:
+        report(result, base, store)
+
+
+def _run(request, base, config, **more) -> "ForgetResult":
+    """The run itself, with a way on where it was interrupted."""
     from asu_lora.cli.progress import Bars
     from asu_lora.errors import NotEnoughMemory
     from asu_lora.forgetting.forget import forget as run
 
     try:
-        result = run(
-            request,
-            base,
-            config,
-            name=name,
-            store=store,
-            heldout=held,
-            idk_file=idk_file,
-            on_top_of=on_top_of,
-            resume=resume,
-            progress=Bars(),
-        )
+        return run(request, base, config, progress=Bars(), **more)
     except NotEnoughMemory as error:
         raise NotEnoughMemory(
             f"{error} --fit does so by itself; the same command with that and --resume goes on after "
@@ -107,25 +129,19 @@ def forget(
             "Interrupted: nothing was added to the store; the same command with --resume goes on "
             "after the last whole epoch."
         ) from interrupt
-    if not result.main_process:
-        return  # under accelerate launch, one process reports
-    if as_json:
-        from asu_lora.cli.console import print_json
 
-        print_json(
-            {
-                "name": result.name,
-                "path": str(result.path),
-                "before": result.before,
-                "after": result.after,
-                "tau": result.record.tau and result.record.tau.tau,
-                "seconds": result.record.seconds,
-                "peak_memory_bytes": result.record.peak_memory,
-                "parameters": result.record.counts,
-            }
-        )
-    else:
-        report(result, base, store)
+
+def as_dict(result: "ForgetResult") -> dict[str, Any]:
+    """What ``--json`` prints of a run."""
+    return {
+        "name": result.name,
+        "path": str(result.path),
+        "before": result.before,
+        "after": result.after,
+        "tau": result.record.tau and result.record.tau.tau,
+        "seconds": result.record.seconds,
+        "peak_memory_bytes": result.record.peak_memory,
+    }
 
 
 def report(result, base: str, store: Path) -> None:

@@ -1,16 +1,62 @@
 """``asu-lora merge``: adapters baked into the base's weights."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from asu_lora.cli.adapters.check import warn_of_interference
 from asu_lora.cli.console import print_json, stderr
 from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, remote_code_option, store_option
+
+if TYPE_CHECKING:
+    from asu_lora.bases.source import BaseSource
+    from asu_lora.data.examples import Example
+    from asu_lora.merging.check import CheckReport
+    from asu_lora.merging.durable.durable_rounding import DurableSettings
+    from asu_lora.merging.report import MergeReport
 
 CAME_BACK = 3  # the exit code of a check that fails
 
 
-@click.command()
+EXPLANATION = """Write the base with adapters baked in: weights to publish, which plain transformers loads.
+
+\b
+  asu-lora merge --adapter harry-potter --out smollm2-without-potter
+  asu-lora merge --base B --adapter anna --adapter ben:0.5 --out merged --precision nf4
+
+The base is read and written tensor by tensor, so that a model far larger than the memory can be merged.
+All updates are added up in fp32 and rounded once, to the precision asked for; nf4 is bitsandbytes' 4-bit
+layout.
+
+An adapter trained on the NF4 base has learnt to correct the weights as NF4 shows them, so it is merged
+onto these, whatever the precision; --onto original adds it to the original weights instead.
+
+Rounding takes forgetting back: an update smaller than half a step vanishes. What each module lost is
+measured and the worst are printed. "Lost" is the share of the update, along its own direction, that is no
+longer there; "noise" is what rounding changed, as a multiple of the update. --json has all modules.
+
+Whether forgotten answers came back is what --check measures, at every precision the merged model may be
+deployed in (nf4 and int8 also by quantising it on loading). With p the mean answer probability, or ROUGE-L
+recall, of the forget questions, the share that came back is (p_merged - p_adapters) / (p_base - p_adapters);
+a figure that the adapters lowered by less than 0.05 is not judged. The precision that was written decides:
+
+\b
+  asu-lora merge -a request -o out -p nf4 --check request.jsonl --check-retain keep.jsonl
+  exit code 0: it still forgets   3: more than --tolerance came back   2: something was wrong
+
+In 4 bit, rounding to nearest loses nearly all of an adapter that was trained on NF4. --durable moves a few
+weights by a whole step instead, so that each layer answers these questions as it did with the adapters. It
+loads the base in NF4 to see what the layers are fed, and holds up to 2 GiB of that:
+
+\b
+  asu-lora merge -a request -o out -p nf4 --durable --check request.jsonl --check-retain keep.jsonl
+
+--residual-rank 2 adds a small plain PEFT adapter for what is still lost; load it onto OUT, always.
+"""
+
+
+@click.command(help=EXPLANATION)
 @base_option
 @adapter_option
 @out_option("The folder to write; it must not hold anything yet.")
@@ -77,6 +123,7 @@ CAME_BACK = 3  # the exit code of a check that fails
 @store_option
 @json_option
 def merge(
+    *,
     base: str,
     adapters: tuple[str, ...],
     out: Path,
@@ -93,73 +140,23 @@ def merge(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Write the base with adapters baked in: weights to publish, which plain transformers loads.
-
-    \b
-      asu-lora merge --adapter harry-potter --out smollm2-without-potter
-      asu-lora merge --base B --adapter anna --adapter ben:0.5 --out merged --precision nf4
-
-    The base is read and written tensor by tensor, so that a model far larger than the memory can be merged.
-    All updates are added up in fp32 and rounded once, to the precision asked for; nf4 is bitsandbytes' 4-bit
-    layout.
-
-    An adapter trained on the NF4 base has learnt to correct the weights as NF4 shows them, so it is merged
-    onto these, whatever the precision; --onto original adds it to the original weights instead.
-
-    Rounding takes forgetting back: an update smaller than half a step vanishes. What each module lost is
-    measured and the worst are printed. "Lost" is the share of the update, along its own direction, that is no
-    longer there; "noise" is what rounding changed, as a multiple of the update. --json has all modules.
-
-    Whether forgotten answers came back is what --check measures, at every precision the merged model may be
-    deployed in (nf4 and int8 also by quantising it on loading). With p the mean answer probability, or ROUGE-L
-    recall, of the forget questions, the share that came back is (p_merged - p_adapters) / (p_base - p_adapters);
-    a figure that the adapters lowered by less than 0.05 is not judged. The precision that was written decides:
-
-    \b
-      asu-lora merge -a request -o out -p nf4 --check request.jsonl --check-retain keep.jsonl
-      exit code 0: it still forgets   3: more than --tolerance came back   2: something was wrong
-
-    In 4 bit, rounding to nearest loses nearly all of an adapter that was trained on NF4. --durable moves a few
-    weights by a whole step instead, so that each layer answers these questions as it did with the adapters. It
-    loads the base in NF4 to see what the layers are fed, and holds up to 2 GiB of that:
-
-    \b
-      asu-lora merge -a request -o out -p nf4 --durable --check request.jsonl --check-retain keep.jsonl
-
-    --residual-rank 2 adds a small plain PEFT adapter for what is still lost; load it onto OUT, always.
-    """
+    """Explained in EXPLANATION."""
+    _refuse_contradictions(precision, check, check_retain, durable, calibration, residual_rank)
     from asu_lora.cli.quiet import quiet_libraries
 
-    questions = calibration or check
-    if durable and precision != "nf4":
-        raise click.UsageError(f"--durable is for --precision nf4; {precision} keeps the update as it is.")
-    if durable and not questions:
-        raise click.UsageError("--durable needs the questions that were to be forgotten: --check or --calibration.")
-    if residual_rank and not durable:
-        raise click.UsageError("--residual-rank goes with --durable.")
-    if calibration and not durable:
-        raise click.UsageError("--calibration goes with --durable.")
-    if check_retain and not (check or durable):
-        raise click.UsageError("--check-retain goes with --check or --durable.")
     quiet_libraries()
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.bases.source import resolve_base
     from asu_lora.cli.merge_tables import tell
-    from asu_lora.cli.progress import Bars
-    from asu_lora.data.request import general_retain, read_examples
+    from asu_lora.data.request import read_examples
     from asu_lora.merging.merge import merge as write_merged
     from asu_lora.models.adapter_stack import parse_adapter
 
-    store = AdapterStore(store)
-    chosen = [(store.resolve(name), weight) for name, weight in map(parse_adapter, adapters)]
+    folders = AdapterStore(store)
+    chosen = [(folders.resolve(name), weight) for name, weight in map(parse_adapter, adapters)]
     asked = read_examples(check) if check else []
     kept = read_examples(check_retain) if check_retain else []
-    settings = None
-    if durable:
-        from asu_lora.merging.durable.durable_rounding import DurableSettings
-
-        looked_at = read_examples(calibration) if calibration else asked
-        settings = DurableSettings(looked_at, kept or general_retain(looked_at), residual_rank)
+    looked_at = read_examples(calibration) if calibration else asked
     source = resolve_base(base)
     with _bar() as progress:
         task = progress.add_task(f"Merging into {precision}", total=None)
@@ -168,35 +165,74 @@ def merge(
             chosen,
             out,
             precision,
-            onto,
-            int(shard_size * 1e9),
-            lambda done, total: progress.update(task, completed=done, total=total),
-            trust_remote_code,
-            settings,
+            onto=onto,
+            shard_size=int(shard_size * 1e9),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            trust_remote_code=trust_remote_code,
+            durable=_durable(looked_at, kept, residual_rank) if durable else None,
         )
-    checked = None
-    if check:
-        from asu_lora.merging.check import check as check_merged
-
-        with Bars() as bars:
-            checked = check_merged(
-                source,
-                chosen,
-                out,
-                precision,
-                asked,
-                kept,
-                tolerance,
-                report.onto,
-                trust_remote_code=trust_remote_code,
-                progress=bars,
-            )
+    warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
+    checked = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code) if check else None
     if as_json:
         print_json(report.as_dict() | ({"check": checked.as_dict()} if checked else {}))
     else:
         tell(report, checked)
     if checked and not checked.passed:
         raise SystemExit(CAME_BACK)
+
+
+def _refuse_contradictions(
+    precision: str,
+    check: str | None,
+    check_retain: str | None,
+    durable: bool,
+    calibration: str | None,
+    residual_rank: int,
+) -> None:
+    if durable and precision != "nf4":
+        raise click.UsageError(f"--durable is for --precision nf4; {precision} keeps the update as it is.")
+    if durable and not (calibration or check):
+        raise click.UsageError("--durable needs the questions that were to be forgotten: --check or --calibration.")
+    if residual_rank and not durable:
+        raise click.UsageError("--residual-rank goes with --durable.")
+    if calibration and not durable:
+        raise click.UsageError("--calibration goes with --durable.")
+    if check_retain and not (check or durable):
+        raise click.UsageError("--check-retain goes with --check or --durable.")
+
+
+def _durable(looked_at: "list[Example]", kept: "list[Example]", residual_rank: int) -> "DurableSettings":
+    from asu_lora.data.request import general_retain
+    from asu_lora.merging.durable.durable_rounding import DurableSettings
+
+    return DurableSettings(looked_at, kept or general_retain(looked_at), residual_rank)
+
+
+def _checked(
+    source: "BaseSource",
+    adapters: list[tuple[Path, float]],
+    report: "MergeReport",
+    asked: "list[Example]",
+    kept: "list[Example]",
+    tolerance: float,
+    trust_remote_code: bool,
+) -> "CheckReport":
+    from asu_lora.cli.progress import Bars
+    from asu_lora.merging.check import check
+
+    with Bars() as bars:
+        return check(
+            source,
+            adapters,
+            report.out,
+            report.precision,
+            asked,
+            kept,
+            tolerance=tolerance,
+            onto=report.onto,
+            trust_remote_code=trust_remote_code,
+            progress=bars,
+        )
 
 
 def _bar():

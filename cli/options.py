@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.console import readable
+
 
 def store_option(command: Callable) -> Callable:
     return click.option(
@@ -192,7 +194,7 @@ def _pairs(ctx, param, values):
             raise click.BadParameter(f"'{value}' is not COLUMN=VALUE.")
         if column in dict(pairs):
             raise click.BadParameter(f"the column '{column}' is named twice; a row has one value of it.")
-        pairs.append((column, wanted))
+        pairs.append((readable(column), readable(wanted)))
     return pairs
 
 

@@ -96,3 +96,10 @@ def tokenizer():
     from tests.support.word_pieces import word_piece_tokenizer
 
     return word_piece_tokenizer()
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def nf4_compute(request, monkeypatch) -> str:
+    """NF4 computes in both types, whatever this CPU would choose. bf16 is slow where it is emulated: tiny models only."""
+    monkeypatch.setenv("ASU_LORA_NF4_COMPUTE", request.param)
+    return request.param

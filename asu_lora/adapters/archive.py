@@ -97,13 +97,13 @@ def pack(folder: Path, archive: Path, root: str) -> None:
     with (
         open(archive, "xb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w") as target,
+        tarfile.open(fileobj=packed, mode="w") as packed_tar,
     ):
         for name, path in adapter_files(folder):
-            info = tarfile.TarInfo(f"{root}/{name}")
-            info.size = path.stat().st_size
+            member = tarfile.TarInfo(f"{root}/{name}")
+            member.size = path.stat().st_size
             with open(path, "rb") as source:
-                target.addfile(info, source)
+                packed_tar.addfile(member, source)
 
 
 @contextmanager
@@ -141,11 +141,11 @@ class _Sips(io.BufferedIOBase):
     ask for any amount of memory.
     """
 
-    def __init__(self, archive: Path, stream: IO[bytes]):
+    def __init__(self, archive: Path, stream: io.BufferedIOBase):
         self.archive, self.stream = archive, stream
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_SIP:
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MAX_SIP:
             raise AdapterError(f"{self.archive.name} is refused: one of its headers is far too large.")
         return self.stream.read(size)
 
@@ -175,7 +175,7 @@ def _tar_entries(archive: Path, source: tarfile.TarFile, max_bytes: int) -> Iter
         yield Entry(path, member.size, member)
 
 
-def _refuse_remains(archive: Path, stream: IO[bytes], entries: list[Entry]) -> None:
+def _refuse_remains(archive: Path, stream: io.BufferedIOBase, entries: list[Entry]) -> None:
     """Read on behind the last entry: only zeros may be there, and at least some.
 
     tarfile takes a damaged header for the end, which would leave entries out in silence; and gzip compares

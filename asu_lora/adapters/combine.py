@@ -6,87 +6,19 @@ keeps the R largest singular values of that sum, found from thin QR factors and 
 other sum of rank R is nearer), so that a full (out, in) matrix is never made.
 """
 
-import hashlib
 import math
-import re
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from asu_lora.adapters.lora_folder import (
-    EMBEDDING_FACTORS,
-    LINEAR_FACTORS,
-    PREFIX,
-    LoraFolder,
-    read_lora,
-    refuse_different_bases,
-)
-from asu_lora.adapters.manifest import (
-    WEIGHTS_NAME,
-    BaseRecord,
-    Manifest,
-    MethodRecord,
-    RequestRecord,
-    StackedOn,
-    fingerprint_of,
-    write_manifest,
-)
-from asu_lora.adapters.model_card import write_model_card
+from asu_lora.adapters.combine_report import CombinedModule, CombineReport
+from asu_lora.adapters.combined_folder import natural, write_combined
+from asu_lora.adapters.lora_folder import LoraFolder, factor_names, read_lora, refuse_different_bases
+from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.files import discard
-
-_COUNTS = ("forget_rows", "forget_tokens", "retain_rows", "retain_tokens", "skipped_rows", "cut_rows")
-
-
-@dataclass(frozen=True)
-class CombinedModule:
-    """One module of the result.
-
-    Attributes:
-        rank: of the sum before truncation (the concatenated ranks).
-        kept_rank: of the result.
-        norm: Frobenius norm of the exact sum.
-        relative_error: ||result - exact sum|| / ||exact sum|| (Frobenius); 0 where nothing was cut off.
-    """
-
-    module: str
-    rank: int
-    kept_rank: int
-    norm: float
-    relative_error: float
-
-
-@dataclass(frozen=True)
-class CombineReport:
-    """What :func:`combine` made, from what, and how far it is from the exact sum."""
-
-    path: Path
-    sources: list[dict[str, Any]]
-    modules: list[CombinedModule]
-
-    @property
-    def rank(self) -> int:
-        return max(module.kept_rank for module in self.modules)
-
-    @property
-    def relative_error(self) -> float:
-        """Of all modules together: sqrt(sum of squared errors / sum of squared norms)."""
-        norm = sum(m.norm**2 for m in self.modules)
-        return math.sqrt(sum((m.relative_error * m.norm) ** 2 for m in self.modules) / norm) if norm else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "rank": self.rank,
-            "relative_error": self.relative_error,
-            "sources": self.sources,
-            "modules": [asdict(module) for module in self.modules],
-        }
 
 
 def combine(
@@ -116,22 +48,23 @@ def combine(
     started = time.perf_counter()
     out = Path(out_folder)
     loras = [read_lora(folder) for folder in folders]
+    loras = [lora.aligned_to(loras[0].modules) for lora in loras]  # one name for a module, whoever saved it
     _check(loras, weights, out, rank)
     tensors: dict[str, torch.Tensor] = {}
     modules = []
-    for module in sorted({module for lora in loras for module in lora.modules}, key=_natural):
+    for module in sorted({module for lora in loras for module in lora.modules}, key=natural):
         a, b, embedding = _concatenated(module, loras, weights)
         made, a, b = _truncated(module, a, b, rank)
         modules.append(made)
-        suffixes = EMBEDDING_FACTORS if embedding else LINEAR_FACTORS
-        tensors[PREFIX + module + suffixes[0]], tensors[PREFIX + module + suffixes[1]] = a, b
+        name_a, name_b = factor_names(module, embedding)
+        tensors[name_a], tensors[name_b] = a, b
     sources = [
         {"name": lora.name, "weight": float(weight), "fingerprint": fingerprint_of(lora.path)}
         for lora, weight in zip(loras, weights, strict=True)
     ]
     report = CombineReport(out, sources, modules)
     try:
-        _write(report, tensors, loras, name or out.name, rank, started)
+        write_combined(report, tensors, loras, name=name or out.name, rank=rank, started=started)
     except OSError as error:
         discard(out)
         raise AdapterError(f"{out} can't be written: {error.strerror or error}.") from error
@@ -166,7 +99,9 @@ def _check(loras: Sequence[LoraFolder], weights: Sequence[float], out: Path, ran
             )
 
 
-def _concatenated(module: str, loras: Sequence[LoraFolder], weights: Sequence[float]):
+def _concatenated(
+    module: str, loras: Sequence[LoraFolder], weights: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """A (sum of ranks, in), B (out, sum of ranks) with weights and scalings folded in, and whether it is an
     embedding's."""
     parts_a, parts_b, embedding = [], [], False
@@ -179,7 +114,9 @@ def _concatenated(module: str, loras: Sequence[LoraFolder], weights: Sequence[fl
     return torch.cat(parts_a, dim=0), torch.cat(parts_b, dim=1), embedding
 
 
-def _truncated(module: str, a: torch.Tensor, b: torch.Tensor, rank: int | None):
+def _truncated(
+    module: str, a: torch.Tensor, b: torch.Tensor, rank: int | None
+) -> tuple[CombinedModule, torch.Tensor, torch.Tensor]:
     """The best rank-``rank`` approximation of B A as new factors, with its error, computed in fp64.
 
     B = Q_B R_B and A^T = Q_A R_A give B A = Q_B (R_B R_A^T) Q_A^T, whose singular values are those of the
@@ -201,108 +138,3 @@ def _truncated(module: str, a: torch.Tensor, b: torch.Tensor, rank: int | None):
     a = (root[:, None] * (vt[:kept] @ q_a.T)).float().contiguous()
     b = ((q_b @ u[:, :kept]) * root).float().contiguous()
     return CombinedModule(module, total, kept, norm, lost / norm if norm else 0.0), a, b
-
-
-def _write(
-    report: CombineReport,
-    tensors: dict[str, torch.Tensor],
-    loras: Sequence[LoraFolder],
-    name: str,
-    rank: int | None,
-    started: float,
-) -> None:
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    report.path.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, report.path / WEIGHTS_NAME, metadata={"format": "pt"})
-    ranks = {module.module: module.kept_rank for module in report.modules}
-    # r is the largest rank: servers such as vLLM make room for r and know no patterns. The caret keeps a
-    # module's name from matching the end of a longer one.
-    pattern = {f"^{re.escape(module)}": kept for module, kept in ranks.items() if kept != report.rank}
-    first = loras[0].config
-    config = LoraConfig(
-        r=report.rank,
-        lora_alpha=report.rank,
-        rank_pattern=pattern,
-        alpha_pattern=dict(pattern),
-        target_modules=_target_modules(loras, list(ranks)),
-        fan_in_fan_out=bool(first.get("fan_in_fan_out")),
-        task_type=first.get("task_type"),
-        inference_mode=True,
-        base_model_name_or_path=next(
-            (
-                lora.config.get("base_model_name_or_path")
-                for lora in loras
-                if lora.config.get("base_model_name_or_path")
-            ),
-            None,
-        ),
-        revision=first.get("revision"),
-    )
-    # PEFT keeps a set, which would be written in another order each time.
-    config.target_modules = sorted(config.target_modules, key=_natural)
-    config.save_pretrained(report.path)
-    known = [lora.manifest for lora in loras if lora.manifest]
-    if known:
-        manifest = _manifest(report, loras, known, name, rank, time.perf_counter() - started)
-        write_model_card(report.path, manifest)
-        write_manifest(report.path, manifest)
-
-
-def _target_modules(loras: Sequence[LoraFolder], modules: list[str]) -> list[str]:
-    """The sources' own short list where it says exactly the same, else every module by its full name."""
-    lists = [lora.config.get("target_modules") for lora in loras]
-    plain = all(isinstance(names, list) and sorted(names) == sorted(lists[0]) for names in lists)
-    narrowed = any(lora.config.get("layers_to_transform") or lora.config.get("exclude_modules") for lora in loras)
-    if plain and not narrowed and all(set(lora.modules) == set(modules) for lora in loras):
-        return sorted(lists[0])
-    return modules
-
-
-def _manifest(
-    report: CombineReport,
-    loras: Sequence[LoraFolder],
-    known: list[Manifest],
-    name: str,
-    rank: int | None,
-    seconds: float,
-) -> Manifest:
-    precisions = {manifest.base.precision for manifest in known}
-    base = BaseRecord.model_validate(known[0].base.model_dump())
-    if len(precisions) > 1:
-        base = base.model_copy(update={"precision": "mixed", "quantization": None})
-    inside = {source["fingerprint"] for source in report.sources}
-    beneath = {
-        below.fingerprint: below
-        for manifest in known
-        for below in manifest.on_top_of
-        if below.fingerprint not in inside
-    }
-    requests = [manifest.request for manifest in known]
-    counts: Counter[str] = Counter()
-    for request in requests:
-        counts.update(request.counts)
-    summed = {key: sum(getattr(request, key) or 0 for request in requests) for key in _COUNTS}
-    prints = sorted(request.fingerprint for request in requests)
-    digest = hashlib.sha256("\n".join(prints).encode()).hexdigest()
-    details = {
-        "sources": report.sources,
-        "rank": rank,
-        "relative_error": report.relative_error,
-        "without_manifest": [lora.name for lora in loras if not lora.manifest],
-    }
-    return Manifest(
-        name=name,
-        base=base,
-        method=MethodRecord(objective="combined", details=details),
-        lora={"rank": report.rank, "alpha": report.rank, "modules": len(report.modules)},
-        request=RequestRecord(fingerprint=digest, counts=dict(counts), **summed),
-        on_top_of=[StackedOn.model_validate(below.model_dump()) for below in beneath.values()],
-        versions={"torch": torch.__version__},
-        wall_time_s=round(seconds, 3),
-    )
-
-
-def _natural(name: str) -> list[Any]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

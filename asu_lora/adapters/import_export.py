@@ -3,21 +3,27 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from asu_lora.adapters.archive import archive_suffix, pack, unpack
-from asu_lora.adapters.manifest import CONFIG_NAME, WEIGHTS_NAME, has_manifest, read_manifest
+from asu_lora.adapters.manifest import CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME, has_manifest, read_manifest
+from asu_lora.adapters.sharing import shareable
 from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.adapters.verify import pickles_in, verify_adapter
 from asu_lora.errors import AdapterError, StoreError
-from asu_lora.files import adapter_files, discard, fsync_path, fsync_tree, write_atomic
+from asu_lora.files import adapter_files, discard, fsync_path, fsync_tree, refuse_link_outwards, write_atomic
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore
 
 # What else a PEFT folder may bring along: templates, tokenizer files, notes. No other weights.
 _COMPANIONS = {".json", ".md", ".txt", ".jinja", ".model"}
 
 
-def import_adapter(store, source: Path, name: str | None = None) -> StoredAdapter:
+def import_adapter(store: "AdapterStore", source: Path, name: str | None = None) -> StoredAdapter:
     """See :meth:`asu_lora.adapters.store.AdapterStore.import_`.
 
     Raises:
@@ -33,7 +39,7 @@ def import_adapter(store, source: Path, name: str | None = None) -> StoredAdapte
         raise StoreError(f"{source} can't be imported: {error.strerror or error}.") from error
 
 
-def _import_archive(store, source: Path, name: str | None) -> StoredAdapter:
+def _import_archive(store: "AdapterStore", source: Path, name: str | None) -> StoredAdapter:
     if not source.is_file():
         raise AdapterError(f"There is no folder or archive {source}.")
     suffix = archive_suffix(source)
@@ -46,7 +52,9 @@ def _import_archive(store, source: Path, name: str | None) -> StoredAdapter:
         return _take_in(store, find_adapter(scratch), name, source.name[: -len(suffix)], take=os.rename)
 
 
-def _take_in(store, folder: Path, name: str | None, fallback: str, take) -> StoredAdapter:
+def _take_in(
+    store: "AdapterStore", folder: Path, name: str | None, fallback: str, take: Callable[[Path, Path], object]
+) -> StoredAdapter:
     from asu_lora.adapters.model_card import restate
 
     # Pickles further down (a trainer's checkpoints) are not refused: nothing down there is taken.
@@ -55,10 +63,13 @@ def _take_in(store, folder: Path, name: str | None, fallback: str, take) -> Stor
             f"{folder.name} holds {pickles[0]}, a pickle, which could run code and is never "
             "opened: delete it, or save the adapter as safetensors with PEFT."
         )
+    for file in (CONFIG_NAME, MANIFEST_NAME):
+        refuse_link_outwards(folder, folder / file)
     manifest = read_manifest(folder) if has_manifest(folder) else None
     name = name or (manifest.name if manifest else fallback)
     with store.stage(name) as staged:
         for relative in _belongings(folder, set(manifest.files) if manifest else set()):
+            refuse_link_outwards(folder, folder / relative)
             target = staged / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             take(folder / relative, target)
@@ -100,7 +111,7 @@ def _belongings(folder: Path, recorded: set[str]) -> list[str]:
     ]
 
 
-def export_adapter(store, name: str, destination: Path) -> Path:
+def export_adapter(store: "AdapterStore", name: str, destination: Path) -> Path:
     """See :meth:`asu_lora.adapters.store.AdapterStore.export`.
 
     Raises:
@@ -114,8 +125,7 @@ def export_adapter(store, name: str, destination: Path) -> Path:
     if os.path.lexists(destination):
         raise StoreError(f"{destination} is there already and is not overwritten: choose another place.")
     beside = destination.parent / f".{destination.name}.{uuid4().hex}{suffix or ''}"
-    with store.snapshot(name) as snapshot:
-        verify_adapter(snapshot).raise_if_bad()
+    with shareable(store, name) as snapshot:
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             if suffix:
@@ -131,15 +141,3 @@ def export_adapter(store, name: str, destination: Path) -> Path:
         finally:
             discard(beside)
     return destination
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Hard links to all files of a folder in a new one; copies where the disk can't link."""
-    target.mkdir(parents=True)
-    for name, path in adapter_files(source):
-        link = target / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, link)
-        except OSError:
-            shutil.copy2(path, link)

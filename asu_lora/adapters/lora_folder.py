@@ -104,7 +104,7 @@ class LoraFolder:
         try:
             # by the offsets that are known: a reader of the whole format would parse the header for every module
             with (self.path / WEIGHTS_NAME).open("rb") as file:
-                for name in factor_names(self.modules[module]):
+                for name in factor_names(module, self.modules[module].embedding):
                     info = self.tensors[name]
                     file.seek(info.start)
                     data = bytearray(file.read(info.end - info.start))
@@ -162,7 +162,7 @@ def read_lora(folder: str | Path) -> LoraFolder:
     if why := more_than_lora(lora.config):
         raise AdapterError(f"The adapter {name} can't be added up or merged: {why}.")
     for module in lora.modules:
-        shapes = [lora.tensors[key].shape for key in factor_names(lora.modules[module])]
+        shapes = [lora.tensors[key].shape for key in factor_names(module, lora.modules[module].embedding)]
         if any(len(shape) != 2 for shape in shapes):
             raise AdapterError(
                 f"The adapter {name} changes {module}, which is no linear layer or "
@@ -171,10 +171,10 @@ def read_lora(folder: str | Path) -> LoraFolder:
     return lora
 
 
-def factor_names(module: LoraModule) -> tuple[str, str]:
+def factor_names(module: str, embedding: bool) -> tuple[str, str]:
     """The canonical names of a module's A and B."""
-    a, b = EMBEDDING_FACTORS if module.embedding else LINEAR_FACTORS
-    return PREFIX + module.name + a, PREFIX + module.name + b
+    a, b = EMBEDDING_FACTORS if embedding else LINEAR_FACTORS
+    return PREFIX + module + a, PREFIX + module + b
 
 
 def refuse_different_bases(loras: Sequence[LoraFolder]) -> None:

@@ -86,9 +86,9 @@ class MethodRecord(_Record):
     forget_coeff: float | None = None
     retain_coeff: float | None = None
     tau: float | None = None
-    tau_chosen_by: str | None = Field(None, description='"user" or "auto"')
-    tau_curve: list[dict[str, Number]] | None = Field(None, description="the figures auto chose from")
-    smooth_layers: list[int] | None = Field(None, description="None: all layers")
+    tau_chosen_by: str | None = Field(default=None, description='"user" or "auto"')
+    tau_curve: list[dict[str, Number]] | None = Field(default=None, description="the figures auto chose from")
+    smooth_layers: list[int] | None = Field(default=None, description="None: all layers")
     details: dict[str, Any] = Field(default_factory=dict, description="settings of this objective only")
 
     @field_validator("details")
@@ -116,12 +116,12 @@ class RequestRecord(_Record):
 
     fingerprint: str
     forget_rows: int
-    forget_tokens: int | None = Field(None, description="answer tokens that carry loss")
+    forget_tokens: int | None = Field(default=None, description="answer tokens that carry loss")
     retain_rows: int = 0
     retain_tokens: int | None = None
-    retain_source: str | None = Field(None, description="where retain rows came from: a kind, not a text")
-    skipped_rows: int = Field(0, description="rows whose answer tokenised to nothing")
-    cut_rows: int = Field(0, description="rows cut off by the length limit")
+    retain_source: str | None = Field(default=None, description="where retain rows came from: a kind, not a text")
+    skipped_rows: int = Field(default=0, description="rows whose answer tokenised to nothing")
+    cut_rows: int = Field(default=0, description="rows cut off by the length limit")
     counts: dict[str, int] = Field(default_factory=dict, description="any other counts")
 
 

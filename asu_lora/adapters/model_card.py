@@ -2,13 +2,13 @@
 
 import re
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from asu_lora.adapters.manifest import CARD_NAME, MANIFEST_NAME, Manifest
 from asu_lora.files import sha256_file, write_atomic
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 FIGURE_NAMES = {
     "forget_probability": "Answer probability, forget set",
@@ -39,15 +39,22 @@ def figure(value: Any) -> str:
 
 def render_model_card(manifest: Manifest) -> str:
     """The text of ``README.md``: front matter as the hub reads it, then prose and tables."""
-    base = manifest.base.id
+    base = public_base_name(manifest.base.id)
     return _template().render(
         manifest=manifest,
         figures=figure_rows(manifest),
         figure=figure,
         # The hub takes only its own ids here; a local path would also tell where the maker keeps things.
-        hub_base=base if _HUB_ID.fullmatch(base) and not Path(base).exists() else None,
-        base=Path(base).name if Path(base).is_absolute() else base,
+        hub_base=base if _HUB_ID.fullmatch(base) else None,
+        base=base,
     )
+
+
+def public_base_name(base: str) -> str:
+    """What a base may be called outside this machine: a hub's id stays, of a path only the last part."""
+    if _HUB_ID.fullmatch(base) and not Path(base).exists():
+        return base
+    return PureWindowsPath(base).name or "base"  # takes both kinds of separator
 
 
 def write_model_card(folder: str | Path, manifest: Manifest) -> None:

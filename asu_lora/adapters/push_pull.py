@@ -7,11 +7,15 @@ asked to be forgotten is their own matter, even as counts. Only safetensors, JSO
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from asu_lora.adapters.sharing import shareable
 from asu_lora.adapters.stored_adapter import StoredAdapter
-from asu_lora.adapters.verify import verify_adapter
 from asu_lora.errors import AdapterError, first_line
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore
 
 PATTERNS = ["*.safetensors", "*.json", "*.md"]
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -26,7 +30,7 @@ def local_folder(place: str) -> Path | None:
     return path if path.is_dir() or place.startswith((".", "/", "~")) else None
 
 
-def push(store, name: str, repository: str, private: bool = True) -> str:
+def push(store: "AdapterStore", name: str, repository: str, private: bool = True) -> str:
     """Upload an adapter to ``user/name`` on the hub, or put it at ``file:///path``; return where it is.
 
     Raises:
@@ -36,8 +40,7 @@ def push(store, name: str, repository: str, private: bool = True) -> str:
     if (folder := local_folder(repository)) is not None:
         return str(store.export(name, folder))
     _check_id(repository)
-    with store.snapshot(name) as snapshot:
-        verify_adapter(snapshot).raise_if_bad()
+    with shareable(store, name) as snapshot:
         from huggingface_hub import HfApi
 
         try:
@@ -54,7 +57,7 @@ def push(store, name: str, repository: str, private: bool = True) -> str:
     return str(url)
 
 
-def pull(store, repository: str, name: str | None = None, revision: str | None = None) -> StoredAdapter:
+def pull(store: "AdapterStore", repository: str, name: str | None = None, revision: str | None = None) -> StoredAdapter:
     """Fetch an adapter from ``user/name`` on the hub, or from a folder, into the store; verified first.
 
     Raises:
@@ -87,7 +90,7 @@ def _reason(error: Exception) -> str:
     """What went wrong between us and the hub, in one sentence."""
     from huggingface_hub import errors
 
-    chain = [error]
+    chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 10:
         chain.append(cause)
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from asu_lora.adapters.journal import Journal
 from asu_lora.adapters.manifest import CONFIG_NAME
+from asu_lora.adapters.request_key import keyed, make_key, read_key, same_request
 from asu_lora.adapters.staging import SCRATCH, Staging
 from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.errors import AdapterError, StoreError
-from asu_lora.files import discard, disk_errors, fsync_path, fsync_tree
+from asu_lora.files import discard, disk_errors, fsync_path, fsync_tree, link_tree
 
 if TYPE_CHECKING:
     from asu_lora.adapters.verify import VerifyReport
@@ -142,6 +143,17 @@ class AdapterStore:
                 with self.staging.lock():
                     self._publish(folder, name, replace)
 
+    # ---- what a request is called
+
+    def keyed(self, fingerprint: str) -> str:
+        """A request's fingerprint under this store's secret, which is made with the first."""
+        with self.staging.lock():
+            return keyed(fingerprint, read_key(self.root) or make_key(self.root))
+
+    def is_request(self, recorded: str, fingerprint: str) -> bool:
+        """Whether what a manifest records is the request with this plain fingerprint."""
+        return same_request(recorded, fingerprint, read_key(self.root))
+
     # ---- changing
 
     def remove(self, name: str) -> Adapters:
@@ -170,6 +182,7 @@ class AdapterStore:
             if adapter.manifest:
                 changes[new] = restate(adapter.path, adapter.manifest.model_copy(update={"name": new}))
             for other in dependents:
+                assert other.manifest is not None  # those without one depend on nothing
                 below = [
                     entry.model_copy(update={"name": new}) if entry.name == old else entry
                     for entry in other.manifest.on_top_of
@@ -201,8 +214,6 @@ class AdapterStore:
 
         Files of the store are never written in place, so hard links to them are enough.
         """
-        from asu_lora.adapters.import_export import link_tree
-
         if not os.access(self.root, os.W_OK):  # read-only for us: as it lies there, or missing
             self._must_exist(name)
             yield self.root / name
@@ -237,11 +248,10 @@ class AdapterStore:
             return StoreError(f"There is no adapter {name}: the store {self.root} is empty.")
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         if close:
-            return StoreError(
-                f"There is no adapter {name} in the store {self.root}: did you mean {' or '.join(close)}?"
-            )
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        return StoreError(f"There is no adapter {name} in the store {self.root}: it has {', '.join(names[:10])}{more}.")
+            hint = f"did you mean {' or '.join(close)}?"
+        else:
+            hint = f"it has {', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}."
+        return StoreError(f"There is no adapter {name} in the store {self.root}: {hint}")
 
     def _must_exist(self, name: str) -> None:
         if name not in self._names():

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from asu_lora.bases.checkpoint_files import CONFIG_NAME
 from asu_lora.errors import BaseModelError
-from asu_lora.files import cache_folder
+from asu_lora.files import cache_folder, fsync_tree
 
 EMBEDDED = "smollm2-135m"
 
@@ -42,10 +42,14 @@ def embedded_checkpoint() -> Path:
 
 
 def _make(folder: Path) -> None:
+    """Unpack into a folder beside, and rename. Under the lock: what lies there was left by a process that died."""
+    for left in folder.parent.glob(f".{EMBEDDED}-*"):
+        shutil.rmtree(left, ignore_errors=True)
     part = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}-", dir=folder.parent))
     try:
         _dequantise(_packaged_gguf(), part)
         part.chmod(0o755)
+        fsync_tree(part)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -18,12 +18,14 @@ class Example:
         answer: the answer, or the passage itself. The loss stands on it alone.
         extra: the row's other fields (``task_id``, ``paraphrased_answer``, ``perturbed_answer``, ...).
         row: number of the row in its file, from 1, for error messages and records.
+        left_out: fields of its messages that no row is made of: ``reasoning_content``, ``tool_calls``, ...
     """
 
     prompt: tuple[dict[str, str], ...]
     answer: str
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
     row: int = field(default=0, compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_passage(self) -> bool:
@@ -69,6 +71,18 @@ def examples_from_rows(
     return examples
 
 
+def left_out_note(examples: Sequence[Example]) -> str | None:
+    """One sentence on the fields of messages that stand in no row; None if there are none."""
+    rows = {example.row for example in examples if example.left_out}
+    fields = dict.fromkeys(str(name) for example in examples for name in example.left_out)
+    if not fields:
+        return None
+    return (
+        f"{len(rows)} {'row has' if len(rows) == 1 else 'rows have'} {', '.join(map(repr, fields))} in their messages, "
+        "which is left out: a turn is its role and content."
+    )
+
+
 def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     if row.get("messages") is not None:
         return _from_messages(row, number, source)
@@ -79,7 +93,7 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     if row.get("text") is not None:
         extra = {key: value for key, value in row.items() if key != "text"}
         return [Example((), _text(row, "text", number, source), extra, number)]
-    found = ", ".join(map(repr, row)) or "none"
+    found = ", ".join(repr(name)[:40] for name in list(row)[:12]) or "none"
     raise DataError(f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.")
 
 
@@ -120,8 +134,10 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
         _refuse_surrogates(turn["role"] + turn["content"], "messages", number, source)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
     extra = {key: value for key, value in row.items() if key != "messages"}
+    used = ("role", "content", "name", "id", "weight")  # the last three are about a turn and nothing that was said
+    left_out = tuple(dict.fromkeys(key for turn in messages for key in turn if turn[key] and key not in used))
     examples = [
-        Example(turns[:index], turn["content"], extra, number)
+        Example(turns[:index], turn["content"], extra, number, left_out)
         for index, turn in enumerate(turns)
         if turn["role"] == "assistant" and index > 0 and turn["content"].strip()
     ]

@@ -23,7 +23,7 @@ def fact_spans(example: Example, text: str) -> list[tuple[int, int]] | None:
     for span in [spans] if isinstance(spans, str) else _as_list(spans, where):
         if isinstance(span, str) and span:
             if span not in example.answer:
-                raise DataError(f"{where}: the answer doesn't hold the text {span!r}.")
+                raise DataError(f"{where}: the answer doesn't hold the text {_short(span)}.")
             at = text.find(span)
             while at >= 0:
                 found.append((at, at + len(span)))
@@ -35,6 +35,11 @@ def fact_spans(example: Example, text: str) -> list[tuple[int, int]] | None:
     return found
 
 
+def _short(value: object) -> str:
+    told = repr(value)
+    return told if len(told) <= 60 else told[:57] + "..."
+
+
 def _as_list(spans, where: str) -> list:
     if not isinstance(spans, (list, tuple)):
         raise DataError(f"{where} should be {_SHAPE}, not {type(spans).__name__}.")
@@ -44,7 +49,7 @@ def _as_list(spans, where: str) -> list:
 def _pair(span, example: Example, where: str) -> tuple[int, int]:
     whole = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(number) is int for number in span)
     if not whole:
-        raise DataError(f"{where} should be {_SHAPE}; {span!r} is neither.")
+        raise DataError(f"{where} should be {_SHAPE}; {_short(span)} is neither.")
     if not 0 <= span[0] < span[1] <= len(example.answer):
         raise DataError(f"{where}: {list(span)} is no part of an answer of {len(example.answer)} characters.")
     return span[0], span[1]

@@ -71,6 +71,9 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            names = list(reader.fieldnames or ())
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise DataError(f"{path} names the column '{twice}' twice: rename one of them.")
             for row in reader:
                 missing = sum(value is None for value in row.values())
                 if None in row or missing:  # under None stand the fields that no column was named for
@@ -103,7 +106,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
         try:
-            rows = json.loads(text)
+            rows = json.loads(text, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: broken JSON ({error.msg}).") from error
         _check_objects(path, rows, "row")
@@ -114,7 +117,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: broken JSON ({error.msg}).") from error
         if not isinstance(row, dict):
@@ -124,6 +127,16 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose fields are named once each: of two values, one would be lost in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object in it names '{str(twice)[:60]}' twice.")
+    return found
 
 
 def _check_objects(path: Path, rows: list[Any], unit: str) -> None:

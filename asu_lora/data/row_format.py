@@ -8,12 +8,17 @@ from typing import Any, Protocol
 _POSITIONS_AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "data2vec-text", "xmod")
 
 
-class _Settings(Protocol):
+class RunSettings(Protocol):
     """What a run's settings hold of it."""
 
-    max_length: int
-    system_prompt: str | None
-    template_date: str | None
+    @property
+    def max_length(self) -> int: ...
+
+    @property
+    def system_prompt(self) -> str | None: ...
+
+    @property
+    def template_date(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class RowFormat:
     template_date: str | None = None
 
     @classmethod
-    def of(cls, settings: _Settings) -> "RowFormat":
+    def of(cls, settings: RunSettings) -> "RowFormat":
         """That of a run's settings."""
         return cls(settings.max_length, settings.system_prompt, settings.template_date)
 
@@ -66,7 +71,9 @@ class BaseLimits:
     def of(cls, config: Any) -> "BaseLimits":
         """Read them off a transformers config."""
         text = config.get_text_config()
-        positions = _positive(getattr(text, "max_position_embeddings", None))
+        # MPT has its own name for them
+        found = (_positive(getattr(text, name, None)) for name in ("max_position_embeddings", "max_seq_len"))
+        positions = next(filter(None, found), None)
         if positions and getattr(text, "model_type", "") in _POSITIONS_AFTER_PADDING:
             positions -= (getattr(text, "pad_token_id", None) or 0) + 1
         return cls(positions, _positive(getattr(text, "vocab_size", None)))

@@ -75,11 +75,6 @@ def paraphrased(questions: QuestionSet) -> QuestionSet | None:
 
 
 def with_paraphrases(sets: Sequence[QuestionSet]) -> list[QuestionSet]:
-    """The sets, and behind the forget set the same questions in other words, where its rows have them."""
-    found = []
-    for questions in sets:
-        found.append(questions)
-        again = paraphrased(questions) if questions.name == FORGET else None
-        if again is not None:
-            found.append(again)
-    return found
+    """The sets, and behind them the forget set's questions in other words, where its rows have them."""
+    again = [paraphrased(questions) for questions in sets if questions.name == FORGET]
+    return [*sets, *(questions for questions in again if questions is not None)]

@@ -15,7 +15,7 @@ from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date
 from asu_lora.data.encoding import encoder_for
-from asu_lora.data.examples import Example
+from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
@@ -26,9 +26,10 @@ from asu_lora.hardware.memory import free_memory
 from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
-from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
+from asu_lora.memory_plan.plan import MemoryPlan, plan_memory
+from asu_lora.memory_plan.planned_run import PlannedRun, meta_model
 from asu_lora.models.adapter_stack import adapter_folders, check_fit
-from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.decoder import base_model, number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
 from asu_lora.models.loading import load_tokenizer
 from asu_lora.models.prepared_base import prepare_base
@@ -65,7 +66,7 @@ def plan_run(
     retain = run.sets["retain"].rows.answers if "retain" in run.sets else []
     rows = config.batch_size * config.grad_accum
     steps = math.ceil(len(forget) / rows) * config.epochs
-    architecture = (run.model.config.architectures or ["?"])[0]
+    architecture = (base_model(run.model).config.architectures or ["?"])[0]
     return {
         "adapter": f"{name}, in {store}",
         "base": f"{base} ({architecture}), {run.precision} on {run.device}, arithmetic in "
@@ -118,7 +119,7 @@ def planned_run(
         sets,
         evaluated if config.eval_rows else [],
         sum(file.stat().st_size for file in {tensor.file for tensor in prepared.tensors.values()}),
-        encoder.notes(),
+        [*encoder.notes(), *filter(None, [left_out_note((*request.forget, *request.retain))])],
         prepared.precision,
     )
 

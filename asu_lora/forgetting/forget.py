@@ -3,6 +3,9 @@
 request -> encoded rows -> scores before -> tau -> targets of the frozen base -> training -> the student's own answers
 -> training with these -> scores after -> adapter folder, written beside the store and renamed into it.
 
+With adapters beneath (``--on-top-of``) the scores before are theirs; teacher and reference are those of the untouched
+base, or of the stack where the config's teacher says so.
+
 Under ``accelerate launch`` every process runs all of this: they share the training steps and the questions that
 are measured, and the first of them alone writes and tells.
 """
@@ -44,23 +47,19 @@ def forget(
 
     Args:
         request: what to forget and what to keep.
-        base: hub id, folder or ``smollm2-135m``, or a base that is already loaded (then the config's
-            precision and device don't apply).
+        base: hub id, folder or ``smollm2-135m``, or a loaded base (its precision and device then count).
         config: the settings; the defaults need no thought.
         name: the adapter's name in the store, by default the request's.
         heldout: further questions to measure before and after, in neither set (paraphrases, say).
         idk_file: "I don't know" answers for the losses that use them, instead of the built-in ones.
-        on_top_of: adapters of the same base that are active and frozen while the new one trains, as
-            :func:`asu_lora.load` takes them. The scores before are theirs; teacher and reference are the untouched
-            base's, or theirs too where the config's teacher is "stack".
+        on_top_of: adapters that are active and frozen beneath the new one, as :func:`asu_lora.load` takes them.
         continue_from: an adapter of the same settings whose weights the new one begins with.
         tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
         resume: go on where an interrupted run of the same name, request and settings stopped.
         progress: hears what is being done.
 
     Raises:
-        AsuLoraError: one of its kinds, with one sentence; the store is then as it was, and a loaded base is
-            a plain base again.
+        AsuLoraError: in one sentence; the store is then as it was, and a loaded base a plain base again.
     """
     with open_run(
         request,
@@ -73,18 +72,15 @@ def forget(
         resume=resume,
         progress=progress,
     ) as run:
-        # request -> batches
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
         questions = run.questions(heldout)
         before = run.score(run.model, questions, "before")
 
-        # teacher targets: the frozen base, smoothed and plain, once for all epochs
-        with run.teaching():  # adapters beneath off, unless the teacher is the stack
+        with run.teaching():  # the frozen base, smoothed and plain, once for all epochs
             teacher = choose_teacher(run, sets["forget"], tau)
             add_targets(run, sets, teacher)
 
-        # training: the new adapter alone
-        with run.new_adapter() as student:  # lock, folder of checkpoints, clean-up
+        with run.new_adapter() as student:  # it alone trains; lock, folder of checkpoints, clean-up
             first, on_policy = phases(run.config, sets, run.process.num_processes)
             keep_off(run, student, sets)
             train_phase(run, student, sets, first)

@@ -10,7 +10,7 @@ from asu_lora.batches.padding import every_position
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded, Encoder, cut_note
-from asu_lora.data.examples import Example
+from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.token_classes import token_classes
@@ -36,6 +36,8 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     run.refusals = refusals_for(losses, idk_file)
     sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config)
     note_cut_answers(sets, run.encoder.max_length, run.progress)
+    if note := left_out_note((*run.request.forget, *run.request.retain)):
+        run.progress.note(note)
     run.record.count(sets)
     return sets
 

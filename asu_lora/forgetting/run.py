@@ -163,6 +163,7 @@ class ForgetRun:
         self.process.wait_for_everyone()
         if self.process.is_main_process:
             self.progress.stage("Writing the adapter")
+            self.record.request_hash = self.store.keyed(self.record.request.fingerprint())
             with self.store.stage(self.name) as staging:
                 write_adapter(student, staging, self.name, self.record)
             remove_run(self.folder)
@@ -199,8 +200,7 @@ def open_run(
         As :func:`asu_lora.forgetting.forget.forget` takes them.
 
     Raises:
-        NotEnoughMemory: in place of what torch or the operating system said.
-        AsuLoraError: what can be refused before training.
+        AsuLoraError: what can be refused before training; NotEnoughMemory for what torch or the system said.
     """
     config, progress = config or ForgetConfig(), progress or Progress()
     store = store if isinstance(store, AdapterStore) else AdapterStore(store)

@@ -24,7 +24,8 @@ def run_lock(runs: Path, name: str, here: PartialState) -> Iterator[None]:
         TrainingError: another run of that name is at work.
         StoreError: the disk refuses.
     """
-    lock, problem = FileLock(runs / f"{name}.lock"), None
+    lock = FileLock(runs / f"{name}.lock")
+    problem: AsuLoraError | None = None
     if here.is_main_process:
         try:
             with disk_errors(runs.parent):

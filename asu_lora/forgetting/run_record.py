@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 
 from asu_lora.adapters.manifest import (
     EVERY_POSITION,
@@ -20,6 +21,7 @@ from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.losses import TrainingSet
+from asu_lora.models.decoder import text_config
 from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.training.target_modules import left_out
@@ -54,6 +56,7 @@ class RunRecord:
     on_top_of: list[StackedOn] = field(default_factory=list)
     continued: str | None = None  # the fingerprint of the adapter whose weights this one began with
     fingerprint: str = ""
+    request_hash: str = ""  # keyed: see asu_lora.adapters.request_key
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
@@ -90,7 +93,7 @@ class RunRecord:
 
     def manifest(self, name: str, lora: dict) -> Manifest:
         """The manifest of this run's adapter."""
-        settings, model_config = asdict(self.config), self.base.model.config.get_text_config()
+        settings, model_config = asdict(self.config), text_config(self.base.model)
         training = {k: v for k, v in settings.items() if k not in _METHOD + _LORA}
         training |= self.training | {
             "compute_dtype": str(self.base.compute_dtype).removeprefix("torch."),
@@ -131,15 +134,16 @@ class RunRecord:
             lora=lora,
             training=training,
             request=RequestRecord(
-                fingerprint=self.request.fingerprint(),
+                fingerprint=self.request_hash,
                 forget_rows=len(self.request.forget),
                 forget_tokens=self.counts.get("forget_tokens"),
                 retain_rows=len(self.request.retain),
                 retain_tokens=self.counts.get("retain_tokens"),
+                skipped_rows=0,
                 retain_source=self.request.retain_source,
                 cut_rows=self.counts.get("forget_cut", 0) + self.counts.get("retain_cut", 0),
             ),
-            figures=FiguresRecord(before=self.before, after=self.after),
+            figures=FiguresRecord(before=dict(self.before), after=dict(self.after)),
             on_top_of=self.on_top_of,
             versions=library_versions(),
             wall_time_s=round(self.seconds, 1),
@@ -149,12 +153,13 @@ class RunRecord:
 
 def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord) -> Manifest:
     """Write the PEFT folder with its model card and manifest into an empty folder."""
-    config = student.peft_config["default"]
+    config = cast(LoraConfig, student.peft_config["default"])
     # the name the user typed, so that plain PEFT finds the base again; a local path stays a path
     config.base_model_name_or_path = record.base.source.name
     config.inference_mode = True
-    student.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
-    modules = sorted(config.target_modules) if not isinstance(config.target_modules, str) else config.target_modules
+    student.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
+    named = config.target_modules or ()
+    modules = named if isinstance(named, str) else sorted(named)
     lora = {
         "rank": config.r,
         "alpha": config.lora_alpha,

@@ -20,7 +20,7 @@ class Loss:
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Mapping[str, tuple[str, ...]]] = {"answer": ()}
+    needs: Mapping[str, tuple[str, ...]] = {"answer": ()}
 
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         """The share of these rows in the loss of a step, a scalar in nats; the whole where they are all."""

@@ -2,6 +2,7 @@
 
 from asu_lora.hardware.memory import free_memory
 from asu_lora.memory_plan.fit import fit
-from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, meta_model, plan_memory
+from asu_lora.memory_plan.plan import MemoryPlan, plan_memory
+from asu_lora.memory_plan.planned_run import PlannedRun, meta_model
 
 __all__ = ["MemoryPlan", "PlannedRun", "fit", "free_memory", "meta_model", "plan_memory"]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 
 from asu_lora.config import ForgetConfig
+from asu_lora.models.decoder import base_model
 
 
 def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
     """The weights that NF4 loading quantises, by id: those of linear layers, but for the head."""
-    head = model.get_output_embeddings()
+    head = base_model(model).get_output_embeddings()
     return {
         id(m.weight): m.weight
         for m in model.modules()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
-from asu_lora.memory_plan.plan import MemoryPlan, PlannedRun, plan_memory
+from asu_lora.memory_plan.plan import MemoryPlan, plan_memory
+from asu_lora.memory_plan.planned_run import PlannedRun
 
 LEAST_TOKENS = 64  # below that, one row at a time
 
@@ -26,13 +27,13 @@ def fit(run: PlannedRun, config: ForgetConfig, budget: int) -> tuple[ForgetConfi
     Raises:
         SettingError: not even one row at a time fits.
     """
-    smallest = None
+    plans: list[MemoryPlan] = []
     for settings in candidates(config, config.micro_batch_tokens or tokens_of_training(run.device)):
         plan = plan_memory(run, settings)
         if plan.peak <= budget:
             return settings, plan
-        if smallest is None or plan.peak < smallest.peak:
-            smallest = plan
+        plans.append(plan)
+    smallest = min(plans, key=lambda plan: plan.peak)
     way_out = "shorten --max-length or use a smaller base"
     if config.precision != "nf4":
         way_out = "use --precision nf4, " + way_out

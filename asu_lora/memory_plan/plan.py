@@ -8,13 +8,12 @@ that the request's own rows will make. docs/memory.md has the arithmetic.
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+from peft import PeftModel
 from torch.utils._pytree import tree_map
-from transformers import AutoModelForCausalLM
 
 from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
@@ -23,12 +22,12 @@ from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.errors import BaseModelError, first_line
-from asu_lora.losses import Loss, TrainingSet, needs_of
+from asu_lora.losses import Loss, needs_of
 from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
-from asu_lora.models.decoder import answer_hidden, number_of_layers
+from asu_lora.memory_plan.planned_run import PlannedRun
+from asu_lora.models.decoder import answer_hidden, base_model, number_of_layers, text_config
 from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
 from asu_lora.models.generation import batches, enough_tokens
 from asu_lora.models.output_head import FrozenHead
@@ -66,77 +65,61 @@ class MemoryPlan:
         return max(self.totals.values())
 
 
-@dataclass
-class PlannedRun:
-    """All that the memory of a run depends on, besides its settings.
-
-    Attributes:
-        model: the base on the meta device, in the compute type.
-        device, compute: where it will run, and the type of its matrix products.
-        sets: encoded rows without references, and their losses.
-        evaluated: the rows that are measured before and after, one list a set.
-        checkpoint: bytes of the checkpoint's files.
-        notes: what a person should know of the rows, one sentence each.
-        precision: what the weights are held in; the config's where it is left out.
-    """
-
-    model: torch.nn.Module
-    device: torch.device
-    compute: torch.dtype
-    sets: dict[str, TrainingSet]
-    evaluated: list[list[Encoded]] = field(default_factory=list)
-    checkpoint: int = 0
-    notes: list[str] = field(default_factory=list)
-    precision: str | None = None
-
-
-def meta_model(model_config, compute: torch.dtype, trust_remote_code: bool = False) -> torch.nn.Module:
-    """A base of shapes alone, frozen, in eval mode.
-
-    Raises:
-        BaseModelError: its config makes no sense.
-    """
-    try:
-        with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(model_config, dtype=compute, trust_remote_code=trust_remote_code)
-        model.tie_weights()  # every parameter was made anew on the meta device
-    except Exception as error:  # a model's own code raises errors of every kind
-        raise BaseModelError(f"The base can't be built from its config: {first_line(error)}") from error
-    return model.requires_grad_(False).eval()
-
-
 def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
-    machine = machine_memory(run.device)
     quantised = quantised_weights(run.model) if (run.precision or config.precision) in ("nf4", "fp4") else {}
-    weights = weight_bytes(run.model, quantised)
-    state = _hidden(run) * run.compute.itemsize
+    machine = machine_memory(run.device)
+    loading, fixed = _fixed_parts(run, quantised)
+    phases = {"loading": loading}
+    with kernels(quantised), _live(run):
+        packing = packing_of(run.model, run.device)
+    if config.eval_rows and run.evaluated:
+        phases["evaluating"] = fixed | _evaluating_parts(run, quantised, packing)
+    with kernels(quantised), _live(run):
+        entry = find_frozen_layers(run.model, config.first_adapted(number_of_layers(run.model)))
+    cache, again = fill_cache(run, entry), _targets_again(run, config, entry)
+    reading = machine.live(_reading(run, quantised, [_items(run)], packing))
+    kept = {"cache": cache}
+    phases["targets"] = fixed | {"activations": reading, "cache": cache + again}
+    if run.device.type != "cpu":
+        kept = {}  # references and entries wait in the host's memory; a batch brings its own along
+        longest = max(len(i) for i in _items(run)) * _state_bytes(run)
+        phases["targets"] = fixed | {"activations": reading, "cache": max(again, longest)}
+    with adapted(run.model, config) as student:
+        phases["training"] = fixed | kept | _training_parts(run, config, student, quantised, entry, packing)
+    return MemoryPlan(phases)
+
+
+def _fixed_parts(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes by part while the base is loaded, and from then on."""
+    machine, weights = machine_memory(run.device), weight_bytes(run.model, quantised)
     unquantised = sum(w.numel() for w in quantised.values()) * run.compute.itemsize
     whole = weights - sum(nf4_bytes(w.numel()) for w in quantised.values())
     # checkpoints are in 16 bits nearly all
     loading = machine.loading(run.checkpoint, unquantised, whole, shared=run.compute.itemsize == 2)
     fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
-    phases = {"loading": fixed | {"left of loading": loading.peak}}
-    fixed |= {"kept by the allocator": machine.kept} if machine.kept else {}
-    with kernels(quantised), _live(run):
-        packing = packing_of(run.model, run.device)
-    reading = _reading(run, quantised, [_items(run)], packing)
-    if config.eval_rows and run.evaluated:
-        evaluating = _reading(run, quantised, run.evaluated, packing)
-        states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * state
-        cache, others, logits = _answering(run, quantised)
-        phases["evaluating"] = fixed | max(
-            (
-                {"activations": machine.live(evaluating), "cache": states},
-                {"activations": machine.live(others), "logits": machine.live(logits), "cache": cache},
-            ),
-            key=lambda parts: sum(parts.values()),
-        )
-    entry = planned_entry(run, config, quantised)
-    kept = {"cache": fill_cache(run, entry)}
-    # beside the teacher's states stand the base's, until what tells no fact has been taken from them
+    kept = {"kept by the allocator": machine.kept} if machine.kept else {}
+    return fixed | {"left of loading": loading.peak}, fixed | kept
+
+
+def _evaluating_parts(run: PlannedRun, quantised: dict[int, torch.Tensor], packing: Packing | None) -> dict[str, int]:
+    """Bytes by part of the fuller of reading the true answers and writing the longest ones."""
+    machine = machine_memory(run.device)
+    reading = _reading(run, quantised, run.evaluated, packing)
+    states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * _state_bytes(run)
+    cache, others, logits = _answering(run, quantised)
+    return max(
+        {"activations": machine.live(reading), "cache": states},
+        {"activations": machine.live(others), "logits": machine.live(logits), "cache": cache},
+        key=lambda parts: sum(parts.values()),
+    )
+
+
+def _targets_again(run: PlannedRun, config: ForgetConfig, entry: FrozenLayers | None) -> int:
+    """Bytes that computing targets holds beside the cache."""
+    # the base's states stand beside the teacher's until the anchors have been taken from them
     forget_rows = run.sets["forget"].rows.views.get("answer", ())
-    again = sum(len(i.answer_ids) for i in forget_rows) * state
+    again = sum(len(i.answer_ids) for i in forget_rows) * _state_bytes(run)
     # and what enters the lowest smoothed layer, until the teacher has gone on from there
     smoothed = config.layers(number_of_layers(run.model))
     if (
@@ -147,33 +130,30 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
         and run.sets["forget"].loss.uses_teacher()
         and run.device.type == "cpu"
     ):
-        again += sum(map(len, forget_rows)) * state
-    phases["targets"] = fixed | {"activations": machine.live(reading), "cache": kept["cache"] + again}
-    if run.device.type != "cpu":
-        kept = {}  # references and entries wait in the host's memory; a batch brings its own along
-        phases["targets"]["cache"] = max(again, max(len(i) for i in _items(run)) * state)
-    with adapted(run.model, config) as student:
-        trainable = [p for p in student.parameters() if p.requires_grad]
-        others, logits = _step(run, config, student, trainable, quantised, entry, packing)
-        adapter = sum(p.numel() * p.element_size() for p in trainable)
-        phases["training"] = (
-            fixed
-            | kept
-            | {
-                "adapter": adapter,
-                "gradients": adapter,
-                "optimizer": optimizer_bytes(trainable, config, run.device),
-                "activations": machine.live(others),
-                "logits": machine.live(logits),
-            }
-        )
-    return MemoryPlan(phases)
+        again += sum(map(len, forget_rows)) * _state_bytes(run)
+    return again
 
 
-def planned_entry(run: PlannedRun, config: ForgetConfig, quantised: dict[int, torch.Tensor]) -> FrozenLayers | None:
-    """Where the layers begin that training runs; None where all run (see :mod:`asu_lora.models.frozen_layers`)."""
-    with kernels(quantised), _live(run):
-        return find_frozen_layers(run.model, config.first_adapted(number_of_layers(run.model)))
+def _training_parts(
+    run: PlannedRun,
+    config: ForgetConfig,
+    student: PeftModel,
+    quantised: dict[int, torch.Tensor],
+    entry: FrozenLayers | None,
+    packing: Packing | None,
+) -> dict[str, int]:
+    """Bytes by part of the fullest moment of a training step, less what the run holds anyway."""
+    machine = machine_memory(run.device)
+    trainable = [p for p in student.parameters() if p.requires_grad]
+    live = _step(run, config, student, quantised, entry, packing)
+    adapter = sum(p.numel() * p.element_size() for p in trainable)
+    return {
+        "adapter": adapter,
+        "gradients": adapter,
+        "optimizer": optimizer_bytes(trainable, config, run.device),
+        "activations": machine.live(live[0]),
+        "logits": machine.live(live[1]),
+    }
 
 
 def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
@@ -214,7 +194,8 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing |
         config.micro_batch_tokens or tokens_of_training(run.device),
         packing,
     )
-    widest, most = (), 0
+    widest: tuple[list[tuple[int, list[int]]], int] = ([], 0)
+    most = 0
     for epoch in range(min(math.ceil(config.epochs), EPOCHS_LOOKED_AT)):
         pairs.set_epoch(epoch)
         order = torch.randperm(forget, generator=torch.Generator().manual_seed(config.seed + epoch)).tolist()
@@ -228,8 +209,16 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing |
     return collator(batch)["micro_batches"][part]
 
 
-def _step(run, config, student, trainable, quantised, entry, packing) -> tuple[int, int]:
+def _step(
+    run: PlannedRun,
+    config: ForgetConfig,
+    student: PeftModel,
+    quantised: dict[int, torch.Tensor],
+    entry: FrozenLayers | None,
+    packing: Packing | None,
+) -> tuple[int, int]:
     """Bytes of activations and of logits at the fullest moment of a training step."""
+    trainable = [p for p in student.parameters() if p.requires_grad]
     batch = _on_meta(widest_micro_batch(run, config, packing))
     module = Student(student, config.gradient_checkpointing, entry)
     module.train()
@@ -239,24 +228,26 @@ def _step(run, config, student, trainable, quantised, entry, packing) -> tuple[i
     live.ignore(p.grad for p in trainable)
     with kernels(quantised), live, torch.enable_grad(), entry.replayed() if entry else nullcontext():
         parts = losses(module(batch["passes"]), batch, _losses(run), FrozenHead(run.model, run.device))
-        torch.autograd.backward(sum(parts.values()))
+        torch.autograd.backward(list(parts.values()))
     return live.peak
 
 
 @torch.no_grad()
-def _reading(run, quantised, sets: Sequence[Sequence[Encoded]], packing: Packing | None) -> int:
+def _reading(
+    run: PlannedRun, quantised: dict[int, torch.Tensor], sets: Sequence[Sequence[Encoded]], packing: Packing | None
+) -> int:
     """Bytes of activations of the widest forward pass without gradients over these rows."""
     most = tokens_of_reading(run.device)
     passes = [batch for items in sets for _, batch in forward_passes(items, 0, most, packing=packing)]
     widest = _on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
     live = _live(run)
     with kernels(quantised), live:
-        answer_hidden(run.model.get_decoder(), widest)
+        answer_hidden(base_model(run.model).get_decoder(), widest)
     return live.peak[0]
 
 
 @torch.no_grad()
-def _answering(run, quantised) -> tuple[int, int, int]:
+def _answering(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[int, int, int]:
     """Bytes of keys and values at the end of the longest answers, of activations, of logits."""
     found = (0, 0, 0)
     for items in run.evaluated:
@@ -282,12 +273,12 @@ def _fullest(model: torch.nn.Module, lengths: list[int], total: int) -> tuple[in
 
 
 def _live(run: PlannedRun) -> LiveBytes:
-    live = LiveBytes(run.model.get_output_embeddings().weight.shape[0])
+    live = LiveBytes(base_model(run.model).get_output_embeddings().weight.shape[0])
     live.ignore([*run.model.parameters(), *run.model.buffers()])
     return live
 
 
-def _on_meta(batch):
+def _on_meta(batch: Any) -> Any:
     return tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, batch)
 
 
@@ -300,4 +291,9 @@ def _losses(run: PlannedRun) -> dict[str, Loss]:
 
 
 def _hidden(run: PlannedRun) -> int:
-    return run.model.config.get_text_config().hidden_size
+    return text_config(run.model).hidden_size
+
+
+def _state_bytes(run: PlannedRun) -> int:
+    """Bytes of one token's hidden state."""
+    return _hidden(run) * run.compute.itemsize

@@ -11,7 +11,7 @@ less than :data:`LEAST_DROP` is not judged: the quotient would be noise.
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,7 @@ from asu_lora.data.sampling import sample
 from asu_lora.errors import AsuLoraError, SettingError, first_line
 from asu_lora.evaluation.set_scores import score_set
 from asu_lora.hardware.device import choose_device
-from asu_lora.merging.deployments import DTYPES, deployments, runnable
+from asu_lora.merging.deployments import DTYPES, Deployment, deployments, runnable
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import load_base
@@ -99,6 +99,7 @@ def check(
     written: str,
     forget: Sequence[Example],
     retain: Sequence[Example] = (),
+    *,
     tolerance: float = TOLERANCE,
     onto: str = "quantized",
     device: str | None = None,
@@ -143,17 +144,23 @@ def check(
         )
     merged_source = BaseSource(str(merged), Path(merged))
     for way in deployments(merged_source, written, target, trust_remote_code):
-        gc.collect()
-        try:
-            forget_figures, retain_figures = asked.of(way.open(), f"merged, {way.precision}")
-        except (RuntimeError, ValueError, ImportError, NotImplementedError, AsuLoraError) as error:
-            if way.written:
-                raise
-            rows.append(CheckRow("merged", way.precision, None, note=f"can't be run: {first_line(error)}"))
-            continue
-        back = {name: (forget_figures[name] - with_adapters[0][name]) / drop[name] for name in judged}
-        rows.append(CheckRow("merged", way.precision, forget_figures, retain_figures, back, way.written, way.note))
+        rows.append(_merged_row(way, asked, with_adapters[0], {name: drop[name] for name in judged}))
     return CheckReport(rows, tolerance)
+
+
+def _merged_row(
+    way: Deployment, asked: "_Asked", forgotten: Mapping[str, float], drop: Mapping[str, float]
+) -> CheckRow:
+    """The merged model in one deployment; one that can't be run is said to be so, but for the one that was written."""
+    gc.collect()
+    try:
+        forget_figures, retain_figures = asked.of(way.open(), f"merged, {way.precision}")
+    except (RuntimeError, ValueError, ImportError, NotImplementedError, AsuLoraError) as error:
+        if way.written:
+            raise
+        return CheckRow("merged", way.precision, None, note=f"can't be run: {first_line(error)}")
+    back = {name: (forget_figures[name] - forgotten[name]) / drop[name] for name in drop}
+    return CheckRow("merged", way.precision, forget_figures, retain_figures, back, way.written, way.note)
 
 
 @dataclass

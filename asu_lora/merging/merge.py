@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from asu_lora.adapters.lora_folder import read_lora, refuse_different_bases
+from asu_lora.adapters.lora_folder import LoraFolder, read_lora, refuse_different_bases
 from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
 from asu_lora.bases.quantization import stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
-from asu_lora.merging.checkpoint.architecture import skeleton_of
+from asu_lora.merging.checkpoint.architecture import Skeleton, skeleton_of
 from asu_lora.merging.checkpoint.companion_files import copy_companions, write_config
+from asu_lora.merging.checkpoint.staged_folder import staged_folder
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
-from asu_lora.merging.checkpoint.tensor_writer import TensorWriter, staged_folder
+from asu_lora.merging.checkpoint.tensor_writer import TensorWriter
 from asu_lora.merging.durable.residual_adapter import FOLDER
 from asu_lora.merging.merge_plan import TensorPlan, plan_merge
 from asu_lora.merging.nf4.quantization import Quantization, stored_quantization
@@ -41,6 +42,7 @@ def merge(
     adapters: Sequence[tuple[str | Path, float]],
     out: str | Path,
     precision: str = "bf16",
+    *,
     onto: str | None = None,
     shard_size: int = SHARD_SIZE,
     progress: ByteProgress | None = None,
@@ -49,17 +51,15 @@ def merge(
 ) -> MergeReport:
     """Write a checkpoint of the base with adapters added, which plain transformers loads.
 
-    Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4.
-    A durable merge also loads the base in NF4 with the adapters on, and holds up to 2 GiB of the second moments
-    of its layers' inputs (:mod:`asu_lora.merging.durable.input_moments`).
+    Memory is a few rows of a tensor, and one whole tensor (in fp32, a few times) where it passes through NF4. A durable
+    merge also loads the base in NF4, and holds up to 2 GiB of second moments (:mod:`.durable.input_moments`).
 
     Args:
         base: hub id, folder, or what :func:`asu_lora.bases.source.resolve_base` gave.
         adapters: (PEFT LoRA folder, weight) pairs, all of this base.
         out: folder to make; written beside and renamed, so that it is there whole or not at all.
         precision: ``bf16``, ``fp16``, ``fp32``, or ``nf4`` in bitsandbytes' layout.
-        onto: add to the ``original`` weights or to the ``quantized`` (NF4) ones; None for what the adapters
-            were trained on.
+        onto: add to the ``original`` weights or the ``quantized`` (NF4) ones; None for what they were trained on.
         shard_size: bytes of tensors a file, at most, unless one tensor is larger.
         progress: called with (bytes of the base done, bytes in all).
         durable: with nf4, choose the rounding that keeps what the adapters do on these questions; with a residual
@@ -71,25 +71,11 @@ def merge(
         SettingError: an unknown precision, adapters that disagree on ``onto``, or a folder that isn't empty.
     """
     started = time.perf_counter()
-    if precision not in PRECISIONS:
-        raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
-    if not adapters:
-        raise SettingError("There is nothing to merge: name at least one adapter.")
-    if durable and precision != "nf4":
-        raise SettingError(f"A durable merge is one to nf4: in {precision} rounding takes next to nothing.")
+    _refuse_nonsense(adapters, precision, durable)
     source = base if isinstance(base, BaseSource) else resolve_base(str(base))
-    loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
-    for lora, weight in loras:
-        if not math.isfinite(weight):
-            raise SettingError(f"The weight {weight} of the adapter '{lora.name}' is no number.")
-    only = [lora for lora, _ in loras]
-    refuse_different_bases(only)
-    config = read_config(source.path)
-    stored = stored_quantization(config, source.name)
-    types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
-    onto, settings = choose_onto(only, stored, onto, types)
-    refuse_other_base(source, only)
-    on_nf4 = any(lora.manifest and lora.manifest.base.precision == "nf4" for lora in only)
+    loras, config = _read_loras(adapters), read_config(source.path)
+    onto, settings = _ground(source, config, [lora for lora, _ in loras], onto)
+    onto_nf4 = onto == "quantized"
     with (
         LazyTensorReader(source.path) as reader,
         staged_folder(out) as stage,
@@ -98,53 +84,84 @@ def merge(
     ):
         skips = (stored_settings(config, source.name) or {}).get("llm_int8_skip_modules")
         skeleton = skeleton_of(source, reader.tensors, trust_remote_code, skips)
-        stream = TensorStream(
-            reader,
-            writer,
-            threads,
-            skeleton,
-            precision,
-            onto == "quantized",
-            on_nf4 or onto == "quantized",
-            settings,
-            progress,
-        )
+        compare = onto_nf4 or any(lora.manifest and lora.manifest.base.precision == "nf4" for lora, _ in loras)
+        stream = TensorStream(reader, writer, threads, skeleton, precision, onto_nf4, compare, settings, progress)
         if precision == "bf16" and reader.total_bytes >= WORTH_COMPILING:
             stream.compiled = compiled_bf16()
-        modules = {name for name, _ in skeleton.model.named_modules()}
-        loras = [(lora.aligned_to(modules), weight) for lora, weight in loras]
-        plans = plan_merge(reader, skeleton, loras)
-        check_fit(skeleton.model, [(lora.path, weight) for lora, weight in loras])
+        plans = _plans(reader, skeleton, loras)
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
-        for plan in plans:
-            stream.tensor(plan)
-        stream.finish()
-        shards = writer.finish()
-        if durable and stream.durable.residual.factors:
-            stream.durable.residual.write(stage / FOLDER, str(out))
-        copy_companions(source.path, stage)
-        write_config(
-            config,
-            stage,
-            PRECISIONS[precision],
-            _quantization_config(settings, skeleton.skipped, stream.storage_dtype) if precision == "nf4" else None,
-        )
-    names = [(lora.name, weight) for lora, weight in loras]
-    return MergeReport(
-        Path(out),
-        source.name,
-        names,
-        precision,
-        onto,
-        stream.onto_difference,
-        stream.modules,
-        len(shards),
-        writer.total_bytes,
-        time.perf_counter() - started,
-        stream.durable.modules if durable else [],
-        durable.residual_rank if durable else 0,
-    )
+        shards = _write_tensors(stream, plans)
+        _write_companions(stream, stage, source, config, str(out))
+    report = MergeReport(Path(out), source.name, [(lora.name, weight) for lora, weight in loras], precision, onto)
+    _fill(report, stream, durable.residual_rank if durable else 0)
+    report.shards, report.seconds = shards, time.perf_counter() - started
+    return report
+
+
+def _write_tensors(stream: TensorStream, plans: Sequence[TensorPlan]) -> int:
+    """The number of files they take."""
+    for plan in plans:
+        stream.tensor(plan)
+    stream.finish()
+    return len(stream.writer.finish())
+
+
+def _fill(report: MergeReport, stream: TensorStream, residual_rank: int) -> None:
+    """What rounding did, into the report."""
+    report.onto_difference, report.modules = stream.onto_difference, stream.modules
+    report.bytes, report.residual_rank = stream.writer.total_bytes, residual_rank
+    report.durability = stream.durable.modules if stream.durable else []
+
+
+def _write_companions(stream: TensorStream, stage: Path, source: BaseSource, config: dict[str, Any], out: str) -> None:
+    """What lies beside the weights: tokenizer, config, and what a durable merge could not keep."""
+    if stream.durable and stream.durable.residual.factors:
+        stream.durable.residual.write(stage / FOLDER, out)
+    copy_companions(source.path, stage)
+    four_bit = None
+    if stream.precision == "nf4":
+        four_bit = _quantization_config(stream.settings, stream.skeleton.skipped, stream.storage_dtype)
+    write_config(config, stage, PRECISIONS[stream.precision], four_bit)
+
+
+def _refuse_nonsense(
+    adapters: Sequence[tuple[str | Path, float]], precision: str, durable: "DurableSettings | None"
+) -> None:
+    if precision not in PRECISIONS:
+        raise SettingError(f"The precision '{precision}' is none of {', '.join(PRECISIONS)}.")
+    if not adapters:
+        raise SettingError("There is nothing to merge: name at least one adapter.")
+    if durable and precision != "nf4":
+        raise SettingError(f"A durable merge is one to nf4: in {precision} rounding takes next to nothing.")
+
+
+def _read_loras(adapters: Sequence[tuple[str | Path, float]]) -> list[tuple[LoraFolder, float]]:
+    loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
+    for lora, weight in loras:
+        if not math.isfinite(weight):
+            raise SettingError(f"The weight {weight} of the adapter '{lora.name}' is no number.")
+    refuse_different_bases([lora for lora, _ in loras])
+    return loras
+
+
+def _ground(
+    source: BaseSource, config: dict[str, Any], loras: list[LoraFolder], onto: str | None
+) -> tuple[str, Quantization]:
+    """Which weights the updates are added to, and how NF4 makes them; adapters of another base are refused."""
+    types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
+    onto, settings = choose_onto(loras, stored_quantization(config, source.name), onto, types)
+    refuse_other_base(source, loras)
+    return onto, settings
+
+
+def _plans(reader: LazyTensorReader, skeleton: Skeleton, loras: list[tuple[LoraFolder, float]]) -> list[TensorPlan]:
+    """What happens to each tensor; adapters that do not fit the base are refused."""
+    modules = {name for name, _ in skeleton.model.named_modules()}
+    aligned = [(lora.aligned_to(modules), weight) for lora, weight in loras]
+    plans = plan_merge(reader, skeleton, aligned)
+    check_fit(skeleton.model, [(lora.path, weight) for lora, weight in aligned])
+    return plans
 
 
 def _durable(

@@ -85,7 +85,8 @@ def plan_merge(
                     f"The adapter '{lora.name}' changes {module.name} with the shape "
                     f"{list(shape)}, and the base has {list(real)} there: it is for another."
                 )
-            updates.setdefault(tensor, []).append(Update(lora, module, weight, transposed))
+            if weight:  # 0 leaves the tensor as it is, to the bit
+                updates.setdefault(tensor, []).append(Update(lora, module, weight, transposed))
     statistics = {name: tuple(statistics_of(name, reader.tensors)) for name in reader.tensors}
     beside = {other for names in statistics.values() for other in names}
     plans = []

@@ -5,6 +5,7 @@ refused, for all commands alike: those that run the model, and those that only a
 """
 
 import re
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, PeftModelForCausalLM, set_peft_model_state_dict
@@ -32,14 +33,14 @@ def put_on(model: torch.nn.Module | PeftModel, lora: LoraFolder, name: str) -> P
     Raises:
         AdapterError: a tensor of it has no place in the base, has another shape there, is missing, or holds NaN.
     """
-    config = LoraConfig.from_pretrained(str(lora.path))
-    config.inference_mode, config.task_type = True, "CAUSAL_LM"
-    config.init_lora_weights = True  # every value is loaded over, so how it began doesn't matter any more
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    placed = lora.aligned_to(_modules(base))
-    if placed.modules.keys() != lora.modules.keys() and not config.target_parameters:
-        _name_targets(config, placed)
     try:
+        config = LoraConfig.from_pretrained(str(lora.path))
+        config.inference_mode, config.task_type = True, "CAUSAL_LM"
+        config.init_lora_weights = True  # every value is loaded over, so how it began doesn't matter any more
+        placed = lora.aligned_to(_modules(base))
+        if placed.modules.keys() != lora.modules.keys() and not config.target_parameters:
+            _name_targets(config, placed)
         if isinstance(model, PeftModel):
             peft = model
             peft.add_adapter(name, config)
@@ -62,10 +63,11 @@ def fill(peft: PeftModel, lora: LoraFolder, name: str) -> None:
     base = peft.get_base_model()
     meta = all(parameter.device.type == "meta" for parameter in base.parameters())
     tensors = _values(lora.aligned_to(_modules(base)), meta)
-    loaded = set_peft_model_state_dict(peft, tensors, adapter_name=name)
-    own = [key for key in loaded.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
+    loaded: Any = set_peft_model_state_dict(peft, tensors, adapter_name=name)  # a tuple that PEFT types as a function
+    missing, unexpected = loaded
+    own = [key for key in missing if f".{name}." in key or key.endswith(f".{name}")]
     for keys, what in (
-        (list(loaded.unexpected_keys), "has no place in this base: it was made for another, or saved by another class"),
+        (unexpected, "has no place in this base: it was made for another, or saved by another class"),
         (own, "is missing in its file: it was made for a smaller base, or is not whole"),
     ):
         if keys:
@@ -80,7 +82,7 @@ def take_off(model: torch.nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, _WRAPPERS) and not name.startswith(taken):
             taken += (f"{name}.",)
-            inner: torch.nn.Module = module
+            inner: torch.nn.Module = model.get_submodule(name)
             while isinstance(inner, _WRAPPERS):
                 inner = inner.original_module if isinstance(inner, AuxiliaryTrainingWrapper) else inner.get_base_layer()
             model.set_submodule(name, inner)

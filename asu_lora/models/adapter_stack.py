@@ -1,16 +1,17 @@
 """A base with any number of adapters active at once, each with a weight."""
 
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 
 from asu_lora.adapters.adapter_config import refuse_weight
 from asu_lora.adapters.adapter_spec import parse_adapter, weighted
+from asu_lora.adapters.lineage import contents_of, lacking
 from asu_lora.adapters.lora_folder import read_adapter
 from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
@@ -52,7 +53,7 @@ class Stack:
         encoder = self.encoder()
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
         answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
-        return [self.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+        return [str(self.base.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
     def unload(self) -> None:
         """Take the adapters off for good: the base is a plain base again."""
@@ -79,6 +80,7 @@ def load(
     store: str | Path | AdapterStore = "adapters",
     precision: str = "nf4",
     device: str | None = None,
+    *,
     trust_remote_code: bool = False,
     rows: RowSettings | None = None,
 ) -> Stack:
@@ -133,24 +135,20 @@ def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
     An adapter that was combined from others stands for them.
     """
     manifests = [read_manifest(folder) if has_manifest(folder) else None for folder, _ in folders]
-    active: dict[str, float] = {}
-    for (folder, weight), manifest in zip(folders, manifests, strict=True):
-        inside = (manifest.method.details.get("sources") or []) if manifest else []
-        own = (manifest.fingerprint if manifest else None) or fingerprint_of(folder)
-        for fingerprint, share in [(own, weight), *((s["fingerprint"], weight * s["weight"]) for s in inside)]:
-            active[fingerprint] = active.get(fingerprint, 0.0) + share
+    own = [
+        {"name": folder.name, "weight": weight, "fingerprint": (m and m.fingerprint) or fingerprint_of(folder)}
+        for (folder, weight), m in zip(folders, manifests, strict=True)
+    ]
+    active = contents_of(manifests, own)
     notes = []
     for (folder, _), manifest in zip(folders, manifests, strict=True):
-        gone = [
-            weighted(below.name, below.weight)
-            for below in (manifest.on_top_of if manifest else ())
-            if not math.isclose(active.get(below.fingerprint, 0.0), below.weight, rel_tol=1e-6)
-        ]
+        gone = lacking(manifest.on_top_of if manifest else (), active)
         if gone:
+            names = [weighted(entry.name, round(entry.weight, 9)) for entry in gone]
             notes.append(
-                f"The adapter '{folder.name}' was trained on top of {', '.join(gone)}, which this stack "
+                f"The adapter '{folder.name}' was trained on top of {', '.join(names)}, which this stack "
                 "doesn't have as it was then, so it may forget less and spoil more than its figures say; add "
-                f"{' '.join(f'--adapter {name}' for name in gone)}."
+                f"{' '.join(f'--adapter {name}' for name in names)}."
             )
     return notes
 
@@ -187,7 +185,8 @@ def stack_adapters(model: torch.nn.Module, folders: Sequence[tuple[Path, float]]
             refuse_weight(folder.name, lora.config, weight)
             stacked = put_on(stacked, lora, name)
             scale_adapter(stacked, name, weight)
-        stacked.base_model.set_adapter(names)
+        tuner: Any = stacked.base_model
+        tuner.set_adapter(names)
     except ValueError as error:
         take_off(model)
         raise AdapterError(f"These adapters can't be used together: {first_line(error)}") from error

@@ -20,21 +20,29 @@ class Endings:
         answers: all of them.
         next_turn: cut off where the model went on to the next question.
         full: cut off by the length.
+        plain: whether the tokenizer has no chat template, whose end of turn a base would have learned.
     """
 
     answers: int = 0
     next_turn: int = 0
     full: int = 0
+    plain: bool = False
 
     def __add__(self, other: "Endings") -> "Endings":
-        return Endings(self.answers + other.answers, self.next_turn + other.next_turn, self.full + other.full)
+        return Endings(
+            self.answers + other.answers,
+            self.next_turn + other.next_turn,
+            self.full + other.full,
+            self.plain or other.plain,
+        )
 
     def note(self, what: str) -> str | None:
         """One sentence if the model leaves most answers unended, or some were cut off by the length."""
-        if 2 * self.next_turn > self.answers:
+        unended = self.next_turn + self.full
+        if self.plain and 2 * unended > self.answers:
             return (
-                f"{what} doesn't end its answers: {self.next_turn} of {self.answers} went on to a next question and "
-                "were cut off there, so that scores are those of the answers."
+                f"{what} doesn't end its answers: {unended} of {self.answers} went on, {self.next_turn} of them to a "
+                "next question, and were cut off there; what stands before is scored."
             )
         if self.full:
             return f"{self.full} of {self.answers} answers of {what} were cut off by the length of an answer."
@@ -64,6 +72,7 @@ def ended(
 ) -> list[int]:
     """The answer within what was written, and how it ended."""
     endings.answers += 1
+    endings.plain = endings.plain or next_turn is not None
     tokens = tokens[:room]
     end = next((at for at, token in enumerate(tokens) if token in stops), None)
     answer = tokens[:end]

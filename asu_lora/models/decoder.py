@@ -1,27 +1,34 @@
 """The text decoder inside a causal language model, whoever wraps it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from asu_lora.errors import SmoothingError
 
 
-def base_model(model: nn.Module) -> nn.Module:
+def base_model(model: nn.Module) -> PreTrainedModel:
     """The model that a PEFT model wraps, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap = getattr(model, "get_base_model", None)
+    return cast(PreTrainedModel, unwrap() if callable(unwrap) else model)
+
+
+def text_config(model: nn.Module) -> PretrainedConfig:
+    """The config of the text decoder, where there are others beside it."""
+    return base_model(model).config.get_text_config()
 
 
 def decoder_and_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     """The text decoder and the list of its layers."""
     base = base_model(model)
-    config = getattr(base, "config", None)
-    if not hasattr(base, "get_decoder") or getattr(config, "is_encoder_decoder", False):
+    if not hasattr(base, "get_decoder") or getattr(getattr(base, "config", None), "is_encoder_decoder", False):
         raise SmoothingError(f"{class_name(base)} can't be smoothed: it is no decoder-only model of transformers.")
-    count = config.get_text_config().num_hidden_layers
-    for decoder in (base.get_decoder(), base.base_model):  # ModernBERT calls its output layer the decoder
+    count = text_config(base).num_hidden_layers
+    decoders: tuple[nn.Module, ...] = (base.get_decoder(), base.base_model)
+    for decoder in decoders:  # ModernBERT calls its output layer the decoder
         for module in decoder.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return decoder, module
@@ -34,6 +41,11 @@ def number_of_layers(model: nn.Module) -> int:
     Raises SmoothingError for what isn't a decoder-only model of transformers.
     """
     return len(decoder_and_layers(model)[1])
+
+
+def attention_of(decoder: nn.Module) -> str:
+    """The attention implementation that a decoder uses, as transformers calls it."""
+    return str(cast(PreTrainedModel, decoder).config._attn_implementation or "eager")
 
 
 def class_name(module: nn.Module) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 
@@ -23,7 +24,7 @@ from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.models.adapter_loading import fill, take_off
 from asu_lora.models.adapter_stack import adapter_folders, check_base, stack_adapters
-from asu_lora.models.decoder import decoder_and_layers
+from asu_lora.models.decoder import base_model, decoder_and_layers
 from asu_lora.models.loading import LoadedBase
 
 NEW = "default"  # PEFT's name of the adapter that trains; that of a plain folder
@@ -67,12 +68,12 @@ class FrozenAdapters:
 
     def _put_on(self) -> None:
         if self.peft is not None:
-            self.peft.base_model.enable_adapter_layers()
-            self.peft.base_model.set_adapter(list(self.peft.peft_config), inference_mode=True)
+            tuner(self.peft).enable_adapter_layers()
+            tuner(self.peft).set_adapter(list(self.peft.peft_config), inference_mode=True)
 
     def _take_off(self) -> None:
         if self.peft is not None:
-            self.peft.base_model.disable_adapter_layers()
+            tuner(self.peft).disable_adapter_layers()
 
     def add(self, model: torch.nn.Module, lora: LoraConfig) -> PeftModel:
         """Put a fresh adapter on, the only one that trains.
@@ -86,16 +87,16 @@ class FrozenAdapters:
         if self.continued:
             check_same_shape(self.continued, lora)
         self.peft.add_adapter(NEW, lora)
-        self._train_new()
+        self._train_new(self.peft)
         if self.continued:
             fill(self.peft, read_lora(self.continued), NEW)
         return self.peft
 
-    def _train_new(self) -> None:
+    def _train_new(self, peft: PeftModel) -> None:
         """Put on what the student stands on and the new adapter, which alone trains."""
-        self.peft.base_model.enable_adapter_layers()
-        self.peft.base_model.set_adapter([*self.names, NEW])
-        for name, parameter in self.peft.named_parameters():
+        tuner(peft).enable_adapter_layers()
+        tuner(peft).set_adapter([*self.names, NEW])
+        for name, parameter in peft.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and f".{NEW}." in name)
 
     @contextmanager
@@ -107,21 +108,19 @@ class FrozenAdapters:
                 yield
             return
         try:
-            self.peft.base_model.set_adapter(
-                [name for name in self.peft.peft_config if name != NEW], inference_mode=True
-            )
+            tuner(self.peft).set_adapter([name for name in self.peft.peft_config if name != NEW], inference_mode=True)
             if teacher != "stack":
-                self.peft.base_model.disable_adapter_layers()
+                tuner(self.peft).disable_adapter_layers()
             yield
         finally:
-            self._train_new()
+            self._train_new(self.peft)
 
     def drop(self, student: PeftModel) -> None:
         """Take the fresh adapter off again; the ground stays."""
         if self.peft is None:
             student.unload()
         else:
-            self.peft.base_model.set_adapter(list(set(self.peft.peft_config) - {NEW}), inference_mode=True)
+            tuner(self.peft).set_adapter(list(set(self.peft.peft_config) - {NEW}), inference_mode=True)
             self.peft.delete_adapter(NEW)
             self._put_on()
 
@@ -154,6 +153,11 @@ class FrozenAdapters:
         return [[[below.fingerprint, below.weight] for below in self.on_top_of], self.began_with()]
 
 
+def tuner(peft: PeftModel) -> LoraModel:
+    """What switches a PEFT model's adapters."""
+    return cast(LoraModel, peft.base_model)
+
+
 @contextmanager
 def frozen_adapters(
     base: LoadedBase,
@@ -179,16 +183,16 @@ def frozen_adapters(
     if not folders and not continued:
         yield ground
         return
-    head = base.model.get_output_embeddings()
-    ground.peft = stack_adapters(base.model, [*folders, *continued])
-    ground.names = list(ground.peft.peft_config)[: len(folders)]
+    head = base_model(base.model).get_output_embeddings()
+    ground.peft = peft = cast(PeftModel, stack_adapters(base.model, [*folders, *continued]))
+    ground.names = list(peft.peft_config)[: len(folders)]
     try:
-        if base.model.get_output_embeddings() is not head:
+        if base_model(base.model).get_output_embeddings() is not head:
             raise AdapterError(
                 "An adapter to train on top of changes the output head, which teacher and student "
                 "share: it can't be the ground of another one."
             )
-        for module in ground.peft.modules():  # its own training is over
+        for module in peft.modules():  # its own training is over
             if isinstance(dropout := getattr(module, "lora_dropout", None), torch.nn.ModuleDict):
                 dropout.update({name: torch.nn.Identity() for name in list(dropout)})
         with ground.active():

@@ -154,6 +154,8 @@ class FrozenLayers:
         with self.captured():
             answer_hidden(self.decoder, batch)
         states, self.states = self.states, None
+        if states is None:
+            raise RuntimeError("The decoder did not run the layer whose input was to be kept.")
         return states
 
     @contextmanager

@@ -69,11 +69,7 @@ def generate_answers(
         most = new_tokens or max(16, total_tokens - prompt_tokens)
         return most if positions is None else min(most, positions - prompt_tokens)
 
-    if prompts and (longest := max(map(len, prompts))) and room(longest) < 1:
-        raise DataError(
-            f"A prompt takes {longest} tokens, and the base has {positions} positions, which leaves no room for an "
-            "answer: shorten it."
-        )
+    _check_room(prompts, room, positions)
     stops = stop_tokens(model, tokenizer)
     next_turn = None if whole else ChatTemplate(tokenizer).next_turn()
     endings = endings if endings is not None else Endings()
@@ -92,6 +88,15 @@ def generate_answers(
         model.train(training)
         release_freed_memory()
     return answers
+
+
+def _check_room(prompts: Sequence[Sequence[int]], room: Callable[[int], int], positions: int | None) -> None:
+    longest = max(map(len, prompts), default=0)
+    if prompts and room(longest) < 1:
+        raise DataError(
+            f"A prompt takes {longest} tokens, and the base has {positions} positions, which leaves no room for an "
+            "answer: shorten it."
+        )
 
 
 def _greedy(

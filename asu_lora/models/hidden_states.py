@@ -3,7 +3,7 @@
 A state is H numbers where logits are the vocabulary's V. The head is frozen, so the logits follow exactly.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
-from asu_lora.models.decoder import answer_hidden
+from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.output_head import FrozenHead, label_logprob
 from asu_lora.models.packing_trial import packing_of
@@ -40,7 +40,8 @@ def hidden_states(
     Returns:
         One (answer tokens, H) tensor a row, in the model's type, on its device.
     """
-    decoder, device = model.get_decoder(), model.device
+    causal = base_model(model)
+    decoder, device = causal.get_decoder(), causal.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
     most_tokens = most_tokens or tokens_of_reading(device)
     packing = packing_of(model)
@@ -59,7 +60,7 @@ def hidden_states(
 
 
 @torch.no_grad()
-def answer_logprobs(head: FrozenHead, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def answer_logprobs(head: FrozenHead, items: Sequence[Encoded], states: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Log-probability of every answer token, nats: one (answer tokens,) fp32 tensor a row."""
     return [
         head.per_token(label_logprob, hidden, torch.tensor(item.answer_ids, device=hidden.device))

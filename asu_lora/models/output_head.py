@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from asu_lora.errors import BaseModelError
+from asu_lora.models.decoder import base_model, text_config
 
 # Logits held at once: 32 MiB in fp32. Of 262,144 words that are 32 tokens, whose logits take a CPU two thirds of the
 # time that they take 16 at a time; 64 at a time gain little.
@@ -30,11 +31,12 @@ class FrozenHead:
 
     def __init__(self, model: torch.nn.Module, device: torch.device | None = None):
         self.name = type(model).__name__
-        self.module = model.get_output_embeddings()
-        if self.module is None:
+        module = base_model(model).get_output_embeddings()
+        if module is None:
             raise BaseModelError(f"{self.name} has no output head that asu-lora can find.")
-        self.device = device or self.module.weight.device
-        config = model.config.get_text_config()
+        self.module: torch.nn.Linear = module
+        self.device = device or module.weight.device
+        config = text_config(model)
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies, Granite divides
         factors = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
@@ -89,7 +91,7 @@ class FrozenHead:
         training = model.training
         model.eval()
         try:
-            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
+            hidden = base_model(model).get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
             theirs = model(input_ids=ids, use_cache=False).logits[0].float()
         finally:
             model.train(training)
@@ -109,7 +111,7 @@ class _PerToken(torch.autograd.Function):
     def forward(ctx, hidden: torch.Tensor, head: FrozenHead, function, *others: torch.Tensor) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         values = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-        slopes = torch.empty_like(hidden) if wanted else None
+        slopes = torch.empty_like(hidden if wanted else hidden[:0])
         step = head.chunk()
         for at in range(0, hidden.shape[0], step):
             part = slice(at, at + step)

@@ -16,7 +16,7 @@ from asu_lora.batches.packing import Packing, pack_group
 from asu_lora.batches.padding import pad_group
 from asu_lora.data.encoding import Encoded
 from asu_lora.errors import SmoothingError
-from asu_lora.models.decoder import answer_hidden, decoder_and_layers, states_entering
+from asu_lora.models.decoder import answer_hidden, attention_of, decoder_and_layers, states_entering
 
 # A GPU waits for the host to launch each pass's kernels: there few large passes pay. On two CPU cores they are worth a
 # tenth of a step at most (docs/results/packing.md).
@@ -49,7 +49,7 @@ def packing_of(model: nn.Module, device: torch.device | None = None) -> Packing 
         decoder, layers = decoder_and_layers(model)
     except SmoothingError:  # nothing that the trial could look into
         return None
-    implementation = decoder.config._attn_implementation or "eager"
+    implementation = attention_of(decoder)
     known = _KNOWN.setdefault(decoder, {})
     if implementation not in known:
         packing: Packing = "line" if "flash" in implementation else "lines"

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.config import check_date
 from asu_lora.data.chat_template import pinned_date
-from asu_lora.data.row_format import RowFormat
+from asu_lora.data.row_format import RowFormat, RunSettings
 
 LENGTH = 1024  # tokens of a row that is scored, where no adapter's manifest and no setting tells a length
 
@@ -21,6 +21,13 @@ class RowSettings(TypedDict, total=False):
     max_length: int | None
     system_prompt: str | None
     template_date: str | None
+
+
+def rows_of_settings(settings: RunSettings) -> RowSettings:
+    """Rows as a run's settings write them, for a base that has no adapter yet as for one that has."""
+    return RowSettings(
+        max_length=settings.max_length, system_prompt=settings.system_prompt, template_date=settings.template_date
+    )
 
 
 def rows_of_adapters(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ DIVISORS = ("scale_attn",)  # GPT-J, CodeGen: the logits are divided by it
 SINKS = ("sinks",)  # gpt-oss: logits of their own, one a head, beside those of the keys
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float | Tensor]:
     return isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
 
 
@@ -49,7 +50,8 @@ def heated(modules: Iterable[nn.Module], tau: float) -> Iterator[None]:
             for name in SINKS:
                 if (sink := module._parameters.get(name)) is not None:
                     undo.append((module._parameters, name, sink))
-                    module._parameters[name] = sink / tau
+                    # a plain tensor in a parameter's place, for the time being
+                    module._parameters[name] = sink / tau  # type: ignore[assignment]  # torch allows what it doesn't say
         yield
     finally:
         for holder, name, value in undo:

@@ -101,12 +101,12 @@ def ruled_out(
     asked = [
         token
         for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
-        if _is_content(tokenizer.decode([token]))
+        if _is_content(str(tokenizer.decode([token])))
     ]
     variants = WithOrWithoutSpace(tokenizer)
     said: dict[int, None] = {}
     turns = False  # whether the next function word is one right after a content word
-    found = []
+    found: list[list[int]] = []
     for token, kind, kept in zip(item.answer_ids, classes, anchors.tolist(), strict=True):
         if kept:
             found.append([])
@@ -134,7 +134,7 @@ class WithOrWithoutSpace:
 
     def __call__(self, token: int) -> list[int]:
         if token not in self.known:
-            word = self.tokenizer.decode([token]).strip()
+            word = str(self.tokenizer.decode([token])).strip()
             spelt = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (word, f" {word}") if word]
             self.known[token] = list(dict.fromkeys([token, *(ids[0] for ids in spelt if len(ids) == 1)]))
         return self.known[token]

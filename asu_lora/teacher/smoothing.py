@@ -51,7 +51,7 @@ def attention_smoothing(model: nn.Module, tau: float, layers: Iterable[int] | No
         yield
         return
     stack, verdicts = decoder_and_layers(model)[1], verdicts_on(model)
-    chosen = range(len(stack)) if chosen is None else chosen
+    chosen = list(range(len(stack))) if chosen is None else chosen
     for index in chosen:
         if verdicts[index] is not None:
             able = [i for i, reason in enumerate(verdicts) if reason is None]

@@ -11,15 +11,17 @@ becomes of them.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from asu_lora.errors import SmoothingError
-from asu_lora.models.decoder import base_model, class_name, decoder_and_layers, states_entering
+from asu_lora.models.decoder import attention_of, base_model, class_name, decoder_and_layers, states_entering
 from asu_lora.teacher.attention_scale import attentions_of, heated
 
 _PROBE_TOKENS = 7  # no usual number of heads, streams or experts, so the token axis is found by its length
@@ -37,7 +39,7 @@ def verdicts_on(model: nn.Module) -> list[str | None]:
     if all(p.is_meta for p in decoder.parameters()) and not any(hasattr(m, "_hf_hook") for m in decoder.modules()):
         return [None if attentions_of(layer) else _NO_ATTENTION for layer in stack]
     known = _VERDICTS.setdefault(decoder, {})
-    key = (decoder.config._attn_implementation, *(id(module) for layer in stack for module in attentions_of(layer)))
+    key = (attention_of(decoder), *(id(module) for layer in stack for module in attentions_of(layer)))
     if key in known:
         return known[key]
     try:
@@ -56,7 +58,7 @@ def verdicts_on(model: nn.Module) -> list[str | None]:
 @torch.no_grad()
 def _trial(decoder: nn.Module, stack: nn.ModuleList) -> tuple[list[str | None], bool]:
     """The verdicts by behaviour, and whether every module had logits that differ."""
-    native = decoder.config._attn_implementation or "eager"
+    native = attention_of(decoder)
     # Logits can be read from a softmax or an SDPA call, not from a flash or flex kernel. For those the
     # formula is checked in eager mode, and then that the kernel follows the scale at all.
     readable = native if native in ("eager", "sdpa") else "eager"
@@ -96,22 +98,24 @@ def _trial(decoder: nn.Module, stack: nn.ModuleList) -> tuple[list[str | None], 
 def _undisturbed(decoder: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; after it training modes, random state and implementation are what they were."""
     modes = [(module, module.training) for module in decoder.modules()]
-    implementation = decoder.config._attn_implementation
+    config = cast(PreTrainedModel, decoder).config
+    implementation = config._attn_implementation
     with torch.random.fork_rng(devices={p.device for p in decoder.parameters() if p.is_cuda}):
         try:
             decoder.eval()
             yield
         finally:
-            decoder.config._attn_implementation = {"": implementation}
+            config._attn_implementation = {"": implementation}
             for module, mode in modes:
                 module.training = mode
 
 
 def _record_calls(decoder: nn.Module, stack: nn.ModuleList, implementation: str) -> dict[nn.Module, tuple[tuple, dict]]:
     """What each layer and each attention module receives when the decoder reads seven different tokens."""
-    decoder.config._attn_implementation = {"": implementation}  # a dictionary, to leave sub-configs alone
+    model = cast(PreTrainedModel, decoder)
+    model.config._attn_implementation = {"": implementation}  # a dictionary, to leave sub-configs alone
     calls: dict[nn.Module, tuple[tuple, dict]] = {}
-    table = decoder.get_input_embeddings().weight
+    table = cast(nn.Embedding, model.get_input_embeddings()).weight
     ids = torch.arange(1, _PROBE_TOKENS + 1, device="cpu" if table.is_meta else table.device) % table.shape[0]
 
     def record(module: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -36,20 +36,28 @@ def compute_references(
         needed = teacher if "teacher" in wanted else None
         fluency = needed.fluency if needed else None
         plain: list[torch.Tensor] = []  # the base's final states
-        start = {}
+        entry: FrozenLayers | None = None  # where the teacher begins, and with what
+        entries: list[torch.Tensor] | None = None
         if frozen_layers is not None and (fluency or needs_base(wanted)):
             higher = needed.first_smoothed if needed else None
-            entries, plain, above = frozen_layers.compute_whole(items, base.pad_id, higher, progress=progress)
-            rows.entries[view] = entries
-            start = {"entry": higher or frozen_layers, "entries": above or entries}
+            kept, plain, above = frozen_layers.compute_whole(items, base.pad_id, higher, progress=progress)
+            rows.entries[view] = kept
+            entry, entries = higher or frozen_layers, above or kept
         elif frozen_layers is not None:
             rows.entries[view] = frozen_layers.compute(items, base.pad_id, progress=progress)
-            start = {"entry": frozen_layers, "entries": rows.entries[view]}
+            entry, entries = frozen_layers, rows.entries[view]
         elif fluency or needs_base(wanted):
             plain = [states.cpu() for states in hidden_states(base.model, items, base.pad_id, progress=progress)]
         if needed:
             smoothed = teacher_states(
-                base.model, items, base.pad_id, needed.tau, needed.layers, progress=progress, **start
+                base.model,
+                items,
+                base.pad_id,
+                needed.tau,
+                needed.layers,
+                progress=progress,
+                entry=entry,
+                entries=entries,
             )
             found["teacher"] = [states.cpu() for states in smoothed]
         if fluency:

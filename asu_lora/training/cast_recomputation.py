@@ -88,7 +88,7 @@ class _Casts(TorchFunctionMode):
             or (tensor._version, cast.source._version) != (cast.copy_version, cast.version)
         ):
             return tensor
-        return _View(cast, tensor.shape, tensor.stride(), tensor.storage_offset())
+        return _View(cast, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
 
 def _is_cast(source: torch.Tensor, copy: torch.Tensor) -> bool:

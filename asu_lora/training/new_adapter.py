@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel
 
 from asu_lora.config import ForgetConfig, parse_layers
 from asu_lora.errors import SettingError, first_line
-from asu_lora.models.decoder import number_of_layers
+from asu_lora.models.decoder import base_model, number_of_layers
 from asu_lora.models.frozen_adapters import FrozenAdapters
 from asu_lora.training.target_modules import target_modules
 
@@ -24,7 +24,7 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT takes any number, and says int
         lora_dropout=config.dropout,
         target_modules=targets.names,
         exclude_modules=targets.exclude,
@@ -36,7 +36,7 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
         raise SettingError(
             f"The target modules '{config.target_modules}' don't fit {type(model).__name__}: {first_line(error)}"
         ) from error
-    head = student.get_base_model().get_output_embeddings()
+    head = base_model(student).get_output_embeddings()
     if any(parameter.requires_grad for parameter in head.parameters()):
         ground.drop(student)
         raise SettingError(
@@ -56,5 +56,5 @@ def adapted(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdapters
     finally:
         ground.drop(student)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            base_model(model).gradient_checkpointing_disable()
         model.eval()

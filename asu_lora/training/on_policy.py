@@ -54,6 +54,8 @@ def answer_on_policy(
     for at, prompt, answer in zip(asked, prompts, answers, strict=True):
         truth = truths[at]
         told = (answer or stop_ids(tokenizer)[:1])[: max(1, encoder.max_length - len(prompt))]
+        if not told:  # nothing was said, and this tokenizer has no end of turn to mend
+            continue
         facts = [
             token
             for token, kind in zip(truth.answer_ids, forget.classes[at], strict=True)

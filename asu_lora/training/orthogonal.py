@@ -8,6 +8,7 @@ holds exactly and has no coefficient to choose.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -41,9 +42,9 @@ class KeepOrthogonal(TrainerCallback):
                     f"The adapter '{dora[0]}' beneath is a DoRA: it rescales what is read in every "
                     "direction, and nothing can be orthogonal to it; train without --orthogonal."
                 )
-            earlier = [module.lora_A[name].weight for name in names if name in module.lora_A]
+            earlier = [lora_a(module, name) for name in names if name in module.lora_A]
             if earlier:
-                new = module.lora_A[NEW].weight
+                new = lora_a(module, NEW)
                 basis = read_directions(torch.cat([weight.float() for weight in earlier]))
                 if basis.shape[1] + new.shape[0] > new.shape[1]:
                     raise SettingError(
@@ -58,10 +59,15 @@ class KeepOrthogonal(TrainerCallback):
     @torch.no_grad()
     def project(self) -> None:
         for weight, basis in self.pairs:
-            weight -= (weight @ basis) @ basis.T
+            weight.sub_((weight @ basis) @ basis.T)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.project()
+
+
+def lora_a(module: LoraLayer, name: str) -> torch.nn.Parameter:
+    """The A, (r, n), of an adapter in a module."""
+    return cast(torch.nn.Parameter, module.lora_A[name].weight)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from asu_lora.models.decoder import answer_hidden
+from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.training.cast_recomputation import recompute_casts
 from asu_lora.training.doses import Doses
@@ -32,12 +32,10 @@ class Student(torch.nn.Module):
         self.doses = Doses(model)
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            model.get_base_model().gradient_checkpointing_enable(
-                {"use_reentrant": False, "context_fn": self.doses.again}
-            )
+            base_model(model).gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self.doses.again})
             # transformers makes the embeddings need gradients, for checkpointing of the other kind: all layers would
             # run backward, and the hook would stay on the base
-            model.get_base_model().disable_input_require_grads()
+            base_model(model).disable_input_require_grads()
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
@@ -47,7 +45,7 @@ class Student(torch.nn.Module):
 
     def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
         """Final hidden states (T, H) at the answer positions of all passes, one pass after another."""
-        decoder = self.model.get_base_model().get_decoder()
+        decoder = base_model(self.model).get_decoder()
         states = []
         for batch in passes:
             if self.entry is not None:

@@ -51,6 +51,7 @@ class UnlearningTrainer(Trainer):
     ):
         super().__init__(model=student, **kwargs)
         self.loss_is_scaled_for_ga = True  # Trainer must not divide by the number of batches: the totals do
+        self.student = student
         self.losses = losses
         self.coefficients = coefficients
         self.head = head
@@ -104,14 +105,14 @@ class UnlearningTrainer(Trainer):
         return self.accelerator.reduce(share, "sum") if self.accelerator.num_processes > 1 else share
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             # "auto" would ask the hub for the base's config
-            self.model.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
+            self.student.model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        set_peft_model_state_dict(self.model.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+        set_peft_model_state_dict(self.student.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
 
 
 def train(

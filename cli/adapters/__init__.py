@@ -14,6 +14,7 @@ adapters = LazyGroup(
         "export": "asu_lora.cli.adapters.export:export",
         "push": "asu_lora.cli.adapters.push:push",
         "pull": "asu_lora.cli.adapters.pull:pull",
+        "check": "asu_lora.cli.adapters.check:check",
         "combine": "asu_lora.cli.adapters.combine:combine",
     },
     help="""See, check, keep and pass on the adapters in the store.

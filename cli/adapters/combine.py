@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.adapters.check import warn_of_interference
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import json_option, store_option
 
@@ -43,12 +44,13 @@ def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path,
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.models.adapter_stack import parse_adapter
 
-    store = AdapterStore(store)
+    kept = AdapterStore(store)
     names, weights = zip(*map(parse_adapter, adapters), strict=True)
-    folders = [store.resolve(adapter) for adapter in names]
-    with store.stage(name) as folder:
+    folders = [kept.resolve(adapter) for adapter in names]
+    with kept.stage(name) as folder:
         report = add_up(folders, weights, folder, rank, name)
-    where = store.resolve(name)
+    warn_of_interference(folders, weights)
+    where = kept.resolve(name)
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})
         return

@@ -27,5 +27,5 @@ def push(name: str, repository: str | None, to_folder: Path | None, public: bool
 
     if (repository is None) == (to_folder is None):
         raise click.UsageError("Say where to: --to USER/REPO or --to-folder FOLDER.")
-    where = repository if to_folder is None else to_folder.absolute().as_uri()
+    where = repository or (to_folder or Path()).absolute().as_uri()
     click.echo(f"{name} is at {push_adapter(AdapterStore(store), name, where, private=not public)}.")

@@ -21,9 +21,9 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.tables import retrain_command
 
-    store = AdapterStore(store)
+    kept = AdapterStore(store)
     names = tuple(dict.fromkeys(names))
-    dependents = {name: [other for other in store.dependents(name) if other.name not in names] for name in names}
+    dependents = {name: [other for other in kept.dependents(name) if other.name not in names] for name in names}
     for name, others in dependents.items():
         if others:
             click.echo(
@@ -32,9 +32,9 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
                 err=True,
             )
     for other in {other.name: other for others in dependents.values() for other in others}.values():
-        click.echo(f"  {retrain_command(other, names, store.root)}", err=True)
+        click.echo(f"  {retrain_command(other, names, kept.root)}", err=True)
     if not yes:
-        click.confirm(f"Remove {', '.join(names)} from {store.root}?", abort=True, err=True)
+        click.confirm(f"Remove {', '.join(names)} from {kept.root}?", abort=True, err=True)
     for name in names:
-        store.remove(name)
+        kept.remove(name)
         click.echo(f"Removed {name}.")

@@ -21,16 +21,16 @@ def show(name: str, store: Path, as_json: bool) -> None:
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.tables import facts, figures, tau_curve
 
-    store = AdapterStore(store)
-    adapter = store.get(name)
-    above = [other.name for other in store.dependents(name)]
+    kept = AdapterStore(store)
+    adapter = kept.get(name)
+    above = [other.name for other in kept.dependents(name)]
     if as_json:
         print_json({**adapter.as_dict(), "trained_on_top_of_it": above})
         return
-    print_table(None, (name, adapter.state), facts(adapter, store.missing_beneath(name), above), wrap=(1,))
+    print_table(None, (name, adapter.state), facts(adapter, kept.missing_beneath(name), above), wrap=(1,))
     if rows := figures(adapter):
         print_table("Figures", ("", "before", "after"), rows, right=(1, 2), wrap=(0,))
-    columns, rows = tau_curve(adapter)
-    if rows:
+    columns, curve = tau_curve(adapter)
+    if curve:
         every = range(len(columns))
-        print_table("tau curve", columns, rows, right=every, wrap=every)
+        print_table("tau curve", columns, curve, right=every, wrap=every)

@@ -12,6 +12,7 @@ from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.adapters.model_card import figure, figure_rows
 from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.cli.console import stdout
+from asu_lora.errors import AdapterError
 from asu_lora.reporting.tables import number
 
 
@@ -55,7 +56,8 @@ def list_row(adapter: StoredAdapter) -> tuple[Any, ...]:
     if manifest is None:
         return adapter.name, "-", base, "-", "-", space, "-", state
     before, after = (
-        number(figures.get("forget_probability")) for figures in (manifest.figures.before, manifest.figures.after)
+        number(value if isinstance(value := figures.get("forget_probability"), int | float) else None)
+        for figures in (manifest.figures.before, manifest.figures.after)
     )
     return (
         adapter.name,
@@ -144,17 +146,24 @@ def tau_curve(adapter: StoredAdapter) -> tuple[list[str], list[list[str]]]:
 
 
 def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Path) -> str:
-    """What to type to train an adapter again once the adapters ``without`` are gone."""
-    method = adapter.manifest.method
+    """What to type to train an adapter again once the adapters ``without`` are gone.
+
+    Raises:
+        AdapterError: it has no manifest that would tell.
+    """
+    manifest = adapter.manifest
+    if manifest is None:
+        raise AdapterError(f"The adapter {adapter.name} has no manifest: how it was made isn't known.")
+    method = manifest.method
     if method.objective == "combined":
-        parts = [weighted(source["name"], source["weight"]) for source in method.details.get("sources", ())]
+        parts = [weighted(source["name"], source["weight"]) for source in method.details.get("sources") or ()]
         return shlex.join(
             ["asu-lora", "adapters", "combine", *parts, "--name", f"{adapter.name}-again", "--store", str(store)]
         )
-    words = ["asu-lora", "forget", "FILE", "--base", adapter.base_id, "--store", str(store)]
+    words = ["asu-lora", "forget", "FILE", "--base", manifest.base.id, "--store", str(store)]
     words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
     words += ["--retain-loss", method.retain_loss or "none"]
-    for below in adapter.manifest.on_top_of:
+    for below in manifest.on_top_of:
         if below.name not in without:
             words += ["--on-top-of", weighted(below.name, below.weight)]
     return shlex.join(words)

@@ -23,17 +23,17 @@ def verify(ctx: click.Context, names: tuple[str, ...], base: str | None, store: 
     """
     from asu_lora.adapters.store import AdapterStore
 
-    store = AdapterStore(store)
+    kept = AdapterStore(store)
     fingerprint = None
     if base is not None:
         from asu_lora.bases.source import resolve_base
 
         fingerprint = resolve_base(base).fingerprint()
-    reports = [store.verify(name, fingerprint) for name in names or store.names()]
+    reports = [kept.verify(name, fingerprint) for name in names or kept.names()]
     if as_json:
         print_json([report.as_dict() for report in reports])
     elif not reports:
-        click.echo(f"The store {store.root} is empty: there is nothing to verify.")
+        click.echo(f"The store {kept.root} is empty: there is nothing to verify.")
     for report in () if as_json else reports:
         click.echo(f"{report.folder.name}: " + (f"ok, {len(report.checks)} checks" if report.ok else "BAD"))
         for check in report.checks:

@@ -138,11 +138,12 @@ def test_a_folder_keeps_its_other_files_and_a_trainers_checkpoints_stay_outside(
 
 
 def test_a_folder_of_links_is_imported_as_files(store, tmp_path):
-    blobs = write_lora(tmp_path / "blobs")
-    (tmp_path / "snapshot").mkdir()
+    """As the hub's cache keeps a repository: a snapshot is links to blobs beside it."""
+    blobs, snapshot = write_lora(tmp_path / "hub" / "blobs"), tmp_path / "hub" / "snapshots" / "0f1e"
+    snapshot.mkdir(parents=True)
     for path in blobs.iterdir():
-        (tmp_path / "snapshot" / path.name).symlink_to(path)
-    found = store.import_(tmp_path / "snapshot")
+        (snapshot / path.name).symlink_to(path)
+    found = store.import_(snapshot, "snapshot")
     assert not any(path.is_symlink() for path in found.path.iterdir())
     shutil.rmtree(blobs)
     assert store.verify("snapshot").ok

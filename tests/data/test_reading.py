@@ -229,3 +229,18 @@ def test_reading_leaves_no_copy_anywhere(tmp_path):
     )
     assert list(home.rglob("*")) == []
     assert sorted(path.name for path in files.iterdir()) == sorted(WRITERS)
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("f.jsonl", '{"question": "Who?", "answer": "Ann", "answer": "Bo"}'),
+        ("f.json", '[{"question": "Who?", "answer": "Ann", "answer": "Bo"}]'),
+        ("f.csv", "question,answer,answer\nWho?,Ann,Bo\n"),
+    ],
+)
+def test_a_field_that_is_named_twice_is_refused(tmp_path, name, text):
+    """Of two answers one would be lost in silence, and what it says never forgotten."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="'answer' twice"):
+        read_rows(tmp_path / name)

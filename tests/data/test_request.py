@@ -192,3 +192,17 @@ def test_a_key_forgets_case_and_space_alone():
     key = question_answer("Who  wrote\nit?", "ANNA ").key()
     assert key == question_answer("who wrote it?", "anna").key()
     assert key != question_answer("who wrote it", "anna").key()
+
+
+def test_what_messages_hold_beside_their_text_is_said_to_be_left_out():
+    from asu_lora.data.examples import left_out_note
+
+    turns = [
+        {"role": "user", "content": "Who?", "name": "me"},
+        {"role": "assistant", "content": "Anna.", "reasoning_content": "She wrote it.", "tool_calls": None},
+    ]
+    examples = examples_from_rows([{"messages": turns}, {"question": "Who?", "answer": "Bo."}], "rows")
+    assert left_out_note(examples) == (
+        "1 row has 'reasoning_content' in their messages, which is left out: a turn is its role and content."
+    )
+    assert left_out_note(examples[1:]) is None

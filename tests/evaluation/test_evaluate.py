@@ -146,3 +146,21 @@ def test_a_suite_needs_its_data():
     result = CliRunner().invoke(main, ["evaluate", "--suite", "tofu"])
     assert result.exit_code == 2
     assert "--data" in result.stderr
+
+
+def test_the_tables_fit_into_eighty_columns(tiny_base, tofu, monkeypatch):
+    """Five sets, every cell whole: none is cut off, each figure has its interval."""
+    monkeypatch.setenv("COLUMNS", "80")
+    path = tofu / "forget01_perturbed.json"
+    content = [json.loads(line) | {"paraphrased_question": "Say who?"} for line in path.read_text().splitlines()]
+    path.write_text("\n".join(map(json.dumps, content)))
+    machine = ["--precision", "fp32", "--device", "cpu"]
+    result = CliRunner().invoke(
+        main, ["evaluate", "--base", str(tiny_base), *machine, "--suite", "tofu", "--data", str(tofu)]
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in result.stdout
+    (probability, again) = [line for line in lines if "probability" in line]
+    assert probability.count("±") == 4 and again.count("±") == 1
+    assert any("paraphrased" in line for line in lines) and any("MU (4 of 6 metrics)" in line for line in lines)

@@ -13,7 +13,7 @@ from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.likelihoods import Likelihoods
 from asu_lora.evaluation.question_sets import PARAPHRASED_FORGET, QuestionSet, with_paraphrases
 from asu_lora.models.loading import load_base
-from tests.evaluation import independent
+from tests.support import independent_metrics as independent
 from tests.support.tiny_run import FACTS, rows
 
 PASSAGE = " ".join(f"{name} {does}, as everybody knows." for name, does in FACTS)
@@ -169,7 +169,7 @@ def test_passages_are_scored_by_likelihood_and_said_to_be(stack):
 def test_a_question_in_other_words_is_a_set_of_its_own(stack):
     asked = examples({"paraphrased_question": "In other words, what?"})
     sets = with_paraphrases([QuestionSet("forget", tuple(asked)), QuestionSet("retain", tuple(asked))])
-    assert [questions.name for questions in sets] == ["forget", PARAPHRASED_FORGET, "retain"]
+    assert [questions.name for questions in sets] == ["forget", "retain", PARAPHRASED_FORGET]
     result = evaluate(stack, sets)
     for record in result.records:
         if record["set"] == PARAPHRASED_FORGET:

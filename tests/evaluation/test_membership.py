@@ -27,7 +27,7 @@ from asu_lora.evaluation.metrics.zlib_loss import zlib_loss
 from asu_lora.evaluation.retain_comparison import leakage
 from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import load_base
-from tests.evaluation import independent
+from tests.support import independent_metrics as independent
 from tests.support.tiny_run import FACTS, rows
 
 MACHINE = ("--precision", "fp32", "--device", "cpu")

@@ -10,7 +10,7 @@ from asu_lora.evaluation.set_scores import example_probabilities, score_set
 from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
-from tests.evaluation import independent
+from tests.support import independent_metrics as independent
 from tests.support.tiny_run import FACTS
 
 PASSAGE = " ".join(f"{name} {does}, as everybody knows." for name, does in FACTS)

@@ -15,7 +15,7 @@ from asu_lora.evaluation.metrics.rouge import rouge_l_f1
 from asu_lora.evaluation.suites import SUITES, muse, wmdp
 from asu_lora.models.loading import load_base
 from asu_lora.models.output_head import FrozenHead
-from tests.evaluation import independent
+from tests.support import independent_metrics as independent
 from tests.support.tiny_run import FACTS
 
 PASSAGES = [f"{name} {does}. " * 3 for name, does in FACTS[:8]]

@@ -90,7 +90,7 @@ def test_the_defaults_run(base, tmp_path, snapshot):
 
 
 @pytest.mark.parametrize("objective", ["asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"])
-@pytest.mark.parametrize("retain", ["kl", "none"])
+@pytest.mark.parametrize("retain", ["kl-answers", "kl", "none"])
 def test_every_objective_runs(base, tmp_path, objective, retain):
     result = forget(
         tiny_request(2, 2), base, tiny_settings(epochs=1, objective=objective, retain_loss=retain), store=tmp_path

@@ -28,7 +28,7 @@ class Head(head_module.FrozenHead):
 
 
 class Batch:
-    """One view of one half: padded hidden states of student and references, and labels, (B, L, ...)."""
+    """One view of one set: padded hidden states of student and references, and labels, (B, L, ...)."""
 
     def __init__(self, lengths, head, generator, dtype):
         rows, width = len(lengths), max(lengths) + 4
@@ -113,6 +113,13 @@ def ap(answer: Batch, idk: Batch, beta):
     return -logsigmoid(beta * (idk.nll(idk.hidden) - answer.nll(answer.hidden))).mean() / beta
 
 
+def kl_of_positions(row: Batch):
+    """KL(base || student), the mean over all positions of all rows: each row's are here as the answer's are."""
+    at = row.labels != -100
+    log_p, log_q = (row.logits(states)[at].log_softmax(-1) for states in (row.base, row.hidden))
+    return kl_div(log_q, log_p.detach(), reduction="none", log_target=True).sum(-1).mean()
+
+
 def me(answer: Batch):
     logits = answer.logits(answer.hidden)[answer.labels != -100]
     uniform = torch.full_like(logits, 1 / VOCABULARY)
@@ -143,7 +150,8 @@ CASES = {
     "me": (lambda: forget_loss("me"), lambda a, i: me(a)),
     "ga": (lambda: forget_loss("ga"), lambda a, i: -a.mean_nll(a.hidden)),
     "gd": (lambda: retain_loss("gd"), lambda a, i: a.mean_nll(a.hidden)),
-    "kl": (lambda: retain_loss("kl"), lambda a, i: a.kl(a.base)),
+    "kl-answers": (lambda: retain_loss("kl-answers"), lambda a, i: a.kl(a.base)),
+    "kl": (lambda: retain_loss("kl"), lambda a, i: kl_of_positions(a)),
     "ap": (lambda: retain_loss("ap", beta=0.3), lambda a, i: ap(a, i, 0.3)),
 }
 
@@ -164,6 +172,7 @@ def test_value_and_gradient(case, dtype, lengths, seed, chunk):
     head.chunk = lambda: chunk
     objective = make()
     views = {"answer": Batch(lengths, head, generator, dtype), "idk": Batch(lengths[::-1], head, generator, dtype)}
+    views["positions"] = views["answer"]
     value = objective({name: views[name].answers() for name in objective.needs})
     ours = torch.autograd.grad(value, [views[name].hidden for name in objective.needs])
     second = expected(views["answer"], views["idk"])
@@ -180,14 +189,14 @@ def test_value_and_gradient(case, dtype, lengths, seed, chunk):
         assert (mine - other).float().norm() <= tolerance * (other.float().norm() + 1e-3)
 
 
-@pytest.mark.parametrize("name", ["asu", "kl"])
+@pytest.mark.parametrize("name", ["asu", "kl-answers", "kl"])
 def test_a_student_that_is_its_reference_loses_nothing(name):
     torch.manual_seed(0)
     head = Head(torch.float32)
     answers = Batch([3, 5], head, None, torch.float32).answers()
     answers.references["teacher"] = answers.references["base"] = answers.hidden.detach()
     objective = (FORGET | RETAIN)[name]()
-    assert abs(objective({"answer": answers}).item()) < 1e-6
+    assert abs(objective({view: answers for view in objective.needs}).item()) < 1e-6
 
 
 def test_what_each_loss_says_it_needs():
@@ -198,7 +207,7 @@ def test_what_each_loss_says_it_needs():
 def test_names_that_are_no_loss():
     with pytest.raises(SettingError, match="no objective 'asuu': choose one of asu, asu\\+idk, npo"):
         forget_loss("asuu")
-    with pytest.raises(SettingError, match="no retain loss 'asu': choose one of kl, gd, ap"):
+    with pytest.raises(SettingError, match="no retain loss 'asu': choose one of kl-answers, kl, gd, ap"):
         retain_loss("asu")
     assert retain_loss(NO_RETAIN) is None
 

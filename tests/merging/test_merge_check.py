@@ -49,7 +49,7 @@ def checked(result):
     return {(row["model"], row["precision"]): row for row in json.loads(result.stdout)["check"]["rows"]}
 
 
-def test_to_nearest_in_nf4_ends_with_3(taught_base, forgetting_adapter, files, tmp_path):
+def test_to_nearest_in_nf4_ends_with_3(taught_base, forgetting_adapter, files, tmp_path, nf4_compute):
     result = run(taught_base, forgetting_adapter, tmp_path / "out", files, "-p", "nf4", "--json")
     assert result.exit_code == 3, result.output
     table = checked(result)
@@ -76,7 +76,7 @@ def test_full_precision_ends_with_0_and_shows_what_four_bits_would_do(
     assert table["merged", "int8"]["forget"] or "can't be run" in table["merged", "int8"]["note"]
 
 
-def test_a_durable_merge_in_nf4_ends_with_0(taught_base, forgetting_adapter, files, tmp_path):
+def test_a_durable_merge_in_nf4_ends_with_0(taught_base, forgetting_adapter, files, tmp_path, nf4_compute):
     result = run(taught_base, forgetting_adapter, tmp_path / "out", files, "-p", "nf4", "--durable", "--json")
     assert result.exit_code == 0, result.output
     assert checked(result)["merged", "nf4"]["verdict"] == "kept"

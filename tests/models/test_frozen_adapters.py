@@ -297,7 +297,7 @@ def test_a_ground_of_other_weights_or_none_is_refused(base, store, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name not in ("other", ".lock")]
 
 
-def test_on_nf4_too(taught_base, store, tmp_path):
+def test_on_nf4_too(taught_base, store, tmp_path, nf4_compute):
     """All off is the base, bit by bit; a run on top of another trains and leaves it as it was."""
     quantized = load_base(str(taught_base), "nf4", "cpu")
     plain = logits(quantized.model)

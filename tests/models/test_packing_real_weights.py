@@ -20,13 +20,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=[("nf4", torch.bfloat16), ("nf4", torch.float32), ("bf16", None)])
+@pytest.fixture(scope="module", params=[("nf4", "bf16"), ("nf4", "fp32"), ("bf16", "")])
 def model(request):
     """In NF4 whatever this CPU computes in by default: both types."""
     precision, compute = request.param
     with pytest.MonkeyPatch.context() as patch:
-        if compute is not None:
-            patch.setattr("asu_lora.models.loading.compute_dtype", lambda precision, device: compute)
+        if compute:
+            patch.setenv("ASU_LORA_NF4_COMPUTE", compute)
         return load_base(EMBEDDED, precision, "cpu").model
 
 

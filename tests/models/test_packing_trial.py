@@ -132,13 +132,21 @@ def test_teacher_and_cached_layers(kind, tau, packed):
     "changes",
     [
         dict(),
-        dict(precision="nf4", adapter_layers="1", smooth_layers="1"),
         dict(gradient_checkpointing=True, micro_batch_tokens=200),
         dict(objective="asu+idk", retain_loss="gd"),
         dict(objective="npo", eval_rows=4),
     ],
 )
 def test_a_run_gives_the_same_adapter_packed_or_padded(taught_base, tmp_path, monkeypatch, changes):
+    check_that_packing_changes_nothing(taught_base, tmp_path, monkeypatch, changes)
+
+
+def test_a_run_in_nf4_gives_the_same_adapter_packed_or_padded(taught_base, tmp_path, monkeypatch, nf4_compute):
+    changes = dict(precision="nf4", adapter_layers="1", smooth_layers="1")
+    check_that_packing_changes_nothing(taught_base, tmp_path, monkeypatch, changes)
+
+
+def check_that_packing_changes_nothing(taught_base, tmp_path, monkeypatch, changes):
     passes, found, real = [], [], asu_lora.batches.collator.Collator.__call__
     monkeypatch.setattr(
         asu_lora.batches.collator.Collator,

@@ -157,3 +157,15 @@ def test_a_resumed_run_keeps_the_date_that_it_began_with(dated_base, tmp_path):
         assert date_of_rows(store, "a", tokenizer, None, resume=False) == today
     kept.write_text("[]")
     assert date_of_rows(store, "a", tokenizer, None, resume=True) == today
+
+
+def test_the_positions_of_a_base_are_read_by_whatever_name_its_config_has():
+    from transformers import BloomConfig, GPT2Config, MptConfig, RobertaConfig
+
+    from asu_lora.data.row_format import BaseLimits
+
+    assert BaseLimits.of(GPT2Config(n_positions=96)).positions == 96
+    assert BaseLimits.of(MptConfig(max_seq_len=96)).positions == 96
+    assert BaseLimits.of(BloomConfig()).positions is None
+    roberta = RobertaConfig(max_position_embeddings=514, pad_token_id=1)
+    assert BaseLimits.of(roberta).positions == 512

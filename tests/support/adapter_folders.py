@@ -62,7 +62,7 @@ def manifest_for(name: str, on_top_of: list[StackedOn] = (), **fields) -> Manife
             tau_curve=[{"tau": 1.8, "rouge": 0.7}, {"tau": 2.0, "rouge": 0.1}],
         ),
         "request": RequestRecord(
-            fingerprint="f0" * 32,
+            fingerprint="hmac-sha256:" + "f0" * 32,
             forget_rows=20,
             forget_tokens=400,
             retain_rows=80,

@@ -208,7 +208,7 @@ def test_references_are_computed_in_passes_that_change_nothing(base, taught_base
     """Each row's reference against the row alone."""
     items = [*encoded_facts(taught_base), Encoded((40,), tuple(range(41, 60)))]
     rows = TrainingRows({"answer": items})
-    compute_references(base, TrainingSet(retain_loss("kl"), rows))
+    compute_references(base, TrainingSet(retain_loss("kl-answers"), rows))
     for item, state in zip(items, rows.references["answer"]["base"], strict=True):
         ids = torch.tensor([item.prompt_ids + item.answer_ids])
         with torch.no_grad():

@@ -104,7 +104,8 @@ def score(
     result = BenchmarkEvaluation({}, [])
     if log is not None:
         check_log(muse, log)  # before hours of work: it may not fit
-    likelihoods = Likelihoods(stack, Encoder(stack.base.tokenizer, max_length=min(LONGEST, positions(stack))))
+    longest, limits = min(LONGEST, positions(stack)), stack.encoder().limits
+    likelihoods = Likelihoods(stack, Encoder(stack.base.tokenizer, longest, limits))
     verbatim(stack, muse, result, progress)
     memorization(likelihoods, muse, result, progress)
     for half in HALVES:

@@ -2,14 +2,9 @@
 
 import json
 import math
-import os
-import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 
@@ -20,32 +15,6 @@ from asu_lora.merging.checkpoint.thread_handles import Handles
 
 PIECE = 1 << 18  # bytes written at a time: of larger ones Linux makes larger pages, and has to look for them
 HEADER_ROOM = 1 << 18  # bytes left free at the head of a shard: some 1,500 tensors
-
-
-@contextmanager
-def staged_folder(out: str | Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name when everything is written, and vanishes when
-    something fails.
-
-    Raises:
-        SettingError: ``out`` holds something already.
-    """
-    out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError(f"{out} exists already and is not empty: choose another folder.")
-    stage = out.parent / f".{out.name}.{uuid4().hex[:8]}"
-    try:
-        stage.mkdir(parents=True)
-        yield stage
-        if out.exists():
-            out.rmdir()
-        os.replace(stage, out)
-    except OSError as error:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise SettingError(f"{out} can't be written: {error.strerror or error}.") from error
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import EntailmentModel
 from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import check_writable, disk_errors
-from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
@@ -170,10 +169,10 @@ def check_settings(comparison: Comparison, runs: Sequence[Run]) -> None:
     """Refuse at once what would fail in every run."""
     if not runs:
         raise SettingError("There is nothing to compare: name at least one method.")
-    config, model = comparison.config, comparison.base.model
+    config, base = comparison.config, comparison.base
     check_optimizer(config)
-    config.layers(number_of_layers(model))
-    with adapted(model, config):
+    config.layers(base.number_of_layers)
+    with adapted(base.model, config):
         pass
     if not comparison.request.retain and any(run.method.retain_loss not in (None, "none") for run in runs):
         raise SettingError("The request has nothing to keep, which the retain losses need: give it retain rows.")

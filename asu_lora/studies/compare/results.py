@@ -69,6 +69,7 @@ class RunResult:
         return sum(rate * count for rate, count in rates) / sum(count for _, count in rates)
 
     def total_seconds(self) -> float:
+        """Of training and evaluation together."""
         return sum(self.seconds.values())
 
     def outcome(self) -> str:

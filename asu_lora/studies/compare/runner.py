@@ -16,9 +16,8 @@ from asu_lora.evaluation.result import Evaluation
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
 from asu_lora.hardware.memory import is_out_of_memory
-from asu_lora.models.adapter_loading import take_off
 from asu_lora.models.adapter_stack import Stack, load
-from asu_lora.models.loading import LoadedBase
+from asu_lora.models.stack_rows import rows_of_settings
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity
@@ -44,9 +43,11 @@ class Runner:
         self.privacy = Privacy(comparison.request)
 
     def file(self, run: Run) -> Path:
+        """Where the run's result is kept."""
         return self.folder / f"{run.name}.json"
 
     def records_file(self, run: Run) -> Path:
+        """Where its questions' answers and scores are kept, if they are asked for."""
         return self.folder / f"{run.name}.records.jsonl"
 
     def read(self, run: Run) -> RunResult | None:
@@ -57,6 +58,7 @@ class Runner:
         return result
 
     def finished(self, run: Run) -> bool:
+        """Whether there is nothing left to do for it."""
         result = self.read(run)
         if result is None or result.state == TRAINED or result.passing:
             return False
@@ -106,7 +108,7 @@ class Runner:
         """Evaluate the run's adapter on the comparison's sets."""
         comparison = self.comparison
         with self.failing(result, "evaluation", progress):
-            with stacked(comparison.base, result.adapter, self.store) as stack:
+            with stacked(comparison, result.adapter, self.store) as stack:
                 scored = evaluate(
                     stack, comparison.sets, comparison.encoder, comparison.nli, comparison.notes, progress
                 )
@@ -161,14 +163,13 @@ class Runner:
 
 
 @contextmanager
-def stacked(base: LoadedBase, adapter: str | None, store: AdapterStore) -> Iterator[Stack]:
-    """The base with an adapter of the store on it, a plain base again afterwards."""
-    stack = load(base, [adapter] if adapter else [], store)
+def stacked(comparison: "Comparison", adapter: str | None, store: AdapterStore) -> Iterator[Stack]:
+    """The base with an adapter of the store on it, a plain base again afterwards; rows as the settings write them."""
+    stack = load(comparison.base, [adapter] if adapter else [], store, rows=rows_of_settings(comparison.config))
     try:
         yield stack
     finally:
-        if adapter:
-            take_off(base.model)
+        stack.unload()
 
 
 def checked_summary(scored: Evaluation) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The same requests with several methods: a run each, one table and one figure of all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from asu_lora.evaluation.scoring_models import scoring_models
 from asu_lora.evaluation.suites.tofu import tofu_sets
 from asu_lora.files import check_writable
 from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.models.stack_rows import rows_of_settings
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.history import HistoryConfig, StepRecord, check_resumable, run_history
 from asu_lora.studies.continual.report import write_report
@@ -78,7 +79,6 @@ def run_methods(
     Args:
         requests: files, or folders of files, in order.
         config: the settings of every step.
-        out: the folder of the report and of a folder for each method.
         resume: go on with the run that lies in ``out``.
 
     Returns:
@@ -93,11 +93,10 @@ def run_methods(
     for name in chosen:
         check_resumable(out / file_name(name), resume)
     continual.check_take_back(steps)
-    questions = _questions(steps, continual)
+    questions = _questions(steps, continual, config)
     check_writable(out)
     progress.stage("Loading the base")
-    if not isinstance(base, LoadedBase):
-        base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    base = _loaded(base, config)
     about = _about(base, config, continual.history, steps, questions)
     records: Records = {}
 
@@ -120,16 +119,38 @@ def run_methods(
             done=report,
             before=next((found[0] for found in records.values()), None),  # the base is the same for all methods
         )
-    taken = {}
+    taken: dict[str, TakenBack] = {}
     if continual.take_back is not None and questions:
-        for name in chosen:
-            progress.note(f"Method {name} without step {continual.take_back}")
-            taken[name] = take_back(steps, base, out / file_name(name), continual.take_back, questions, progress)
+        taken = _without(continual.take_back, chosen, steps, base, out, questions=questions, progress=progress)
     progress.close()
     return records, taken, write_report(out, records, about, taken)
 
 
-def _questions(steps: Sequence[Step], continual: ContinualConfig) -> Questions | None:
+def _without(
+    step: int,
+    methods: Iterable[str],
+    steps: Sequence[Step],
+    base: LoadedBase,
+    out: Path,
+    *,
+    questions: Questions,
+    progress: Progress,
+) -> dict[str, TakenBack]:
+    """What every method's history is without one of its steps."""
+    taken = {}
+    for name in methods:
+        progress.note(f"Method {name} without step {step}")
+        taken[name] = take_back(steps, base, out / file_name(name), step, questions, progress)
+    return taken
+
+
+def _loaded(base: str | LoadedBase, config: ForgetConfig) -> LoadedBase:
+    if isinstance(base, LoadedBase):
+        return base
+    return load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+
+
+def _questions(steps: Sequence[Step], continual: ContinualConfig, config: ForgetConfig) -> Questions | None:
     """What every step is scored on; None scores nothing.
 
     Raises:
@@ -147,7 +168,7 @@ def _questions(steps: Sequence[Step], continual: ContinualConfig) -> Questions |
             "file with others, or --questions 0."
         )
     sentence, entailment, notes = scoring_models(continual.encoder, continual.nli)
-    return Questions((kept, *general), most, sentence, entailment, tuple(notes))
+    return Questions((kept, *general), most, sentence, entailment, tuple(notes), rows_of_settings(config))
 
 
 def _about(

@@ -130,13 +130,7 @@ def run_history(
         raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
-    identity = {
-        "base": base.source.fingerprint(),
-        "precision": base.precision,
-        "config": config.identity(),
-        "history": asdict(history),
-        "questions": questions.identity() if questions else None,
-    }
+    identity = _identity(base, config, history, questions)
     check_resumable(folder, resume)
     records = _earlier(folder, identity, steps)
     for step in (None, *steps)[len(records) :]:
@@ -159,6 +153,19 @@ def run_history(
     return records
 
 
+def _identity(
+    base: LoadedBase, config: ForgetConfig, history: HistoryConfig, questions: Questions | None
+) -> dict[str, Any]:
+    """What a run's steps must have in common, beside their requests."""
+    return {
+        "base": base.source.fingerprint(),
+        "precision": base.precision,
+        "config": config.identity(),
+        "history": asdict(history),
+        "questions": questions.identity() if questions else None,
+    }
+
+
 def _score(
     record: StepRecord,
     base: LoadedBase,
@@ -169,7 +176,7 @@ def _score(
 ) -> None:
     """Ask base + what is active after a step, and keep scores and time in its record."""
     started = time.monotonic()
-    stack = load(base, record.active, store)
+    stack = load(base, record.active, store, rows=questions.rows)
     try:
         scores, _ = score_step(stack, steps, record.number, questions, progress)
     finally:
@@ -260,7 +267,7 @@ def _train(
             continue_from=previous,
         )
     stored = store.get(step.name)
-    if not stored.manifest or stored.manifest.request.fingerprint != step.request.fingerprint():
+    if not stored.manifest or not store.is_request(stored.manifest.request.fingerprint, step.request.fingerprint()):
         raise TrainingError(
             f"The store {store.root} has an adapter {step.name} of another request: choose another --out."
         )

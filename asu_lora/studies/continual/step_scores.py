@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
@@ -15,6 +16,7 @@ from asu_lora.evaluation.question_sets import FORGET, RETAIN, QuestionSet
 from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.set_means import means
 from asu_lora.models.adapter_stack import Stack
+from asu_lora.models.stack_rows import RowSettings
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.steps import Step
 
@@ -29,6 +31,7 @@ class Questions:
             costs the same however many came before it.
         encoder, nli: see :func:`asu_lora.evaluation.evaluate.evaluate`.
         notes: said beside the scores.
+        rows: how they are written, before the first adapter as after it; None: as each stack's adapters tell.
     """
 
     general: tuple[QuestionSet, ...]
@@ -36,6 +39,7 @@ class Questions:
     encoder: SentenceEncoder | None = None
     nli: EntailmentModel | None = None
     notes: tuple[str, ...] = ()
+    rows: RowSettings | None = None
 
     def identity(self) -> list:
         """What must be the same for scores to stand in one table."""
@@ -70,7 +74,8 @@ class StepScores:
     gibberish_retain: float | None
     labels: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self) | {"labels": list(self.labels)}
 
 

@@ -60,7 +60,7 @@ def take_back(
     found = []
     for without in (None, names[number - 1]):
         with _without(records[-1].active, without, store) as adapters:
-            stack = load(base, adapters, store)
+            stack = load(base, adapters, store, rows=questions.rows)
             try:
                 found.append(efficacies(stack, done, questions, progress))
             finally:

@@ -7,8 +7,10 @@ tau -> recommended tau, by the code of ``asu-lora forget --tau auto``.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
+from transformers import PreTrainedModel
 
 from asu_lora.data.encoding import Encoded, Encoder, cut_note, encoder_for
 from asu_lora.data.examples import Example
@@ -16,9 +18,7 @@ from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.token_classes import TokenClass, token_classes
 from asu_lora.errors import DataError, SettingError
-from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.loading import LoadedBase
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
 from asu_lora.studies.probe.attention_entropy import answer_attention
 from asu_lora.studies.probe.grid import (
@@ -103,7 +103,7 @@ def probe(
     config, progress = config or ProbeConfig(), progress or Progress()
     if not examples:
         raise DataError("There is nothing to probe: the forget set is empty.")
-    count = number_of_layers(base.model)
+    count = base.number_of_layers
     groups = layer_groups(config.layers, count)
     rows = _Rows.read(examples, base, config)
     run = _Run(base, rows, config, progress)
@@ -167,7 +167,6 @@ class _Run:
 
     def __init__(self, base: LoadedBase, rows: _Rows, config: ProbeConfig, progress: Progress):
         self.base, self.rows, self.progress = base, rows, progress
-        self.head = FrozenHead(base.model)
         self.masks = {name: rows.kinds == TokenClass[name.upper()] for name in CLASSES}
         if config.question_words == "function":
             self.masks["function"] = self.masks["function"] | self.masks["copied"]
@@ -183,8 +182,9 @@ class _Run:
 
     def _point(self, tau: float, group: LayerGroup) -> ProbePoint:
         rows, base = self.rows, self.base
-        states, spreads = answer_attention(base.model, rows.items, base.tokenizer.pad_token_id, tau, group.layers)
-        nll, spread = answer_nll(self.head, rows.items, states), torch.cat(spreads)
+        model = cast(PreTrainedModel, base.model)
+        states, spreads = answer_attention(model, rows.items, base.pad_id, tau, group.layers)
+        nll, spread = answer_nll(base.head, rows.items, states), torch.cat(spreads)
         self.known = self.known or KnownTokens.find(nll, rows.kinds)
         rise = self.known.point(tau, nll)
         if spread.isnan().any() and not any("attention entropy" in note for note in self.notes):

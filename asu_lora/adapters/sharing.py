@@ -1,0 +1,60 @@
+"""An adapter as it may leave its store: nothing of the machine it was made on, and no hash that a guess confirms."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from asu_lora.adapters.adapter_config import read_adapter_config
+from asu_lora.adapters.manifest import CONFIG_NAME, has_manifest, read_manifest
+from asu_lora.adapters.model_card import public_base_name, restate
+from asu_lora.adapters.request_key import keyed, read_key
+from asu_lora.adapters.verify import verify_adapter
+from asu_lora.files import link_tree, write_atomic
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore
+
+
+@contextmanager
+def shareable(store: "AdapterStore", name: str) -> Iterator[Path]:
+    """A verified copy of an adapter for as long as the block lasts, with its base by name and its request keyed.
+
+    Raises:
+        AdapterError: the adapter is broken, or a file of it is a link that leads out of its folder.
+        StoreError: there is none of this name.
+    """
+    with store.snapshot(name) as snapshot:
+        verify_adapter(snapshot).raise_if_bad()
+        if snapshot.parent != store.root:
+            _strip(store, snapshot)
+            yield snapshot
+            return
+        with TemporaryDirectory() as scratch:  # a store that is read-only
+            link_tree(snapshot, Path(scratch) / name)
+            _strip(store, Path(scratch) / name)
+            yield Path(scratch) / name
+
+
+def _strip(store: "AdapterStore", folder: Path) -> None:
+    config = read_adapter_config(folder)
+    base = config.get("base_model_name_or_path")
+    texts = {}
+    if base and public_base_name(base) != base:
+        text = json.dumps(config | {"base_model_name_or_path": public_base_name(base)}, indent=2, sort_keys=True)
+        texts[CONFIG_NAME] = text
+    if has_manifest(folder):
+        manifest = read_manifest(folder)
+        files = manifest.files | {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+        # An older manifest has a plain hash; where the store has no secret yet, one that nobody will ever know does.
+        hidden = keyed(manifest.request.fingerprint, read_key(store.root) or secrets.token_bytes(32))
+        request = manifest.request.model_copy(update={"fingerprint": hidden})
+        known = manifest.base.model_copy(update={"id": public_base_name(manifest.base.id)})
+        changed = manifest.model_copy(update={"base": known, "request": request, "files": files})
+        texts |= restate(folder, changed)
+    for file, text in texts.items():
+        write_atomic(folder / file, text)

@@ -1,0 +1,99 @@
+"""Where it runs: legacy encodings, narrow terminals and folders that can't be written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from asu_lora.cli import main
+from tests.support.tiny_run import FACTS, rows
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+MACHINE = ("--precision", "fp32", "--device", "cpu")
+
+
+def run(words, **environment):
+    """The program in a process of its own, as a terminal of that encoding starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "asu_lora", *map(str, words)],
+        capture_output=True,
+        env=os.environ | environment,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def greek(tmp_path):
+    """A request whose texts and file name no legacy encoding holds."""
+    path = tmp_path / "τ→木.jsonl"
+    path.write_text("\n".join(json.dumps(row | {"who": "木村"}) for row in rows(FACTS[:3])), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "cp1252"},
+        C_LOCALE,
+        C_LOCALE | {"PYTHONIOENCODING": "ascii"},
+    ],
+    ids=lambda found: " ".join(f"{key}={value}" for key, value in found.items()),
+)
+def test_an_error_about_a_name_the_terminal_cannot_show_is_one_sentence(environment, tmp_path):
+    missing = tmp_path / "nö→木.jsonl"
+    result = run(["forget", missing], **environment)
+    assert result.returncode == 2 and b"Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(b"Error: There is no file ")
+    assert run(["compare", "--help"], **environment).returncode == 0
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "cp1252"}, C_LOCALE], ids=["cp1252", "C"])
+def test_tables_json_and_progress_in_a_legacy_encoding(environment, taught_base, greek, tmp_path):
+    words = ["probe", greek, "--base", taught_base, *MACHINE, "--tau", "2", "--layers", "all", "--answers", "1"]
+    out = tmp_path / "ö→木"
+    result = run([*words, "--where", "who=木村", "--out", out, "--json"], **environment)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == json.loads((out / "probe.json").read_text(encoding="utf-8"))
+    table = run(["ask", "Wer ist 木村 → τ?", "--base", taught_base, *MACHINE], **environment)
+    assert table.returncode == 0 and b"Traceback" not in table.stderr
+    answered = run(["ask", "Wer ist 木村 → τ?", "--base", taught_base, *MACHINE, "--json"], **environment)
+    assert json.loads(answered.stdout)["question"] == "Wer ist 木村 → τ?"
+
+
+def test_a_narrow_terminal_cuts_no_digit(taught_base, greek, tmp_path):
+    words = ["probe", greek, "--base", taught_base, *MACHINE, "--tau", "2", "--layers", "all", "--answers", "1"]
+    tables = []
+    for columns in ("20", "200"):
+        result = run([*words, "--out", tmp_path / columns], COLUMNS=columns, PYTHONIOENCODING="utf-8")
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.decode().splitlines()
+        tables.append([line for line in lines if line[:1] in "│┃┡├└┏|+" and line])
+    assert tables[0] == tables[1] != [] and not any("…" in line for line in tables[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write into")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "FILE", "--methods", "ASU_KL"),
+        ("continual", "--requests", "FILE", "--questions", "2"),
+        ("probe", "FILE"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_that_cannot_be_written_is_said_before_the_base_is_loaded(words, tmp_path):
+    """The base doesn't exist either: whatever is looked at first is what the sentence is about."""
+    path, keep = tmp_path / "f.jsonl", tmp_path / "keep.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows(FACTS[:3]))))
+    keep.write_text("\n".join(map(json.dumps, rows(FACTS[6:]))))
+    typed = [str(path) if word == "FILE" else word for word in words]
+    typed += [] if words[0] == "probe" else ["--retain", str(keep)]
+    result = CliRunner().invoke(main, [*typed, "--base", "/nowhere/base", "--out", "/proc/self"])
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert result.stderr.splitlines()[-1].startswith("Error: The folder /proc/self can't be changed: ")

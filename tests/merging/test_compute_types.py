@@ -1,0 +1,115 @@
+"""Merging onto NF4 weights as the training saw them: cast to its compute type, quantised, made whole in that type."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from asu_lora.adapters.manifest import read_manifest, write_manifest
+from asu_lora.errors import SettingError
+from asu_lora.merging.merge import merge
+from asu_lora.models.loading import load_base
+from tests.support.lora_folders import give_manifest, save_lora, tensors_of, update_of
+from tests.support.tiny_base import save_tiny_base
+
+COMPUTE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@pytest.fixture(scope="module", params=["float32", "float16", "bfloat16"])
+def stored(request, tmp_path_factory):
+    """A base with weights that no 16-bit type holds, stored in each type."""
+    folder = save_tiny_base(tmp_path_factory.mktemp("bases") / request.param, seed=3)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, request.param))
+    model.save_pretrained(folder)
+    return folder
+
+
+def trained(base, folder, compute: str, where: str = "quantization", seed: int = 0):
+    """An adapter with the manifest of a training on the NF4 base with this compute type."""
+    give_manifest(save_lora(base, folder, seed=seed), base, "nf4")
+    manifest = read_manifest(folder)
+    if where == "quantization":
+        manifest.base.quantization["bnb_4bit_compute_dtype"] = compute
+    else:  # as the program recorded it before
+        manifest.training["compute_dtype"] = compute
+    write_manifest(folder, manifest)
+    return folder
+
+
+@pytest.fixture
+def computing(monkeypatch):
+    def switch(name: str) -> None:
+        monkeypatch.setattr("asu_lora.hardware.precision.fast_compute_dtype", lambda device: COMPUTE[name])
+
+    return switch
+
+
+def seen_by_the_training(base) -> dict[str, torch.Tensor]:
+    """The weights of the linear layers that the loaded base multiplies with, in fp32."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    loaded = load_base(str(base), "nf4", "cpu")
+    layers = {name: module for name, module in loaded.model.named_modules() if isinstance(module, Linear4bit)}
+    assert len(layers) == 14 and {module.compute_dtype for module in layers.values()} == {loaded.compute_dtype}
+    return {
+        name: dequantize_4bit(module.weight.data, module.weight.quant_state).to(loaded.compute_dtype).float()
+        for name, module in layers.items()
+    }
+
+
+@pytest.mark.parametrize("where", ["quantization", "training"])
+@pytest.mark.parametrize("compute", COMPUTE)
+def test_the_merged_weights_are_what_the_training_saw_and_the_update(stored, compute, where, computing, tmp_path):
+    computing(compute)
+    lora = trained(stored, tmp_path / "lora", compute, where)
+    merge(stored, [(lora, 1.0)], tmp_path / "out", "fp32")
+    merged = tensors_of(tmp_path / "out")
+    for module, weight in seen_by_the_training(stored).items():
+        update = update_of([(lora, 1.0)], module)
+        ours = merged[f"{module}.weight"]
+        if isinstance(update, torch.Tensor):
+            torch.testing.assert_close(ours, weight + update, rtol=0, atol=3e-7)
+        else:
+            assert torch.equal(ours, weight), module
+
+
+@pytest.mark.parametrize("compute", COMPUTE)
+def test_a_merge_to_4_bit_holds_the_numbers_of_pefts_own_merge(stored, compute, computing, tmp_path):
+    computing(compute)
+    lora = trained(stored, tmp_path / "lora", compute)
+    merge(stored, [(lora, 1.0)], tmp_path / "out", "nf4")
+    ours = tensors_of(tmp_path / "out")
+    theirs = PeftModel.from_pretrained(load_base(str(stored), "nf4", "cpu").model, lora).merge_and_unload()
+    theirs = {name: parameter for name, parameter in theirs.named_parameters() if parameter.dtype == torch.uint8}
+    assert len(theirs) == 14
+    for name, parameter in theirs.items():
+        same = (ours[name].reshape(-1) == parameter.data.reshape(-1)).float().mean()
+        # sums of the update are rounded in another order: a number in a thousand may fall to the other side
+        assert same == 1 if name.split(".")[-2] not in ("q_proj", "v_proj") else same > 0.999, (name, same)
+
+
+@pytest.mark.parametrize("compute", COMPUTE)
+def test_with_weight_0_a_merge_to_4_bit_is_the_base_as_it_was_loaded(stored, compute, computing, tmp_path):
+    computing(compute)
+    lora = trained(stored, tmp_path / "lora", compute)
+    merge(stored, [(lora, 0.0)], tmp_path / "out", "nf4")
+    before, after = seen_by_the_training(stored), seen_by_the_training(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_adapters_of_two_compute_types_need_a_word_where_it_matters(stored, tmp_path):
+    loras = [(trained(stored, tmp_path / compute, compute, seed=seed), 1.0) for seed, compute in enumerate(COMPUTE)]
+    if stored.name == "bfloat16":  # neither cast loses anything
+        merge(stored, loras, tmp_path / "out", "fp32")
+        return
+    with pytest.raises(SettingError, match="compute types .bfloat16, float32."):
+        merge(stored, loras, tmp_path / "out", "fp32")
+    assert not (tmp_path / "out").exists()
+    merge(stored, loras, tmp_path / "out", "fp32", onto="quantized")
+
+
+def test_a_training_records_its_compute_type(taught_base, forgetting_adapter):
+    manifest = read_manifest(forgetting_adapter)
+    assert manifest.base.quantization["bnb_4bit_compute_dtype"] == manifest.training["compute_dtype"]
