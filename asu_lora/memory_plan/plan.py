@@ -184,7 +184,9 @@ def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
 def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing | None = None) -> dict[str, Any]:
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.sets["forget"])
-    pairs = ForgetRetainPairs(forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed)
+    pairs = ForgetRetainPairs(
+        forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed, config.retain_dose
+    )
     collator = Collator(
         {name: each.rows for name, each in run.sets.items()},
         needs_of(_losses(run)),
