@@ -132,13 +132,13 @@ class TensorStream:
         target = self._target(plan, dtype)
         rows, row_elements = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
         place = self.writer.begin(plan.name, target, shape)
-        factors, rounding = None, None
-        if plan.updates:
-            with one_thread():
-                factors, rounding = plan.factors(), ModuleRounding(plan.module)
+        rounding = None
+        with one_thread():
+            factors = plan.factors()
+            if factors is not None:
                 update = squared_norm(*factors)
-            rounding.add(update, 0.0, update)
-
+                rounding = ModuleRounding(plan.module)
+                rounding.add(update, 0.0, update)
         fits = factors is not None and (rows, row_elements) == (factors[0].shape[0], factors[1].shape[1])
         compiled = self.compiled if streamed and fits and dtype == target == torch.bfloat16 else None
 
