@@ -22,6 +22,9 @@ PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass 
 ON_POLICY = "on_policy"  # the set of the student's own answers
 
 
+AnyPair = Pair | tuple[int, list[int]] | tuple[int, list[int], list[float]]
+
+
 class Row(NamedTuple):
     """A row of a step: its set, its number there, and at what dose the adapter acts beside it."""
 
@@ -66,7 +69,7 @@ class Collator:
         self.packing: Packing | None = None if padded else packing
         self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
 
-    def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
+    def __call__(self, pairs: Sequence[AnyPair]) -> dict[str, Any]:
         """A step's batch, or one of its batches.
 
         Returns:
@@ -86,20 +89,20 @@ class Collator:
         parts = [self._micro_batch([rows[i] for i in part], totals) for part in self.parts(rows)]
         return {"micro_batches": parts, "totals": totals}
 
-    def rows(self, pairs: Sequence[tuple[int, list[int]]]) -> list[Row]:
+    def rows(self, pairs: Sequence[AnyPair]) -> list[Row]:
         """The rows of a step, those with the longest view first."""
-        pairs = [Pair(*pair) for pair in pairs]
+        drawn = [Pair(*pair) for pair in pairs]
         chosen = {
-            "forget": [Row("forget", pair.forget) for pair in pairs],
+            "forget": [Row("forget", pair.forget) for pair in drawn],
             "retain": [
                 Row("retain", *row)
-                for pair in pairs
+                for pair in drawn
                 for row in zip(pair.retain, pair.doses or [1.0] * len(pair.retain), strict=True)
             ],
         }
         if ON_POLICY in self.sets:
             beside = self.sets[ON_POLICY].beside
-            chosen[ON_POLICY] = [Row(ON_POLICY, beside[pair.forget]) for pair in pairs if pair.forget in beside]
+            chosen[ON_POLICY] = [Row(ON_POLICY, beside[pair.forget]) for pair in drawn if pair.forget in beside]
         rows = [row for name in self.needs for row in chosen[name]]
         return sorted(rows, key=lambda row: -max(map(len, self._items(row))))
 

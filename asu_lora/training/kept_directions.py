@@ -22,6 +22,7 @@ from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.packing_trial import packing_of
+from asu_lora.training.orthogonal import lora_a
 
 MOST_ROWS = 160  # of the retain rows, in the moments
 MOST_INPUTS = 2048  # of a module; the eigenvectors of wider ones would take longer than training
@@ -49,23 +50,20 @@ class KeepOff(TrainerCallback):
             for name, module in student.named_modules()
             if isinstance(module, LoraLayer) and NEW in module.lora_A
         }
-        narrow = {name: module for name, module in layers.items() if module.lora_A[NEW].in_features <= MOST_INPUTS}
+        weights = {name: lora_a(module, NEW) for name, module in layers.items()}
+        narrow = {name: module for name, module in layers.items() if weights[name].shape[1] <= MOST_INPUTS}
         self.skipped = len(layers) - len(narrow)
         moments = InputMoments(narrow)
         moments.read(student, rows, pad_id, frozen_layers)
         bases = {name: strongest(moment, share) for name, moment in moments.sums.items()}
-        self.pairs = [
-            (module.lora_A[NEW].weight, bases[moments.same_as[name]])
-            for name, module in narrow.items()
-            if name in moments.same_as
-        ]
+        self.pairs = [(weights[name], bases[moments.same_as[name]]) for name in narrow if name in moments.same_as]
         self.project()
 
     @torch.no_grad()
     def project(self) -> None:
         """A <- A - (A V) V^T, with V the kept directions, (in, k)."""
         for weight, basis in self.pairs:
-            weight -= (weight @ basis) @ basis.T
+            weight.sub_((weight @ basis) @ basis.T)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.project()
