@@ -140,3 +140,12 @@ def test_names_and_weights():
     assert stack.parse_adapter("a:-1e-1") == ("a", -0.1)
     assert stack.parse_adapter("C:\\adapters\\a") == ("C:\\adapters\\a", 1.0)
     assert stack.parse_adapter("x:y/a") == ("x:y/a", 1.0)
+
+
+def test_a_run_records_its_request_under_the_stores_secret(store):
+    """A plain hash of a small request would let anybody confirm a guess of it."""
+    from asu_lora.adapters.manifest import read_manifest
+
+    recorded, plain = read_manifest(store.root / "a").request.fingerprint, tiny_request().fingerprint()
+    assert recorded.startswith("hmac-sha256:") and plain not in (store.root / "a" / "manifest.json").read_text()
+    assert store.is_request(recorded, plain)
