@@ -124,12 +124,10 @@ def check(
         raise SettingError("The check has no questions: name a file of what was to be forgotten.")
     progress = progress or Progress()
     target = choose_device(device)
-    sets = {"forget": sample(forget, MOST_QUESTIONS), "retain": sample(retain, MOST_QUESTIONS)}
-
     as_trained = _trained_in([folder for folder, _ in adapters], onto)
     as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
     stack = load(load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code), adapters)
-    asked = _Asked(sets, stack.encoder(), progress)
+    asked = _Asked(sample(forget, MOST_QUESTIONS), sample(retain, MOST_QUESTIONS), stack.encoder(), progress)
     with_adapters = asked.of(stack.model, f"base + adapters, {as_trained}")
     with stack.without_adapters():
         plain = asked.of(stack.model, f"base, {as_trained}")
@@ -167,23 +165,24 @@ def _merged_row(
 class _Asked:
     """The questions, ready to be put to one model after the other."""
 
-    sets: dict[str, Sequence[Example]]
+    forget: Sequence[Example]
+    retain: Sequence[Example]
     encoder: Encoder
     progress: Progress
 
     def of(self, model: torch.nn.Module, what: str) -> tuple[dict[str, float], dict[str, float] | None]:
         """Mean figures of the forget and of the retain questions."""
-        plain = base_model(model)
-        head, found = FrozenHead(plain), []
-        for examples in self.sets.values():
-            if not examples:
-                found.append(None)
-                continue
-            self.progress.stage(f"Checking {what}", sum(not example.is_passage for example in examples))
-            figures = score_set(model, head, self.encoder.tokenizer, self.encoder, examples, self.progress)
-            lists = {"probability": figures.probability, "rouge": figures.rouge}
-            found.append({name: fmean(values) for name, values in lists.items() if values})
-        return found[0], found[1]
+        head = FrozenHead(base_model(model))
+        forget = self._means(model, head, self.forget, what)
+        return forget, self._means(model, head, self.retain, what) if self.retain else None
+
+    def _means(
+        self, model: torch.nn.Module, head: FrozenHead, examples: Sequence[Example], what: str
+    ) -> dict[str, float]:
+        self.progress.stage(f"Checking {what}", sum(not example.is_passage for example in examples))
+        scores = score_set(model, head, self.encoder.tokenizer, self.encoder, examples, self.progress)
+        lists = {"probability": scores.probability, "rouge": scores.rouge}
+        return {name: fmean(values) for name, values in lists.items() if values}
 
 
 def _trained_in(folders: Sequence[Path], onto: str) -> str:

@@ -93,15 +93,15 @@ def plan_merge(
     for name in reader.tensors:
         if name not in beside:
             parameter = skeleton.parameter_of.get(name)
-            module = (parameter or "").removesuffix(".weight")
-            is_weight = parameter == f"{module}.weight"
+            owner = (parameter or "").removesuffix(".weight")
+            is_weight = parameter == f"{owner}.weight"
             plans.append(
                 TensorPlan(
                     name,
                     parameter,
                     tuple(updates.get(name, ())),
-                    is_weight and module in skeleton.four_bit,
-                    is_weight and module in skeleton.conv1d,
+                    is_weight and owner in skeleton.four_bit,
+                    is_weight and owner in skeleton.conv1d,
                     bool(statistics[name]),
                     statistics[name],
                 )

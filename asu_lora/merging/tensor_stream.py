@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,7 +26,6 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 
 AHEAD = 2  # tensors begun before the one ahead of them is done, so that no thread waits at a tensor's end
 
-Factors = tuple[torch.Tensor, torch.Tensor] | None
 ByteProgress = Callable[[int, int], None]
 
 
@@ -75,10 +74,14 @@ class TensorStream:
             self.storage_dtype = self.storage_dtype or dtype
         if self.precision == "nf4" and (plan.four_bit or plan.packed):
             self.finish()
-            self._to_nf4(plan, plan.factors(), ModuleRounding(plan.module))
+            factors = plan.factors()
+            if factors is None:
+                self._keep_in_nf4(plan)
+            else:
+                self._merge_into_nf4(plan, *factors)
+            self._advance(self._size(plan))
         elif plan.packed or (plan.four_bit and self.compare):
-            original, seen = self._original_and_seen(plan)
-            weight = original if seen is None else seen
+            weight = self._ground(plan)[0]
             self._rows(plan, tuple(weight.shape), weight.dtype, lambda first, last: weight[first:last])
             self.finish()  # no second such weight in memory
         else:
@@ -129,19 +132,19 @@ class TensorStream:
         target = self._target(plan, dtype)
         rows, row_elements = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
         place = self.writer.begin(plan.name, target, shape)
-        factors, rounding = None, None
-        if plan.updates:
-            with one_thread():
-                factors, rounding = plan.factors(), ModuleRounding(plan.module)
+        rounding = None
+        with one_thread():
+            factors = plan.factors()
+            if factors is not None:
                 update = squared_norm(*factors)
-            rounding.add(update, 0.0, update)
-
+                rounding = ModuleRounding(plan.module)
+                rounding.add(update, 0.0, update)
         fits = factors is not None and (rows, row_elements) == (factors[0].shape[0], factors[1].shape[1])
         compiled = self.compiled if streamed and fits and dtype == target == torch.bfloat16 else None
 
         def work(first: int, last: int) -> tuple[float, float] | None:
-            if compiled is not None:
-                *sums, problem = compiled(
+            if compiled is not None and factors is not None:
+                change, along, problem = compiled(
                     *self.reader.descriptor(plan.name, first),
                     *self.writer.descriptor(place, first, 2 * row_elements),
                     factors[0][first:last].numpy(),
@@ -149,7 +152,7 @@ class TensorStream:
                 )
                 if not problem:
                     self.writer.written(2 * (last - first) * row_elements)
-                    return tuple(sums)
+                    return change, along
                 # what went wrong the way with torch will say
             block, sums = rows_of(first, last), None
             if factors is not None:
@@ -179,7 +182,8 @@ class TensorStream:
         while len(self._begun) > most:
             plan, rounding, runs = self._begun.popleft()
             for run in runs:
-                if (sums := run.result()) is not None:
+                sums = run.result()
+                if rounding is not None and sums is not None:
                     rounding.add(0.0, *sums)
             if rounding is not None:
                 self._measured(plan, rounding)
@@ -198,37 +202,40 @@ class TensorStream:
 
     # ---- NF4
 
-    def _to_nf4(self, plan: TensorPlan, factors: Factors, rounding: ModuleRounding) -> None:
-        if factors is None and plan.packed:
+    def _keep_in_nf4(self, plan: TensorPlan) -> None:
+        """The base's own 4-bit numbers. What NF4 shows, quantised a second time, would move them."""
+        if plan.packed:
             for name in (plan.name, *plan.statistics):
                 self.writer.add(name, self.reader.read(name))
-            self._advance(self._size(plan))
             return
-        original, seen = self._original_and_seen(plan)
-        base = original if seen is None else seen
-        if factors is None:
-            # Not what NF4 shows, quantised a second time: that would move it. The base's own 4-bit numbers.
-            exact = nf4.as_loaded(original, self.settings)
-        else:
-            delta = factors[0] @ factors[1]
-            exact = base + delta
+        exact = nf4.as_loaded(self._original(plan)[0], self.settings)
+        self._store(plan, *nf4.quantize(exact.T if plan.conv1d else exact, self.settings))
+
+    def _merge_into_nf4(self, plan: TensorPlan, left: torch.Tensor, right: torch.Tensor) -> None:
+        base, before = self._ground(plan)
+        delta = left @ right
+        exact = base + delta
         packed, state = nf4.quantize(exact.T if plan.conv1d else exact, self.settings)
-        rounded = None
-        if factors is not None:
-            rounded = nf4.dequantize(packed, state, self.settings.compute_dtype or torch.float32)
-            if self.durable:
-                packed, state, rounded = self._durably(plan, base, delta, rounded)
+        rounded = nf4.dequantize(packed, state, self.settings.compute_dtype or torch.float32)
+        if self.durable:
+            packed, state, rounded = self._durably(plan, base, delta, rounded)
+        self._store(plan, packed, state)
+        rounding = ModuleRounding(plan.module)
+        if before is None:  # what 4 bit would hold without the update
+            before = self._through_nf4(plan, base)
+        rounding.measure(delta, exact, rounded.T if plan.conv1d else rounded, before)
+        self._measured(plan, rounding)
+
+    def _store(self, plan: TensorPlan, packed: torch.Tensor, state: Any) -> None:
         for name, tensor in nf4.stored_tensors(plan.name, packed, state, self.settings).items():
             self.writer.add(name, tensor)
-        if factors is not None:
-            # What 4 bit would hold without the update: what NF4 shows is in 4 bit already.
-            before = base if self.quantized else self._through_nf4(plan, original)
-            rounding.measure(delta, exact, rounded.T if plan.conv1d else rounded, before)
-            self._measured(plan, rounding)
-        self._advance(self._size(plan))
 
-    def _durably(self, plan: TensorPlan, base: torch.Tensor, delta: torch.Tensor, nearest: torch.Tensor):
+    def _durably(
+        self, plan: TensorPlan, base: torch.Tensor, delta: torch.Tensor, nearest: torch.Tensor
+    ) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """Packed numbers, state and values (out, in) of the choices that keep the update, on the base's own scales."""
+        if self.durable is None:
+            raise ValueError("no durable merge was asked for")
         if plan.packed:
             grid = Grid.stored(self.reader, plan.name)
         else:
@@ -241,19 +248,25 @@ class TensorStream:
         choices = self.durable.choose(plan.module, grid, base, delta, nearest)
         return grid.pack(choices), grid.state, grid.values(choices)
 
-    def _original_and_seen(self, plan: TensorPlan) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """A linear layer's weight in fp32 as it was (None: not stored) and, where updates go onto that, as
-        NF4 shows it; both as the checkpoint has them, (out, in) or (in, out)."""
+    def _ground(self, plan: TensorPlan) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What updates of a linear layer's weight go onto, in fp32 as the checkpoint lays it out; and what NF4 shows
+        of the base, where that was made on the way."""
         if plan.packed:
             seen = nf4.read_packed(self.reader, plan.name, self.settings)
-            return None, seen.T.contiguous() if plan.conv1d else seen
+            seen = seen.T.contiguous() if plan.conv1d else seen
+            return seen, seen
+        original, shown = self._original(plan)
+        return (shown if shown is not None and self.quantized else original), shown
+
+    def _original(self, plan: TensorPlan) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A linear layer's weight in fp32 as the checkpoint has it and, where the two are compared, as NF4 shows it."""
         original = self.reader.read(plan.name).to(torch.float32)
         if not self.compare:
             return original, None
         seen = self._through_nf4(plan, original)
         self.original_square += torch.linalg.vector_norm(original).item() ** 2
         self.difference_square += torch.linalg.vector_norm(seen - original).item() ** 2
-        return original, seen if self.quantized else None
+        return original, seen
 
     def _through_nf4(self, plan: TensorPlan, weight: torch.Tensor) -> torch.Tensor:
         if plan.conv1d:
