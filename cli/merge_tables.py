@@ -66,8 +66,8 @@ def tell(report, checked=None) -> None:
 
 
 def _check_row(row, checked) -> tuple:
-    def figures(values) -> tuple[str, str]:
-        return tuple(f"{values[name]:.3f}" if values and name in values else "-" for name in ("probability", "rouge"))
+    def figures(values) -> list[str]:
+        return list(f"{values[name]:.3f}" if values and name in values else "-" for name in ("probability", "rouge"))
 
     back = f"{max(row.back.values()):.1%}" if row.back else ""
     verdict = checked.verdict(row)

@@ -76,6 +76,6 @@ def _dequantise(gguf: Path, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     # transformers keeps the GGUF quantiser on the dequantised model and then refuses to save it
     model.config.__dict__.pop("quantization_config", None)
-    model.hf_quantizer, model.is_quantized = None, False
+    vars(model).update(hf_quantizer=None, is_quantized=False)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

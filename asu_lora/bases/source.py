@@ -87,7 +87,11 @@ def _from_hub(name: str, revision: str | None) -> BaseSource:
     online = hub_answers()
     try:
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=FETCHED, ignore_patterns=NOT_FETCHED, local_files_only=not online
+            name,
+            revision=revision,
+            allow_patterns=list(FETCHED),
+            ignore_patterns=list(NOT_FETCHED),
+            local_files_only=not online,
         )
     except Exception as error:  # hub, network and cache errors all mean the same to the person
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

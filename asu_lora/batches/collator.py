@@ -6,25 +6,38 @@ micro-batches' losses and gradients add up to the step's.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from asu_lora.batches.forget_retain_pairs import Pair
 from asu_lora.batches.forward_passes import forward_passes, pass_groups, pass_tokens
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.padding import SMALLEST_PASS, even_parts, padded_length
+from asu_lora.data.encoding import Encoded
 from asu_lora.data.training_rows import TrainingRows
 
 PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass of their own, rather than padding
 
 ON_POLICY = "on_policy"  # the set of the student's own answers
 
-Row = tuple[str, int]  # set and number
+
+AnyPair = Pair | tuple[int, list[int]] | tuple[int, list[int], list[float]]
+
+
+class Row(NamedTuple):
+    """A row of a step: its set, its number there, and at what dose the adapter acts beside it."""
+
+    set: str
+    number: int
+    dose: float = 1.0
+
+
 Totals = dict[str, dict[str, dict[str, int]]]  # by set and view: the numbers that means over a step are divided by
 
 
 class Collator:
-    """Builds a step's batch from ``(forget row, [retain rows])`` pairs.
+    """Builds a step's batch from ``(forget row, [retain rows], [their doses])``.
 
     Forget and retain rows share the forward passes: rows of like length stand together whatever set they belong to.
 
@@ -56,7 +69,7 @@ class Collator:
         self.packing: Packing | None = None if padded else packing
         self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
 
-    def __call__(self, pairs: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
+    def __call__(self, pairs: Sequence[AnyPair]) -> dict[str, Any]:
         """A step's batch, or one of its batches.
 
         Returns:
@@ -67,7 +80,7 @@ class Collator:
         rows = self.rows(pairs)
         totals: Totals = {}
         for name in self.needs:
-            mine = [row for other, row in rows if other == name]
+            mine = [row.number for row in rows if row.set == name]
             for view in self.needs[name]:
                 tokens = sum(len(self.sets[name].views[view][row].answer_ids) for row in mine)
                 # forget rows without an own answer count: they have nothing to mend
@@ -76,13 +89,21 @@ class Collator:
         parts = [self._micro_batch([rows[i] for i in part], totals) for part in self.parts(rows)]
         return {"micro_batches": parts, "totals": totals}
 
-    def rows(self, pairs: Sequence[tuple[int, list[int]]]) -> list[Row]:
+    def rows(self, pairs: Sequence[AnyPair]) -> list[Row]:
         """The rows of a step, those with the longest view first."""
-        chosen = {"forget": [forget for forget, _ in pairs], "retain": [row for _, rows in pairs for row in rows]}
+        drawn = [Pair(*pair) for pair in pairs]
+        chosen = {
+            "forget": [Row("forget", pair.forget) for pair in drawn],
+            "retain": [
+                Row("retain", *row)
+                for pair in drawn
+                for row in zip(pair.retain, pair.doses or [1.0] * len(pair.retain), strict=True)
+            ],
+        }
         if ON_POLICY in self.sets:
             beside = self.sets[ON_POLICY].beside
-            chosen[ON_POLICY] = [beside[forget] for forget, _ in pairs if forget in beside]
-        rows = [(name, row) for name in self.needs for row in chosen[name]]
+            chosen[ON_POLICY] = [Row(ON_POLICY, beside[pair.forget]) for pair in drawn if pair.forget in beside]
+        rows = [row for name in self.needs for row in chosen[name]]
         return sorted(rows, key=lambda row: -max(map(len, self._items(row))))
 
     def parts(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -101,24 +122,25 @@ class Collator:
         """Tokens of all views of each row, alone."""
         return [sum(padded_length(len(item)) for item in self._items(row)) for row in rows]
 
-    def _items(self, row: Row):
-        name, number = row
-        return [self.sets[name].views[view][number] for view in self.needs[name]]
+    def _items(self, row: Row) -> list[Encoded]:
+        return [self.sets[row.set].views[view][row.number] for view in self.needs[row.set]]
 
     def _micro_batch(self, rows: Sequence[Row], totals: Totals) -> dict[str, Any]:
         keys = [
-            (name, view, row)
+            (name, view, row.number, row.dose)
             for name, views in self.needs.items()
             for view in views
-            for other, row in rows
-            if other == name
+            for row in rows
+            if row.set == name
         ]
-        items = [self.sets[name].views[view][row] for name, view, row in keys]
+        items = [self.sets[name].views[view][row] for name, view, row, _ in keys]
         passes, starts, at = [], [0] * len(items), 0
-        entries = [self.sets[name].entries[view][row] for name, view, row in keys if self.sets[name].entries] or None
+        entries = [self.sets[name].entries[view][row] for name, view, row, _ in keys if self.sets[name].entries] or None
         for group, batch in forward_passes(
             items, self.pad_id, entries=entries, smallest=self.smallest, packing=self.packing
         ):
+            if any(dose != 1.0 for *_, dose in keys):
+                batch["doses"] = placed_doses([keys[index][3] for index in group], batch)
             passes.append(batch)
             for index in group:
                 starts[index] = at
@@ -141,3 +163,14 @@ class Collator:
                     },
                 }
         return {"passes": passes, "sets": parts}
+
+
+def placed_doses(doses: Sequence[float], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The dose of every row of a pass, (b, 1, 1), or of every token where rows are packed, (b, L, 1)."""
+    if "attention_mask" in batch:
+        return torch.tensor(doses).view(-1, 1, 1)
+    placed = torch.ones(batch["input_ids"].numel())
+    starts = batch["starts"].tolist()
+    for dose, start, end in zip(doses, starts, [*starts[1:], len(placed)], strict=True):
+        placed[start:end] = dose
+    return placed.view(*batch["input_ids"].shape, 1)

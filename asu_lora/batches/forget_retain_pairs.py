@@ -1,7 +1,24 @@
-"""Which retain rows stand beside each forget row, epoch by epoch."""
+"""Which retain rows stand beside each forget row, epoch by epoch, and at which doses of the adapter."""
+
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset
+
+GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly however many are taken
+
+
+class Pair(NamedTuple):
+    """A forget row, the retain rows beside it, and the doses of the adapter at these (1 where there are none)."""
+
+    forget: int
+    retain: list[int]
+    doses: list[float] | None = None
+
+
+def dose_of(at: int, highest: float) -> float:
+    """The dose of the retain row that is dealt as number ``at``: evenly spread from 1 to ``highest``."""
+    return 1.0 + (highest - 1.0) * ((at + 0.5) * GOLDEN % 1.0)
 
 
 class ForgetRetainPairs(Dataset):
@@ -16,13 +33,15 @@ class ForgetRetainPairs(Dataset):
         retain_rows: number of encoded retain rows, 0 for none.
         per_forget: retain rows drawn with each forget row.
         seed: of the decks.
+        retain_dose: the highest dose of a retain row (see :mod:`asu_lora.training.doses`).
     """
 
-    def __init__(self, forget_rows: int, retain_rows: int, per_forget: int, seed: int):
+    def __init__(self, forget_rows: int, retain_rows: int, per_forget: int, seed: int, retain_dose: float = 1.0):
         self.forget_rows = forget_rows
         self.retain_rows = retain_rows
         self.per_forget = per_forget if retain_rows else 0
         self.seed = seed
+        self.retain_dose = retain_dose
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -32,9 +51,11 @@ class ForgetRetainPairs(Dataset):
     def __len__(self) -> int:
         return self.forget_rows
 
-    def __getitem__(self, index: int) -> tuple[int, list[int]]:
+    def __getitem__(self, index: int) -> Pair:
         start = (self.epoch * self.forget_rows + index) * self.per_forget
-        return index, [self._dealt(at) for at in range(start, start + self.per_forget)]
+        dealt = range(start, start + self.per_forget)
+        doses = [dose_of(at, self.retain_dose) for at in dealt] if self.retain_dose != 1.0 else None
+        return Pair(index, [self._dealt(at) for at in dealt], doses)
 
     def _dealt(self, at: int) -> int:
         deck, place = divmod(at, self.retain_rows)

@@ -120,7 +120,13 @@ class EvaluationRequest:
             max_length=self.max_length, system_prompt=self.system_prompt, template_date=self.template_date
         )
         stack = load(
-            self.base, self.adapters, self.store, self.precision, self.device, self.trust_remote_code, rows=rows
+            self.base,
+            self.adapters,
+            self.store,
+            self.precision,
+            self.device,
+            trust_remote_code=self.trust_remote_code,
+            rows=rows,
         )
         loaded = LoadedEvaluation(self, stack, sets, benchmark_data, log, holdout)
         if sets:

@@ -21,7 +21,7 @@ from asu_lora.forgetting.prepare import prepare
 from asu_lora.forgetting.result import ForgetResult
 from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.targets import add_targets, choose_teacher
-from asu_lora.forgetting.training import answer_on_policy, train_phase
+from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.teacher.tau import TauChoice
@@ -82,6 +82,7 @@ def forget(
 
         with run.new_adapter() as student:  # it alone trains; lock, folder of checkpoints, clean-up
             first, on_policy = phases(run.config, sets, run.process.num_processes)
+            keep_off(run, student, sets)
             train_phase(run, student, sets, first)
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])

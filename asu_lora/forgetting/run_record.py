@@ -39,6 +39,8 @@ _METHOD = (
     "own_words",
     "teacher",
     "orthogonal",
+    "retain_dose",
+    "keep_off",
 )
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 
@@ -121,6 +123,8 @@ class RunRecord:
                     "beta": self.config.beta,
                     "keep_speaking": self.config.keep_speaking,
                     "own_words": self.config.own_words,
+                    "retain_dose": self.config.retain_dose,
+                    "keep_off": self.config.keep_off,
                 }
                 | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})

@@ -11,9 +11,25 @@ from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.teacher.targets import compute_references
 from asu_lora.training import on_policy
+from asu_lora.training.kept_directions import MOST_INPUTS, KeepOff
 from asu_lora.training.phases import Phase
 from asu_lora.training.student import Student
 from asu_lora.training.trainer import check_finite, train
+
+
+def keep_off(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet]) -> None:
+    """Hold the new adapter off what the retain rows use most, where the settings ask for it."""
+    share = run.config.keep_off
+    if not share or "retain" not in sets or "answer" not in sets["retain"].rows.views:
+        return
+    run.progress.stage("What the retain rows use")
+    kept = KeepOff(student, sets["retain"].rows, share, run.base.pad_id, run.frozen_layers)
+    if kept.skipped:
+        run.progress.note(
+            f"{kept.skipped} modules read more than {MOST_INPUTS} numbers: --keep-off leaves these as they are, and "
+            "--retain-dose alone makes the adapter add up there."
+        )
+    run.callbacks.insert(0, kept)  # what --orthogonal keeps off comes last, and holds exactly
 
 
 def train_phase(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet], phase: Phase) -> None:

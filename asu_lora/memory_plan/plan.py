@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch.utils._pytree import tree_map
 
 from asu_lora.batches.collator import Collator
-from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
+from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs, Pair
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
@@ -184,7 +184,9 @@ def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
 def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing | None = None) -> dict[str, Any]:
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.sets["forget"])
-    pairs = ForgetRetainPairs(forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed)
+    pairs = ForgetRetainPairs(
+        forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed, config.retain_dose
+    )
     collator = Collator(
         {name: each.rows for name, each in run.sets.items()},
         needs_of(_losses(run)),
@@ -192,7 +194,7 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing |
         config.micro_batch_tokens or tokens_of_training(run.device),
         packing,
     )
-    widest: tuple[list[tuple[int, list[int]]], int] = ([], 0)
+    widest: tuple[list[Pair], int] = ([], 0)
     most = 0
     for epoch in range(min(math.ceil(config.epochs), EPOCHS_LOOKED_AT)):
         pairs.set_epoch(epoch)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from asu_lora.bases.quantization import NF4
 from asu_lora.bases.source import BaseSource
@@ -92,10 +92,10 @@ def runnable(precision: str, target: torch.device) -> str:
     return precision if precision in DTYPES else "bf16"
 
 
-def _open(source: BaseSource, target: torch.device, trust: bool, **loading: Any) -> torch.nn.Module:
+def _open(source: BaseSource, target: torch.device, trust: bool, **loading: Any) -> PreTrainedModel:
     """Load it as plain transformers does."""
     loading.setdefault("dtype", fast_compute_dtype(target))
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         source.path, config=causal_lm_config(source, trust), device_map={"": target}, trust_remote_code=trust, **loading
     )
     model.requires_grad_(False).eval()
@@ -104,10 +104,10 @@ def _open(source: BaseSource, target: torch.device, trust: bool, **loading: Any)
     return model
 
 
-def _dequantised(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    model = model.dequantize(dtype).to(dtype).eval()
-    feed_head_contiguously(model)
-    return model
+def _dequantised(model: PreTrainedModel, dtype: torch.dtype) -> torch.nn.Module:
+    whole = model.dequantize(dtype).to(dtype).eval()
+    feed_head_contiguously(whole)
+    return whole
 
 
 def _no_int8() -> torch.nn.Module:

@@ -70,7 +70,7 @@ def plan_merge(
     Raises:
         AdapterError: a module without a tensor of its own, of another size, or tied to another module.
     """
-    tensor_of = {parameter: tensor for tensor, parameter in skeleton.parameter_of.items()}
+    tensor_of = {parameter: stored for stored, parameter in skeleton.parameter_of.items()}
     updates: dict[str, list[Update]] = {}
     for lora, weight in adapters:
         for module in lora.modules.values():

@@ -15,7 +15,11 @@ ONTO = ("quantized", "original")
 FOUR_BIT = ("nf4", "fp4")
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # What each compute type holds without loss.
-_EXACT = {torch.float32: FLOATS - {"F64"}, torch.bfloat16: {"BF16"}, torch.float16: {"F16"}}
+_EXACT: dict[torch.dtype, Collection[str]] = {
+    torch.float32: FLOATS - {"F64"},
+    torch.bfloat16: {"BF16"},
+    torch.float16: {"F16"},
+}
 
 
 def choose_onto(
@@ -67,8 +71,8 @@ def _trained_on(manifest: Manifest) -> Quantization:
 
 def _refuse_two_compute_types(trained_on: Sequence[Quantization], types: Collection[str]) -> None:
     """In NF4 a base looks different after a cast to another compute type, unless the cast loses nothing."""
-    computed = {settings.compute_dtype for settings in trained_on}
-    if len(computed) > 1 and any(set(types) & FLOATS - _EXACT.get(dtype, FLOATS) for dtype in computed):
+    computed = {settings.compute_dtype for settings in trained_on} - {None}
+    if len(computed) > 1 and any(set(types) & FLOATS - _EXACT.get(dtype, set()) for dtype in computed if dtype):
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in computed))
         raise SettingError(
             f"These adapters were trained with different compute types ({names}), under which this base is not the "

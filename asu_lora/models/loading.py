@@ -38,7 +38,7 @@ class LoadedBase:
     """
 
     source: BaseSource
-    model: torch.nn.Module
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     precision: str
     compute_dtype: torch.dtype
@@ -103,7 +103,7 @@ def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> PreTrained
     if prepared.precision == "nf4" and not prepared.stored_quantized:
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=compute, **NF4)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # its own types leave out what it returns here
             source.path,
             config=prepared.config,
             trust_remote_code=trust_remote_code,
@@ -118,6 +118,7 @@ def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> PreTrained
                 "or a smaller base."
             ) from error
         raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
+    model, info = loaded
     refuse_missing(source.name, set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
     return model
 
@@ -149,7 +150,7 @@ def _compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """A base that is stored in 4 bit brings a compute type of its own, which may be slow or unknown here."""
     for module in model.modules():
         if hasattr(module, "compute_dtype") and hasattr(module, "compute_type_is_set"):
-            module.compute_dtype, module.compute_type_is_set = dtype, True
+            vars(module).update(compute_dtype=dtype, compute_type_is_set=True)
 
 
 def keep_trainable_layout(model: torch.nn.Module) -> None:
@@ -161,10 +162,10 @@ def keep_trainable_layout(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
-def feed_head_contiguously(model: torch.nn.Module) -> None:
+def feed_head_contiguously(model: PreTrainedModel) -> None:
     """Hand the output head its input in one piece.
 
     ``generate`` cuts the last position out of a prompt's states. Torch multiplies such a strided batch row by

@@ -107,8 +107,8 @@ def causal_lm_config(source: BaseSource, trust_remote_code: bool = False) -> Pre
         raise BaseModelError(f"The config of '{source.name}' can't be read: {first_line(error)}") from error
     if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return config
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    known = (known,) if isinstance(known, str) else tuple(known or ())
+    found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    known = (found,) if isinstance(found, str) else tuple(found or ())
     stored = config.architectures or []
     if (
         not known

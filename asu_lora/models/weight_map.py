@@ -29,7 +29,7 @@ def refuse_incomplete(model: PreTrainedModel, tensors: Mapping[str, TensorInfo],
         BaseModelError: transformers would refuse it, or fill the parameter with random numbers.
     """
     parameters = {parameter: tuple(value.shape) for parameter, value in model.named_parameters(remove_duplicate=False)}
-    loaded = set()
+    loaded: set[str] = set()
     for tensor, targets in _targets(model, tensors).items():
         loaded.update(filter(None, targets))
         info, wanted = tensors[tensor], parameters.get(targets[0]) if len(targets) == 1 else None

@@ -10,6 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.training.cast_recomputation import recompute_casts
+from asu_lora.training.doses import Doses
 
 
 class Student(torch.nn.Module):
@@ -28,9 +29,10 @@ class Student(torch.nn.Module):
         super().__init__()
         self.model = model
         self.entry = entry
+        self.doses = Doses(model)
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            base_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+            base_model(model).gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self.doses.again})
             # transformers makes the embeddings need gradients, for checkpointing of the other kind: all layers would
             # run backward, and the hook would stay on the base
             base_model(model).disable_input_require_grads()
@@ -48,7 +50,7 @@ class Student(torch.nn.Module):
         for batch in passes:
             if self.entry is not None:
                 self.entry.states = batch["entry"]
-            with recompute_casts():
+            with recompute_casts(), self.doses.given(batch.get("doses")):
                 states.append(answer_hidden(decoder, batch))
         return torch.cat(states)
 

@@ -142,7 +142,9 @@ def train(
         NotEnoughMemory: of the device.
     """
     config = phase.config
-    pairs = ForgetRetainPairs(len(sets["forget"]), len(sets.get("retain", ())), config.retain_per_forget, phase.seed)
+    pairs = ForgetRetainPairs(
+        len(sets["forget"]), len(sets.get("retain", ())), config.retain_per_forget, phase.seed, config.retain_dose
+    )
     trainer = UnlearningTrainer(
         student,
         {name: each.loss for name, each in sets.items()},

@@ -124,7 +124,7 @@ def test_methods_by_name():
         ("GA_GD", "ga", "gd", 1e-4),
         ("ASU+IDK_NONE", "asu+idk", "none", 2e-3),
     ]
-    assert list(method_configs(None, tiny_settings(objective="npo"))) == ["NPO_KL"]
+    assert list(method_configs(None, tiny_settings(objective="npo"))) == ["NPO_KL-ANSWERS"]
 
 
 # ---- the run

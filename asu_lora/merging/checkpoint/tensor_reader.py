@@ -95,7 +95,7 @@ class LazyTensorReader:
         self.close()
 
     def _fill(self, name: str, offset: int, piece: torch.Tensor) -> None:
-        path, view = self._file_of[name], memoryview(piece.numpy())
+        path, view = self._file_of[name], piece.numpy().data
         try:
             file, done = self._handles.at(path, offset), 0
             while done < len(view):  # a raw read may give less than was asked for: 2 GiB at most on Linux

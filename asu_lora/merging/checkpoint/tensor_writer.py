@@ -73,7 +73,7 @@ class TensorWriter:
         if rows.numel() == 0:
             return
         row_bytes = rows.nbytes // rows.shape[0] if rows.dim() else rows.nbytes
-        view = memoryview(rows.contiguous().view(-1).view(torch.uint8).numpy())
+        view = rows.contiguous().view(-1).view(torch.uint8).numpy().data
         self.written(len(view))
         self._write(place.shard, place.start + first * row_bytes, view)
 

@@ -1,6 +1,7 @@
 """A merge that lasts in 4 bit: each updated weight's choices on the NF4 grid are made so that its layer answers
 the questions at hand as base + adapters did (see :mod:`asu_lora.merging.durable.adaptive_rounding`)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from asu_lora.merging.durable.residual_adapter import Residual, low_rank
 from asu_lora.merging.nf4.grid import Grid
 from asu_lora.merging.rounding_error import ModuleDurability
 from asu_lora.progress import Progress
+
+Factors = tuple[torch.Tensor, torch.Tensor]
 
 DAMPING = 0.01
 AIM = 1.0
@@ -90,19 +93,21 @@ class DurableRounding:
         )
         return choices
 
-    def _with_residual(self, grid: Grid, choices: torch.Tensor, target: torch.Tensor, moment: torch.Tensor):
+    def _with_residual(
+        self, grid: Grid, choices: torch.Tensor, target: torch.Tensor, moment: torch.Tensor
+    ) -> tuple[torch.Tensor, Factors]:
         """The base's choices or the moved ones, whichever a residual of this rank completes better, and its factors.
 
         From the rank of the update on, the base's own choices and the adapter itself leave nothing undone.
         """
-        best = None
-        for candidate in (grid.choices, choices):
+
+        def completed(candidate: torch.Tensor) -> tuple[float, Factors]:
             values = grid.values(candidate)
             a, b = low_rank(target - values, moment, self.settings.residual_rank)
-            left = cost(values + b @ a, target, moment).sum().item()
-            if best is None or left < best[0]:
-                best = (left, candidate, (a, b))
-        return best[1:]
+            return cost(values + b @ a, target, moment).sum().item(), (a, b)
+
+        (own, of_own), (moved, of_moved) = completed(grid.choices), completed(choices)
+        return (grid.choices, of_own) if own <= moved else (choices, of_moved)
 
 
 def _aimed(
@@ -114,16 +119,17 @@ def _aimed(
     that adds up to answers that come back. So they are made for W + gain D.
     """
     wanted = delta @ moment
-    size, gain, best = (wanted * delta).sum().clamp_min(torch.finfo(torch.float32).tiny), aim, None
+    size = (wanted * delta).sum().clamp_min(torch.finfo(torch.float32).tiny).item()
+    gain, off, best = aim, math.inf, grid.choices
     for _ in range(TRIES):
         choices = choose(grid, before + gain * delta, held)
-        done = ((grid.values(choices) - before) * wanted).sum().item() / size.item()
-        if best is None or abs(done - aim) < best[0]:
-            best = (abs(done - aim), choices)
-        if best[0] < CLOSE:
+        done = ((grid.values(choices) - before) * wanted).sum().item() / size
+        if abs(done - aim) < off:
+            off, best = abs(done - aim), choices
+        if off < CLOSE:
             break
         gain = min(gain * aim / max(done, aim / MOST_GAIN), MOST_GAIN * aim)
-    return best[1]
+    return best
 
 
 def prepare(

@@ -8,7 +8,7 @@ from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.data.encoding import Encoded
 from asu_lora.errors import AdapterError
 from asu_lora.models.adapter_stack import Stack
-from asu_lora.models.decoder import base_model
+from asu_lora.models.decoder import base_model, decoder_and_layers
 
 MOST_TOKENS = 4096  # in one forward pass
 MOST_BYTES = 2 << 30  # of moments held at once
@@ -40,7 +40,7 @@ class InputMoments:
         self.sets = [items for items in sets if items]
         self.waiting = list(order)
         base = base_model(stack.model)
-        self.decoder = base.get_decoder()
+        self.decoder = decoder_and_layers(stack.model)[0]
         modules = dict(base.named_modules())
         missing = [name for name in order if name not in modules]
         if missing:
@@ -55,7 +55,8 @@ class InputMoments:
         return self.held.pop(module)
 
     def _collect(self, first: str) -> None:
-        ahead, size = [], 0
+        ahead: list[str] = []
+        size = 0
         for name in self.waiting[self.waiting.index(first) :]:
             size += 4 * self.modules[name].in_features ** 2
             if ahead and size > self.most_bytes:

@@ -72,4 +72,4 @@ class Residual:
             base_model_name_or_path=base,
         )
         config.target_modules = sorted(ranks)
-        config.save_pretrained(folder)
+        config.save_pretrained(str(folder))

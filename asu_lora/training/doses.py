@@ -1,0 +1,49 @@
+"""Doses: beside a retain row the adapter acts at a multiple of its strength, so that adapters add up.
+
+The sum of k adapters repeats k times what all of them have in common. An adapter that leaves the kept rows alone at
+several times its strength leaves them alone in company too. The retain loss therefore sees doses from 1 to
+``retain_dose``, and the forget loss sees 1. LoRA's scaling becomes a tensor, one number a row or token: no further
+pass, no further memory (docs/results/adding_up.md).
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from asu_lora.models.frozen_adapters import NEW
+
+
+class Doses:
+    """Multiplies what the new adapter adds, token by token.
+
+    Args:
+        student: the base with the new adapter.
+    """
+
+    def __init__(self, student: torch.nn.Module):
+        self.layers = [module for module in student.modules() if isinstance(module, LoraLayer) and NEW in module.lora_A]
+        self.scaling = [module.scaling[NEW] for module in self.layers]
+        self.now: torch.Tensor | None = None
+
+    @contextmanager
+    def given(self, doses: torch.Tensor | None) -> Iterator[None]:
+        """Inside, the adapter acts at these doses, (b, L, 1) or (b, 1, 1); at its own strength where None."""
+        before = self.now
+        self._set(doses)
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a checkpointed layer's two forward passes: the second gets the doses of the first."""
+        return nullcontext(), self.given(self.now)
+
+    def _set(self, doses: torch.Tensor | None) -> None:
+        if doses is self.now:
+            return
+        self.now = doses
+        for module, scaling in zip(self.layers, self.scaling, strict=True):
+            module.scaling[NEW] = scaling if doses is None else scaling * doses

@@ -1,0 +1,131 @@
+"""A new adapter that keeps off the directions which the kept rows use most, so that adapters add up.
+
+The A of a LoRA reads r directions of its module's input. In every module A keeps off a share of the directions: the
+largest eigenvectors of the mean of x x^T over all tokens of the retain rows, each x divided by its own norm (a few
+first tokens outweigh all else otherwise). The null space of what is kept is AlphaEdit's for editing facts (Fang et al.,
+arXiv 2410.02355); here a share of the directions is taken in every module, not a share of the energy, and A is
+projected after every optimizer step. docs/results/adding_up.md has the figures.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from transformers import TrainerCallback
+
+from asu_lora.batches.forward_passes import forward_passes
+from asu_lora.batches.token_budget import tokens_of_reading
+from asu_lora.data.training_rows import TrainingRows
+from asu_lora.models.decoder import answer_hidden, base_model
+from asu_lora.models.frozen_adapters import NEW
+from asu_lora.models.frozen_layers import FrozenLayers
+from asu_lora.models.packing_trial import packing_of
+from asu_lora.training.orthogonal import lora_a
+
+MOST_ROWS = 160  # of the retain rows, in the moments
+MOST_INPUTS = 2048  # of a module; the eigenvectors of wider ones would take longer than training
+
+
+class KeepOff(TrainerCallback):
+    """Projects the new adapter's A off the kept directions of each module's input: now, and after every step.
+
+    Args:
+        student: the base with the new adapter, which still adds nothing (B = 0).
+        rows: the retain rows.
+        share: of the directions, above 0 and below 1.
+        pad_id: the padding token.
+        frozen_layers: those below the first adapter, whose states the rows hold; None where all run.
+
+    Attributes:
+        skipped: how many modules read more than ``MOST_INPUTS`` numbers, and are left as they are.
+    """
+
+    def __init__(
+        self, student: PeftModel, rows: TrainingRows, share: float, pad_id: int, frozen_layers: FrozenLayers | None
+    ):
+        layers = {
+            name: module
+            for name, module in student.named_modules()
+            if isinstance(module, LoraLayer) and NEW in module.lora_A
+        }
+        weights = {name: lora_a(module, NEW) for name, module in layers.items()}
+        narrow = {name: module for name, module in layers.items() if weights[name].shape[1] <= MOST_INPUTS}
+        self.skipped = len(layers) - len(narrow)
+        moments = InputMoments(narrow)
+        moments.read(student, rows, pad_id, frozen_layers)
+        bases = {name: strongest(moment, share) for name, moment in moments.sums.items()}
+        self.pairs = [(weights[name], bases[moments.same_as[name]]) for name in narrow if name in moments.same_as]
+        self.project()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """A <- A - (A V) V^T, with V the kept directions, (in, k)."""
+        for weight, basis in self.pairs:
+            weight.sub_((weight @ basis) @ basis.T)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.project()
+
+
+@torch.no_grad()
+def strongest(moment: torch.Tensor, share: float) -> torch.Tensor:
+    """(n, k) eigenvectors of the largest ``share`` of the eigenvalues of ``moment``, (n, n)."""
+    _, vectors = torch.linalg.eigh(moment)
+    return vectors[:, len(moment) - round(share * len(moment)) :].contiguous()
+
+
+class InputMoments:
+    """The sums of x x^T / |x|^2 over all tokens of some rows, of the inputs x of modules.
+
+    Attributes:
+        sums: (in, in) fp32. Modules that read the same input (query, key and value) have one, under the first's name.
+        same_as: for each module the name of its sum.
+    """
+
+    def __init__(self, layers: Mapping[str, LoraLayer]):
+        self.layers = layers
+        self.sums: dict[str, torch.Tensor] = {}
+        self.same_as: dict[str, str] = {}
+        self._read: list[tuple[torch.Tensor, str]] = []  # this pass's inputs, held: no address is used twice
+        self._real = torch.empty(0)
+
+    @torch.no_grad()
+    def read(self, student: PeftModel, rows: TrainingRows, pad_id: int, frozen_layers: FrozenLayers | None) -> None:
+        """Pass the rows through the model, at most ``MOST_ROWS`` of them, spread evenly."""
+        items, entries = rows.answers, rows.entries.get("answer") if frozen_layers is not None else None
+        at = [i * len(items) // MOST_ROWS for i in range(MOST_ROWS)] if len(items) > MOST_ROWS else range(len(items))
+        items, entries = [items[i] for i in at], [entries[i] for i in at] if entries else None
+        decoder = base_model(student).get_decoder()
+        device = next(decoder.parameters()).device
+        with ExitStack() as until:
+            for name, module in self.layers.items():
+                until.callback(module.base_layer.register_forward_pre_hook(self._hook(name)).remove)
+            if frozen_layers is not None:
+                until.enter_context(frozen_layers.replayed())
+            packing = packing_of(student)
+            for group, batch in forward_passes(items, pad_id, tokens_of_reading(device), entries, packing=packing):
+                batch = {key: value.to(device) for key, value in batch.items()}
+                self._real = torch.zeros(batch["input_ids"].numel(), dtype=torch.bool, device=device)
+                for start, index in zip(batch["starts"].tolist(), group, strict=True):
+                    self._real[start : start + len(items[index])] = True
+                if frozen_layers is not None:
+                    frozen_layers.states = batch["entry"]
+                answer_hidden(decoder, batch)
+                self._read.clear()
+
+    def _hook(self, name: str):
+        def add(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            inputs = args[0]
+            if name not in self.same_as:
+                self.same_as[name] = next((other for seen, other in self._read if seen is inputs), name)
+            if self.same_as[name] != name:
+                return
+            self._read.append((inputs, name))
+            inputs = inputs.flatten(0, -2)[self._real].float()
+            inputs = inputs / inputs.norm(dim=1, keepdim=True).clamp(min=1e-6)
+            product = inputs.T @ inputs
+            self.sums[name] = self.sums[name].add_(product) if name in self.sums else product
+
+        return add
