@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from asu_lora.batches.collator import Collator
-from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
+from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs, Pair
 from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.training_rows import TrainingRows
@@ -190,7 +190,7 @@ def test_retain_rows_are_dealt_evenly_and_the_same_whatever_came_before():
     again.set_epoch(3)
     assert [again[i][1] for i in (6, 0, 3)] == [dealt[(21 + i) * 3 : (21 + i) * 3 + 3] for i in (6, 0, 3)]
     assert pairs[0][0] == 0 and len(pairs) == 7
-    assert ForgetRetainPairs(3, 0, 2, 0)[1] == (1, [])
+    assert ForgetRetainPairs(3, 0, 2, 0)[1] == Pair(1, [])
 
 
 def test_every_epoch_deals_other_retain_rows(base, tmp_path, monkeypatch):
@@ -198,10 +198,10 @@ def test_every_epoch_deals_other_retain_rows(base, tmp_path, monkeypatch):
     real = Collator.__call__
     monkeypatch.setattr(Collator, "__call__", lambda self, pairs: seen.extend(pairs) or real(self, pairs))
     forget(tiny_request(6, 6), base, tiny_settings(epochs=2), store=tmp_path)
-    first, second = dict((i, r) for i, r in seen[:6]), dict((i, r) for i, r in seen[6:])
+    first, second = ({pair.forget: pair.retain for pair in part} for part in (seen[:6], seen[6:]))
     assert sorted(first) == sorted(second) == list(range(6))
     assert sorted(r for rows in first.values() for r in rows) == list(range(6))
-    assert first != second and [i for i, _ in seen[:6]] != [i for i, _ in seen[6:]]
+    assert first != second and [pair.forget for pair in seen[:6]] != [pair.forget for pair in seen[6:]]
 
 
 def test_references_are_computed_in_passes_that_change_nothing(base, taught_base):
