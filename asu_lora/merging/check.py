@@ -21,7 +21,7 @@ import torch
 
 from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.bases.source import BaseSource
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.encoding import Encoder, cut_note
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import AsuLoraError, SettingError, first_line
@@ -128,6 +128,7 @@ def check(
     as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
     stack = load(load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code), adapters)
     asked = _Asked(sample(forget, MOST_QUESTIONS), sample(retain, MOST_QUESTIONS), stack.encoder(), progress)
+    asked.note_cuts()
     with_adapters = asked.of(stack.model, f"base + adapters, {as_trained}")
     with stack.without_adapters():
         plain = asked.of(stack.model, f"base, {as_trained}")
@@ -169,6 +170,12 @@ class _Asked:
     retain: Sequence[Example]
     encoder: Encoder
     progress: Progress
+
+    def note_cuts(self) -> None:
+        """Say how many answers the length cuts off."""
+        for name, examples in (("forget", self.forget), ("retain", self.retain)):
+            if note := cut_note(self.encoder.encode_all(examples), self.encoder.max_length, name):
+                self.progress.note(note)
 
     def of(self, model: torch.nn.Module, what: str) -> tuple[dict[str, float], dict[str, float] | None]:
         """Mean figures of the forget and of the retain questions."""

@@ -169,3 +169,23 @@ def test_the_positions_of_a_base_are_read_by_whatever_name_its_config_has():
     assert BaseLimits.of(BloomConfig()).positions is None
     roberta = RobertaConfig(max_position_embeddings=514, pad_token_id=1)
     assert BaseLimits.of(roberta).positions == 512
+
+
+def test_a_check_of_a_merge_says_which_answers_are_cut(tmp_path):
+    from asu_lora.data.sampling import sample
+    from asu_lora.merging.check import _Asked
+    from asu_lora.progress import Progress
+
+    class Heard(Progress):
+        notes: list[str] = []
+
+        def note(self, text):
+            self.notes.append(text)
+
+    folder = save_tiny_base(tmp_path / "base")
+    stack = load(str(folder), [], tmp_path, "fp32", "cpu", rows={"max_length": 60})
+    forget_rows = [question_answer("Who?", "A man of note. " * 9), question_answer("Who?", "A man.")]
+    _Asked(sample(forget_rows, 9), [], stack.encoder(), Heard()).note_cuts()
+    assert Heard.notes == [
+        "1 of 2 forget answers are longer than --max-length 60 and were cut off: what stands beyond it is not scored."
+    ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from asu_lora.bases.source import BaseSource
+from asu_lora.data.encoding import cut_note
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
@@ -156,5 +157,8 @@ def prepare(
         encoder.encode_all(sample(rows, MOST_QUESTIONS), what)
         for rows, what in ((settings.forget, "forget row"), (settings.retain, "retain row"))
     ]
+    for name, items in zip(("forget", "retain"), sets, strict=True):
+        if note := cut_note(items, encoder.max_length, name, "looked at"):
+            progress.note(note)
     progress.stage("Durable rounding", len(order))
     return DurableRounding(settings, InputMoments(stack, sets, order))
