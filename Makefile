@@ -12,7 +12,7 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test lint types format coverage setup clean
+.PHONY: demo test lint format coverage setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
@@ -26,9 +26,7 @@ lint: $(READY)
 	rm -rf $(VIEW) && mkdir -p $(VIEW)/asu_lora
 	ln -s $(CURDIR)/asu_lora/* $(CURDIR)/cli $(VIEW)/asu_lora/ && ln -s $(CURDIR)/pyproject.toml $(VIEW)/
 	cd $(VIEW) && PYTHONDONTWRITEBYTECODE=1 $(abspath $(BIN))/lint-imports --no-logo
-
-types: lint
-	cd $(VIEW) && $(abspath $(BIN))/mypy --cache-dir $(CURDIR)/.mypy_cache
+	cd $(VIEW) && $(abspath $(BIN))/mypy --no-error-summary --cache-dir $(CURDIR)/.mypy_cache
 
 format: $(READY)
 	$(BIN)/ruff check --fix --quiet .

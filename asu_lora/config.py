@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from asu_lora.errors import SettingError
+from asu_lora.layer_ranges import parse_layers
 
 PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
 
@@ -234,7 +235,6 @@ UNLESS_SET = ("system_prompt", "template_date")  # runs that began before there 
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")
-_SHARES = {"upper": 3, "upper-half": 2}
 
 
 def check_date(text: str) -> None:
@@ -243,33 +243,6 @@ def check_date(text: str) -> None:
         date.fromisoformat(text)
     except ValueError as error:
         raise SettingError(f"template_date is '{text}', which is no date: write it like 2026-01-31.") from error
-
-
-def parse_layers(text: str, number: int) -> list[int] | None:
-    """``'all'``, a share, or ranges such as ``'4-20'`` or ``'0,5-9'``, into layer indices below ``number``.
-
-    Returns:
-        None for all. The shares are ``upper``, the last third, and ``upper-half``.
-
-    Raises:
-        SettingError: not such a range, or a layer the base doesn't have.
-    """
-    if text.strip().lower() == "all":
-        return None
-    if text.strip().lower() in _SHARES:
-        return list(range(number - max(1, number // _SHARES[text.strip().lower()]), number))
-    layers: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise SettingError(
-                f"The layers '{text}' can't be read: write 'all', 'upper', 'upper-half', '4-20' or '0,5-9'."
-            )
-        start, end = int(first), int(last if dash else first)
-        if end < start or end >= number:
-            raise SettingError(f"The layers '{part.strip()}' are out of range: the base has layers 0 to {number - 1}.")
-        layers.update(range(start, end + 1))
-    return sorted(layers)
 
 
 def config_from(values: dict[str, Any], source: str) -> ForgetConfig:

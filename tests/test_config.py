@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asu_lora.cli import main
-from asu_lora.config import ForgetConfig, config_from, parse_layers
+from asu_lora.config import ForgetConfig, config_from
 from asu_lora.errors import AsuLoraError, SettingError
+from asu_lora.layer_ranges import parse_layers
 
 FIELDS = {spec.name: spec for spec in dataclasses.fields(ForgetConfig)}
 

@@ -10,12 +10,8 @@ LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 6
 LIBRARY = sorted([*(ROOT / "asu_lora").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 # What is still to be cut down; a name here may only go.
-LONG_FILES = {"asu_lora/adapters/combine.py", "asu_lora/config.py", "asu_lora/memory_plan/plan.py"}
-LONG_FUNCTIONS = {
-    "asu_lora/forgetting/forget.py:forget",
-    "asu_lora/forgetting/run.py:open_run",
-    "asu_lora/memory_plan/plan.py:plan_memory",
-}
+LONG_FILES: set[str] = set()
+LONG_FUNCTIONS: set[str] = set()
 MANY_PARAMETERS: set[str] = set()
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

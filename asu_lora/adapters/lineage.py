@@ -41,13 +41,13 @@ def still_beneath(manifests: Iterable[Manifest | None], contents: Iterable[Stack
     return list(found.values())
 
 
-def lacking(below: Iterable[StackedOn], active: Iterable[StackedOn]) -> list[StackedOn]:
-    """What must be added, at which weight, for each adapter to be active as it was in training."""
+def lacking(below: Iterable[StackedOn], active: Iterable[StackedOn]) -> list[tuple[StackedOn, float]]:
+    """What is not active as it was in training, each with the weight that is lacking (negative: too much is active)."""
     there: dict[str, float] = {}
     for entry in active:
         there[entry.fingerprint] = there.get(entry.fingerprint, 0.0) + entry.weight
     return [
-        entry.model_copy(update={"weight": entry.weight - there.get(entry.fingerprint, 0.0)})
+        (entry, entry.weight - there.get(entry.fingerprint, 0.0))
         for entry in below
         if not math.isclose(there.get(entry.fingerprint, 0.0), entry.weight, rel_tol=CLOSE)
     ]

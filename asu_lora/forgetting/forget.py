@@ -52,7 +52,7 @@ def forget(
         name: the adapter's name in the store, by default the request's.
         heldout: further questions to measure before and after, in neither set (paraphrases, say).
         idk_file: "I don't know" answers for the losses that use them, instead of the built-in ones.
-        on_top_of: adapters that are active and frozen beneath the new one, as :func:`asu_lora.load` takes them.
+        on_top_of: adapters that are active and frozen beneath, as :func:`asu_lora.load` takes them.
         continue_from: an adapter of the same settings whose weights the new one begins with.
         tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
         resume: go on where an interrupted run of the same name, request and settings stopped.
@@ -79,7 +79,6 @@ def forget(
         with run.teaching():  # the frozen base, smoothed and plain, once for all epochs
             teacher = choose_teacher(run, sets["forget"], tau)
             add_targets(run, sets, teacher)
-
         with run.new_adapter() as student:  # it alone trains; lock, folder of checkpoints, clean-up
             first, on_policy = phases(run.config, sets, run.process.num_processes)
             keep_off(run, student, sets)

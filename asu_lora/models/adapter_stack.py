@@ -144,11 +144,11 @@ def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
     for (folder, _), manifest in zip(folders, manifests, strict=True):
         gone = lacking(manifest.on_top_of if manifest else (), active)
         if gone:
-            names = [weighted(entry.name, round(entry.weight, 9)) for entry in gone]
+            names = [weighted(entry.name, entry.weight) for entry, _ in gone]
+            add = " ".join(f"--adapter {weighted(entry.name, round(weight, 9))}" for entry, weight in gone)
             notes.append(
                 f"The adapter '{folder.name}' was trained on top of {', '.join(names)}, which this stack "
-                "doesn't have as it was then, so it may forget less and spoil more than its figures say; add "
-                f"{' '.join(f'--adapter {name}' for name in names)}."
+                f"doesn't have as it was then, so it may forget less and spoil more than its figures say; add {add}."
             )
     return notes
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from peft import LoraConfig, PeftModel
 
-from asu_lora.config import ForgetConfig, parse_layers
+from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, first_line
+from asu_lora.layer_ranges import parse_layers
 from asu_lora.models.decoder import base_model, number_of_layers
 from asu_lora.models.frozen_adapters import FrozenAdapters
 from asu_lora.training.target_modules import target_modules

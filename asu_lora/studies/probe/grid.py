@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asu_lora.config import ForgetConfig, parse_layers
+from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
+from asu_lora.layer_ranges import parse_layers
 
 DEFAULT_TAUS = "1,1.5,2,2.5,3,4,5,6,8"
 DEFAULT_GROUPS = ("all", "lower", "middle", "upper")
