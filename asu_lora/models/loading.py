@@ -137,6 +137,9 @@ def load_tokenizer(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+        tokenizer("a")  # one that is damaged may load, and fail at the first word
+        if None in tokenizer.all_special_ids:
+            raise ValueError("a special token of it is not in its vocabulary.")
     except Exception as error:  # the tokenizers' own library raises bare Exceptions
         raise BaseModelError(f"The tokenizer of '{source.name}' can't be loaded: {first_line(error)}") from error
     if tokenizer.pad_token_id is None or (vocabulary is not None and tokenizer.pad_token_id >= vocabulary):

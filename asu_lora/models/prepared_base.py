@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from asu_lora.bases.checkpoint_files import StoredTensor, read_checkpoint, read_config
@@ -18,6 +18,8 @@ from asu_lora.errors import BaseModelError, SettingError, first_line
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.precision import compute_dtype
 from asu_lora.safetensors_header import TensorInfo
+
+GENERATION_CONFIG_NAME = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ def prepare_base(
     )
 
 
+def _refuse_generation_config(source: BaseSource) -> None:
+    """Loading reads it too, where there is one, and ends at one that makes no sense."""
+    if (source.path / GENERATION_CONFIG_NAME).is_file():
+        try:
+            told = GenerationConfig.from_pretrained(source.path).eos_token_id
+            if not all(isinstance(token, int) for token in (told if isinstance(told, list) else [told or 0])):
+                raise ValueError("its eos_token_id is neither a number nor a list of numbers.")
+        except Exception as error:  # its own checks raise errors of every kind
+            raise BaseModelError(
+                f"The {GENERATION_CONFIG_NAME} of '{source.name}' can't be read: {first_line(error)}"
+            ) from error
+
+
 def causal_lm_config(source: BaseSource, trust_remote_code: bool = False) -> PretrainedConfig:
     """The base's config, refused when the model doesn't write text from left to right.
 
@@ -105,11 +120,14 @@ def causal_lm_config(source: BaseSource, trust_remote_code: bool = False) -> Pre
         config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # a config's own checks raise errors of every kind
         raise BaseModelError(f"The config of '{source.name}' can't be read: {first_line(error)}") from error
+    _refuse_generation_config(source)
     if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return config
     found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     known = (found,) if isinstance(found, str) else tuple(found or ())
     stored = config.architectures or []
+    if not isinstance(stored, list) or not all(isinstance(name, str) for name in stored):
+        raise BaseModelError(f"The config of '{source.name}' is damaged: 'architectures' is no list of names.")
     if (
         not known
         or getattr(config, "is_encoder_decoder", False)

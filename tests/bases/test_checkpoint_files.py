@@ -18,7 +18,7 @@ from asu_lora.bases.source import resolve_base
 from asu_lora.errors import BaseModelError
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.merge import merge
-from asu_lora.models.loading import load_base
+from asu_lora.models.loading import load_base, load_tokenizer
 from tests.support.lora_folders import give_manifest, logits_of, relative, save_lora, stacked
 from tests.support.tiny_base import save_tiny_base
 
@@ -270,6 +270,12 @@ DAMAGED = {
     "config: binary": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00"), "damaged"),
     "config: nonsense": (config_to(hidden_size="many"), "config"),
     "config: zero heads": (config_to(num_attention_heads=0, head_dim=None), "config|built"),
+    "config: architectures": (config_to(architectures=[5]), "architectures"),
+    "generation config": (lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config"),
+    "generation: odd end": (
+        lambda folder: (folder / "generation_config.json").write_text('{"eos_token_id": {"a": 1}}'),
+        "eos_token_id",
+    ),
     "config: quantised oddly": (config_to(quantization_config=[4]), "config"),
     "header: not JSON": (header("{nonsense"), "can't be read"),
     "header: list": (header("[]"), "can't be read"),
@@ -315,6 +321,15 @@ def test_a_damaged_base_is_refused_in_one_sentence_by_every_command(tiny_base, t
         assert len(lines) == 1 and re.search(said, lines[0]), (command[0], done.stderr)
     assert {path.name for path in tmp_path.iterdir()} - {"store"} == names
     assert not [path for path in (tmp_path / "store").glob("*") if not path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("change", [{"model_max_length": "long"}, {"eos_token": ""}])
+def test_a_damaged_tokenizer_is_refused_before_anything_is_done(tiny_base, tmp_path, change):
+    """It loads, and fails at its first word or its first answer."""
+    folder = copy(tiny_base, tmp_path / "base")
+    rewrite_json(folder / "tokenizer_config.json", lambda config: config.update(change))
+    with pytest.raises(BaseModelError, match="tokenizer of .* can't be loaded"):
+        load_tokenizer(resolve_base(str(folder)))
 
 
 def test_the_files_are_listed_without_reading_a_weight(tiny_base, tmp_path):
