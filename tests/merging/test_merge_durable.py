@@ -12,7 +12,7 @@ from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.errors import SettingError
 from asu_lora.hardware.precision import fast_compute_dtype
-from asu_lora.merging.durable.adaptive_rounding import choose, cost, damped, descend
+from asu_lora.merging.durable.choose_codes import choose, cost, damped, descend
 from asu_lora.merging.durable.durable_rounding import DurableSettings
 from asu_lora.merging.durable.input_moments import InputMoments
 from asu_lora.merging.durable.residual_adapter import low_rank

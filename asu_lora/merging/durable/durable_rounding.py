@@ -1,5 +1,5 @@
 """A merge that lasts in 4 bit: each updated weight's choices on the NF4 grid are made so that its layer answers
-the questions at hand as base + adapters did (see :mod:`asu_lora.merging.durable.adaptive_rounding`)."""
+the questions at hand as base + adapters did (see :mod:`asu_lora.merging.durable.choose_codes`)."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from asu_lora.data.encoding import cut_note
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
-from asu_lora.merging.durable.adaptive_rounding import choose, cost, damped
+from asu_lora.merging.durable.choose_codes import choose, cost, damped
 from asu_lora.merging.durable.input_moments import InputMoments
 from asu_lora.merging.durable.residual_adapter import Residual, low_rank
 from asu_lora.merging.nf4.grid import Grid
