@@ -68,7 +68,7 @@ class _Casts(TorchFunctionMode):
     and which all views of it share, and by its version: once changed in place, it is no copy any more.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.by_storage: weakref.WeakKeyDictionary[torch.UntypedStorage, _Cast] = weakref.WeakKeyDictionary()
 

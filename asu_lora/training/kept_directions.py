@@ -13,7 +13,6 @@ from contextlib import ExitStack
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import TrainerCallback
 
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
@@ -22,13 +21,13 @@ from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.packing_trial import packing_of
-from asu_lora.training.orthogonal import lora_a
+from asu_lora.training.projection import Projection, lora_a
 
 MOST_ROWS = 160  # of the retain rows, in the moments
 MOST_INPUTS = 2048  # of a module; the eigenvectors of wider ones would take longer than training
 
 
-class KeepOff(TrainerCallback):
+class KeepOff(Projection):
     """Projects the new adapter's A off the kept directions of each module's input: now, and after every step.
 
     Args:
@@ -56,17 +55,7 @@ class KeepOff(TrainerCallback):
         moments = InputMoments(narrow)
         moments.read(student, rows, pad_id, frozen_layers)
         bases = {name: strongest(moment, share) for name, moment in moments.sums.items()}
-        self.pairs = [(weights[name], bases[moments.same_as[name]]) for name in narrow if name in moments.same_as]
-        self.project()
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """A <- A - (A V) V^T, with V the kept directions, (in, k)."""
-        for weight, basis in self.pairs:
-            weight.sub_((weight @ basis) @ basis.T)
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self.project()
+        super().__init__([(weights[name], bases[moments.same_as[name]]) for name in narrow if name in moments.same_as])
 
 
 @torch.no_grad()

@@ -8,20 +8,19 @@ holds exactly and has no coefficient to choose.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import TrainerCallback
 
 from asu_lora.errors import SettingError
 from asu_lora.models.frozen_adapters import NEW
+from asu_lora.training.projection import Projection, lora_a
 
 READ = 1e-6  # singular values below this share of the largest read nothing
 
 
-class KeepOrthogonal(TrainerCallback):
+class KeepOrthogonal(Projection):
     """Projects the new adapter's A onto what no earlier adapter reads: now, and after every optimizer step.
 
     Args:
@@ -33,7 +32,7 @@ class KeepOrthogonal(TrainerCallback):
     """
 
     def __init__(self, student: PeftModel, names: Sequence[str]):
-        self.pairs: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        pairs: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         for where, module in student.named_modules():
             if not isinstance(module, LoraLayer) or NEW not in module.lora_A:
                 continue
@@ -53,21 +52,8 @@ class KeepOrthogonal(TrainerCallback):
                         "to a lower rank first (adapters combine --rank, continual --consolidate-rank), "
                         "or train without orthogonality."
                     )
-                self.pairs.append((new, basis))
-        self.project()
-
-    @torch.no_grad()
-    def project(self) -> None:
-        for weight, basis in self.pairs:
-            weight.sub_((weight @ basis) @ basis.T)
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self.project()
-
-
-def lora_a(module: LoraLayer, name: str) -> torch.nn.Parameter:
-    """The A, (r, n), of an adapter in a module."""
-    return cast(torch.nn.Parameter, module.lora_A[name].weight)
+                pairs.append((new, basis))
+        super().__init__(pairs)
 
 
 @torch.no_grad()
