@@ -1,0 +1,82 @@
+"""What an audit found: numbers only, never a word of the request. This is what ``audit.json`` holds.
+
+Everything stands beside what it means nothing without: the ceiling (the base as it was), the floor (a model, or rows,
+that never saw the request) and, for attacks that train, a control of the same size and steps.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+AUDIT_NAME = "audit.json"
+SCHEMA_VERSION = 1
+
+Kind = Literal["asking", "sampling", "weights", "precision", "inside", "membership", "differencing", "trace"]
+Setting = bool | int | float | str | None
+
+
+class _Found(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rate(_Found):
+    """One figure in [0, 1] with its 95 % interval and how many rows it is of."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+
+
+class Reading(_Found):
+    """One figure of one attack, for the audited model and what it is held against.
+
+    ``recovered`` is ``(candidate - floor) / (ceiling - floor)``, of the values, cut at 0 below; None where ceiling and
+    floor are too near each other to tell (under 0.05), or one of them is missing.
+    """
+
+    figure: str = Field(description='"facts", "rows_leaking", "extraction_strength", "auc", "tpr_at_1_fpr", ...')
+    candidate: Rate
+    ceiling: Rate | None = Field(default=None, description="the base as it was, attacked alike")
+    floor: Rate | None = Field(default=None, description="never-seen rows or a never-trained model, attacked alike")
+    control: Rate | None = Field(default=None, description="an adapter of the same size and steps, other rows")
+    recovered: float | None = None
+
+
+class AttackResult(_Found):
+    """All readings of one attack. ``readings[0]`` is the one that counts for ``--fail-over``."""
+
+    attack: str = Field(description="its name in the registry, which is what --attacks takes")
+    kind: Kind
+    readings: list[Reading]
+    settings: dict[str, Setting] = Field(default_factory=dict, description="budget, seeds, rates, number of samples")
+    curves: dict[str, list[float]] = Field(default_factory=dict, description="by step, layer or k; first their axis")
+    notes: list[str] = Field(default_factory=list, description="what limits the claim, in sentences without the text")
+    seconds: float = 0.0
+
+
+class Untried(_Found):
+    """An attack that was not made, and why."""
+
+    attack: str
+    reason: str
+
+
+class AuditResult(_Found):
+    """One audit of one adapter, stack or merged folder."""
+
+    schema_version: int = SCHEMA_VERSION
+    audited: str = Field(description='"adapter", "stack", "merged" or "base"')
+    names: list[str] = Field(description="the adapters' names; empty for a folder or a base")
+    precision: str
+    seed: int
+    rows: int
+    started: str
+    finished: str
+    attacks: list[AttackResult]
+    untried: list[Untried] = Field(default_factory=list)
+
+    def worst(self) -> float | None:
+        """The most that any attack's first reading recovered; None where no attack could tell."""
+        found = [attack.readings[0].recovered for attack in self.attacks if attack.readings]
+        return max((share for share in found if share is not None), default=None)
