@@ -97,6 +97,12 @@ class ForgetConfig:
         "leaves kept rows alone at several times its strength leaves them alone beside others. 4 was measured.",
         group="Method",
     )
+    forget_dose: float = setting(
+        1.0,
+        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, so that "
+        "a sum of several forgets no more than each does alone.",
+        group="Method",
+    )
     keep_off: float = setting(
         0.0,
         "For adapters that add up, trained alone: the share of the directions of each module's input, those that "
@@ -187,6 +193,7 @@ class ForgetConfig:
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
         self._at_least("retain_dose", 1)
+        self._at_least("forget_dose", 1)
         self._at_least("keep_off", 0)
         for name in ("warmup", "dropout", "own_words", "keep_off"):
             if getattr(self, name) >= 1:

@@ -185,7 +185,7 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing |
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.sets["forget"])
     pairs = ForgetRetainPairs(
-        forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed, config.retain_dose
+        forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed, retain_dose=config.retain_dose
     )
     collator = Collator(
         {name: each.rows for name, each in run.sets.items()},

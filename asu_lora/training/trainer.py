@@ -143,7 +143,12 @@ def train(
     """
     config = phase.config
     pairs = ForgetRetainPairs(
-        len(sets["forget"]), len(sets.get("retain", ())), config.retain_per_forget, phase.seed, config.retain_dose
+        len(sets["forget"]),
+        len(sets.get("retain", ())),
+        config.retain_per_forget,
+        phase.seed,
+        retain_dose=config.retain_dose,
+        forget_dose=config.forget_dose,
     )
     trainer = UnlearningTrainer(
         student,
