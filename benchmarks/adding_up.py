@@ -35,7 +35,7 @@ from asu_lora.merging.durable.durable_rounding import DurableSettings
 from asu_lora.merging.merge import merge
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
-from asu_lora.models.loading import load_base
+from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.output_head import FrozenHead
 from common.results import read_data, write_data
 from common.tofu_request import MEMORISED_RETAIN, MEMORISED_TASKS
@@ -72,9 +72,9 @@ def changed(config: ForgetConfig, settings: list[str]) -> ForgetConfig:
 class Together:
     """The base, the adapters in the store, and the ways to put them together; each way is a context with a model."""
 
-    def __init__(self, base: Path, store: AdapterStore, names: Mapping[str, str], work: Path):
-        self.base, self.store, self.names, self.work = load_base(str(base), "nf4", "cpu"), store, names, work
-        self.source = resolve_base(str(base))
+    def __init__(self, base: LoadedBase, folder: Path, store: AdapterStore, names: Mapping[str, str], work: Path):
+        self.base, self.store, self.names, self.work = base, store, names, work
+        self.source = resolve_base(str(folder))
         self.folders = [store.resolve(name) for name in names.values()]
 
     @contextmanager
@@ -154,22 +154,23 @@ def main() -> None:
     requests, others = requests_of(a.tofu, a.requests)
     requests = {name: request for name, request in requests.items() if not a.only or name in a.only}
     config, store = changed(ForgetConfig(eval_rows=0), a.set), AdapterStore(a.store)
+    base = load_base(str(a.base), config.precision, config.device)
     names = {name: f"{a.tag}-{a.requests}-{name}" for name in requests}
     for name, request in requests.items():
         if names[name] not in store.names():
-            forget(request, str(a.base), config, name=names[name], store=store, progress=Bars())
+            forget(request, base, config, name=names[name], store=store, progress=Bars())
     sets = {**{name: request.forget for name, request in requests.items()}, **others}
     sets = {name: sample(examples, a.questions) for name, examples in sets.items()}
     asked = [row for request in requests.values() for row in request.forget]
     looked_at = [row for row in others["kept"] if row not in sets["kept"]][:80]
     found = read_data("adding_up", {})
     with tempfile.TemporaryDirectory() as work:
-        together = Together(a.base, store, names, Path(work))
+        together = Together(base, a.base, store, names, Path(work))
         for line, way in together.lines(a.ways, a.weights, DurableSettings(asked, looked_at)).items():
             key = f"{a.tag}, {a.requests}: {line}"
             if key not in found:
                 with way() as model:
-                    found[key] = measured(model, together.base.tokenizer, sets, a.ask)
+                    found[key] = measured(model, base.tokenizer, sets, a.ask)
                 write_data("adding_up", found)
             print(key, found[key], flush=True)
 
