@@ -105,8 +105,8 @@ class ForgetConfig:
     )
     forget_dose: float = setting(
         1.0,
-        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, so that "
-        "a sum of several forgets no more than each does alone.",
+        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, so "
+        "that what is forgotten is still answered in sentences beside others.",
         group="Method",
     )
     keep_off: float = setting(

@@ -6,8 +6,8 @@
 
 BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files. The
 requests are tasks 1 to 3 (40 questions each), or with ``ten`` the same rows, twelve by twelve. The first 120 rows of
-retain_perturbed.json are kept, its rows 120 to 159 left out. Adapters that lie in STORE are not trained again, and lines
-that lie in docs/results/data/adding_up.json, where each is written, are not measured again.
+retain_perturbed.json are kept, its rows 120 to 159 left out. Adapters that lie in STORE are not trained again, and
+lines that lie in docs/results/data/adding_up.json, where each is written, are not measured again.
 """
 
 import argparse

@@ -22,9 +22,7 @@ PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass 
 ON_POLICY = "on_policy"  # the set of the student's own answers
 
 
-AnyPair = (
-    Pair | tuple[int, list[int]] | tuple[int, list[int], list[float]] | tuple[int, list[int], list[float], float]
-)
+AnyPair = Pair | tuple[int, list[int]] | tuple[int, list[int], list[float]] | tuple[int, list[int], list[float], float]
 
 
 class Row(NamedTuple):

@@ -23,7 +23,7 @@ from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.losses import Loss, needs_of
-from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
+from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.memory_plan.planned_run import PlannedRun
@@ -153,6 +153,7 @@ def _training_parts(
         "optimizer": optimizer_bytes(trainable, config, run.device),
         "activations": machine.live(live[0]),
         "logits": machine.live(live[1]),
+        "kept directions": basis_bytes(student, config.keep_off if "retain" in run.sets else 0.0),
     }
 
 
