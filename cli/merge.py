@@ -69,6 +69,15 @@ loads the base in NF4 to see what the layers are fed, and holds up to 2 GiB of t
     help="What the merged weights are stored in.",
 )
 @click.option(
+    "--format",
+    "-f",
+    "format_",
+    type=click.Choice(["safetensors", "gguf"]),
+    default="safetensors",
+    show_default=True,
+    help="gguf: also print the one command that makes OUT a GGUF file, with llama.cpp's converter.",
+)
+@click.option(
     "--onto",
     type=click.Choice(["quantized", "original"]),
     help="Add to the weights as NF4 shows them, or to the original ones.  [default: what the adapters were trained on]",
@@ -128,6 +137,7 @@ def merge(
     adapters: tuple[str, ...],
     out: Path,
     precision: str,
+    format_: str,
     onto: str | None,
     check: str | None,
     check_retain: str | None,
@@ -141,13 +151,15 @@ def merge(
     as_json: bool,
 ) -> None:
     """Explained in EXPLANATION."""
+    if format_ == "gguf" and precision == "nf4":
+        raise click.UsageError("llama.cpp doesn't read nf4: merge to bf16, fp16 or fp32, and quantise the GGUF file.")
     _refuse_contradictions(precision, check, check_retain, durable, calibration, residual_rank)
     from asu_lora.cli.quiet import quiet_libraries
 
     quiet_libraries()
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.bases.source import resolve_base
-    from asu_lora.cli.merge_tables import tell
+    from asu_lora.cli.merge_tables import convert_command, tell
     from asu_lora.data.request import read_examples
     from asu_lora.merging.merge import merge as write_merged
     from asu_lora.models.adapter_stack import parse_adapter
@@ -174,9 +186,14 @@ def merge(
     warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
     checked = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code) if check else None
     if as_json:
-        print_json(report.as_dict() | ({"check": checked.as_dict()} if checked else {}))
+        more = {"check": checked.as_dict()} if checked else {}
+        print_json(
+            report.as_dict() | more | ({"convert": convert_command(out, precision)} if format_ == "gguf" else {})
+        )
     else:
         tell(report, checked)
+        if format_ == "gguf":
+            click.echo(f"As GGUF, in a checkout of llama.cpp:\n  {convert_command(out, precision)}")
     if checked and not checked.passed:
         raise SystemExit(CAME_BACK)
 

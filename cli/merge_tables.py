@@ -1,5 +1,7 @@
 """What ``asu-lora merge`` prints: what rounding took, the check's table, and a summary."""
 
+import shlex
+from pathlib import Path
 from statistics import fmean
 
 import click
@@ -8,6 +10,14 @@ from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.console import print_table
 
 LOST_TOO_MUCH = 0.1  # of the update: said aloud, because forgotten facts may return
+
+
+def convert_command(out: Path, precision: str) -> str:
+    """What turns a merged folder into GGUF: the ``gguf`` package reads and writes the format, and converts no model."""
+    out, outtype = out.absolute(), {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}[precision]
+    return shlex.join(
+        ["python", "convert_hf_to_gguf.py", str(out), "--outtype", outtype, "--outfile", f"{out}.{outtype}.gguf"]
+    )
 
 
 def tell(report, checked=None) -> None:
