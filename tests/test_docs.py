@@ -1,9 +1,12 @@
 """The documentation names only what is there, and leaves out no page."""
 
 import re
+import shlex
 
+import click
 import pytest
 
+from asu_lora.cli import main
 from tests.support.root import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,14 +29,6 @@ def folders(top):
     return {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / top).glob("*/__init__.py")}
 
 
-def test_the_readmes_tree_shows_every_room_and_no_other():
-    tree = re.search(r"## The pieces\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
-    rooms = {f"asu_lora/{name}" for name in re.findall(r"^  (\w+)/", tree, re.M)}
-    assert rooms == folders("asu_lora")
-    for name in re.findall(r"^(\w+)/", tree, re.M):
-        assert (ROOT / name).is_dir(), name
-
-
 def test_the_architecture_lists_every_room_and_the_floors_of_the_contract():
     text = (ROOT / "docs" / "architecture.md").read_text()
     assert set(re.findall(r"^\| `(asu_lora/\w+)/` \|", text, re.M)) == folders("asu_lora")
@@ -41,6 +36,32 @@ def test_the_architecture_lists_every_room_and_the_floors_of_the_contract():
     floors = [line.replace("asu_lora.", "") for line in re.findall(r'"(.*?)"', contract)]
     shown = text.split("## The floors", 1)[1].split("```\n", 2)[1].splitlines()
     assert shown == floors
+
+
+COMMAND = re.compile(r"^\$? ?(?:accelerate launch .*? -m asu_lora|asu-lora) (.*)$", re.M)
+
+
+def typed(page):
+    """The commands in a page's blocks of code: in its own lines, or after a prompt."""
+    for block in re.findall(r"^```(?:console|sh)?\n(.*?)^```", page.read_text(), re.M | re.S):
+        for words in COMMAND.findall(block.replace("\\\n", " ")):
+            yield shlex.split(words.split(" #")[0])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_a_page_shows_is_one_that_the_program_takes(page, tmp_path, monkeypatch):
+    """Each is parsed by the program's own parser: its command, its options, their values."""
+    monkeypatch.chdir(tmp_path)
+    for words in typed(page):
+        command, rest, context = main, words, click.Context(main, info_name="asu-lora")
+        while isinstance(command, click.Group):
+            name, found, rest = command.resolve_command(context, rest)
+            command, context = found, click.Context(found, parent=context, info_name=name)
+        command.make_context(name, rest, parent=context.parent)  # raises a UsageError where it doesn't fit
+
+
+def test_the_pages_show_commands_at_all():
+    assert sum(len(list(typed(page))) for page in PAGES) > 60
 
 
 def test_every_page_of_results_has_its_line():

@@ -43,7 +43,9 @@ def llama_answers(
     """Token ids by llama.cpp, over the end of a turn if it comes."""
     import llama_cpp
 
-    model = llama_cpp.Llama(str(file), lora_path=adapter and str(adapter), n_ctx=256, verbose=False, n_threads=1)
+    model = llama_cpp.Llama(
+        str(file), lora_path=adapter and str(adapter), n_ctx=256, verbose=False, n_threads=1, n_threads_batch=1
+    )
     answers = []
     for ids in prompts(base, questions):
         made = model.generate(ids, temp=0.0, repeat_penalty=1.0)
