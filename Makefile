@@ -15,7 +15,7 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test lint format coverage docs dist setup clean
+.PHONY: demo test lint format coverage docs dist mutants setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
@@ -51,6 +51,12 @@ dist: $(READY)
 	build/clean/bin/python -m pip install --quiet --constraint constraints.txt build/dist/*.whl
 	cd build && clean/bin/asu-lora --version && clean/bin/asu-lora forget --help > /dev/null && clean/bin/asu-lora init - > /dev/null
 	cd build && clean/bin/python -c "import asu_lora.adapters.model_card, asu_lora.demo.harry_potter as demo; demo.packaged_rows('forget')"
+
+# Breaks lines of the modules whose figures are signed for, one at a time, and counts what the tests notice. It takes
+# an hour or more of one core; interrupted, it goes on where it was: MUTANTS="losses", "--again trainer", "--report".
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 setup: $(READY)
 

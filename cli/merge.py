@@ -151,9 +151,7 @@ def merge(
     as_json: bool,
 ) -> None:
     """Explained in EXPLANATION."""
-    if format_ == "gguf" and precision == "nf4":
-        raise click.UsageError("llama.cpp doesn't read nf4: merge to bf16, fp16 or fp32, and quantise the GGUF file.")
-    _refuse_contradictions(precision, check, check_retain, durable, calibration, residual_rank)
+    _refuse_contradictions(precision, format_, check, check_retain, durable, calibration, residual_rank)
     from asu_lora.cli.quiet import quiet_libraries
 
     quiet_libraries()
@@ -185,27 +183,27 @@ def merge(
         )
     warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
     checked = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code) if check else None
+    convert = convert_command(out, precision) if format_ == "gguf" else None
     if as_json:
         more = {"check": checked.as_dict()} if checked else {}
-        print_json(
-            report.as_dict() | more | ({"convert": convert_command(out, precision)} if format_ == "gguf" else {})
-        )
+        print_json(report.as_dict() | more | ({"convert": convert} if convert else {}))
     else:
-        tell(report, checked)
-        if format_ == "gguf":
-            click.echo(f"As GGUF, in a checkout of llama.cpp:\n  {convert_command(out, precision)}")
+        tell(report, checked, convert)
     if checked and not checked.passed:
         raise SystemExit(CAME_BACK)
 
 
 def _refuse_contradictions(
     precision: str,
+    format_: str,
     check: str | None,
     check_retain: str | None,
     durable: bool,
     calibration: str | None,
     residual_rank: int,
 ) -> None:
+    if format_ == "gguf" and precision == "nf4":
+        raise click.UsageError("llama.cpp doesn't read nf4: merge to bf16, fp16 or fp32, and quantise the GGUF file.")
     if durable and precision != "nf4":
         raise click.UsageError(f"--durable is for --precision nf4; {precision} keeps the update as it is.")
     if durable and not (calibration or check):

@@ -20,7 +20,7 @@ def convert_command(out: Path, precision: str) -> str:
     )
 
 
-def tell(report, checked=None) -> None:
+def tell(report, checked=None, convert: str | None = None) -> None:
     """Print a :class:`~asu_lora.merging.report.MergeReport` and a :class:`~asu_lora.merging.check.CheckReport`."""
     if report.durability:
         worst = sorted(report.durability, key=lambda module: -module.durable)[:5]
@@ -73,6 +73,8 @@ def tell(report, checked=None) -> None:
                 else "Use --residual-rank, or merge to bf16 and serve it so."
             )
         )
+    if convert:
+        click.echo(f"As GGUF, in a checkout of llama.cpp:\n  {convert}")
 
 
 def _check_row(row, checked) -> tuple:

@@ -12,6 +12,8 @@ from tests.support.root import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # whole paths, and those inside the library as the pages shorten them: ``losses/forget/npo.py``, ``retain/``
 NAMED = re.compile(r"`((?:[\w.]+/)+(?:[\w.]+\.(?:py|md|json|csv|svg))?)`")
+# of the site alone: docs/generated_pages.py makes them
+GENERATED = ("settings.md", "commands.md", "../reference/settings.md", "../reference/commands.md", "results/index.md")
 FILLED_BY_COMMANDS = ("runs/", ".runs/")
 PLACES = [ROOT, ROOT / "asu_lora", ROOT / "docs", *(path.parent for path in (ROOT / "asu_lora").glob("*/__init__.py"))]
 
@@ -20,7 +22,7 @@ PLACES = [ROOT, ROOT / "asu_lora", ROOT / "docs", *(path.parent for path in (ROO
 def test_every_file_and_folder_a_page_names_is_there(page):
     text = page.read_text()
     named = [path for path in NAMED.findall(text) if not path.startswith(FILLED_BY_COMMANDS)]
-    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    linked = [path for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text) if path not in GENERATED]
     assert not [path for path in named if not any((place / path).exists() for place in [*PLACES, page.parent])]
     assert not [path for path in linked if not (page.parent / path).exists()]
 
@@ -53,7 +55,9 @@ def test_every_command_a_page_shows_is_one_that_the_program_takes(page, tmp_path
     """Each is parsed by the program's own parser: its command, its options, their values."""
     monkeypatch.chdir(tmp_path)
     for words in typed(page):
-        command, rest, context = main, words, click.Context(main, info_name="asu-lora")
+        if words[0].startswith("-"):
+            continue  # --version, --help
+        command, rest, context = main, words, click.Context(main, info_name="asu-lora", **main.context_settings)
         while isinstance(command, click.Group):
             name, found, rest = command.resolve_command(context, rest)
             command, context = found, click.Context(found, parent=context, info_name=name)
@@ -61,7 +65,7 @@ def test_every_command_a_page_shows_is_one_that_the_program_takes(page, tmp_path
 
 
 def test_the_pages_show_commands_at_all():
-    assert sum(len(list(typed(page))) for page in PAGES) > 60
+    assert sum(len(list(typed(page))) for page in PAGES) > 35
 
 
 def test_every_page_of_results_has_its_line():
