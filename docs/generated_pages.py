@@ -48,8 +48,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def every_command(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
     """(what is typed, command), groups before what is in them."""
     yield path, group
-    for name in group.list_commands(click.Context(group)):
-        command = group.get_command(click.Context(group), name)
+    context = click.Context(group, **(group.context_settings if group is main else {}))
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from every_command(command, f"{path} {name}")
         elif command is not None:
@@ -60,7 +61,8 @@ def commands() -> str:
     """A section a command, as it explains itself."""
     parts = ["# Commands\n\nWhat `--help-all` prints, made when this site was built.\n"]
     for typed, command in every_command(main, "asu-lora"):
-        context = click.Context(command, info_name=typed, terminal_width=WIDTH, max_content_width=WIDTH)
+        settings = {**main.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+        context = click.Context(command, info_name=typed, **settings)
         context.meta[EVERYTHING] = True
         parts.append(f"## {typed}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)

@@ -12,9 +12,20 @@ SERVED_WRONGLY = 3  # TGI would leave the tutorial's adapter out, and 'adapters 
 
 
 def commands() -> list[str]:
-    """What stands after a prompt, here-documents with their lines."""
-    blocks = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    return [command.rstrip("\n") for block in blocks for command in re.split(r"^\$ ", block, flags=re.M) if command]
+    """A line each, here-documents with their lines."""
+    found: list[str] = []
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S):
+        if kind != "sh":
+            continue
+        document = False
+        for line in block.splitlines():
+            if document:
+                found[-1] += f"\n{line}"
+                document = line != "END"
+            else:
+                found.append(line)
+                document = line.endswith("<<'END'")
+    return found
 
 
 def expected_exit(command: str) -> int:
