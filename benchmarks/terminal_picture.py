@@ -1,10 +1,10 @@
-"""The picture of the first page: the tutorial's run in a terminal, drawn from what a real run printed.
+"""The picture of the first page: the demonstration in a terminal, drawn from what a real run printed.
 
-    python benchmarks/terminal_picture.py record   # runs commands of docs/tutorial.md
-    python benchmarks/terminal_picture.py draw     # docs/demo.svg out of it
+    python benchmarks/terminal_picture.py record   # runs 'asu-lora demo', some minutes
+    python benchmarks/terminal_picture.py draw     # docs/demo.svg
 
-The recording is docs/results/data/tutorial_run.txt. rich draws the terminal; what is added here is when each line
-appears. Nothing of the output is reworded.
+The recording is docs/results/data/demo_run.txt. rich draws the terminal; what is added here is when each line appears.
+Nothing of the output is reworded; where lines of a table are left out, dots stand for them.
 """
 
 import argparse
@@ -16,30 +16,41 @@ import tempfile
 from io import StringIO
 from pathlib import Path
 
-from common.tutorial import commands
-
 ROOT = Path(__file__).parent.parent
-RECORDING = ROOT / "docs" / "results" / "data" / "tutorial_run.txt"
+RECORDING = ROOT / "docs" / "results" / "data" / "demo_run.txt"
 PICTURE = ROOT / "docs" / "demo.svg"
-WIDTH = 80  # columns
-TRAINED = "asu-lora forget shakespeare.jsonl --retain keep.jsonl"
-AFTER_COMMAND, AFTER_OUTPUT, PER_LINE = 0.8, 2.0, 0.05  # seconds
+WIDTH = 88  # columns
+# The tables that are shown, by their titles, and how many lines of each.
+SHOWN = {"Held-out paraphrases": 9, "Control questions": 7, "Facts yielded": None, "Adapter 'harry-potter'": None}
+AFTER_COMMAND, PER_LINE, AFTER_TABLE = 1.0, 0.06, 1.8  # seconds
 
 
 def record() -> None:
-    """Run the commands in a fresh folder; keep each with what it prints on stdout."""
-    environment = {**os.environ, "COLUMNS": str(WIDTH), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    kept = []
+    """Run the demonstration in a fresh folder, as wide as the picture; keep what it prints on stdout."""
     with tempfile.TemporaryDirectory() as folder:
-        for command in commands():
-            wanted = command.startswith("cat ") or command == TRAINED
-            if wanted or (command.startswith("asu-lora ask") and "--adapter" in command):
-                done = subprocess.run(
-                    ["bash", "-c", command], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
-                )
-                if not command.startswith("cat "):
-                    kept.append(f"$ {command}\n{done.stdout}")
-    RECORDING.write_text("".join(kept), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "asu_lora", "demo"],
+            cwd=folder,
+            env={**os.environ, "COLUMNS": str(WIDTH)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    RECORDING.write_text(done.stdout, encoding="utf-8")
+
+
+def tables(text: str) -> list[list[str]]:
+    """The shown tables, each a list of lines with its title first."""
+    lines, found = [line.rstrip() for line in text.splitlines()], []
+    for title, most in SHOWN.items():
+        start = lines.index(title)
+        end = next(number for number in range(start, len(lines)) if lines[number].startswith("└"))
+        head = next(number for number in range(start, end) if lines[number].startswith("┡")) + 1
+        if most is None or end - head <= most:
+            found.append(lines[start : end + 1])
+        else:
+            found.append([*lines[start : head + most], "│ ...", lines[end]])
+    return found
 
 
 def draw() -> None:
@@ -48,17 +59,15 @@ def draw() -> None:
     from rich.text import Text
 
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, color_system="truecolor")
-    times, at = [], 0.0
-    for line in RECORDING.read_text(encoding="utf-8").splitlines():
-        if line.startswith("$ "):
-            at += AFTER_OUTPUT if times else 0.0
-            text = Text.assemble(("$ ", "bold green"), (line[2:], "bold"))
-        else:
-            text = Text(line.rstrip())
-        console.print(text, no_wrap=True, crop=True)
-        times.append(at)
-        at += AFTER_COMMAND if line.startswith("$ ") else PER_LINE
-    svg = console.export_svg(title="SmolLM2-135M forgets Shakespeare", unique_id="demo")
+    console.print(Text.assemble(("$ ", "bold green"), ("make demo", "bold")))
+    times, at = [0.0], AFTER_COMMAND
+    for table in tables(RECORDING.read_text(encoding="utf-8")):
+        for number, line in enumerate(table):
+            console.print(Text(line, style="" if number else "bold"), no_wrap=True, crop=True)
+            times.append(at)
+            at += PER_LINE
+        at += AFTER_TABLE
+    svg = console.export_svg(title="SmolLM2-135M forgets Harry Potter", unique_id="demo")
     PICTURE.write_text(animated(svg, times), encoding="utf-8")
 
 

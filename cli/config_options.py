@@ -35,9 +35,10 @@ def _option(spec: dataclasses.Field) -> Callable:
     flags = [name] + ([spec.metadata["flag"]] if spec.metadata["flag"] else [])
     help, choices = spec.metadata["help"], spec.metadata["choices"]
     shown = "" if default is None else f"  [default: {_show(default)}]"
+    kind: Any = None
     # every default is None here: what wasn't typed must not override --config
     if isinstance(default, bool):
-        flags, kind = [f"{name}/--no-{name[2:]}"], None
+        flags = [f"{name}/--no-{name[2:]}"]
     elif spec.name == "tau":
         kind = TAU
     else:
