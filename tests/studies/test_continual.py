@@ -20,7 +20,8 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.studies.continual.consolidate import consolidate
 from asu_lora.studies.continual.figure import continual_figure
-from asu_lora.studies.continual.history import HistoryConfig, read_records, run_history
+from asu_lora.studies.continual.history import HistoryConfig, run_history
+from asu_lora.studies.continual.step_records import read_records
 from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions, score_step
 from asu_lora.studies.continual.steps import read_steps
 from asu_lora.studies.continual.take_back import take_back
@@ -359,7 +360,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, words, 
 
 
 def test_the_figure_has_a_line_a_method_in_each_panel():
-    from asu_lora.studies.continual.history import StepRecord
+    from asu_lora.studies.continual.step_records import StepRecord
 
     records = {
         method: [
