@@ -19,6 +19,7 @@ from asu_lora.errors import BaseModelError
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.merge import merge
 from asu_lora.models.loading import load_base, load_tokenizer
+from asu_lora.models.prepared_base import prepare_base
 from tests.support.lora_folders import give_manifest, logits_of, relative, save_lora, stacked
 from tests.support.tiny_base import save_tiny_base
 
@@ -371,3 +372,16 @@ def test_without_any_home_nothing_is_made_in_the_working_folder(tiny_base, tmp_p
 def test_an_unreadable_folder_is_named(tmp_path):
     with pytest.raises(BaseModelError, match="can't be read"):
         checkpoint_files(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [("mxfp4", "Mxfp4Config(dequantize=True)"), ("fp8", "FineGrainedFP8Config(dequantize=True)"), ("gptq", "original")],
+)
+def test_a_format_that_is_not_used_here_is_refused_with_a_copy_that_exists(tiny_base, tmp_path, method, way_out):
+    """Of gpt-oss and DeepSeek-V3 the original checkpoint is itself in MXFP4 and FP8."""
+    folder = copy(tiny_base, tmp_path / method)
+    rewrite_json(folder / "config.json", lambda config: config.update(quantization_config={"quant_method": method}))
+    with pytest.raises(BaseModelError, match=re.escape(way_out)) as refused:
+        prepare_base(str(folder), device="cpu")
+    assert ("original" in str(refused.value)) == (method == "gptq")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from asu_lora.adapters.manifest import WEIGHTS_NAME, write_manifest
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.bases.fingerprint import weights_fingerprint
+from asu_lora.bases.fingerprint import earlier_fingerprint, weights_fingerprint
 from asu_lora.cli import main
 from tests.support.adapter_folders import (
     add,
@@ -169,6 +170,18 @@ def test_verify_against_a_base(store, tiny_base):
     assert result.exit_code == 2
     assert "other weights, whatever their name" in result.stdout
     bad("verify", "--base", "no/such/base/anywhere", says="no/such/base/anywhere")
+
+
+def test_verify_knows_the_fingerprint_that_an_earlier_program_gave_a_folder_of_two_copies(store, tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "two")
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    earlier = earlier_fingerprint(folder)
+    record = store.get("harry").manifest.base.model_copy(update={"fingerprint": earlier})
+    with store.stage("fits") as staged:
+        write_lora(staged)
+        write_manifest(staged, manifest_for("fits", base=record))
+    assert earlier != weights_fingerprint(folder) and "fits: ok" in good("verify", "fits", "--base", folder)
+    assert run("verify", "harry", "--base", folder).exit_code == 2
 
 
 # ---- rename and remove
