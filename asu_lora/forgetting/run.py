@@ -213,13 +213,12 @@ def open_run(
         loaded = _loaded(base, config, process)
         check_optimizer(config)
         with frozen_adapters(loaded, on_top_of, store, continue_from) as beneath:
-            if left_out := _try_adapter(loaded, config, beneath):
-                heard.note(left_out)
+            left_out = _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
             day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
             config = replace(config, template_date=day)
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
-            for note in encoder.notes():
+            for note in filter(None, [*encoder.notes(), left_out]):
                 heard.note(note)
             record = RunRecord(
                 config=config,

@@ -51,8 +51,7 @@ def generate_answers(
     Args:
         model: the causal LM, with whatever adapters are active.
         prompts: token ids of each prompt.
-        total_tokens: most tokens of prompt and answer together, for each prompt by its own length, whatever
-            prompts stand beside it.
+        total_tokens: most tokens of prompt and answer together, for each prompt by its own length.
         batch_rows: prompts answered at once, by default as :func:`batches` says.
         least: tokens that an answer may have however long its prompt.
         progress: called with the number of prompts of each finished batch.
