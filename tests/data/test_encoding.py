@@ -116,13 +116,13 @@ def test_an_answer_that_tokenises_to_nothing_is_refused_by_its_row():
     from tokenizers import normalizers
 
     tokenizer = tiny_tokenizer()
-    tokenizer._tokenizer.normalizer = normalizers.Replace("\u200b", "")
-    rows = [{"question": "Who?", "answer": "Anna"}, {"question": "Who?", "answer": "\u200b"}]
+    tokenizer._tokenizer.normalizer = normalizers.Replace("\u00b7", "")
+    rows = [{"question": "Who?", "answer": "Anna"}, {"question": "Who?", "answer": "\u00b7"}]
     examples = examples_from_rows(rows, "f")
     with pytest.raises(DataError, match="answer of forget row 2 tokenises to nothing"):
         Encoder(tokenizer).encode_all(examples, "forget row")
     with pytest.raises(DataError, match="text of retain row 1 tokenises to nothing"):
-        Encoder(tokenizer).encode_all(examples_from_rows([{"text": "\u200b"}], "f"), "retain row")
+        Encoder(tokenizer).encode_all(examples_from_rows([{"text": "\u00b7"}], "f"), "retain row")
 
 
 def test_examples_know_their_place():
