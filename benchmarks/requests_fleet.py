@@ -3,11 +3,11 @@
     python benchmarks/requests_fleet.py                                # 60 requests, writes docs/results/requests.md
     python benchmarks/requests_fleet.py --count 1000 --work /tmp/fleet --minutes 8    # again and again: it goes on
 
-Builds a tiny Llama of random weights and takes the requests in, one row each. Then ``asu-lora requests run --engine ray``
-works on them in processes of its own, and every few seconds one worker, the driver, or every process of it at once
-gets SIGKILL, by a seeded draw; whatever was killed is started again. At the end the ledger and the store are asked: was
-each request trained exactly once, is none lost, is the history whole? Beside it: the same requests without kills, by
-Ray and by the plain loop, and what the ledger alone costs from the first request to the last.
+Builds a tiny Llama of random weights and takes the requests in, one row each. Then ``asu-lora requests run --engine
+ray`` works on them in processes of its own, and every few seconds one worker, the driver, or every process of it at
+once gets SIGKILL, by a seeded draw; whatever was killed is started again. At the end the ledger and the store are
+asked: was each request trained exactly once, is none lost, is the history whole? Beside it: the same requests without
+kills, by Ray and by the plain loop, and what the ledger alone costs from the first request to the last.
 """
 
 import argparse
