@@ -17,7 +17,7 @@ from asu_lora.requests.ledger.states import FAILED, QUEUED, RECEIVED, Request
 from asu_lora.requests.text_vault import RequestText, TextVault
 
 OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reasoning_content", "tool_calls")
-QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")  # an apostrophe inside a word opens nothing
 
 
 @dataclass(frozen=True)

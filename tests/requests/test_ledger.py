@@ -1,7 +1,5 @@
 """The ledger: states in their order, lists by due date, a schema that is what its steps make, refusals in a sentence."""
 
-import subprocess
-import sys
 from dataclasses import asdict
 
 import pytest
@@ -11,7 +9,6 @@ from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.ledger.states import FOLLOWS, STATES, Line, after
 from asu_lora.requests.ledger.tables import SCHEMA, metadata
-from tests.support.root import ROOT
 
 LATER, SOONER, PAST = "2999-01-01T00:00:00Z", "2998-01-01T00:00:00Z", "2001-01-01T00:00:00Z"
 PAYLOADS = {"received": {"due": LATER}, "trained": {"adapter": "a"}, "failed": {"sentence": "No memory."}}
@@ -158,24 +155,6 @@ def test_a_database_that_went_away_is_missed_at_the_next_step(ledger, address, t
             postgres_server.start()
     ledger.record("training", "a")  # and goes on when it is back
     assert ledger.verify().whole
-
-
-START = """
-import sys
-from asu_lora.requests.ledger.ledger import open_ledger
-ledger = open_ledger(sys.argv[1], sys.argv[2] or None, actor=sys.argv[3], create=True)
-for number in range(10):
-    ledger.record("received", f"{sys.argv[3]}-{number}", {"due": "2999-01-01T00:00:00Z"})
-"""
-
-
-def test_four_processes_make_the_ledger_at_once_and_write_one_chain(address, tmp_path):
-    script = [sys.executable, "-c", START, str(tmp_path / "store"), address or ""]
-    running = [subprocess.Popen([*script, f"runner{i}"], cwd=ROOT) for i in range(4)]
-    assert [process.wait() for process in running] == [0] * 4
-    found = open_ledger(tmp_path / "store", address)
-    assert found.verify().whole and found.head().lines == 40
-    assert len({request.id for request in found.requests()}) == 40
 
 
 def test_sqlite_and_postgres_hold_the_same_ledger(tmp_path, postgres_server, vault, monkeypatch):

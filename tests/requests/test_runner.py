@@ -154,7 +154,7 @@ def test_somebody_elses_adapter_of_the_same_name_is_left_alone(queue):
 
 def test_a_failed_request_is_trained_once_it_is_handed_in_again(queue):
     queue.add("a")
-    queue.run(config={"lr": 1e30, "max_grad_norm": 1e30, "scheduler": "constant", "warmup": 0.0})
+    queue.run(config={"lr": 1e30, "max_grad_norm": 1e30, "scheduler": "constant", "warmup": 0.0, "epochs": 4})
     assert queue.states() == {"a": "failed"} and "not finite" in queue.ledger.get("a").sentence
     assert not (queue.store.root / ".runs").exists()
     hand_in_again(queue.ledger, queue.shop().vault, "a")

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 from typing import Any
 
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import AsuLoraError, BaseModelError, KeyFault, LedgerError, NameAtWork, StoreError, TrainingError
+from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
@@ -22,6 +24,7 @@ from asu_lora.requests.leftovers import remove_leftovers
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.workshop import AuditTask, Workshop
 
+ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
 # what is no fault of the request: the run ends, and the request waits for the next
 ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError)
 
@@ -71,6 +74,8 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
         _put_back(shop, claim, "interrupted")
         raise
     except Exception as error:  # whatever it is, the other ninety-nine go on
+        if not isinstance(error, AsuLoraError):
+            _end_if_full(shop, claim)
         sentence = masked(str(error)) if isinstance(error, AsuLoraError) else f"Unexpected: {type(error).__name__}."
         return _fail(shop, claim, sentence)
 
@@ -160,6 +165,21 @@ def _fail(shop: Workshop, claim: Claim, sentence: str) -> Outcome:
         return Outcome(claim.request.id, "busy", sentence=str(lost))
     remove_leftovers(shop.store, claim.request.id)
     return Outcome(claim.request.id, FAILED, sentence=sentence)
+
+
+def _end_if_full(shop: Workshop, claim: Claim) -> None:
+    """A full disk meets torch and safetensors too, each of which calls it by a name of its own.
+
+    Raises:
+        StoreError: the store takes nothing more.
+    """
+    try:
+        with disk_errors(shop.store.root), TemporaryFile(dir=shop.store.root) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+    except StoreError:
+        _put_back(shop, claim, "the disk is full")
+        raise
 
 
 def _put_back(shop: Workshop, claim: Claim, why: str) -> None:
