@@ -97,9 +97,15 @@ def after(request: Request | None, line: Line) -> Request:
     """
     payload, event = line.payload, line.event
     if event == RECEIVED and request is None:
-        told = {key: payload.get(key) for key in ("owner", "basis", "note")}
         return Request(
-            str(line.request), RECEIVED, line.at, payload["due"], line.at, **told, rows=int(payload.get("rows", 0))
+            str(line.request),
+            RECEIVED,
+            line.at,
+            payload["due"],
+            line.at,
+            owner=payload.get("owner"),
+            basis=payload.get("basis"),
+            note=payload.get("note"),
         )
     if request is None or event == RECEIVED:
         raise LedgerError(f"The request {line.request} can't be '{event}': it {'is there' if request else 'is not'}.")
