@@ -17,7 +17,8 @@ def work(shop: Workshop, progress: Progress, tell: Callable[[Outcome], None]) ->
     Raises:
         AsuLoraError: nothing can go on; see :func:`~asu_lora.requests.runner.one_request.work_on`.
     """
-    done, left_alone = 0, []
+    done = 0
+    left_alone: list[str] = []
     while shop.settings.most is None or done < shop.settings.most:
         claim = claim_next(shop.ledger, shop.worker, shop.claimable, left_alone)
         if claim is None:
