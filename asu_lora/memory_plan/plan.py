@@ -251,24 +251,24 @@ def _answering(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[int
     found = (0, 0, 0)
     for items in run.evaluated:
         prompts = [item.prompt_ids for item in items]
-        total = enough_tokens(items, prompts)
-        rows, width = _fullest(run.model, list(map(len, prompts)), total)
+        total, least = enough_tokens(items, prompts)
+        rows, width = _fullest(run.model, list(map(len, prompts)), total, least)
         ids = torch.empty(rows, width, dtype=torch.long, device="meta")
         live = _live(run)
         with kernels(quantised), live:
             out = run.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
             held = live.live["others"]
-            grown = held * max(total, width) // width
+            grown = held * max(total, width + least) // width
             del out
         logits = rows * live.vocabulary * (run.compute.itemsize + 8)
         found = max(found, (grown, live.peak[0] - held, logits), key=sum)
     return found
 
 
-def _fullest(model: torch.nn.Module, lengths: list[int], total: int) -> tuple[int, int]:
+def _fullest(model: torch.nn.Module, lengths: list[int], total: int, least: int) -> tuple[int, int]:
     """Rows and longest prompt of the batch of answers with the most tokens to hold."""
-    found = batches(model, lengths, lambda tokens: max(16, total - tokens))
-    return max(((len(batch), lengths[batch[0]]) for batch in found), key=lambda b: b[0] * max(total, b[1] + 16))
+    found = batches(model, lengths, lambda tokens: max(least, total - tokens))
+    return max(((len(batch), lengths[batch[0]]) for batch in found), key=lambda b: b[0] * max(total, b[1] + least))
 
 
 def _live(run: PlannedRun) -> LiveBytes:
