@@ -12,7 +12,7 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test lint format coverage setup clean
+.PHONY: demo test lint format coverage mutants setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
@@ -35,6 +35,12 @@ format: $(READY)
 coverage: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
+
+# Breaks lines of the modules whose figures are signed for, one at a time, and counts what the tests notice. It takes
+# an hour or more of one core; interrupted, it goes on where it was: MUTANTS="losses", "--again trainer", "--report".
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 setup: $(READY)
 
