@@ -98,7 +98,7 @@ def attention(contents: StoreContents, queue: Queue | None) -> Iterator[tuple[st
 
 def facts(known: KnownAdapter) -> list[tuple[str, str]]:
     """What the page tells of an adapter besides its figures."""
-    manifest, size = known.adapter.manifest, f"{known.adapter.size_bytes / 1e6:.1f} MB"
+    manifest, size = known.adapter.manifest, _size(known.adapter.size_bytes)
     base = public_base_name(known.adapter.base_id or "") if known.adapter.base_id else "not recorded"
     found = [("Base", base), ("Size", size)]
     if manifest:
@@ -135,6 +135,10 @@ def from_to(pair: tuple[float | None, float | None]) -> str:
 def anchor(name: str) -> str:
     """Where an adapter stands on the page."""
     return f"adapter-{name}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def _state(known: KnownAdapter) -> str:

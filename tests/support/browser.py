@@ -47,6 +47,7 @@ def chromium() -> Iterator[Any]:
 def opened(browser: Any, address: Path | str, width: int = 1100, **settings: Any) -> Iterator[Opened]:
     """A page as a window of this width shows it; ``settings`` as playwright takes them (``color_scheme="dark"``)."""
     page = browser.new_page(viewport={"width": width, "height": 800}, **settings)
+    page.set_default_timeout(10_000)
     found = Opened(page)
     page.on("console", lambda message: found.said.append(message.text))
     page.on("pageerror", lambda error: found.said.append(str(error)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.identity import Audited
 from asu_lora.audit.certificate.issue import Issued, Terms, issue
+from asu_lora.audit.results import AttackResult
 from asu_lora.data.examples import Example, question_answer
 from tests.support.adapter_folders import add
 from tests.support.audits import audit
@@ -29,7 +30,9 @@ class Certified:
         return issue(self.store, Audited([(adapter, 1.0)]), audit("kept"), rows, terms)
 
 
-def certified(folder) -> Certified:
+def certified(folder, found: list[AttackResult] | None = None) -> Certified:
     store = AdapterStore(folder / "store")
     kept, _ = add(store, "kept", seed=1), add(store, "other", seed=2)
-    return Certified(store, issue(store, Audited([(kept, 1.0)]), audit("kept"), ROWS, Terms(issuer="The office")))
+    return Certified(
+        store, issue(store, Audited([(kept, 1.0)]), audit("kept", found), ROWS, Terms(issuer="The office"))
+    )

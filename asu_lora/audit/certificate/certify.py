@@ -34,6 +34,26 @@ def certify_stored(
     return issue(store, Audited([*beneath, (adapter, 1.0)]), result, forget, terms)
 
 
+def certify_merged(
+    store: AdapterStore,
+    merged: Path,
+    adapters: Sequence[tuple[str, float]],
+    forget: Sequence[Example] = (),
+    terms: Terms | None = None,
+) -> Issued:
+    """Certify the audit in a merged folder; ``adapters`` are (name, weight) of what was baked into it, in order.
+
+    Raises:
+        CertificateError: there is no audit in it, or it is of something else; or see :func:`~.issue.issue`.
+        StoreError: there is no such adapter, or the disk refuses.
+    """
+    result = read_audit(merged)
+    if result.audited != "merged":
+        raise CertificateError(f"{AUDIT_NAME} in {merged} is no audit of a merged folder: run 'asu-lora audit' anew.")
+    baked = [(store.get(name), weight) for name, weight in adapters]
+    return issue(store, Audited(baked, merged), result, forget, terms)
+
+
 def read_audit(folder: Path) -> AuditResult:
     """The audit in a folder.
 

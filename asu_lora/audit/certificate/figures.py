@@ -7,15 +7,9 @@ from asu_lora.audit.certificate.wording import KINDS, attack_name, figure_name, 
 from asu_lora.audit.results import AttackResult, Reading
 from asu_lora.reporting.html.curves import Curve, plot
 from asu_lora.reporting.html.intervals import Interval, track
-from asu_lora.reporting.html.shapes import BEFORE, CONTROL, NEVER, NOW, Role
+from asu_lora.reporting.html.shapes import BEFORE, CONTROL, NEVER, NOW
 
 ROLES = {"candidate": NOW, "ceiling": BEFORE, "floor": NEVER, "control": CONTROL}
-_OTHERS = (
-    Role("other", "", "diamond", False, "5 5"),
-    Role("other", "", "square", False, "14 4"),
-    Role("other", "", "circle", True, "1 5"),
-    Role("other", "", "triangle", True, "6 2 1 2"),
-)
 # What an attack calls the axis of its curves. Canonical JSON sorts keys, so that "the first one" would be lost.
 AXES = {
     "step": "training steps",
@@ -63,20 +57,24 @@ def recovered_interval(reading: Reading) -> str:
     return with_interval(reading.recovered, low, min(high, max(1.0, reading.recovered)))
 
 
-def attack_curves(attack: AttackResult) -> str:
-    """The attack's curves over steps, layers or tries; nothing where it has none that can be drawn."""
+def attack_curves(attack: AttackResult) -> list[tuple[str, str]]:
+    """(what, figure) of the attack's curves over steps, layers or tries; empty where none can be drawn.
+
+    A curve is called by its role, or by role and figure (``candidate rows``): each figure is a plot of its own.
+    """
     axis_name = next((name for name in AXES if name in attack.curves), None)
     if axis_name is None:
-        return ""
-    named = [(name, attack.curves[name]) for name in (*ROLES, *attack.curves) if name in attack.curves]
-    named = [pair for pair in dict(named).items() if pair[0] != axis_name]
-    others = iter(_OTHERS * len(named))
-    curves = []
-    for name, values in named:
-        role = ROLES.get(name)
-        if role is None:
-            spare = next(others)
-            role = Role(spare.key, name.replace("_", " "), spare.shape, spare.filled, spare.dashes)
-        curves.append(Curve(role, values))
-    x_name = AXES[axis_name]
-    return plot(f"{attack_name(attack)} over {x_name}", attack.curves[axis_name], curves, x_name)
+        return []
+    plots: dict[str, dict[str, list[float]]] = {}
+    for name in sorted(attack.curves.keys() - {axis_name}):
+        role, _, figure = name.partition(" ")
+        role, figure = (role, figure) if role in ROLES else ("candidate", name)
+        plots.setdefault(figure.replace("_", " "), {})[role] = attack.curves[name]
+    x_name, found = AXES[axis_name], []
+    for figure, curves in plots.items():
+        what = figure or (figure_name(attack.readings[0]) if attack.readings else "figures")
+        drawn = [Curve(ROLES[role], curves[role]) for role in ROLES if role in curves]
+        svg = plot(f"{attack_name(attack)}, {what} over {x_name}", attack.curves[axis_name], drawn, x_name)
+        if svg:
+            found.append((what, svg))
+    return found

@@ -8,14 +8,16 @@ from typing import Any
 from asu_lora.adapters.manifest import CARD_NAME, CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME, Manifest
 from asu_lora.adapters.model_card import public_base_name
 from asu_lora.adapters.stored_adapter import StoredAdapter
-from asu_lora.audit.certificate.record import AdapterIdentity, BaseIdentity, Done
-from asu_lora.audit.results import AuditResult
+from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, BaseIdentity, Done
+from asu_lora.audit.results import AUDIT_NAME, AuditResult
 from asu_lora.errors import CertificateError
 from asu_lora.files import adapter_files, refuse_link_outwards, sha256_file
 
+# In an adapter's folder, but about it: a later audit or another name changes them.
+_BESIDE = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME, CERTIFICATE_NAME, PAGE_NAME)
 # Of a merged folder: what decides how it answers. Cards and certificates may change.
 _MERGED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf"}
-_NOT_MERGED = {"audit.json", "certificate.json", "merge_report.json"}
+_NOT_MERGED = {*_BESIDE, "merge_report.json"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def adapter_identity(adapter: StoredAdapter, weight: float = 1.0) -> AdapterIden
     """One adapter: its files hashed, its making as its manifest tells. See :func:`done` for errors."""
     manifest = adapter.manifest
     recorded = dict(manifest.files) if manifest else {CONFIG_NAME: "", WEIGHTS_NAME: ""}
-    files = hash_files(adapter.path, [name for name in recorded if name not in (CARD_NAME, MANIFEST_NAME)])
+    files = hash_files(adapter.path, [name for name in recorded if name not in _BESIDE])
     for name, figure in files.items():
         if manifest and recorded[name] != figure:
             raise CertificateError(

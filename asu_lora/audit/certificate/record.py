@@ -3,7 +3,7 @@
 import re
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -12,8 +12,8 @@ from asu_lora.audit.certificate.canonical import canonical
 from asu_lora.audit.results import AuditResult, Setting
 from asu_lora.version import __version__
 
-SCHEMA = "asu-lora/audit-certificate"
-SCHEMA_VERSION = 1
+SCHEMA: Final = "asu-lora/audit-certificate"
+SCHEMA_VERSION: Final = 1
 CERTIFICATE_NAME = "certificate.json"
 PAGE_NAME = "certificate.html"
 
@@ -24,7 +24,7 @@ _ODD = re.compile(r"[\x00-\x1f\x7f\\:]")
 def _plain_file(name: str) -> str:
     """A name below a folder: relative, posix, no way up. What a forger writes here is later opened."""
     path = PurePosixPath(name)
-    if not name or len(name) > 300 or _ODD.search(name) or path.is_absolute() or path.as_posix() != name:
+    if not path.parts or len(name) > 300 or _ODD.search(name) or path.is_absolute() or path.as_posix() != name:
         raise ValueError("it names a file outside its folder")
     if any(part in ("..", ".") or part.startswith("~") for part in path.parts):
         raise ValueError("it names a file outside its folder")

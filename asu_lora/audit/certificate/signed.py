@@ -79,6 +79,7 @@ def _record(content: Any, source: str) -> Certificate:
         return Certificate.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
+        # names in it are a forger's, too: no line breaks into the sentence
+        where = " ".join(ascii(".".join(map(str, first["loc"])) or "the whole")[1:-1].split())[:200]
         why = first["msg"].removeprefix("Value error, ")
         raise CertificateError(f"{source} is signed, but not a certificate to trust: {where}: {why}.") from error

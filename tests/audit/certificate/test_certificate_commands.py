@@ -38,6 +38,23 @@ def test_audit_is_certified_and_its_certificate_passes(made, tmp_path):
     assert json.loads(ran.output)["ok"] is True
 
 
+def test_merged_folder_is_certified_with_what_was_baked_in(made, tmp_path):
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "config.json").write_text("{}")
+    (merged / "model.safetensors").write_bytes(b"weights")
+    (merged / AUDIT_NAME).write_text(audit("kept", audited="merged", names=[]).model_dump_json())
+    store = ("--store", made.store.root)
+    assert typed("audit", "certify", "kept", "other:0.5", *store).exit_code == 2
+    ran = typed("audit", "certify", "kept", "other:0.5", "--merged", merged, *store)
+    assert ran.exit_code == 0, ran.output
+    ran = typed("audit", "verify", merged / "certificate.json", *store)
+    assert ran.exit_code == 0 and "merged: 2 files as certified" in ran.output, ran.output
+    (merged / "model.safetensors").write_bytes(b"others!")
+    ran = typed("audit", "verify", merged / "certificate.json", *store)
+    assert ran.exit_code == 2 and "model.safetensors" in ran.stderr
+
+
 def test_distrust_is_one_sentence_and_exit_code_2(made, tmp_path):
     data = made.issued.file.read_bytes()
     made.issued.file.write_bytes(data.replace(b'"value":0.04', b'"value":0.03', 1))

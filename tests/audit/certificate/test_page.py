@@ -10,7 +10,7 @@ from asu_lora.audit.certificate.identity import Audited
 from asu_lora.audit.certificate.issue import issue
 from asu_lora.audit.certificate.page import render_page
 from asu_lora.audit.certificate.signed import read_signed
-from asu_lora.audit.certificate.wording import percent, verdict
+from asu_lora.audit.certificate.wording import NARROW, percent, verdict
 from asu_lora.audit.results import AttackResult, Untried
 from tests.support.adapter_folders import folder_in_memory
 from tests.support.audits import attacks, audit, rate, reading
@@ -41,12 +41,14 @@ def test_nothing_is_fetched_nothing_is_complained_of_and_nothing_sticks_out(made
 
 def test_every_figure_tells_its_numbers_to_those_who_cannot_see_it(made, browser):
     with opened(browser, made.issued.page) as seen:
-        figures = seen.page.get_by_role("img").all()
-        told = [figure.get_attribute("aria-label") for figure in figures]
+        told = seen.page.eval_on_selector_all("[role=img]", "all => all.map(each => each.getAttribute('aria-label'))")
     first = next(text for text in told if text.startswith("direct"))
     assert first == "direct, facts said: this model 4 % (0 % to 12 %); never saw it (floor) 5 % (0 % to 13 %); " \
         "before (ceiling) 93 % (85 % to 100 %)"  # fmt: skip
-    assert any("relearn fifth over training steps: this model from 0.04 to 0.29, most 0.31 at 20" in t for t in told)
+    assert any(
+        "relearn fifth, facts said over training steps: this model from 0.04 to 0.29, most 0.31 at 20" in t
+        for t in told
+    )
 
 
 def test_headings_descend_by_one_and_every_table_has_a_caption_and_headers(made, browser):
@@ -120,14 +122,23 @@ def test_finding_never_says_more_than_was_found():
 
 
 def test_small_shares_are_not_rounded_to_nothing():
-    assert [percent(share) for share in (0.0, 0.004, 0.02, 1.0, None)] == ["0 %", "0.4 %", "2 %", "100 %", "–"]
+    told = [percent(share) for share in (0.0, 0.004, 0.02, 1.0, None)]
+    assert [text.replace(NARROW, " ") for text in told] == ["0 %", "0.4 %", "2 %", "100 %", "–"]
+
+
+def curves(**found):
+    return attack_curves(AttackResult(attack="a", kind="weights", readings=[], curves=found))
 
 
 def test_curves_that_cannot_be_drawn_are_left_out():
-    def curves(**found):
-        return attack_curves(AttackResult(attack="a", kind="weights", readings=[], curves=found))
+    assert curves() == curves(step=[0.0]) == curves(candidate=[0.1, 0.2]) == []
+    assert curves(step=[0.0, 1.0]) == curves(step=[1.0, 1.0], candidate=[0.1, 0.2]) == []
+    [(what, drawn)] = curves(step=[0.0, 1.0], candidate=[0.1, 0.2])
+    assert what == "figures" and drawn.count("<polyline") == 1
 
-    assert curves() == curves(step=[0.0]) == curves(candidate=[0.1, 0.2]) == ""
-    assert curves(step=[0.0, 1.0]) == curves(step=[1.0, 1.0], candidate=[0.1, 0.2]) == ""
-    assert "<polyline" in curves(step=[0.0, 1.0], candidate=[0.1, 0.2])
-    assert "5" in curves(layer=[0.0, 1.0], candidate=[-5.0, 5.0])
+
+def test_each_figure_has_a_plot_of_its_own_with_all_roles():
+    found = curves(
+        k=[1.0, 2.0], **{"candidate rows": [0.1, 0.2], "control rows": [0.1, 0.1], "candidate facts": [0, 1]}
+    )
+    assert [(what, drawn.count("<polyline")) for what, drawn in found] == [("facts", 1), ("rows", 2)]
