@@ -6,7 +6,7 @@ import click
 
 from asu_lora.cli.options import json_option, store_option, where_option
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
