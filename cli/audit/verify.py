@@ -40,7 +40,7 @@ def verify(*, file, keys, adapters, merged, base, forget, where, store, as_json)
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.audit.certificate.signing_key import read_public_key
     from asu_lora.audit.certificate.verify import Evidence, verify_certificate
-    from asu_lora.cli.console import print_json
+    from asu_lora.cli.console import print_json, stderr
 
     fingerprint = None
     if base is not None:
@@ -59,7 +59,8 @@ def verify(*, file, keys, adapters, merged, base, forget, where, store, as_json)
         base_fingerprint=fingerprint,
         forget=rows if forget else None,
     )
-    report = verify_certificate(file, evidence)
+    with stderr().status("Hashing files ..."):
+        report = verify_certificate(file, evidence)
     if as_json:
         print_json(report.as_dict())
     report.raise_if_bad()

@@ -123,7 +123,10 @@ def _key(signed: SignedCertificate, evidence: Evidence) -> Check:
     if signed.public_key in (*evidence.keys, own):
         return Check("key", note=f"signed with the trusted key {signed.public_key[:16]}...")
     if not evidence.keys and own is None:
-        why = "get its public key from the issuer, not from whoever brought the certificate, and give it with --key."
+        why = (
+            "get its public key from the issuer, not from whoever brought the certificate, and give it with --key, "
+            "or your own store with --store."
+        )
     else:
         why = "whoever holds that key may have written anything."
     return Check("key", f"it is signed with {signed.public_key[:16]}..., a key that is not known here: {why}")

@@ -1,6 +1,7 @@
 """Whatever is done to a certificate's file, it ends in one sentence; whatever it names, nothing outside is opened."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -141,6 +142,9 @@ def test_file_that_is_none_is_one_sentence(tmp_path):
         read_signed(tmp_path / "none.json")
     with pytest.raises(CertificateError, match="can't be read"):
         read_signed(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CertificateError, match="no file"):
+        read_signed(tmp_path / "pipe")
 
 
 BAD_NAMES = (
