@@ -290,7 +290,7 @@ def test_what_is_withdrawn_while_it_is_trained_is_not_in_the_store_afterwards(qu
 
     class Withdrawing(Listener):
         def progress(self):
-                class At(Progress):
+            class At(Progress):
                 def stage(inner, name, total=None):
                     if name == "Writing the adapter" and queue.states()["a"] == "training":
                         withdraw(queue.ledger, queue.store, "a")
