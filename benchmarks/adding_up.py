@@ -13,7 +13,7 @@ lines that lie in docs/results/data/adding_up.json, where each is written, are n
 import argparse
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,14 +78,22 @@ class Together:
         self.folders = [store.resolve(name) for name in names.values()]
 
     @contextmanager
-    def stack(self, *names: str, weight: float = 1.0) -> Iterator[torch.nn.Module]:
-        yield load(self.base, [(self.names[name], weight) for name in names], self.store).model
+    def on(self, adapters: list[tuple[str | Path, float]]) -> Iterator[torch.nn.Module]:
+        stack = load(self.base, adapters, self.store)
+        try:
+            yield stack.model
+        finally:
+            stack.unload()
+
+    def stack(self, *names: str, weight: float = 1.0) -> AbstractContextManager[torch.nn.Module]:
+        return self.on([(self.names[name], weight) for name in names])
 
     @contextmanager
     def combined(self, rank: int | None) -> Iterator[torch.nn.Module]:
         out = self.work / f"combined-{rank}"
         combine(self.folders, [1.0] * len(self.folders), out, rank)
-        yield load(self.base, [out], self.store).model
+        with self.on([(out, 1.0)]) as model:
+            yield model
 
     @contextmanager
     def merged(self, precision: str, durable: DurableSettings | None = None) -> Iterator[torch.nn.Module]:
