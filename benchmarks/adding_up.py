@@ -107,13 +107,13 @@ class Together:
         """What is measured, by its name: functions that give a context."""
         every = list(self.names)
         found = {"base": lambda: self.stack()}
-        found |= {f"{one} alone": lambda one=one: self.stack(one) for one in every if "alone" in ways}
-        if "sums" in ways:
-            for weight in weights:
-                for count in range(2, len(every) + 1):
-                    some = every[:count]
-                    key = f"sum of {count}" + (f", each at {weight:g}" if weight != 1 else "")
-                    found[key] = lambda some=some, weight=weight: self.stack(*some, weight=weight)
+        for weight in weights:
+            at = f", each at {weight:g}" if weight != 1 else ""
+            groups = {f"{one} alone": [one] for one in every if "alone" in ways}
+            if "sums" in ways:
+                groups |= {f"sum of {count}": every[:count] for count in range(2, len(every) + 1)}
+            for key, some in groups.items():
+                found[key + at] = lambda some=some, weight=weight: self.stack(*some, weight=weight)
         if "without" in ways:
             for one in every:
                 others = [other for other in every if other != one]
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=24, help="measured of each set")
     parser.add_argument("--ask", type=int, default=12, help="of these, asked for an answer")
     parser.add_argument("--ways", nargs="*", default=["alone", "sums"], choices=WAYS)
-    parser.add_argument("--weights", nargs="*", type=float, default=[1.0], help="of every adapter in the sums")
+    parser.add_argument("--weights", nargs="*", type=float, default=[1.0], help="of every adapter, alone and in sums")
     a = parser.parse_args()
     quiet_libraries()
     requests, others = requests_of(a.tofu, a.requests)
