@@ -44,8 +44,8 @@ MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "tests/evaluation/test_evaluate.py::test_scores_without_their_columns_are_missing_not_zero",
         ),
     ),
-    "merge": (("asu_lora/merging/merge.py",), ("tests/merging/test_merge.py", "tests/merging/test_merge_refusals.py")),
-    "trainer": (("asu_lora/training/trainer.py",), ("tests/training/test_trainer.py",)),
+    "merge": (("asu_lora/merging/merge.py",), ("tests/merging/test_merge_report.py",)),
+    "trainer": (("asu_lora/training/trainer.py",), ("tests/training/test_trainer_parts.py",)),
 }
 # mutmut gives each mutant 15 times what its tests take unbroken; -k: other processes see no mutant
 ARGUMENTS = ("-p", "benchmarks.common.mutation_tests", "-p", "no:cacheprovider")
