@@ -273,7 +273,7 @@ def test_micro_batches_and_accumulation_are_one_step(base, tmp_path, monkeypatch
     monkeypatch.setattr(UnlearningTrainer, "training_step", watched)
     parts = run(base, tmp_path / "parts", batch_size=4, micro_batch_tokens=1)
     assert len(released) == len(quiet) == 7  # eight rows one by one: seven before the last
-    shared = run(base, tmp_path / "shared", batch_size=2, grad_accum=2, micro_batch_tokens=10**6)
+    shared = run(base, tmp_path / "shared", batch_size=2, grad_accum=2, micro_batch_tokens=1)
     assert len(whole.watch.gradients) == len(parts.watch.gradients) == len(shared.watch.gradients) == 1
     for other in (parts, shared):
         assert other.watch.logs[0]["loss"] == pytest.approx(whole.watch.logs[0]["loss"], rel=1e-4)
@@ -471,3 +471,15 @@ def test_the_layers_below_the_adapter_are_replaced_while_it_trains(base, tmp_pat
     monkeypatch.setattr(trainer_module, "losses", lambda *args: inside.append("loss") or real(*args))
     run(base, tmp_path, batch_size=4, micro_batch_tokens=10**6)
     assert inside == ["in", "loss", "out"]
+
+
+def test_trainers_arguments_are_those_of_the_phase_and_the_base(base, tmp_path, monkeypatch):
+    given, real = [], trainer_module.training_arguments
+
+    def made(*args, **named):
+        given.append((*args, named))
+        return real(*args, **named)
+
+    monkeypatch.setattr(trainer_module, "training_arguments", made)
+    done = run(base, tmp_path, batch_size=4)
+    assert given == [(done.config, tmp_path, base.device, torch.float32, {"checkpoints": True})]
