@@ -14,6 +14,7 @@ from asu_lora.errors import SettingError
 from asu_lora.layer_ranges import parse_layers
 
 PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
+OBJECTIVES = tuple("asu asu+idk npo dpo idk me ga simnpo rmu undial altpo wga satimp ceu pdu jensun".split())
 
 ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
@@ -38,18 +39,25 @@ class ForgetConfig:
     """
 
     objective: str = setting(
-        "asu", "Forget loss.", choices=("asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"), group="Method"
+        "asu", "Forget loss; docs/method.md has each one's formula and paper.", choices=OBJECTIVES, group="Method"
     )
     retain_loss: str = setting(
         "kl-answers",
         "Retain loss: stay close to the base in the answers (kl-answers) or at every position, as the paper's authors "
-        "do (kl), learn the retain answers on (gd), prefer them to a refusal (ap), or none.",
-        choices=("kl-answers", "kl", "gd", "ap", "none"),
+        "do (kl), learn the retain answers on (gd), prefer them to a refusal (ap), stay close in the bounded "
+        "Jensen-Shannon sense (js) or in the states of one layer (rmu), or none.",
+        choices=("kl-answers", "kl", "gd", "ap", "js", "rmu", "none"),
         group="Method",
     )
     forget_coeff: float = setting(1.0, "Weight of the forget loss.", group="Method")
     retain_coeff: float = setting(1.5, "Weight of the retain loss.", group="Method")
     beta: float = setting(0.1, "Inverse temperature of npo, dpo and ap.", group="Method")
+    loss_settings: str | None = setting(
+        None,
+        "The loss's own numbers, as NAME=NUMBER,...: beta, gamma (simnpo); beta (undial, altpo, wga); beta1, beta2 "
+        "(satimp); skip (ceu); steering, layer (rmu); epsilon, step, warmup (pdu).  [default: the paper's]",
+        group="Method",
+    )
     tau: float | str = setting(
         "auto",
         "Temperature of the teacher's attention, at least 1, or 'auto': the lowest at "
@@ -231,7 +239,11 @@ class ForgetConfig:
         }
 
 
-UNLESS_SET = ("system_prompt", "template_date")  # runs that began before there were these go on without
+UNLESS_SET = (
+    "system_prompt",
+    "template_date",
+    "loss_settings",
+)  # runs that began before there were these go on without
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

@@ -27,6 +27,7 @@ from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import is_out_of_memory, peak_memory
+from asu_lora.losses import own_settings
 from asu_lora.models.answer_ends import Endings
 from asu_lora.models.frozen_adapters import FrozenAdapters, frozen_adapters
 from asu_lora.models.frozen_layers import FrozenLayers
@@ -206,6 +207,7 @@ def open_run(
     store = store if isinstance(store, AdapterStore) else AdapterStore(store)
     name, started = name or request.name, time.monotonic()
     process = this_process(config, base)
+    own_settings(config.objective, config.retain_loss, config.loss_settings)  # refused before anything is loaded
     try:
         with disk_errors(store.root):
             store.check_name(name)

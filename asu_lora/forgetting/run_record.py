@@ -20,7 +20,7 @@ from asu_lora.adapters.manifest import (
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
-from asu_lora.losses import TrainingSet
+from asu_lora.losses import TrainingSet, own_settings
 from asu_lora.models.decoder import text_config
 from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
@@ -35,6 +35,7 @@ _METHOD = (
     "tau",
     "smooth_layers",
     "beta",
+    "loss_settings",
     "keep_speaking",
     "own_words",
     "teacher",
@@ -77,6 +78,12 @@ class RunRecord:
         self.counts["adapter_parameters"], everything = student.get_nb_trainable_parameters()
         beneath = sum(p.numel() for name, p in student.named_parameters() if "lora_" in name and not p.requires_grad)
         self.counts["base_parameters"] = everything - self.counts["adapter_parameters"] - beneath
+
+    def own_settings(self) -> dict[str, dict[str, float]]:
+        """``loss_settings``: the numbers of the losses' own, by set, where they have any."""
+        config = self.config
+        own = own_settings(config.objective, config.retain_loss, config.loss_settings)
+        return {"loss_settings": {name: each for name, each in own.items() if each}} if any(own.values()) else {}
 
     def add_training(self, closing: Mapping[str, float]) -> None:
         """Add a phase's steps, seconds and mean loss to those so far."""
@@ -126,6 +133,7 @@ class RunRecord:
                     "retain_dose": self.config.retain_dose,
                     "keep_off": self.config.keep_off,
                 }
+                | self.own_settings()
                 | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
