@@ -180,6 +180,16 @@ class ForgetRun:
         )
 
 
+def with_losses(config: ForgetConfig) -> ForgetConfig:
+    """The settings, whose losses have all the numbers that are given: refused before anything is loaded.
+
+    Raises:
+        SettingError: a number that neither loss has, or one out of its range.
+    """
+    own_settings(config.objective, config.retain_loss, config.loss_settings)
+    return config
+
+
 @contextmanager
 def open_run(
     request: ForgetRequest,
@@ -203,11 +213,10 @@ def open_run(
     Raises:
         AsuLoraError: what can be refused before training; NotEnoughMemory for what torch or the system said.
     """
-    config, progress = config or ForgetConfig(), progress or Progress()
+    config, progress = with_losses(config or ForgetConfig()), progress or Progress()
     store = store if isinstance(store, AdapterStore) else AdapterStore(store)
     name, started = name or request.name, time.monotonic()
     process = this_process(config, base)
-    own_settings(config.objective, config.retain_loss, config.loss_settings)  # refused before anything is loaded
     try:
         with disk_errors(store.root):
             store.check_name(name)

@@ -113,8 +113,7 @@ def compare(
     Args:
         runs: methods and learning rates (:func:`~asu_lora.studies.compare.grid.plan_runs`).
         seeds: make every run with each of these; by default with the config's.
-        tuning: find each method's settings first; the learning rates of ``runs`` then don't count. Several processes
-            may do so at once.
+        tuning: find each method's settings first, in the place of the learning rates of ``runs``.
         base: a name or a loaded base. The other arguments are those of :class:`Comparison`.
 
     Returns:
@@ -128,19 +127,16 @@ def compare(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SettingError("A comparison runs in one process: start it without accelerate launch.")
     seeds = list(seeds) or [config.seed]
-    seeded(runs, seeds, config.seed)  # refused before anything is loaded
+    seeded(runs, seeds, config.seed)  # refused before anything is loaded, as is a folder that can't be written
     check_writable(out)
+    others = (sets, out, config, idk_file, encoder, nli, notes, records)
+    trials: list[Trial] = []
     if tuning is not None:
         base = _loaded(base, config, progress)
-        comparison = Comparison(request, base, sets, out, config, idk_file, encoder, nli, notes, records)
-        check_settings(comparison, runs)
-        found, trials = search(comparison, tuning, list(dict.fromkeys(run.method for run in runs)), progress)
-        runs = [run for run in runs if run.method.is_base] + found
+        runs, trials = tuned_runs(Comparison(request, base, *others), tuning, runs, progress)
     runs = seeded(runs, seeds, config.seed)
     with alone(out, wait=tuning is not None):
-        base = _loaded(base, config, progress)
-        comparison = Comparison(request, base, sets, out, config, idk_file, encoder, nli, notes, records)
-        comparison.trials = trials if tuning is not None else []
+        comparison = Comparison(request, _loaded(base, config, progress), *others, trials)
         check_settings(comparison, runs)
         progress.stage("Reading the base's fingerprint")
         comparison.shared = shared_identity(comparison)
@@ -155,6 +151,15 @@ def compare(
             progress.close()
         comparison.results = runner.everything(runs)
         return comparison
+
+
+def tuned_runs(
+    comparison: Comparison, tuning: Tuning, runs: Sequence[Run], progress: Progress
+) -> tuple[list[Run], list[Trial]]:
+    """The runs with what the search finds in the place of their learning rates, and its trials."""
+    check_settings(comparison, runs)
+    found, trials = search(comparison, tuning, list(dict.fromkeys(run.method for run in runs)), progress)
+    return [run for run in runs if run.method.is_base] + found, trials
 
 
 def _loaded(base: str | LoadedBase, config: ForgetConfig, progress: Progress) -> LoadedBase:
