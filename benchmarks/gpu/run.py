@@ -25,9 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from gpu.measures import equality, generation, memory, peak_flops, step_times, switches, whole_job
-from gpu.parts import join
-from gpu.record import Record, short_table
 
 from asu_lora.data.request import ForgetRequest
 from asu_lora.version import library_versions
@@ -35,6 +32,9 @@ from common.shaped_base import save as save_shape
 from common.tiny_base import save_tiny_base
 from common.tofu_request import request_for
 from common.training_steps import Workload
+from gpu.measures import equality, generation, memory, peak_flops, step_times, switches, whole_job
+from gpu.parts import join
+from gpu.record import Record, short_table
 
 
 def main() -> None:
