@@ -24,12 +24,12 @@ def scoring_models(
             raise
         sentence = None
         notes.append(str(error))
+    entailment: Judge | None = None
     try:
         served = nli is not None and "://" in nli
         entailment = EntailmentJudge(str(nli)) if served else EntailmentModel(nli or DEFAULT_NLI)
     except ScoreUnavailable as error:
         if nli:
             raise
-        entailment = None
         notes.append(str(error))
     return sentence, entailment, notes

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from peft import LoraConfig, PeftModel
 
@@ -79,7 +79,7 @@ class RunRecord:
         beneath = sum(p.numel() for name, p in student.named_parameters() if "lora_" in name and not p.requires_grad)
         self.counts["base_parameters"] = everything - self.counts["adapter_parameters"] - beneath
 
-    def own_settings(self) -> dict[str, dict[str, float]]:
+    def own_settings(self) -> dict[str, Any]:
         """``loss_settings``: the numbers of the losses' own, by set, where they have any."""
         config = self.config
         own = own_settings(config.objective, config.retain_loss, config.loss_settings)

@@ -68,9 +68,10 @@ def own_settings(objective: str, retain: str, text: str | None) -> dict[str, dic
     if retain != NO_RETAIN:
         losses["retain"] = _find(RETAIN, retain, "retain loss")
     found = settings_of(losses, text or "")
-    for name, loss in losses.items():
-        loss(**found[name])  # checks the ranges
-    return {"retain": {}} | found
+    own = {"retain": dict[str, float]()} | found
+    forget_loss(objective, **own["forget"])  # these check the ranges
+    retain_loss(retain, **own["retain"])
+    return own
 
 
 def needs_of(losses: Mapping[str, Loss]) -> dict[str, Mapping[str, tuple[str, ...]]]:

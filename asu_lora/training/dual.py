@@ -1,12 +1,13 @@
 """The retain loss's weight as the multiplier of a constraint: moved after every step (PDU, arXiv 2506.05314)."""
 
+import json
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_callback import ExportableState
 
 from asu_lora.losses.forget.pdu import PDU
 
@@ -42,5 +43,5 @@ class DualCoefficient(TrainerCallback, ExportableState):
 
     def restore(self, checkpoint: Path) -> None:
         """Go on with the weight that a checkpoint was written with."""
-        kept = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).stateful_callbacks
+        kept = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["stateful_callbacks"]
         self.coefficients["retain"] = kept[type(self).__name__]["attributes"]["coefficient"]
