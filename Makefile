@@ -12,7 +12,7 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test lint format coverage gpu setup clean
+.PHONY: demo test lint format coverage mutants gpu setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
@@ -42,6 +42,12 @@ gpu: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/gpu/run.py --out $(or $(OUT),build/gpu) --minutes $(or $(MINUTES),9) \
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(BASE),--base $(BASE)) $(if $(PARTS),--parts $(PARTS)) \
 		$(if $(TOFU),--tofu $(TOFU)) $(GPU)
+
+# Breaks lines of the modules whose figures are signed for, one at a time, and counts what the tests notice. It takes
+# an hour or more of one core; interrupted, it goes on where it was: MUTANTS="losses", "--again trainer", "--report".
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 setup: $(READY)
 

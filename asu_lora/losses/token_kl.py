@@ -37,7 +37,7 @@ def token_kl(
             if forbidden is not None:
                 target[:, forbidden] = target[:, forbidden].masked_fill(~is_last[:, None], NEVER)
             for ids in out:
-                never = torch.full(ids.shape, NEVER, device=ids.device).masked_fill_(ids < 0, float("inf"))
+                never = torch.full_like(ids, NEVER, dtype=torch.float32).masked_fill_(ids < 0, torch.inf)
                 target.scatter_reduce_(1, ids.clamp(min=0).long(), never, "amin")
             target = target.log_softmax(1)
         return _Divergence.apply(logits, target)
