@@ -12,6 +12,7 @@ are measured, and the first of them alone writes and tells.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
@@ -64,19 +65,12 @@ def forget(
     Raises:
         AsuLoraError: in one sentence; the store is then as it was, and a loaded base a plain base again.
     """
+    given: dict[str, Any] = dict(
+        name=name, store=store, on_top_of=on_top_of, continue_from=continue_from, resume=resume
+    )
     with (
         profiled(profile, progress) as (heard, traces),
-        open_run(
-            request,
-            base,
-            config,
-            name=name,
-            store=store,
-            on_top_of=on_top_of,
-            continue_from=continue_from,
-            resume=resume,
-            progress=heard,
-        ) as run,
+        open_run(request, base, config, **given, progress=heard) as run,
     ):
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
         questions = run.questions(heldout)

@@ -75,7 +75,8 @@ def tuning(
             f"{same} of the {len(rows.forget)} rows of --search-forget are rows that the comparison scores: tune on "
             "others, such as another task's."
         )
-    retain = [e for e in (rows.retain if own_retain else request.retain) if e.key() not in asked]
+    used = asked | {example.key() for example in rows.forget}
+    retain = [e for e in (rows.retain if own_retain else request.retain) if e.key() not in used]
     if not retain:
         raise SettingError(
             "The search has no retain rows of its own, as all are scored: give --search-retain, or fewer --questions."
