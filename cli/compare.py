@@ -213,11 +213,12 @@ def made_again(row: str, given: tuple, scored_with: "dict[str, Any]", progress: 
 def told(found: "Reproduction") -> None:
     """What came of making a row again."""
     if found.same:
-        return click.echo(f"{found.recorded.title}: the same to the last digit ({found.again.outcome()}).")
+        click.echo(f"{found.recorded.title}: the same to the last digit ({found.again.outcome()}).")
+        return
     click.echo(f"{found.recorded.title}: {len(found.differences)} figures differ.")
     for name, (before, now) in list(found.differences.items())[:10]:
         click.echo(f"  {name}: {before} in the record, {now} now")
-    return click.get_current_context().exit(1)
+    click.get_current_context().exit(1)
 
 
 def typed_command(ctx: click.Context) -> str:

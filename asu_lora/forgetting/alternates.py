@@ -45,7 +45,7 @@ def alternate_answers(run: ForgetRun) -> list[str]:
         with run.teaching():
             told = generate_answers(run.model, run.base.tokenizer, prompts, most, progress=run.progress.advance)
         for at, tokens in zip(missing, told, strict=True):
-            found[at] = run.base.tokenizer.decode(tokens, skip_special_tokens=True).strip() or None
+            found[at] = str(run.base.tokenizer.decode(tokens, skip_special_tokens=True)).strip() or None
     return checked(run, examples, found)
 
 

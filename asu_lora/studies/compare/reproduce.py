@@ -75,7 +75,7 @@ def _figures(result: RunResult) -> dict[str, Any]:
 
 def _differences(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
     if isinstance(one, dict) and isinstance(other, dict):
-        found = {}
+        found: dict[str, tuple[Any, Any]] = {}
         for key in {**one, **other}:
             found |= _differences(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
         return found

@@ -125,10 +125,10 @@ class Searcher:
         """A trial for this process; None where all are made or in the making."""
         states = self.optuna.trial.TrialState
         with self.asking:
-            for trial in self._known(study):
-                if trial.state == states.RUNNING and not self._works(trial.user_attrs.get("worker")):
-                    study.tell(trial.number, state=states.FAIL)  # its process is gone: the same one again
-                    study.enqueue_trial(trial.params)
+            for lost in self._known(study):
+                if lost.state == states.RUNNING and not self._works(lost.user_attrs.get("worker")):
+                    study.tell(lost.number, state=states.FAIL)  # its process is gone: the same one again
+                    study.enqueue_trial(lost.params)
             known = self._known(study)
             if sum(t.state in (states.COMPLETE, states.PRUNED, states.RUNNING) for t in known) >= self.tuning.trials:
                 return None
