@@ -105,6 +105,18 @@ class ForgetConfig:
         "leaves kept rows alone at several times its strength leaves them alone beside others. 4 was measured.",
         group="Method",
     )
+    retain_temperature: float = setting(
+        1.0,
+        "Temperature at which kl-answers compares adapter and base. Above 1 it also sees what moves a token that the "
+        "base is sure of, and so what another adapter beside this one would feel.",
+        group="Method",
+    )
+    forget_dose: float = setting(
+        1.0,
+        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, so "
+        "that what is forgotten is still answered in sentences beside others.",
+        group="Method",
+    )
     keep_off: float = setting(
         0.0,
         "For adapters that add up, trained alone: the share of the directions of each module's input, those that "
@@ -139,15 +151,11 @@ class ForgetConfig:
     template_date: str | None = setting(
         None, "What a chat template that writes a date takes for today: YYYY-MM-DD.  [default: today, recorded]"
     )
-    scheduler: str = setting(
-        "linear", "Shape of the learning rate after warm-up.", choices=("linear", "cosine", "constant")
-    )
+    scheduler: str = setting("linear", "Shape of the rate after warm-up.", choices=("linear", "cosine", "constant"))
     warmup: float = setting(0.05, "Share of the steps over which the learning rate rises.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.")
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
-    optimizer: str = setting(
-        "auto", "transformers' name of the optimizer; auto is adamw_torch, on CUDA paged_adamw_8bit."
-    )
+    optimizer: str = setting("auto", "transformers' name of it; auto is adamw_torch, on CUDA paged_adamw_8bit.")
     micro_batch_tokens: int = setting(
         0,
         "Most tokens in a forward pass and the backward pass that follows it, unless "
@@ -161,9 +169,7 @@ class ForgetConfig:
     )
     device: str | None = setting(None, "cpu, cuda, cuda:1, ...  [default: the best there is]", group="Machine")
     report_to: str = setting("none", "Where transformers.Trainer logs to: none, tensorboard, wandb.", group="Machine")
-    eval_rows: int = setting(
-        40, "Most rows of each set measured before and after; 0 measures nothing.", group="Machine"
-    )
+    eval_rows: int = setting(40, "Most rows of each set measured before and after; 0 is none.", group="Machine")
     trust_remote_code: bool = setting(False, "Run model code that comes with the base's checkpoint.", group="Machine")
 
     def __post_init__(self) -> None:
@@ -179,7 +185,7 @@ class ForgetConfig:
                 raise SettingError(f"{spec.name} is {value!r}; it must be a {'whole ' * (kinds == (int,))}number.")
         if self.tau != "auto" and (not isinstance(self.tau, (int, float)) or self.tau < 1):
             raise SettingError(f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is).")
-        for name in ("rank", "batch_size", "grad_accum"):
+        for name in ("rank", "batch_size", "grad_accum", "retain_dose", "forget_dose"):
             self._at_least(name, 1)
         for name in _NOT_NEGATIVE:
             self._at_least(name, 0)
@@ -191,11 +197,9 @@ class ForgetConfig:
                 raise SettingError(f"report_to is '{self.report_to}'; it must be one of {', '.join(REPORTERS)}.")
             if reporter != "none" and find_spec(reporter) is None:
                 raise SettingError(f"report_to is '{reporter}', which is not installed: 'pip install {reporter}'.")
-        for name in ("lr", "epochs", "beta", "max_grad_norm"):
+        for name in ("lr", "epochs", "beta", "max_grad_norm", "retain_temperature"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
-        self._at_least("retain_dose", 1)
-        self._at_least("keep_off", 0)
         for name in ("warmup", "dropout", "own_words", "keep_off"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
@@ -239,11 +243,8 @@ class ForgetConfig:
         }
 
 
-UNLESS_SET = (
-    "system_prompt",
-    "template_date",
-    "loss_settings",
-)  # runs that began before there were these go on without
+# runs that began before there were these go on without
+UNLESS_SET = ("system_prompt", "template_date", "loss_settings")
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

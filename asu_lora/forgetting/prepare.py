@@ -70,8 +70,8 @@ def build_losses(
     if config.objective == RMU.name:
         parameters["seed"] = config.seed
     found = {"forget": forget_loss(config.objective, **parameters)}
-    kept = own["retain"] | ({"beta": config.beta} if config.retain_loss == "ap" else {})
-    retain = retain_loss(config.retain_loss, **kept)
+    of_retain = {"ap": {"beta": config.beta}, "kl-answers": {"temperature": config.retain_temperature}}
+    retain = retain_loss(config.retain_loss, **own["retain"], **of_retain.get(config.retain_loss, {}))
     if retain is not None and config.retain_coeff > 0 and config.retain_per_forget > 0:
         found["retain"] = retain
     for loss in found.values():

@@ -41,8 +41,11 @@ _METHOD = (
     "teacher",
     "orthogonal",
     "retain_dose",
+    "forget_dose",
+    "retain_temperature",
     "keep_off",
 )
+_DETAILS = ("beta", "keep_speaking", "own_words", "retain_dose", "forget_dose", "retain_temperature", "keep_off")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 
 
@@ -126,13 +129,7 @@ class RunRecord:
                 tau_chosen_by=("auto" if self.config.tau == "auto" else "user") if self.tau else None,
                 tau_curve=[asdict(point) for point in self.tau.curve] or None if self.tau else None,
                 smooth_layers=self.layers,
-                details={
-                    "beta": self.config.beta,
-                    "keep_speaking": self.config.keep_speaking,
-                    "own_words": self.config.own_words,
-                    "retain_dose": self.config.retain_dose,
-                    "keep_off": self.config.keep_off,
-                }
+                details={name: getattr(self.config, name) for name in _DETAILS}
                 | self.own_settings()
                 | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})

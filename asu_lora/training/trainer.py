@@ -144,9 +144,7 @@ def train(
         NotEnoughMemory: of the device.
     """
     config = phase.config
-    pairs = ForgetRetainPairs(
-        len(sets["forget"]), len(sets.get("retain", ())), config.retain_per_forget, phase.seed, config.retain_dose
-    )
+    pairs = pairs_of(sets, config, phase.seed)
     trainer = UnlearningTrainer(
         student,
         {name: each.loss for name, each in sets.items()},
@@ -195,6 +193,18 @@ def add_dual(trainer: UnlearningTrainer) -> DualCoefficient | None:
 def layer_of(of: Mapping[str, Loss]) -> int | None:
     """The decoder layer that these losses look at; None where the final states are enough."""
     return next((loss.layer for loss in of.values() if loss.layer is not None), None)
+
+
+def pairs_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, seed: int) -> ForgetRetainPairs:
+    """The forget rows, the retain rows beside each, and their doses."""
+    return ForgetRetainPairs(
+        len(sets["forget"]),
+        len(sets.get("retain", ())),
+        config.retain_per_forget,
+        seed,
+        retain_dose=config.retain_dose,
+        forget_dose=config.forget_dose,
+    )
 
 
 def coefficients(config: ForgetConfig) -> dict[str, float]:

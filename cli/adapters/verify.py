@@ -24,12 +24,12 @@ def verify(ctx: click.Context, names: tuple[str, ...], base: str | None, store: 
     from asu_lora.adapters.store import AdapterStore
 
     kept = AdapterStore(store)
-    fingerprint = None
+    known = None
     if base is not None:
         from asu_lora.bases.source import resolve_base
 
-        fingerprint = resolve_base(base).fingerprint()
-    reports = [kept.verify(name, fingerprint) for name in names or kept.names()]
+        known = resolve_base(base).fingerprints()
+    reports = [kept.verify(name, known) for name in names or kept.names()]
     if as_json:
         print_json([report.as_dict() for report in reports])
     elif not reports:

@@ -139,9 +139,9 @@ def compare(
         comparison = Comparison(request, _loaded(base, config, progress), *others, trials)
         check_settings(comparison, runs)
         progress.stage("Reading the base's fingerprint")
-        comparison.shared = shared_identity(comparison)
-        claim(out / SETTINGS, comparison.shared)
         runner = Runner(comparison)
+        comparison.shared = shared_identity(comparison, runner.store.keyed)
+        claim(out / SETTINGS, comparison.shared, runner.folder, shared_identity(comparison, lambda plain: plain))
         todo = [run for run in runs if not runner.finished(run)]
         if len(todo) < len(runs):
             progress.note(f"{len(runs) - len(todo)} of {len(runs)} runs are in {out} already.")

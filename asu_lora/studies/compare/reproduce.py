@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import SettingError
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity, shared_identity
 from asu_lora.studies.compare.results import RunResult, read_result
-from asu_lora.studies.compare.runner import RUNS, Runner
+from asu_lora.studies.compare.runner import ADAPTERS, RUNS, Runner
 from asu_lora.studies.methods import method
 
 
@@ -52,7 +53,7 @@ def reproduce(comparison: Comparison, name: str, progress: Progress) -> Reproduc
         run = Run.of(method(entry["method"]), entry["lr"], entry.get("changes", {}))
     except (OSError, ValueError, KeyError) as error:
         raise SettingError(f"{comparison.out} has no row '{name}': it has {names}.") from error
-    shared = shared_identity(comparison)
+    shared = shared_identity(comparison, AdapterStore(comparison.out / ADAPTERS).keyed)
     recorded = read_result(file, run_identity(shared, run))
     if recorded is None:
         raise SettingError(

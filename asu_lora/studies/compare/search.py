@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import disk_errors
@@ -25,7 +26,7 @@ from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run, title_of
 from asu_lora.studies.compare.identity import run_identity, shared_identity
 from asu_lora.studies.compare.results import RunResult
-from asu_lora.studies.compare.runner import Runner
+from asu_lora.studies.compare.runner import ADAPTERS, Runner
 from asu_lora.studies.compare.search_space import Range, Space, published, search_space, settings_of_trial
 from asu_lora.studies.compare.tuning import Trial, Tuning
 from asu_lora.studies.methods import Method
@@ -70,11 +71,11 @@ class Searcher:
         self.tuning, self.progress = tuning, progress
         self.folder = comparison.out / SEARCH
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.asking = FileLock(self.folder / ".ask.lock")
         self.whole = self._runner(comparison, self.folder, tuning.sets)
         early = [replace(q, examples=q.examples[: max(2, math.ceil(EARLY * len(q.examples)))]) for q in tuning.sets]
         self.early = self._runner(comparison, self.folder / "early", early)
         self.config = comparison.config
-        self.asking = FileLock(self.folder / ".ask.lock")
         self.worker = uuid.uuid4().hex
         self.alive = FileLock(self._lock(self.worker))
         self.alive.acquire()
@@ -202,7 +203,8 @@ class Searcher:
         own = replace(
             comparison, request=self.tuning.request, sets=sets, out=out, records=False, notes=(), shared={}, results=[]
         )
-        own.shared = shared_identity(own)
+        with self.asking:  # the first process makes the key
+            own.shared = shared_identity(own, AdapterStore(comparison.out / ADAPTERS).keyed)
         return Runner(own)
 
     def _known(self, study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
