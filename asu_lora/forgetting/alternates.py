@@ -41,9 +41,11 @@ def alternate_answers(run: ForgetRun) -> list[str]:
         run.progress.stage("Making up other answers", len(missing))
         prompts = [run.encoder.prompt_ids(asked(examples[at])) for at in missing]
         truths = run.encoder.encode_all([examples[at] for at in missing], "forget row")
-        most = enough_tokens(truths, prompts)
+        _, most = enough_tokens(truths, prompts)  # of an answer: the prompt holds the true one, and is long
         with run.teaching():
-            told = generate_answers(run.model, run.base.tokenizer, prompts, most, progress=run.progress.advance)
+            told = generate_answers(
+                run.model, run.base.tokenizer, prompts, new_tokens=most, progress=run.progress.advance
+            )
         for at, tokens in zip(missing, told, strict=True):
             found[at] = str(run.base.tokenizer.decode(tokens, skip_special_tokens=True)).strip() or None
     return checked(run, examples, found)
