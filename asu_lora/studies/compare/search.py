@@ -56,9 +56,11 @@ def search(
     searcher = Searcher(comparison, tuning, progress)
     trained = [method for method in methods if not method.is_base]
     with disk_errors(comparison.out, "folder"):
-        for method in trained:
-            searcher.tune(method)
-        searcher.close()
+        try:
+            for method in trained:
+                searcher.tune(method)
+        finally:
+            searcher.close()
     trials = [trial for method in trained for trial in searcher.trials(method)]
     return [searcher.best(method) for method in trained], trials
 
@@ -84,7 +86,7 @@ class Searcher:
         )
 
     def close(self) -> None:
-        """Nothing of this process is running any more."""
+        """Nothing of this process is running any more: what it leaves undone is begun again by another."""
         self.alive.release()
         with suppress(OSError):
             self._lock(self.worker).unlink()
