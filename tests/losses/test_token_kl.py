@@ -15,7 +15,7 @@ TOKENS, WORDS = 24, 97
 FORBIDDEN = torch.tensor([0, 5, 96])
 
 
-def plain_kl(head, hidden, reference, last, forbidden, ruled_out, temperature=1.0):
+def plain_kl(head, hidden, reference, last, forbidden, ruled_out, *, temperature=1.0):
     """With -inf for what is taken out, and 0 log 0 = 0 by leaving those tokens out of the sum."""
     target = head.logits(reference).double() / temperature
     student = (head.logits(hidden).double() / temperature).log_softmax(1)
@@ -46,13 +46,8 @@ def test_values_and_gradients(model, forbidden, rule_out, temperature):
     if rule_out:
         ruled_out[0], ruled_out[1], ruled_out[2] = torch.tensor([[3, 3, -1, 0, 5, -1], [-1] * 6, [-1, 0, -1, 0, 1, 2]])
     upstream = torch.linspace(-1, 2, TOKENS)
-    found, expected = (
-        function(*given)
-        for function, given in (
-            (token_kl, (answers, reference, forbidden, ruled_out, temperature)),
-            (plain_kl, (head, hidden, reference, answers.last(), forbidden, ruled_out, temperature)),
-        )
-    )
+    found = token_kl(answers, reference, forbidden, ruled_out, temperature)
+    expected = plain_kl(head, hidden, reference, answers.last(), forbidden, ruled_out, temperature=temperature)
     slopes = [torch.autograd.grad(value, hidden, upstream.to(value.dtype))[0] for value in (found, expected)]
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6 * temperature**2)
     assert (slopes[0] - slopes[1]).norm() <= 1e-5 * slopes[1].norm()
