@@ -39,7 +39,7 @@ def peak_flops(device: str, size: int, seconds: float = 2.0) -> dict[str, float]
 
 def equality(base: str, tofu: Path, device: str, rows: int) -> dict[str, float]:
     """Largest relative differences, in fp32: the step against the straightforward way, and packed against padded."""
-    work = Workload(base, tofu, "fp32", rows, rows, ForgetConfig(keep_speaking=False), device)
+    work = Workload(base, tofu, "fp32", rows, rows, config=ForgetConfig(keep_speaking=False), device=device)
     work.cache()
     losses, gradients = {}, {}
     for name, step in steps_by_name(work).items():
@@ -141,7 +141,7 @@ def flops_of(work: Workload, tokens: int) -> float:
 def memory(base: str, tofu: Path, device: str, precision: str, rows: int) -> dict[str, float]:
     """The planned peak of a run, and that of its training steps, in GB; and one over the other."""
     config = ForgetConfig(precision=precision, device=device, eval_rows=0, batch_size=rows, retain_per_forget=1)
-    work = Workload(base, tofu, precision, rows, rows, config, device)
+    work = Workload(base, tofu, precision, rows, rows, config=config, device=device)
     settled_memory(work.device)
     work.cache()
     peft, optimizer = work.student()
