@@ -76,10 +76,10 @@ def run(a: argparse.Namespace, record: Record, scratch: Path) -> None:
         step_times(work, shape, rounds, slow, tflops, told)
         return {"switches": ", ".join(switches()) or "none in this version"}
 
-    shape = "tiny" if a.tiny or not cuda else "llama-3.1-8b"
-    record.part(
-        f"steps, {shape} shape", lambda: times(str(save_shape(base, scratch / "shape", shape)), shape), needs=60
-    )
+    shape = "llama-3.1-8b" if cuda else "tiny"
+    if not a.tiny:
+        shaped = scratch / "shape"
+        record.part(f"steps, {shape} shape", lambda: times(str(save_shape(base, shaped, shape)), shape), needs=60)
     record.part("steps, the base", lambda: times(base, Path(base).name if a.base else "tiny base"), needs=30)
     request = request_for(a.tofu, a.task, False)[0] if own else demo_request()
     quick = {"epochs": 1.0, "eval_rows": 4} if a.tiny else {}
