@@ -77,7 +77,7 @@ class RunResult:
 
     def spoken(self, kind: str, what: str) -> float | None:
         """Share of ``gibberish``, or mean ``repetition``, of the answers to ``kept`` or ``forgotten`` questions."""
-        if self.done and what == "gibberish" and kind not in self.speech:  # a file of an earlier version
+        if self.done and what == "gibberish" and not self.speech:  # a file of an earlier version
             counts = {n: c for n, c in self.scores["questions"].items() if c and is_forget(n) == (kind == "forgotten")}
             rates = [self.scores["sets"][name].get("gibberish") for name in counts]
             if not counts or None in rates:

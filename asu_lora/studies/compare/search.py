@@ -133,7 +133,8 @@ class Searcher:
                     study.tell(lost.number, state=states.FAIL)  # its process is gone: the same one again
                     study.enqueue_trial(lost.params)
             known = self._known(study)
-            if sum(t.state in (states.COMPLETE, states.PRUNED, states.RUNNING) for t in known) >= self.tuning.trials:
+            made = sum(t.state in (states.COMPLETE, states.PRUNED, states.RUNNING) for t in known)
+            if made >= self.tuning.trials:
                 return None
             if not known:
                 study.enqueue_trial(published(method, self.config))
@@ -144,13 +145,14 @@ class Searcher:
             )
             trial = study.ask(_distributions(self.optuna, search_space(method)))
             trial.set_user_attr("worker", self.worker)
+            trial.set_user_attr("place", made + 1)
             return trial
 
     def make(self, study: "optuna.Study", trial: "optuna.Trial", method: Method) -> None:
         """Train and score one trial: a quarter first, and the whole if that was good enough."""
         started, states = time.monotonic(), self.optuna.trial.TrialState
         lr, changes = settings_of_trial(method, trial.params)
-        said = f"Trial {trial.number + 1} of {self.tuning.trials}, {title_of(method.name, lr, changes)}"
+        said = f"Trial {trial.user_attrs['place']} of {self.tuning.trials}, {title_of(method.name, lr, changes)}"
         self.progress.note(f"{said}.")
         early = self.score(self.early, Run.of(method, lr, changes | {"epochs": EARLY * self.config.epochs}), trial)
         trial.report(early, step=1)
