@@ -94,7 +94,7 @@ class ForgetConfig:
     retain_dose: float = setting(
         1.0,
         "For adapters that add up, trained alone: the retain loss sees the adapter at strengths from 1 to this. What "
-        "leaves kept rows alone at several times its strength leaves them alone beside others. 4 was measured.",
+        "leaves kept rows alone at several times its strength leaves them alone beside others. --adds-up sets it.",
         group="Method",
     )
     retain_temperature: float = setting(
@@ -105,14 +105,14 @@ class ForgetConfig:
     )
     forget_dose: float = setting(
         1.0,
-        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, so "
-        "that what is forgotten is still answered in sentences beside others.",
+        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, and "
+        "the adapter ends in their middle, with others beside it or without.",
         group="Method",
     )
     keep_off: float = setting(
         0.0,
         "For adapters that add up, trained alone: the share of the directions of each module's input, those that "
-        "retain rows use most, that the adapter does not read. 0.5 was measured, with --lr 2e-3.",
+        "retain rows use most, that the adapter does not read. --adds-up sets it, and all that goes with it.",
         group="Method",
     )
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")

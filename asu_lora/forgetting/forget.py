@@ -25,6 +25,7 @@ from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.training.doses import settle_in_the_middle
 from asu_lora.training.phases import phases
 
 
@@ -75,7 +76,6 @@ def forget(
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
         questions = run.questions(heldout)
         before = run.score(run.model, questions, "before")
-
         with run.teaching():  # the frozen base, smoothed and plain, once for all epochs
             teacher = choose_teacher(run, sets["forget"], tau)
             add_targets(run, sets, teacher)
@@ -86,5 +86,6 @@ def forget(
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])
                 train_phase(run, student, sets, on_policy)
+            settle_in_the_middle(student, run.config.forget_dose)
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

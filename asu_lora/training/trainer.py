@@ -169,7 +169,7 @@ def train(
             "There is not enough memory for a training step: lower --micro-batch-tokens or add "
             "--gradient-checkpointing."
         ) from error
-    return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
+    return closing_figures(trainer.state, result.metrics["train_runtime"])
 
 
 def pairs_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, seed: int) -> ForgetRetainPairs:
