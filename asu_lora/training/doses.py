@@ -57,4 +57,6 @@ def settle_in_the_middle(student: torch.nn.Module, forget_dose: float) -> None:
     """
     for module in student.modules():
         if isinstance(module, LoraLayer) and NEW in module.lora_B:
-            module.lora_B[NEW].weight.mul_(forget_dose**0.5)
+            weight = module.lora_B[NEW].weight
+            assert isinstance(weight, torch.Tensor)
+            weight.mul_(forget_dose**0.5)
