@@ -40,7 +40,7 @@ NAMES = ("NPO_GD", "UNDIAL_NONE")
 class Notes(Listener):
     """Remembers what it is told, and stops at a note."""
 
-    def __init__(self, stop_at="-"):
+    def __init__(self, stop_at="nothing stops here"):
         super().__init__()
         self.notes, self.note_to_stop_at = [], stop_at
 
