@@ -22,6 +22,7 @@ from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.prepare import build_losses, refusals_for, training_sets
+from asu_lora.forgetting.trial_copy import refuse_untried
 from asu_lora.hardware.memory import free_memory
 from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
@@ -109,6 +110,9 @@ def planned_run(
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False))
     sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config)
+    heated = config.tau != 1 and any(loss.uses_teacher() for loss in losses.values())
+    smoothed = config.layers(number_of_layers(model)) if heated else []
+    refuse_untried(model, model_config, smoothed, config.trust_remote_code)
     if phases(config, sets)[1]:
         # upper bound: every answer loops, and they are as long as the true ones
         answers = sets["forget"].rows.answers

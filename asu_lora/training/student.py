@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from asu_lora.models.decoder import answer_hidden, base_model
+from asu_lora.models.decoder import answer_hidden, base_model, decoder_of
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.training.cast_recomputation import recompute_casts
 from asu_lora.training.doses import Doses
@@ -45,7 +45,7 @@ class Student(torch.nn.Module):
 
     def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
         """Final hidden states (T, H) at the answer positions of all passes, one pass after another."""
-        decoder = base_model(self.model).get_decoder()
+        decoder = decoder_of(self.model)
         states = []
         for batch in passes:
             if self.entry is not None:
