@@ -16,14 +16,14 @@ from peft import PeftModel
 from torch.utils._pytree import tree_map
 
 from asu_lora.batches.collator import Collator
-from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs, Pair
+from asu_lora.batches.forget_retain_pairs import Pair
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.losses import Loss, needs_of
-from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
+from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.memory_plan.planned_run import PlannedRun
@@ -35,7 +35,7 @@ from asu_lora.models.packing_trial import packing_of
 from asu_lora.teacher.fluency import MOST_RULED_OUT
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import losses
+from asu_lora.training.trainer import losses, pairs_of
 
 EPOCHS_LOOKED_AT = 10
 
@@ -153,6 +153,7 @@ def _training_parts(
         "optimizer": optimizer_bytes(trainable, config, run.device),
         "activations": machine.live(live[0]),
         "logits": machine.live(live[1]),
+        "kept directions": basis_bytes(student, config.keep_off if "retain" in run.sets else 0.0),
     }
 
 
@@ -184,9 +185,7 @@ def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
 def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing | None = None) -> dict[str, Any]:
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.sets["forget"])
-    pairs = ForgetRetainPairs(
-        forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed, config.retain_dose
-    )
+    pairs = pairs_of(run.sets, config, config.seed)
     collator = Collator(
         {name: each.rows for name, each in run.sets.items()},
         needs_of(_losses(run)),

@@ -18,7 +18,7 @@ IN, OUT = 6, 4
 PREFIX = "base_model.model."
 
 
-def write(folder, modules, rank, alpha, seed=0, size_in=IN, embedding=(), base="base"):
+def write(folder, modules, *, rank, alpha, seed=0, size_in=IN, embedding=(), base="base"):
     """A PEFT LoRA folder of random factors: A (rank, in), B (4, rank) for each module."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Values and slopes token by token, where sums over tokens would hide a mistake."""
 
+import pytest
 import torch
 
 from asu_lora.losses import forget_loss
@@ -16,12 +17,13 @@ def test_each_token_has_its_own_distance_from_uniform():
     torch.testing.assert_close(kl_from_uniform(logits), expected)
 
 
-def test_the_slope_of_a_divergence_is_weighted_by_what_comes_from_above():
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_slope_of_a_divergence_is_weighted_by_what_comes_from_above(temperature):
     torch.manual_seed(0)
     logits, target = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6).log_softmax(1)
     weights = torch.tensor([0.5, 2.0, -1.0, 3.0])
-    (found,) = torch.autograd.grad(_Divergence.apply(logits, target.clone()), logits, weights)
-    plain = (target.exp() * (target - logits.log_softmax(1))).sum(1)
+    (found,) = torch.autograd.grad(_Divergence.apply(logits, target.clone(), temperature), logits, weights)
+    plain = temperature**2 * (target.exp() * (target - (logits / temperature).log_softmax(1))).sum(1)
     (expected,) = torch.autograd.grad(plain, logits, weights)
     torch.testing.assert_close(found, expected)
 
