@@ -103,6 +103,10 @@ class FrozenHead:
             ) from error
         finally:
             model.train(training)
+        if not torch.isfinite(theirs).all():
+            raise BaseModelError(
+                f"{self.name} gives NaN or infinities: its weights are damaged, or too large for this precision."
+            )
         ours = self.logits(hidden)
         # a hundredth of the largest logit: more than what bf16 rounds, however small a model's logits are
         if ours.shape != theirs.shape or not (ours - theirs).abs().max() <= 1e-2 * theirs.abs().max():
