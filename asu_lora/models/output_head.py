@@ -103,7 +103,7 @@ class FrozenHead:
             ) from error
         finally:
             model.train(training)
-        if not torch.isfinite(theirs).all():
+        if not torch.isfinite(hidden).all():
             raise BaseModelError(
                 f"{self.name} gives NaN or infinities: its weights are damaged, or too large for this precision."
             )

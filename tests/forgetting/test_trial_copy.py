@@ -17,13 +17,11 @@ SIZES = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hid
 REFUSED = {
     "mpt": tf.MptConfig(d_model=32, n_heads=2, n_layers=2, vocab_size=320, max_seq_len=96),
     "falcon": tf.FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=320),
-    "rwkv": tf.RwkvConfig(hidden_size=32, num_hidden_layers=2, vocab_size=320),
     "bert": tf.BertConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
                           vocab_size=320),
 }  # fmt: skip
 TAKEN = {
     "llama": tiny_config(),
-    "llama4": tf.Llama4TextConfig(**SIZES, num_local_experts=2, intermediate_size_mlp=48),
     "gemma3": tf.Gemma3TextConfig(**SIZES, sliding_window=16),
     "gpt2": tf.GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=2),
 }
