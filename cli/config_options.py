@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from asu_lora.adding_up import ADDS_UP
+from asu_lora.cli.help_pages import GroupedOption
 from asu_lora.config import ForgetConfig, config_from
 from asu_lora.errors import SettingError
 
@@ -20,6 +22,13 @@ def setting_options(command: Callable, without: Collection[str] = ()) -> Callabl
     for spec in reversed(dataclasses.fields(ForgetConfig)):
         if spec.name not in without:
             command = _option(spec)(command)
+    given = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in ADDS_UP.items())
+    command = click.option(
+        "--adds-up",
+        is_flag=True,
+        help="Train adapters that can be summed: each alone on the base, right together. Stands for "
+        f"{given}; what else is given wins over it.",
+    )(command)
     return click.option(
         "--config",
         type=click.Path(path_type=Path),
@@ -34,19 +43,23 @@ def _option(spec: dataclasses.Field) -> Callable:
     flags = [name] + ([spec.metadata["flag"]] if spec.metadata["flag"] else [])
     help, choices = spec.metadata["help"], spec.metadata["choices"]
     shown = "" if default is None else f"  [default: {_show(default)}]"
+    kind: Any = None
     # every default is None here: what wasn't typed must not override --config
     if isinstance(default, bool):
         flags = [f"{name}/--no-{name[2:]}"]
-        return click.option(*flags, spec.name, default=None, help=help + (f"  [default: {'on' if default else 'off'}]"))
-    if spec.name == "tau":
-        return click.option(*flags, spec.name, type=TAU, default=None, help=help + shown)
-    kind: Any = click.Choice(choices) if choices else {int: int, float: float}.get(type(default), str)
+    elif spec.name == "tau":
+        kind = TAU
+    else:
+        kind = click.Choice(choices) if choices else {int: int, float: float}.get(type(default), str)
     if spec.name == "alpha":
         kind = float
-    return click.option(*flags, spec.name, type=kind, default=None, help=help + shown)
+    group = spec.metadata["group"]
+    return click.option(*flags, spec.name, cls=GroupedOption, group=group, type=kind, default=None, help=help + shown)
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -129,10 +142,11 @@ def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
 
 
 def read_config(config: Config, typed: dict[str, Any]) -> ForgetConfig:
-    """The settings of ``--config`` and of what was typed, which wins.
+    """The settings of ``--adds-up``, of ``--config``, and of what was typed: what comes later wins.
 
     Raises:
         SettingError: a setting is of the wrong kind or out of range.
     """
     typed = {key: value for key, value in typed.items() if value is not None}
-    return config_from({**config.values, **typed}, config.source)
+    recipe = ADDS_UP if typed.pop("adds_up", False) else {}
+    return config_from({**recipe, **config.values, **typed}, config.source)

@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.console import print_json
-from asu_lora.cli.options import json_option, store_option
+from asu_lora.cli.options import adapter_names, json_option, store_option
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", shell_complete=adapter_names, nargs=-1, metavar="[NAME]...")
 @click.option("--base", help="Also check that they belong to these weights: a hub id or a path.")
 @store_option
 @json_option
