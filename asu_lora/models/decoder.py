@@ -16,12 +16,12 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, unwrap() if callable(unwrap) else model)
 
 
-def decoder_of(model: nn.Module) -> nn.Module:
+def decoder_of(model: nn.Module) -> PreTrainedModel:
     """The base without its head, adapters and all; transformers itself gives the whole Llama 4 of text for it."""
     base = base_model(model)
     decoder = base.get_decoder()
     inner = (module for module in base.children() if isinstance(module, PreTrainedModel))
-    return next(inner, decoder) if decoder is base else decoder
+    return cast(PreTrainedModel, next(inner, decoder) if decoder is base else decoder)
 
 
 def text_config(model: nn.Module) -> PretrainedConfig:
