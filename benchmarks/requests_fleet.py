@@ -216,7 +216,8 @@ commit, training left out, the median of a tenth of {cost["count"]} requests:
     )
 
 
-def main() -> None:
+def chosen() -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60, help="requests of the run with kills")
     parser.add_argument("--alone", type=int, default=20, help="requests of the runs without kills")
@@ -227,7 +228,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder that a run goes on in; a temporary one by default")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = chosen()
     folder = options.work or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     key = folder / "key"

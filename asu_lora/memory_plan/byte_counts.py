@@ -8,7 +8,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from asu_lora.config import ForgetConfig
-from asu_lora.models.decoder import base_model
+from asu_lora.models.decoder import base_model, decoder_of
 from asu_lora.training.kept_directions import MOST_INPUTS
 
 
