@@ -37,8 +37,20 @@ class NotEnoughMemory(TrainingError):
     """A run that didn't fit into the device's memory; with less at a time it may go on."""
 
 
+class NameAtWork(TrainingError):
+    """Another run of the same name is at work in the store."""
+
+
 class SettingError(AsuLoraError):
     """A setting outside its range."""
+
+
+class LedgerError(AsuLoraError):
+    """A ledger of requests that can't be reached, a request it doesn't have, or a step that its state forbids."""
+
+
+class KeyFault(AsuLoraError):
+    """The key of the requests' texts is missing, no key at all, or another one."""
 
 
 def first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ main = Program(
         "demo": "asu_lora.cli.demo:demo",
         "forget": "asu_lora.cli.forget:forget",
         "init": "asu_lora.cli.init:init",
+        "requests": "asu_lora.cli.requests:requests",
         "continual": "asu_lora.cli.continual:continual",
         "ask": "asu_lora.cli.ask:ask",
         "adapters": "asu_lora.cli.adapters:adapters",
