@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMED = re.compile(r"`((?:[\w.]+/)+(?:[\w.]+\.(?:py|md|json|csv|svg))?)`")
 # of the site alone: docs/generated_pages.py makes them
 GENERATED = ("settings.md", "commands.md", "../reference/settings.md", "../reference/commands.md", "results/index.md")
-FILLED_BY_COMMANDS = ("runs/", ".runs/")
+FILLED_BY_COMMANDS = ("runs/", ".runs/", ".requests/")
 PLACES = [ROOT, ROOT / "asu_lora", ROOT / "docs", *(path.parent for path in (ROOT / "asu_lora").glob("*/__init__.py"))]
 
 
@@ -59,6 +59,8 @@ def test_every_command_a_page_shows_is_one_that_the_program_takes(page, tmp_path
     for words in typed(page):
         if words[0].startswith("-"):
             continue  # --version, --help
+        if "--config" in words:
+            (tmp_path / words[words.index("--config") + 1]).touch()  # read while the line is parsed
         command, rest, context = main, words, click.Context(main, info_name="asu-lora", **main.context_settings)
         while isinstance(command, click.Group):
             name, found, rest = command.resolve_command(context, rest)
