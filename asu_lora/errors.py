@@ -29,6 +29,10 @@ class StoreError(AsuLoraError):
     """An adapter store that can't be read or written, or a name it can't take."""
 
 
+class CertificateError(AsuLoraError):
+    """An audit's certificate that can't be issued, or that must not be trusted."""
+
+
 class TrainingError(AsuLoraError):
     """A training run that can't go on: NaN loss, no memory, a resume that doesn't fit."""
 

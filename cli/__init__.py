@@ -17,6 +17,8 @@ main = Program(
         "adapters": "asu_lora.cli.adapters:adapters",
         "merge": "asu_lora.cli.merge:merge",
         "evaluate": "asu_lora.cli.evaluate:evaluate",
+        "audit": "asu_lora.cli.audit:audit",
+        "report": "asu_lora.cli.report:report",
         "compare": "asu_lora.cli.compare:compare",
         "probe": "asu_lora.cli.probe:probe",
     },
