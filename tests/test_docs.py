@@ -56,6 +56,7 @@ def typed(page):
 def test_every_command_a_page_shows_is_one_that_the_program_takes(page, tmp_path, monkeypatch):
     """Each is parsed by the program's own parser: its command, its options, their values."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text("epochs: 4\n")  # what the pages let a reader write
     for words in typed(page):
         if words[0].startswith("-"):
             continue  # --version, --help

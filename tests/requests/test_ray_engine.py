@@ -28,7 +28,7 @@ RAY = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray, pip instal
 
 def test_a_worker_takes_the_share_of_a_card_that_its_request_needs():
     assert gpu_share(10 << 30, 80 << 30) == 0.13 and gpu_share(80 << 30, 80 << 30) == 1.0
-    with pytest.raises(NotEnoughMemory, match="needs 81.00 GiB and the card has 80.00 GiB|needs .* and the card has"):
+    with pytest.raises(NotEnoughMemory, match="needs .* and the card has"):
         gpu_share(81 << 30, 80 << 30)
 
 
@@ -64,12 +64,14 @@ def test_a_queue_goes_through_ray_and_a_killed_worker_loses_nothing(tiny_base, t
     while not ledger.counts().get("training"):
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.05)
-    for process in psutil.Process(run.pid).children(recursive=True):
-        if process.cmdline() and process.cmdline()[0].startswith("ray::RequestWorker"):
-            process.send_signal(signal.SIGKILL)
+    below = psutil.Process(run.pid).children(recursive=True)
+    workers = [process for process in below if " ".join(process.cmdline()).startswith("ray::RequestWorker")]
+    assert len(workers) == 1 and os.path.isdir(place)
+    workers[0].send_signal(signal.SIGKILL)
     assert run.wait() == 0, run.stderr.read()
     run.stderr.close()
     assert AdapterStore(store).names() == ["r0", "r1", "r2", "r3"]
+    assert sum(request.attempts for request in ledger.requests()) == 5  # one of them was begun twice
     assert [len(ledger.history(f"r{n}", ["trained"])) for n in range(4)] == [1] * 4 and ledger.verify().whole
     words = [word.encode() for name, does in FACTS[:4] for word in (name, does)]
     for folder in (place, str(tmp_path)):

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from peft.tuners.tuners_utils import BaseTunerLayer
 from sqlalchemy import update
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AsuLoraError, KeyFault, TrainingError
+from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import Details, Files, add, hand_in_again
 from asu_lora.requests.key import ENVIRONMENT, new_key
@@ -79,8 +81,6 @@ class StopAt(Listener):
         self.stage = stage
 
     def progress(self):
-        from asu_lora.progress import Progress
-
         class Stopping(Progress):
             def stage(inner, name, total=None):
                 if name == self.stage:
@@ -154,10 +154,22 @@ def test_somebody_elses_adapter_of_the_same_name_is_left_alone(queue):
 
 def test_a_failed_request_is_trained_once_it_is_handed_in_again(queue):
     queue.add("a")
-    queue.run(config={"lr": 1e30, "max_grad_norm": 1e30, "scheduler": "constant", "warmup": 0.0, "epochs": 4})
+    shop = queue.shop()
+
+    class Spoiling(Listener):
+        def progress(self):
+            class At(Progress):
+                def advance(inner, amount=1, **figures):
+                    if "loss" in figures:
+                        student = next(m for m in shop.base.model.modules() if isinstance(m, BaseTunerLayer))
+                        student.lora_B["default"].weight.data[0, 0] = float("inf")
+
+            return At()
+
+    run(shop, listener=Spoiling())
     assert queue.states() == {"a": "failed"} and "not finite" in queue.ledger.get("a").sentence
     assert not (queue.store.root / ".runs").exists()
-    hand_in_again(queue.ledger, queue.shop().vault, "a")
+    hand_in_again(queue.ledger, shop.vault, "a")
     queue.run()
     assert queue.states() == {"a": "trained"} and queue.ledger.get("a").attempts == 2
 
@@ -278,8 +290,6 @@ def test_what_is_withdrawn_while_it_is_trained_is_not_in_the_store_afterwards(qu
 
     class Withdrawing(Listener):
         def progress(self):
-            from asu_lora.progress import Progress
-
             class At(Progress):
                 def stage(inner, name, total=None):
                     if name == "Writing the adapter" and queue.states()["a"] == "training":
