@@ -1,21 +1,13 @@
 """The requests of a store as the page shows them, read from its ledger."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from asu_lora.adapters.store import AdapterStore
-
-
-class Ticket(Protocol):
-    """A request as the ledger holds it."""
-
-    id: str
-    state: str
-    due: str
-    sentence: str | None
-
-    def overdue(self, now: str | None = None) -> bool: ...
+from asu_lora.requests.ledger.database import Database
+from asu_lora.requests.ledger.ledger import open_ledger
+from asu_lora.requests.ledger.states import CLOSED, Line, Request
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class Served:
 class Queue:
     """All requests, in the order of the ledger (overdue first), and what was served, oldest first."""
 
-    requests: Sequence[Ticket]
+    requests: Sequence[Request]
     served: Sequence[Served]
 
     @property
@@ -43,7 +35,7 @@ class Queue:
 
     @property
     def open(self) -> int:
-        return sum(request.state not in ("deployed", "withdrawn") for request in self.requests)
+        return sum(request.state not in CLOSED for request in self.requests)
 
     @property
     def overdue(self) -> int:
@@ -51,5 +43,18 @@ class Queue:
 
 
 def read_queue(store: AdapterStore) -> Queue | None:
-    """The queue of a store; None where it has no ledger."""
-    return None
+    """The queue of a store, from ``ASU_LORA_DATABASE`` or the store's own file; None where there is no ledger.
+
+    Raises:
+        LedgerError: the database can't be reached, or is of a newer version.
+    """
+    address = os.environ.get("ASU_LORA_DATABASE") or None
+    if not Database(store.root, address).exists():
+        return None
+    ledger = open_ledger(store.root, address)
+    return Queue(ledger.requests(), [_served(line) for line in ledger.served()])
+
+
+def _served(line: Line) -> Served:
+    told = line.payload
+    return Served(told["name"], told["kind"], told["hash"], line.at, told.get("where"), told["requests"])

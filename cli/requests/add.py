@@ -24,7 +24,7 @@ from asu_lora.cli.requests.common import acting, actor_option, day, key_option, 
 @key_option
 @actor_option
 @json_option
-def add(file, request, due, owner, basis, note, retain, where, store, database, key_file, actor, as_json) -> None:
+def add(*, file, request, due, owner, basis, note, retain, where, store, database, key_file, actor, as_json) -> None:
     """Take the request in FILE in: rows to forget, as 'asu-lora forget' reads them.
 
     \b

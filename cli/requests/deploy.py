@@ -20,7 +20,7 @@ from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledg
 @actor_option
 @json_option
 def deploy(
-    artefact: str, requests, all_trained: bool, where, store: Path, database: str | None, actor, as_json
+    *, artefact: str, requests, all_trained: bool, where, store: Path, database: str | None, actor, as_json
 ) -> None:
     """Write down that ARTEFACT is served, with its hash: its requests are deployed.
 

@@ -18,7 +18,7 @@ from asu_lora.cli.requests.common import acting, actor_option, day, key_option, 
 @ledger_options
 @key_option
 @actor_option
-def retry(request: str, file, retain, where, store: Path, database: str | None, key_file, actor) -> None:
+def retry(*, request: str, file, retain, where, store: Path, database: str | None, key_file, actor) -> None:
     """Queue TICKET again after it failed, with its sealed text or with the rows of a new file.
 
     Its id, its due date and its history stay.

@@ -16,7 +16,7 @@ from asu_lora.cli.requests.common import day, key_option, ledger_options, open_v
 @ledger_options
 @key_option
 @json_option
-def show(request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
+def show(*, request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
     """Show where TICKET stands, and every step it took.
 
     The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE.

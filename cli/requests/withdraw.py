@@ -14,7 +14,7 @@ from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledg
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @ledger_options
 @actor_option
-def withdraw(request: str, reason, forget_text: bool, yes: bool, store: Path, database: str | None, actor) -> None:
+def withdraw(*, request: str, reason, forget_text: bool, yes: bool, store: Path, database: str | None, actor) -> None:
     """Take TICKET back: its adapter is removed, and what it made the model forget is known again.
 
     A runner that is training it stops by itself. Combined adapters and served models that hold it are named: build

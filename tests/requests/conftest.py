@@ -1,6 +1,8 @@
 """A ledger in SQLite and one in Postgres: what holds for one holds for both."""
 
 import itertools
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,10 +14,11 @@ NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory):
+def postgres_server():
     if reason := postgres.why_not():
         pytest.skip(reason)
-    with postgres.running(tmp_path_factory.mktemp("postgres")) as server:
+    # not in pytest's own folder: each session closes that to others, and so to the server's user
+    with TemporaryDirectory(prefix="postgres-") as folder, postgres.running(Path(folder)) as server:
         yield server
 
 

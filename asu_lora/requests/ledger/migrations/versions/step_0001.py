@@ -9,6 +9,11 @@ down_revision = None
 
 def upgrade() -> None:
     """Make all tables, and the head of an empty history."""
+    _history()
+    _work()
+
+
+def _history() -> None:
     op.create_table(
         "history",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
@@ -32,6 +37,9 @@ def upgrade() -> None:
         sa.Column("seal", sa.String(64)),
     )
     op.bulk_insert(head, [{"id": 1, "lines": 0, "hash": "0" * 64, "sealed_lines": 0, "sealed_hash": "0" * 64}])
+
+
+def _work() -> None:
     op.create_table(
         "requests",
         sa.Column("id", sa.String(100), primary_key=True),
