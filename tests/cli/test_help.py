@@ -96,7 +96,7 @@ def test_every_setting_shows_its_default_once():
         if isinstance(spec.default, bool):
             assert shown == ("on" if spec.default else "off"), flag
         elif spec.default is None:
-            assert shown in ("twice the rank", "the best there is", "none", "today, recorded"), flag
+            assert shown in ("twice the rank", "the best there is", "none", "today, recorded", "the paper's"), flag
         elif isinstance(spec.default, (int, float)):
             assert float(shown) == spec.default, flag
         else:
