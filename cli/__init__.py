@@ -15,6 +15,7 @@ main = Program(
         "adapters": "asu_lora.cli.adapters:adapters",
         "merge": "asu_lora.cli.merge:merge",
         "evaluate": "asu_lora.cli.evaluate:evaluate",
+        "audit": "asu_lora.cli.audit:audit",
         "compare": "asu_lora.cli.compare:compare",
         "probe": "asu_lora.cli.probe:probe",
     },

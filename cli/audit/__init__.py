@@ -1,0 +1,32 @@
+"""``asu-lora audit``: attack what was forgotten. What isn't a command's name here is an adapter's, for ``run``."""
+
+import click
+
+from asu_lora.cli.program import LazyGroup
+
+DEFAULT = "run"
+
+
+class AuditGroup(LazyGroup):
+    """``audit NAME`` is ``audit run NAME``; an adapter that is called like a command needs the ``run``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands_from and args[0] not in ctx.help_option_names:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+audit = AuditGroup(
+    name="audit",
+    commands_from={"run": "asu_lora.cli.audit.run:run"},
+    short_help="Attack what an adapter made a base forget, beside controls.",
+    help="""Attack what an adapter made a base forget, the way a motivated person would.
+
+    \b
+      asu-lora audit NAME --forget request.jsonl --retain keep.jsonl --base BASE
+      asu-lora audit NAME --forget request.jsonl --quick --fail-over 0.1
+
+    'asu-lora audit run --help' shows all options. The result, audit.json beside the adapter, holds numbers and no word
+    of the request: it is evidence against the attacks that were made, at this size, and no proof against others.
+    """,
+)
