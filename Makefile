@@ -1,7 +1,10 @@
 # make demo   sets everything up and makes a real model forget Harry Potter
 # make test   sets everything up and runs the tests
 #
-# Both work from nothing: Python 3.10-3.13, git and make, and no network but the package index.
+# make docs   builds the documentation site into build/site, strictly: a broken link fails
+# make dist   builds sdist and wheel, checks them, and tries the wheel in an environment of its own
+#
+# All work from nothing: Python 3.10-3.13, git and make, and no network but the package index.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,7 +15,7 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test lint format coverage setup clean
+.PHONY: demo test lint format coverage docs dist mutants setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
@@ -35,6 +38,25 @@ format: $(READY)
 coverage: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+dist: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build twine
+	rm -rf build/dist && $(BIN)/python -m build --outdir build/dist
+	$(BIN)/python -m twine check --strict build/dist/*
+	rm -rf build/clean && $(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet --constraint constraints.txt build/dist/*.whl
+	cd build && clean/bin/asu-lora --version && clean/bin/asu-lora forget --help > /dev/null && clean/bin/asu-lora init - > /dev/null
+	cd build && clean/bin/python -c "import asu_lora.adapters.model_card, asu_lora.demo.harry_potter as demo; demo.packaged_rows('forget')"
+
+# Breaks lines of the modules whose figures are signed for, one at a time, and counts what the tests notice. It takes
+# an hour or more of one core; interrupted, it goes on where it was: MUTANTS="losses", "--again trainer", "--report".
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 setup: $(READY)
 

@@ -97,6 +97,18 @@ class ForgetConfig:
         "leaves kept rows alone at several times its strength leaves them alone beside others. 4 was measured.",
         group="Method",
     )
+    retain_temperature: float = setting(
+        1.0,
+        "Temperature at which kl-answers compares adapter and base. Above 1 it also sees what moves a token that the "
+        "base is sure of, and so what another adapter beside this one would feel.",
+        group="Method",
+    )
+    forget_dose: float = setting(
+        1.0,
+        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, so "
+        "that what is forgotten is still answered in sentences beside others.",
+        group="Method",
+    )
     keep_off: float = setting(
         0.0,
         "For adapters that add up, trained alone: the share of the directions of each module's input, those that "
@@ -183,10 +195,11 @@ class ForgetConfig:
                 raise SettingError(f"report_to is '{self.report_to}'; it must be one of {', '.join(REPORTERS)}.")
             if reporter != "none" and find_spec(reporter) is None:
                 raise SettingError(f"report_to is '{reporter}', which is not installed: 'pip install {reporter}'.")
-        for name in ("lr", "epochs", "beta", "max_grad_norm"):
+        for name in ("lr", "epochs", "beta", "max_grad_norm", "retain_temperature"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
         self._at_least("retain_dose", 1)
+        self._at_least("forget_dose", 1)
         self._at_least("keep_off", 0)
         for name in ("warmup", "dropout", "own_words", "keep_off"):
             if getattr(self, name) >= 1:

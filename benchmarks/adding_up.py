@@ -1,31 +1,47 @@
-"""Requests forgotten one by one, each on the plain base, and the plain sum of their adapters.
+"""Requests forgotten one by one, each on the plain base, and what their adapters do together.
 
-    python benchmarks/adding_up.py BASE TOFU STORE --set retain_dose=4 keep_off=0.5 lr=2e-3
-    python benchmarks/adding_up.py BASE TOFU STORE --set lr=2e-3 --tag apart --requests ten
+    python benchmarks/adding_up.py BASE TOFU STORE
+    python benchmarks/adding_up.py BASE TOFU STORE --requests ten --ask 0 --ways alone sums without
+    python benchmarks/adding_up.py BASE TOFU STORE --set retain_dose=1 keep_off=0 --tag apart
 
 BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files. The
 requests are tasks 1 to 3 (40 questions each), or with ``ten`` the same rows, twelve by twelve. The first 120 rows of
-retain_perturbed.json are kept, its rows 120 to 159 left out. Adapters that lie in STORE are not trained again. Writes
-docs/results/data/adding_up.json, a line a model.
+retain_perturbed.json are kept, its rows 120 to 159 left out. Adapters that lie in STORE are not trained again, and
+lines that lie in docs/results/data/adding_up.json, where each is written, are not measured again.
 """
 
 import argparse
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from asu_lora import ForgetConfig, ForgetRequest, forget, load
+from asu_lora.adapters.combine import combine
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.bases.source import resolve_base
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
+from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.reading import read_rows
 from asu_lora.data.sampling import sample
-from asu_lora.evaluation.set_scores import score_set
+from asu_lora.evaluation.set_scores import example_probabilities, score_set
+from asu_lora.merging.deployments import deployments
+from asu_lora.merging.durable.durable_rounding import DurableSettings
+from asu_lora.merging.merge import merge
+from asu_lora.models.decoder import base_model
+from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.models.output_head import FrozenHead
 from common.results import read_data, write_data
 from common.tofu_request import MEMORISED_RETAIN, MEMORISED_TASKS
 
 KEPT = 120
+WAYS = ("base", "alone", "sums", "without", "reversed", "combined", "merged", "durable")
 
 
 def requests_of(tofu: Path, which: str) -> tuple[dict[str, ForgetRequest], dict[str, list[Example]]]:
@@ -53,12 +69,70 @@ def changed(config: ForgetConfig, settings: list[str]) -> ForgetConfig:
     return replace(config, **{name: type(getattr(config, name))(float(value)) for name, value in values.items()})
 
 
-def measured(base: LoadedBase, adapters: list, store: AdapterStore, sets: dict[str, list[Example]]) -> dict:
-    """Answer probability, ROUGE-L recall and gibberish of each set, by the base with these adapters."""
-    stack, found = load(base, adapters, store), {}
+class Together:
+    """The base, the adapters in the store, and the ways to put them together; each way is a context with a model."""
+
+    def __init__(self, base: LoadedBase, folder: Path, store: AdapterStore, names: Mapping[str, str], work: Path):
+        self.base, self.store, self.names, self.work = base, store, names, work
+        self.source = resolve_base(str(folder))
+        self.folders = [store.resolve(name) for name in names.values()]
+
+    @contextmanager
+    def stack(self, *names: str, weight: float = 1.0) -> Iterator[torch.nn.Module]:
+        yield load(self.base, [(self.names[name], weight) for name in names], self.store).model
+
+    @contextmanager
+    def combined(self, rank: int | None) -> Iterator[torch.nn.Module]:
+        out = self.work / f"combined-{rank}"
+        combine(self.folders, [1.0] * len(self.folders), out, rank)
+        yield load(self.base, [out], self.store).model
+
+    @contextmanager
+    def merged(self, precision: str, durable: DurableSettings | None = None) -> Iterator[torch.nn.Module]:
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            out = Path(folder) / "merged"
+            merge(self.source, [(path, 1.0) for path in self.folders], out, precision, durable=durable)
+            ways = deployments(resolve_base(str(out)), precision, torch.device("cpu"))
+            yield next(way for way in ways if way.written).open()
+
+    def lines(self, ways: list[str], weights: list[float], durable: DurableSettings) -> dict:
+        """What is measured, by its name: functions that give a context."""
+        every = list(self.names)
+        found = {"base": lambda: self.stack()}
+        found |= {f"{one} alone": lambda one=one: self.stack(one) for one in every if "alone" in ways}
+        if "sums" in ways:
+            for weight in weights:
+                for count in range(2, len(every) + 1):
+                    some = every[:count]
+                    key = f"sum of {count}" + (f", each at {weight:g}" if weight != 1 else "")
+                    found[key] = lambda some=some, weight=weight: self.stack(*some, weight=weight)
+        if "without" in ways:
+            for one in every:
+                others = [other for other in every if other != one]
+                found[f"all without {one}"] = lambda others=others: self.stack(*others)
+        if "reversed" in ways:
+            found["all, in the other order"] = lambda: self.stack(*reversed(every))
+        if "combined" in ways:
+            found["combined, exact"] = lambda: self.combined(None)
+            found["combined, rank 16"] = lambda: self.combined(16)
+        if "merged" in ways:
+            found["merged, bf16"] = lambda: self.merged("bf16")
+        if "durable" in ways:
+            found["merged, nf4, --durable"] = lambda: self.merged("nf4", durable)
+        return found
+
+
+def measured(model: torch.nn.Module, tokenizer, sets: Mapping[str, list[Example]], ask: int) -> dict:
+    """Answer probability of each set; of the first ``ask`` questions ROUGE-L recall and gibberish too."""
+    head, encoder, found = FrozenHead(base_model(model)), Encoder(tokenizer), {}
     for name, examples in sets.items():
-        scores = score_set(stack.model, base.head, base.tokenizer, stack.encoder(), examples).summary("x")
-        found[name] = {key[2:]: round(value, 4) for key, value in scores.items()}
+        items = encoder.encode_all(examples)
+        states = hidden_states(model, items, tokenizer.pad_token_id)
+        values = example_probabilities(items, answer_logprobs(head, items, states))
+        found[name] = {"probability": round(sum(values) / len(values), 4)}
+        if ask:
+            scores = score_set(model, head, tokenizer, encoder, sample(examples, ask)).summary("x")
+            found[name] |= {"rouge": scores["x_rouge"], "gibberish": scores["x_gibberish_rate"]}
     return found
 
 
@@ -70,30 +144,35 @@ def main() -> None:
     parser.add_argument("--requests", default="three", choices=["three", "ten"])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of forget")
     parser.add_argument("--tag", default="sum", help="of the adapters' names and of the lines")
+    parser.add_argument("--only", nargs="*", help="of the requests, by name")
     parser.add_argument("--questions", type=int, default=24, help="measured of each set")
-    parser.add_argument("--weights", nargs="*", type=float, default=[1.0], help="of every adapter in the sum")
+    parser.add_argument("--ask", type=int, default=12, help="of these, asked for an answer")
+    parser.add_argument("--ways", nargs="*", default=["alone", "sums"], choices=WAYS)
+    parser.add_argument("--weights", nargs="*", type=float, default=[1.0], help="of every adapter in the sums")
     a = parser.parse_args()
     quiet_libraries()
-    requests, sets = requests_of(a.tofu, a.requests)
-    config = changed(ForgetConfig(eval_rows=0), a.set)
-    base, store = load_base(str(a.base), config.precision, config.device), AdapterStore(a.store)
+    requests, others = requests_of(a.tofu, a.requests)
+    requests = {name: request for name, request in requests.items() if not a.only or name in a.only}
+    config, store = changed(ForgetConfig(eval_rows=0), a.set), AdapterStore(a.store)
+    base = load_base(str(a.base), config.precision, config.device)
     names = {name: f"{a.tag}-{a.requests}-{name}" for name in requests}
     for name, request in requests.items():
         if names[name] not in store.names():
             forget(request, base, config, name=names[name], store=store, progress=Bars())
-    sets = {**{name: request.forget for name, request in requests.items()}, **sets}
+    sets = {**{name: request.forget for name, request in requests.items()}, **others}
     sets = {name: sample(examples, a.questions) for name, examples in sets.items()}
-    lines = {"base": []} | {f"{a.tag}, {a.requests}: {name} alone": [(names[name], 1.0)] for name in requests}
-    for count in range(2, len(requests) + 1):
-        for weight in a.weights:
-            chosen = list(names.values())[:count]
-            lines[f"{a.tag}, {a.requests}: sum of {count} at {weight:g}"] = [(name, weight) for name in chosen]
+    asked = [row for request in requests.values() for row in request.forget]
+    looked_at = [row for row in others["kept"] if row not in sets["kept"]][:80]
     found = read_data("adding_up", {})
-    for line, adapters in lines.items():
-        if line not in found:
-            found[line] = measured(base, adapters, store, sets)
-            write_data("adding_up", found)
-        print(line, {name: figures["probability"] for name, figures in found[line].items()})
+    with tempfile.TemporaryDirectory() as work:
+        together = Together(base, a.base, store, names, Path(work))
+        for line, way in together.lines(a.ways, a.weights, DurableSettings(asked, looked_at)).items():
+            key = f"{a.tag}, {a.requests}: {line}"
+            if key not in found:
+                with way() as model:
+                    found[key] = measured(model, base.tokenizer, sets, a.ask)
+                write_data("adding_up", found)
+            print(key, found[key], flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ FEW_ROWS = ("asu, few rows", "straightforward")  # 4 + 4, unless --few says othe
 SETTINGS = {"plain, all layers": ForgetConfig(adapter_layers="all")}
 
 
-def times(base: str, tofu: Path, rounds: int, slow_rounds: int, precision: str, device: str, few: int) -> dict:
+def times(base: str, tofu: Path, rounds: int, slow_rounds: int, *, precision: str, device: str, few: int) -> dict:
     """Median seconds of a step of every kind, 8 + 8 rows or, of FEW_ROWS, fewer; and of the cache."""
     made = {}
     work = Workload(base, tofu, precision, device=device)
@@ -133,7 +133,7 @@ def peak(base: str, tofu: Path, kind: str, precision: str, device: str, few: int
 
 def equal_losses(base: str, tofu: Path, steps: int, device: str, few: int) -> list[tuple[float, float]]:
     """(ours, straightforward) losses of the first steps, fp32, the same few rows and adapter."""
-    work = Workload(base, tofu, "fp32", few, few, ForgetConfig(keep_speaking=False), device)
+    work = Workload(base, tofu, "fp32", few, few, config=ForgetConfig(keep_speaking=False), device=device)
     found = []
     for kind in ("asu", "straightforward"):
         if kind == "asu":
@@ -168,7 +168,7 @@ def main() -> None:
         return
     found = {"cache": cache_costs(a.base, a.tofu, a.precision, a.device, rounds=a.rounds)}
     print(found["cache"], flush=True)
-    found |= times(a.base, a.tofu, a.rounds, a.slow_rounds, a.precision, a.device, a.few)
+    found |= times(a.base, a.tofu, a.rounds, a.slow_rounds, precision=a.precision, device=a.device, few=a.few)
     found["alternating"] = alternating(a.base, a.tofu, a.rounds, a.precision, a.device)
     found["peak"] = {}
     for kind in KINDS:

@@ -10,6 +10,7 @@ main = Program(
     commands_from={
         "demo": "asu_lora.cli.demo:demo",
         "forget": "asu_lora.cli.forget:forget",
+        "init": "asu_lora.cli.init:init",
         "continual": "asu_lora.cli.continual:continual",
         "ask": "asu_lora.cli.ask:ask",
         "adapters": "asu_lora.cli.adapters:adapters",

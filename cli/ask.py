@@ -31,6 +31,7 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
     with stderr().status("Loading the base ..."):
         quiet_libraries()
         from asu_lora.models.adapter_stack import load
+        from asu_lora.models.answer_ends import Endings
 
         stack = load(base, adapters, store, precision, device, trust_remote_code=trust_remote_code, rows=prompt)
     for note in stack.notes:
@@ -38,11 +39,13 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
     names = " + ".join(["base", *(weighted(name, weight) for name, weight in stack.adapters)])
 
     def answer(typed: str) -> None:
-        text = readable(typed)
+        text, endings = readable(typed), Endings()
         with stderr().status("Thinking ..."):
             with stack.without_adapters():
-                plain = stack.ask([text])[0]
-            changed = stack.ask([text])[0] if stack.adapters else None
+                plain = stack.ask([text], endings=endings)[0]
+            changed = stack.ask([text], endings=endings)[0] if stack.adapters else None
+        if endings.full:
+            click.echo("Note: an answer was cut off: it has 200 tokens with its question, or 100.", err=True)
         if as_json:
             print_json({"question": text, "base": plain} | ({"adapters": changed} if stack.adapters else {}))
         else:

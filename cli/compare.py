@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from asu_lora.cli.config_options import read_config, setting_options
+from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import (
     base_option,
     check_suite,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 SHOWN = {"methods", "rates", *(spec.name for spec in fields(ForgetConfig))}
 
 
-@click.command(short_help="Train and score every unlearning method on one request.")
+@click.command(cls=GroupedCommand, short_help="Train and score every unlearning method on one request.")
 @click.argument("file")
 @base_option
 @retain_option(" Where its rows carry perturbed answers, they are the retain set that is scored.")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from asu_lora.cli.help_pages import GroupedOption
 from asu_lora.config import ForgetConfig, config_from
 from asu_lora.errors import SettingError
 
@@ -34,19 +35,23 @@ def _option(spec: dataclasses.Field) -> Callable:
     flags = [name] + ([spec.metadata["flag"]] if spec.metadata["flag"] else [])
     help, choices = spec.metadata["help"], spec.metadata["choices"]
     shown = "" if default is None else f"  [default: {_show(default)}]"
+    kind: Any = None
     # every default is None here: what wasn't typed must not override --config
     if isinstance(default, bool):
         flags = [f"{name}/--no-{name[2:]}"]
-        return click.option(*flags, spec.name, default=None, help=help + (f"  [default: {'on' if default else 'off'}]"))
-    if spec.name == "tau":
-        return click.option(*flags, spec.name, type=TAU, default=None, help=help + shown)
-    kind: Any = click.Choice(choices) if choices else {int: int, float: float}.get(type(default), str)
+    elif spec.name == "tau":
+        kind = TAU
+    else:
+        kind = click.Choice(choices) if choices else {int: int, float: float}.get(type(default), str)
     if spec.name == "alpha":
         kind = float
-    return click.option(*flags, spec.name, type=kind, default=None, help=help + shown)
+    group = spec.metadata["group"]
+    return click.option(*flags, spec.name, cls=GroupedOption, group=group, type=kind, default=None, help=help + shown)
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

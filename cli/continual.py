@@ -7,6 +7,7 @@ import click
 
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.config_options import read_config, setting_options
+from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import base_option, json_option, out_option, retain_option, scoring_models_options
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 STUDY = ("retain", "by", "steps", "questions", "data", "encoder", "nli", "take_back")  # fields of ContinualConfig
 
 
-@click.command(short_help="Unlearn requests one after another, and score every step.")
+@click.command(cls=GroupedCommand, short_help="Unlearn requests one after another, and score every step.")
 @click.option(
     "--requests",
     "-f",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import (
     adapter_option,
     base_option,
@@ -22,7 +23,7 @@ SETS_A_TABLE = 4  # more would not fit into 80 columns
 NOT_PERCENT = ("forget quality", "AUC", "PrivLeak")  # endings: a p-value, an AUC, percent already
 
 
-@click.command(short_help="Score a base with adapters: model utility, forget efficacy.")
+@click.command(cls=GroupedCommand, short_help="Score a base with adapters: model utility, forget efficacy.")
 @base_option
 @adapter_option
 @store_option

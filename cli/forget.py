@@ -7,13 +7,14 @@ import click
 
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.config_options import read_config, setting_options
-from asu_lora.cli.options import base_option, json_option, retain_option, store_option, where_option
+from asu_lora.cli.help_pages import GroupedCommand
+from asu_lora.cli.options import adapter_names, base_option, json_option, retain_option, store_option, where_option
 
 if TYPE_CHECKING:
     from asu_lora.forgetting.result import ForgetResult
 
 
-@click.command(short_help="Train one adapter that makes a base forget a request.")
+@click.command(cls=GroupedCommand, short_help="Train one adapter that makes a base forget a request.")
 @click.argument("file")
 @base_option
 @retain_option()
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     "-t",
     multiple=True,
     metavar="NAME[:WEIGHT]",
+    shell_complete=adapter_names,
     help="An adapter of the store, or a PEFT "
     "folder, that is active and frozen while this one trains; repeat it for several.",
 )

@@ -69,6 +69,15 @@ loads the base in NF4 to see what the layers are fed, and holds up to 2 GiB of t
     help="What the merged weights are stored in.",
 )
 @click.option(
+    "--format",
+    "-f",
+    "format_",
+    type=click.Choice(["safetensors", "gguf"]),
+    default="safetensors",
+    show_default=True,
+    help="gguf: also print the one command that makes OUT a GGUF file, with llama.cpp's converter.",
+)
+@click.option(
     "--onto",
     type=click.Choice(["quantized", "original"]),
     help="Add to the weights as NF4 shows them, or to the original ones.  [default: what the adapters were trained on]",
@@ -128,6 +137,7 @@ def merge(
     adapters: tuple[str, ...],
     out: Path,
     precision: str,
+    format_: str,
     onto: str | None,
     check: str | None,
     check_retain: str | None,
@@ -141,13 +151,13 @@ def merge(
     as_json: bool,
 ) -> None:
     """Explained in EXPLANATION."""
-    _refuse_contradictions(precision, check, check_retain, durable, calibration, residual_rank)
+    _refuse_contradictions(precision, format_, check, check_retain, durable, calibration, residual_rank)
     from asu_lora.cli.quiet import quiet_libraries
 
     quiet_libraries()
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.bases.source import resolve_base
-    from asu_lora.cli.merge_tables import tell
+    from asu_lora.cli.merge_tables import convert_command, tell
     from asu_lora.data.request import read_examples
     from asu_lora.merging.merge import merge as write_merged
     from asu_lora.models.adapter_stack import parse_adapter
@@ -173,22 +183,27 @@ def merge(
         )
     warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
     checked = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code) if check else None
+    convert = convert_command(out, precision) if format_ == "gguf" else None
     if as_json:
-        print_json(report.as_dict() | ({"check": checked.as_dict()} if checked else {}))
+        more = {"check": checked.as_dict()} if checked else {}
+        print_json(report.as_dict() | more | ({"convert": convert} if convert else {}))
     else:
-        tell(report, checked)
+        tell(report, checked, convert)
     if checked and not checked.passed:
         raise SystemExit(CAME_BACK)
 
 
 def _refuse_contradictions(
     precision: str,
+    format_: str,
     check: str | None,
     check_retain: str | None,
     durable: bool,
     calibration: str | None,
     residual_rank: int,
 ) -> None:
+    if format_ == "gguf" and precision == "nf4":
+        raise click.UsageError("llama.cpp doesn't read nf4: merge to bf16, fp16 or fp32, and quantise the GGUF file.")
     if durable and precision != "nf4":
         raise click.UsageError(f"--durable is for --precision nf4; {precision} keeps the update as it is.")
     if durable and not (calibration or check):

@@ -1,5 +1,7 @@
 """What ``asu-lora merge`` prints: what rounding took, the check's table, and a summary."""
 
+import shlex
+from pathlib import Path
 from statistics import fmean
 
 import click
@@ -10,7 +12,15 @@ from asu_lora.cli.console import print_table
 LOST_TOO_MUCH = 0.1  # of the update: said aloud, because forgotten facts may return
 
 
-def tell(report, checked=None) -> None:
+def convert_command(out: Path, precision: str) -> str:
+    """What turns a merged folder into GGUF: the ``gguf`` package reads and writes the format, and converts no model."""
+    out, outtype = out.absolute(), {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}[precision]
+    return shlex.join(
+        ["python", "convert_hf_to_gguf.py", str(out), "--outtype", outtype, "--outfile", f"{out}.{outtype}.gguf"]
+    )
+
+
+def tell(report, checked=None, convert: str | None = None) -> None:
     """Print a :class:`~asu_lora.merging.report.MergeReport` and a :class:`~asu_lora.merging.check.CheckReport`."""
     if report.durability:
         worst = sorted(report.durability, key=lambda module: -module.durable)[:5]
@@ -63,6 +73,8 @@ def tell(report, checked=None) -> None:
                 else "Use --residual-rank, or merge to bf16 and serve it so."
             )
         )
+    if convert:
+        click.echo(f"As GGUF, in a checkout of llama.cpp:\n  {convert}")
 
 
 def _check_row(row, checked) -> tuple:

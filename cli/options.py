@@ -1,11 +1,25 @@
 """Options that several commands share, each set as one decorator."""
 
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
 
 from asu_lora.cli.console import readable
+from asu_lora.cli.help_pages import GroupedOption
+
+
+def adapter_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The names in the store that begin so, for the shell's tab key."""
+    from asu_lora.adapters.store import AdapterStore
+    from asu_lora.errors import AsuLoraError
+
+    store = ctx.params.get("store") or os.environ.get("ASU_LORA_STORE") or "adapters"
+    try:
+        return [name for name in AdapterStore(store).names() if name.startswith(incomplete)]
+    except AsuLoraError:
+        return []  # a store that can't be read offers nothing
 
 
 def store_option(command: Callable) -> Callable:
@@ -42,6 +56,7 @@ def adapter_option(command: Callable) -> Callable:
         "adapters",
         multiple=True,
         metavar="NAME[:WEIGHT]",
+        shell_complete=adapter_names,
         help="An adapter of the store, or a PEFT folder; repeat it to stack several.",
     )(command)
 
@@ -76,7 +91,11 @@ def machine_options(command: Callable) -> Callable:
 def remote_code_option(command: Callable) -> Callable:
     """For every command that loads a base."""
     return click.option(
-        "--trust-remote-code", is_flag=True, help="Run model code that comes with the base's checkpoint."
+        "--trust-remote-code",
+        cls=GroupedOption,
+        group="Machine",
+        is_flag=True,
+        help="Run model code that comes with the base's checkpoint.",
     )(command)
 
 
@@ -85,11 +104,15 @@ def prompt_options(command: Callable) -> Callable:
     for option in (
         click.option(
             "--template-date",
+            cls=GroupedOption,
+            group="Prompts",
             metavar="YYYY-MM-DD",
             help="What a chat template that writes a date takes for today.  [default: the adapters', else today]",
         ),
         click.option(
             "--system-prompt",
+            cls=GroupedOption,
+            group="Prompts",
             metavar="TEXT",
             help="System turn before every conversation that has none; '' for none.  [default: the adapters']",
         ),
@@ -103,7 +126,11 @@ def row_options(default: str) -> Callable[[Callable], Callable]:
 
     def add(command: Callable) -> Callable:
         return click.option(
-            "--max-length", type=click.IntRange(8), help=f"Most tokens of a row, prompt included.  [default: {default}]"
+            "--max-length",
+            cls=GroupedOption,
+            group="Prompts",
+            type=click.IntRange(8),
+            help=f"Most tokens of a row, prompt included.  [default: {default}]",
         )(prompt_options(command))
 
     return add
@@ -136,11 +163,15 @@ def scoring_models_options(command: Callable) -> Callable:
     for option in (
         click.option(
             "--nli",
+            cls=GroupedOption,
+            group="Scoring models",
             metavar="MODEL",
             help="NLI model behind entailment: hub id or folder.  [default: deberta-v3-base-tasksource-nli]",
         ),
         click.option(
             "--encoder",
+            cls=GroupedOption,
+            group="Scoring models",
             metavar="MODEL",
             help="Sentence encoder behind cosine similarity: hub id or folder.  [default: paraphrase-MiniLM-L6-v2]",
         ),

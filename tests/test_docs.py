@@ -1,14 +1,19 @@
 """The documentation names only what is there, and leaves out no page."""
 
 import re
+import shlex
 
+import click
 import pytest
 
+from asu_lora.cli import main
 from tests.support.root import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # whole paths, and those inside the library as the pages shorten them: ``losses/forget/npo.py``, ``retain/``
 NAMED = re.compile(r"`((?:[\w.]+/)+(?:[\w.]+\.(?:py|md|json|csv|svg))?)`")
+# of the site alone: docs/generated_pages.py makes them
+GENERATED = ("settings.md", "commands.md", "../reference/settings.md", "../reference/commands.md", "results/index.md")
 FILLED_BY_COMMANDS = ("runs/", ".runs/")
 PLACES = [ROOT, ROOT / "asu_lora", ROOT / "docs", *(path.parent for path in (ROOT / "asu_lora").glob("*/__init__.py"))]
 
@@ -17,21 +22,13 @@ PLACES = [ROOT, ROOT / "asu_lora", ROOT / "docs", *(path.parent for path in (ROO
 def test_every_file_and_folder_a_page_names_is_there(page):
     text = page.read_text()
     named = [path for path in NAMED.findall(text) if not path.startswith(FILLED_BY_COMMANDS)]
-    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    linked = [path for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text) if path not in GENERATED]
     assert not [path for path in named if not any((place / path).exists() for place in [*PLACES, page.parent])]
     assert not [path for path in linked if not (page.parent / path).exists()]
 
 
 def folders(top):
     return {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / top).glob("*/__init__.py")}
-
-
-def test_the_readmes_tree_shows_every_room_and_no_other():
-    tree = re.search(r"## The pieces\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
-    rooms = {f"asu_lora/{name}" for name in re.findall(r"^  (\w+)/", tree, re.M)}
-    assert rooms == folders("asu_lora")
-    for name in re.findall(r"^(\w+)/", tree, re.M):
-        assert (ROOT / name).is_dir(), name
 
 
 def test_the_architecture_lists_every_room_and_the_floors_of_the_contract():
@@ -41,6 +38,36 @@ def test_the_architecture_lists_every_room_and_the_floors_of_the_contract():
     floors = [line.replace("asu_lora.", "") for line in re.findall(r'"(.*?)"', contract)]
     shown = text.split("## The floors", 1)[1].split("```\n", 2)[1].splitlines()
     assert shown == floors
+
+
+COMMAND = re.compile(r"^(?:accelerate launch .*? -m asu_lora|asu-lora) (.*)$", re.M)
+
+
+def typed(page):
+    """The commands in a page's blocks of code, each on a line of its own."""
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S):
+        if kind not in ("", "sh"):
+            continue
+        for words in COMMAND.findall(block.replace("\\\n", " ")):
+            yield shlex.split(words.split(" #")[0])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_a_page_shows_is_one_that_the_program_takes(page, tmp_path, monkeypatch):
+    """Each is parsed by the program's own parser: its command, its options, their values."""
+    monkeypatch.chdir(tmp_path)
+    for words in typed(page):
+        if words[0].startswith("-"):
+            continue  # --version, --help
+        command, rest, context = main, words, click.Context(main, info_name="asu-lora", **main.context_settings)
+        while isinstance(command, click.Group):
+            name, found, rest = command.resolve_command(context, rest)
+            command, context = found, click.Context(found, parent=context, info_name=name)
+        command.make_context(name, rest, parent=context.parent)  # raises a UsageError where it doesn't fit
+
+
+def test_the_pages_show_commands_at_all():
+    assert sum(len(list(typed(page))) for page in PAGES) > 50
 
 
 def test_every_page_of_results_has_its_line():

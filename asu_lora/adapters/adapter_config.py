@@ -5,6 +5,7 @@ adds beside the base's weights. One that writes into them, or carries settings t
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -120,7 +121,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"{CONFIG_NAME} is not JSON: {error}.") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        named = kind[:40] if isinstance(kind, str) and kind.isalnum() else "no adapter"
+        named = kind[:40] if isinstance(kind, str) and re.fullmatch(r"\w+", kind) else "no adapter"
         raise AdapterError(f"{CONFIG_NAME} describes {named}, and only LoRA is kept here.")
     try:
         LoraSettings.model_validate(config)

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,7 +100,7 @@ class AdapterStore:
             }
             return [below.name for below in manifest.on_top_of if below.fingerprint not in known]
 
-    def verify(self, name: str, base_fingerprint: str | None = None) -> "VerifyReport":
+    def verify(self, name: str, base_fingerprint: str | Sequence[str] | None = None) -> "VerifyReport":
         """:func:`~asu_lora.adapters.verify.verify_adapter` of one adapter, undisturbed by other processes."""
         from asu_lora.adapters.verify import verify_adapter
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from asu_lora.adapters.adapter_config import read_adapter_config
 from asu_lora.adapters.manifest import WEIGHTS_NAME, Manifest, fingerprint_of, has_manifest, read_manifest
+from asu_lora.adapters.verify import PICKLE_SUFFIXES
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files
 
@@ -71,6 +72,8 @@ def look_at(folder: Path, name: str | None = None) -> StoredAdapter:
                 problem = f"{missing[0]} is missing"
         if WEIGHTS_NAME not in sizes:
             problem = f"{WEIGHTS_NAME} is missing"
+            if pickled := sorted(file for file in sizes if Path(file).suffix.lower() in PICKLE_SUFFIXES):
+                problem += f" ({pickled[0]} is a pickle, which is never opened: save it anew with safetensors)"
         elif problem is None:
             read_header(folder / WEIGHTS_NAME)  # the first few kilobytes: finds a file that was cut off
     except AdapterError as error:

@@ -4,6 +4,7 @@ Pickles are found by their names and never opened: opening one runs whatever cod
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,12 @@ def pickles_in(folder: Path) -> list[str]:
     return [name for name, path in adapter_files(folder) if path.suffix.lower() in PICKLE_SUFFIXES]
 
 
-def verify_adapter(folder: str | Path, base_fingerprint: str | None = None) -> VerifyReport:
+def verify_adapter(folder: str | Path, base_fingerprint: str | Sequence[str] | None = None) -> VerifyReport:
     """Check an adapter folder: files against the manifest, config, weights, numbers, base.
 
     Args:
         folder: a PEFT LoRA folder, with a manifest or without.
-        base_fingerprint: of the base it shall be used with; None leaves that check out.
+        base_fingerprint: of the base it shall be used with, or several that it has had; None leaves that check out.
 
     Returns:
         the checks; none is made on weights that come as a pickle or can't be read.
@@ -96,7 +97,8 @@ def verify_adapter(folder: str | Path, base_fingerprint: str | None = None) -> V
             _add(report, "shapes", _shape_problem(tensors, config))
         _add(report, "finite numbers", _number_problem(list(not_finite(folder / WEIGHTS_NAME, tensors))))
     if base_fingerprint is not None:
-        _add(report, "base", *_base(manifest, base_fingerprint))
+        known = (base_fingerprint,) if isinstance(base_fingerprint, str) else tuple(base_fingerprint)
+        _add(report, "base", *_base(manifest, known))
     return report
 
 
@@ -184,12 +186,12 @@ def _shape_problem(tensors: dict[str, TensorInfo], config: dict[str, Any]) -> st
     return None if seen else "it holds no LoRA weights."
 
 
-def _base(manifest: Manifest | None, fingerprint: str) -> tuple[str | None, str | None]:
+def _base(manifest: Manifest | None, known: tuple[str, ...]) -> tuple[str | None, str | None]:
     if manifest is None:
         return None, "no manifest: which weights it was trained on is not known"
-    if manifest.base.fingerprint != fingerprint:
+    if manifest.base.fingerprint not in known:
         return (
             f"it belongs to {manifest.base.id} with the fingerprint {manifest.base.fingerprint[:16]}, "
-            f"and the base has {fingerprint[:16]}: other weights, whatever their name."
+            f"and the base has {known[0][:16]}: other weights, whatever their name."
         ), None
     return None, None

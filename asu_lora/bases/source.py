@@ -52,6 +52,10 @@ class BaseSource:
         """SHA-256 over every tensor's name, type, shape and bytes; see :func:`weights_fingerprint`."""
         return weights_fingerprint(self.path, progress)
 
+    def fingerprints(self, progress: ByteProgress | None = None) -> tuple[str, ...]:
+        """Its fingerprint, and what an earlier program took for it where that was another."""
+        return tuple(filter(None, (self.fingerprint(progress), earlier_fingerprint(self.path, progress))))
+
     def has_fingerprint(self, recorded: str) -> bool:
         """Whether a recorded fingerprint is this base's, or what an earlier program took for it."""
         return recorded == self.fingerprint() or recorded == earlier_fingerprint(self.path)

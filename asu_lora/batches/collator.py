@@ -22,7 +22,7 @@ PASSES = 8  # at least so many parts of a micro-batch's tokens are worth a pass 
 ON_POLICY = "on_policy"  # the set of the student's own answers
 
 
-AnyPair = Pair | tuple[int, list[int]] | tuple[int, list[int], list[float]]
+AnyPair = Pair | tuple[int, list[int]] | tuple[int, list[int], list[float]] | tuple[int, list[int], list[float], float]
 
 
 class Row(NamedTuple):
@@ -93,7 +93,7 @@ class Collator:
         """The rows of a step, those with the longest view first."""
         drawn = [Pair(*pair) for pair in pairs]
         chosen = {
-            "forget": [Row("forget", pair.forget) for pair in drawn],
+            "forget": [Row("forget", pair.forget, pair.forget_dose) for pair in drawn],
             "retain": [
                 Row("retain", *row)
                 for pair in drawn
@@ -102,7 +102,9 @@ class Collator:
         }
         if ON_POLICY in self.sets:
             beside = self.sets[ON_POLICY].beside
-            chosen[ON_POLICY] = [Row(ON_POLICY, beside[pair.forget]) for pair in drawn if pair.forget in beside]
+            chosen[ON_POLICY] = [
+                Row(ON_POLICY, beside[pair.forget], pair.forget_dose) for pair in drawn if pair.forget in beside
+            ]
         rows = [row for name in self.needs for row in chosen[name]]
         return sorted(rows, key=lambda row: -max(map(len, self._items(row))))
 

@@ -6,19 +6,31 @@ import torch
 from torch.utils.data import Dataset
 
 GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly however many are taken
+SQUARE_ROOT = 0.4142135623730951  # of 2, less 1: so are its multiples, and no multiple of one is near one of the other
 
 
 class Pair(NamedTuple):
-    """A forget row, the retain rows beside it, and the doses of the adapter at these (1 where there are none)."""
+    """A forget row, the retain rows beside it, and the doses of the adapter at these (1 where there are none) and at
+    the forget row."""
 
     forget: int
     retain: list[int]
     doses: list[float] | None = None
+    forget_dose: float = 1.0
 
 
 def dose_of(at: int, highest: float) -> float:
     """The dose of the retain row that is dealt as number ``at``: evenly spread from 1 to ``highest``."""
     return 1.0 + (highest - 1.0) * ((at + 0.5) * GOLDEN % 1.0)
+
+
+def forget_dose_of(index: int, epoch: int, highest: float) -> float:
+    """The dose of a forget row in an epoch: evenly spread from 1 to ``highest`` over the rows and over the epochs.
+
+    Counting the rows on from epoch to epoch would give some rows nearly the same dose every time: where the number of
+    rows is 34, say, 34 times the golden ratio is nearly whole.
+    """
+    return 1.0 + (highest - 1.0) * (((epoch + 0.5) * GOLDEN + index * SQUARE_ROOT) % 1.0)
 
 
 class ForgetRetainPairs(Dataset):
@@ -33,15 +45,26 @@ class ForgetRetainPairs(Dataset):
         retain_rows: number of encoded retain rows, 0 for none.
         per_forget: retain rows drawn with each forget row.
         seed: of the decks.
-        retain_dose: the highest dose of a retain row (see :mod:`asu_lora.training.doses`).
+        retain_dose, forget_dose: the highest dose of a retain and of a forget row (see
+            :mod:`asu_lora.training.doses`).
     """
 
-    def __init__(self, forget_rows: int, retain_rows: int, per_forget: int, seed: int, retain_dose: float = 1.0):
+    def __init__(
+        self,
+        forget_rows: int,
+        retain_rows: int,
+        per_forget: int,
+        seed: int,
+        *,
+        retain_dose: float = 1.0,
+        forget_dose: float = 1.0,
+    ):
         self.forget_rows = forget_rows
         self.retain_rows = retain_rows
         self.per_forget = per_forget if retain_rows else 0
         self.seed = seed
         self.retain_dose = retain_dose
+        self.forget_dose = forget_dose
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -55,7 +78,8 @@ class ForgetRetainPairs(Dataset):
         start = (self.epoch * self.forget_rows + index) * self.per_forget
         dealt = range(start, start + self.per_forget)
         doses = [dose_of(at, self.retain_dose) for at in dealt] if self.retain_dose != 1.0 else None
-        return Pair(index, [self._dealt(at) for at in dealt], doses)
+        own = forget_dose_of(index, self.epoch, self.forget_dose)
+        return Pair(index, [self._dealt(at) for at in dealt], doses, own)
 
     def _dealt(self, at: int) -> int:
         deck, place = divmod(at, self.retain_rows)

@@ -1,10 +1,17 @@
 """One example: what is asked, what was answered, and the fields that scores need beside it."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from asu_lora.errors import DataError
+
+# Columns that other programs put into the conversation. A row here is made without them, which is said.
+_ABOUT_THE_CONVERSATION = (
+    "context", "documents", "history", "input", "instruction", "system", "system_prompt", "tools"
+)  # fmt: skip
+_NOT_TRAINED = ("train", "training", "weight")  # axolotl's, and OpenAI's: false or 0 takes a turn out as an answer
 
 COLUMNS_HELP = "a row needs 'question' and 'answer', or 'messages', or 'text'"
 
@@ -18,7 +25,7 @@ class Example:
         answer: the answer, or the passage itself. The loss stands on it alone.
         extra: the row's other fields (``task_id``, ``paraphrased_answer``, ``perturbed_answer``, ...).
         row: number of the row in its file, from 1, for error messages and records.
-        left_out: fields of its messages that no row is made of: ``reasoning_content``, ``tool_calls``, ...
+        left_out: what it holds of the conversation that no row is made of: ``tool_calls``, a column ``system``, ...
     """
 
     prompt: tuple[dict[str, str], ...]
@@ -37,8 +44,9 @@ class Example:
         return self.prompt[-1]["content"] if self.prompt else ""
 
     def key(self) -> tuple[str, ...]:
-        """The same for rows that differ in nothing but case and white space."""
-        return tuple(" ".join(text.split()).casefold() for text in (*(t["content"] for t in self.prompt), self.answer))
+        """The same for rows that differ in nothing but case, white space and how Unicode writes an accent."""
+        texts = (*(t["content"] for t in self.prompt), self.answer)
+        return tuple(unicodedata.normalize("NFC", " ".join(text.split())).casefold() for text in texts)
 
 
 def question_answer(question: str, answer: str, **extra: Any) -> Example:
@@ -72,14 +80,15 @@ def examples_from_rows(
 
 
 def left_out_note(examples: Sequence[Example]) -> str | None:
-    """One sentence on the fields of messages that stand in no row; None if there are none."""
+    """One sentence on what belongs to a conversation and stands in no row; None if there is nothing."""
     rows = {example.row for example in examples if example.left_out}
     fields = dict.fromkeys(str(name) for example in examples for name in example.left_out)
     if not fields:
         return None
+    named = ", ".join(map(repr, fields))
     return (
-        f"{len(rows)} {'row has' if len(rows) == 1 else 'rows have'} {', '.join(map(repr, fields))} in their messages, "
-        "which is left out: a turn is its role and content."
+        f"{len(rows)} {'row has' if len(rows) == 1 else 'rows have'} {named}, which is left out: "
+        "of a conversation a row holds the turns' roles and contents."
     )
 
 
@@ -89,12 +98,16 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     if row.get("question") is not None or row.get("answer") is not None:
         question, answer = (_text(row, column, number, source) for column in ("question", "answer"))
         extra = {key: value for key, value in row.items() if key not in ("question", "answer")}
-        return [Example(({"role": "user", "content": question},), answer, extra, number)]
+        return [Example(({"role": "user", "content": question},), answer, extra, number, _beside(extra))]
     if row.get("text") is not None:
         extra = {key: value for key, value in row.items() if key != "text"}
         return [Example((), _text(row, "text", number, source), extra, number)]
     found = ", ".join(repr(name)[:40] for name in list(row)[:12]) or "none"
     raise DataError(f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.")
+
+
+def _beside(extra: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(column for column in _ABOUT_THE_CONVERSATION if extra.get(column))
 
 
 def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
@@ -103,7 +116,7 @@ def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
         raise DataError(f"{source}, row {number}: the column '{column}' is missing; {COLUMNS_HELP}.")
     if not isinstance(value, str):
         raise DataError(f"{source}, row {number}: '{column}' should be text, not {type(value).__name__}.")
-    if not value.strip():
+    if all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in value):
         raise DataError(f"{source}, row {number}: '{column}' is empty; fill it in or take the row out.")
     _refuse_surrogates(value, column, number, source)
     return value
@@ -134,13 +147,22 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
         _refuse_surrogates(turn["role"] + turn["content"], "messages", number, source)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
     extra = {key: value for key, value in row.items() if key != "messages"}
-    used = ("role", "content", "name", "id", "weight")  # the last three are about a turn and nothing that was said
-    left_out = tuple(dict.fromkeys(key for turn in messages for key in turn if turn[key] and key not in used))
+    used = ("role", "content", "name", "id", *_NOT_TRAINED)  # all but the first two are about a turn: nobody said them
+    beside = (key for turn in messages for key in turn if turn[key] and key not in used)
+    left_out = tuple(dict.fromkeys((*beside, *_beside(extra))))
     examples = [
         Example(turns[:index], turn["content"], extra, number, left_out)
         for index, turn in enumerate(turns)
-        if turn["role"] == "assistant" and index > 0 and turn["content"].strip()
+        if turn["role"] == "assistant" and index > 0 and turn["content"].strip() and _is_trained(messages[index])
     ]
     if not examples:
-        raise DataError(f"{source}, row {number}: 'messages' has no answer by the assistant after a user's turn.")
+        raise DataError(
+            f"{source}, row {number}: 'messages' has no answer by the assistant after a user's turn (a turn with "
+            "'weight': 0 or 'train': false is none)."
+        )
     return examples
+
+
+def _is_trained(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is an answer, and no mere part of the prompts after it."""
+    return all(turn.get(mark) is None or bool(turn[mark]) for mark in _NOT_TRAINED)

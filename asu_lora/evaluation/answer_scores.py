@@ -14,7 +14,7 @@ from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.evaluation.record import Record
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.answer_ends import Endings
-from asu_lora.models.generation import generate_answers
+from asu_lora.models.generation import LEAST_ANSWER, generate_answers
 from asu_lora.progress import Progress
 
 
@@ -29,7 +29,9 @@ def answer_records(
     progress.stage(f"Answers on the {questions.name} set", len(asked))
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
     endings = Endings()
-    ids = generate_answers(stack.model, stack.base.tokenizer, prompts, progress=progress.advance, endings=endings)
+    ids = generate_answers(
+        stack.model, stack.base.tokenizer, prompts, least=LEAST_ANSWER, progress=progress.advance, endings=endings
+    )
     answers = iter(ids)
     records = []
     for example in questions.examples:

@@ -71,10 +71,12 @@ def score_set(
     probability = example_probabilities(items, answer_logprobs(head, items, states))
     asked = [example for example in examples if not example.is_passage]
     prompts = [encoder.prompt_ids(example.prompt) for example in asked]
-    endings, most = Endings(), enough_tokens(items, prompts)
+    endings, (most, least) = Endings(), enough_tokens(items, prompts)
     answers = [
         str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        for ids in generate_answers(model, tokenizer, prompts, most, progress=progress.advance, endings=endings)
+        for ids in generate_answers(
+            model, tokenizer, prompts, most, least=least, progress=progress.advance, endings=endings
+        )
     ]
     rouge = [rouge_l_recall(answer, example.answer) for answer, example in zip(answers, asked, strict=True)]
     return SetScores(probability, rouge, answers, endings)

@@ -35,7 +35,9 @@ from asu_lora.models.loading import load_tokenizer
 from asu_lora.models.prepared_base import prepare_base
 from asu_lora.models.weight_map import refuse_incomplete
 from asu_lora.training.arguments import check_optimizer
+from asu_lora.training.new_adapter import adapted
 from asu_lora.training.phases import phases
+from asu_lora.training.target_modules import note_left_out
 
 
 def plan_run(
@@ -102,6 +104,8 @@ def planned_run(
     encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
+    with adapted(model, config) as student:
+        notes = [*encoder.notes(), note_left_out(student), left_out_note((*request.forget, *request.retain))]
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False))
     sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config)
@@ -119,7 +123,7 @@ def planned_run(
         sets,
         evaluated if config.eval_rows else [],
         sum(file.stat().st_size for file in {tensor.file for tensor in prepared.tensors.values()}),
-        [*encoder.notes(), *filter(None, [left_out_note((*request.forget, *request.retain))])],
+        [note for note in notes if note],
         prepared.precision,
     )
 

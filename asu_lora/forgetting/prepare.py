@@ -57,7 +57,8 @@ def build_losses(
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
     found = {"forget": forget_loss(config.objective, **parameters)}
-    retain = retain_loss(config.retain_loss, **({"beta": config.beta} if config.retain_loss == "ap" else {}))
+    of_retain = {"ap": {"beta": config.beta}, "kl-answers": {"temperature": config.retain_temperature}}
+    retain = retain_loss(config.retain_loss, **of_retain.get(config.retain_loss, {}))
     if retain is not None and config.retain_coeff > 0 and config.retain_per_forget > 0:
         found["retain"] = retain
     return found

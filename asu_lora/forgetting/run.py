@@ -139,8 +139,6 @@ class ForgetRun:
                 beneath=self.beneath,
             )
             self.record.count_parameters(student)
-            if left_out := note_left_out(student):
-                self.progress.note(left_out)
             try:
                 if self.config.orthogonal:
                     self.callbacks = [KeepOrthogonal(student, self.beneath.names)]
@@ -215,12 +213,12 @@ def open_run(
         loaded = _loaded(base, config, process)
         check_optimizer(config)
         with frozen_adapters(loaded, on_top_of, store, continue_from) as beneath:
-            _try_adapter(loaded, config, beneath)
+            left_out = _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
             day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
             config = replace(config, template_date=day)
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
-            for note in encoder.notes():
+            for note in filter(None, [*encoder.notes(), left_out]):
                 heard.note(note)
             record = RunRecord(
                 config=config,
@@ -255,10 +253,11 @@ def _loaded(base: str | LoadedBase, config: ForgetConfig, process: PartialState)
     return load_base(base, config.precision, device, trust_remote_code=config.trust_remote_code)
 
 
-def _try_adapter(base: LoadedBase, config: ForgetConfig, beneath: FrozenAdapters) -> None:
-    """Refuse now, not after minutes, an adapter that doesn't fit."""
+def _try_adapter(base: LoadedBase, config: ForgetConfig, beneath: FrozenAdapters) -> str | None:
+    """Refuse now, not after minutes, an adapter that doesn't fit; say what of a mixture of experts gets none."""
     if config.orthogonal and not beneath.names:
         raise SettingError("There is nothing to be orthogonal to: name the adapters beneath with --on-top-of.")
     with adapted(base.model, config, beneath) as student:
         if config.orthogonal:
             KeepOrthogonal(student, beneath.names)
+        return note_left_out(student)

@@ -5,6 +5,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
@@ -37,33 +38,41 @@ def run_folder(
         StoreError: the disk refuses.
     """
     folder = store.root / RUNS / name
-    identity = json.dumps(
-        {
-            "request": record.request.fingerprint(),
-            "base": record.fingerprint,
-            "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
-            "config": record.config.identity(),
-            "precision": record.base.precision,
-            "processes": process.num_processes,
-            "ground": beneath.identity(),
-        },
-        sort_keys=True,
-    )
+    request = record.request.fingerprint()
+    identity = {
+        "base": record.fingerprint,
+        "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
+        "config": record.config.identity(),
+        "precision": record.base.precision,
+        "processes": process.num_processes,
+        "ground": beneath.identity(),
+    }
     kept = folder / "run.json"
     found = resume and kept.is_file()
-    if found and kept.read_text() != identity:
+    if found and not _same_run(kept.read_text(), identity, request, store):
         raise TrainingError(
             f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
             "other adapters: give the same ones, or leave --resume out to start anew."
         )
     process.wait_for_everyone()  # all have looked
-    if not found and process.is_main_process:
-        remove_run(folder)
+    if process.is_main_process:
+        if not found:
+            remove_run(folder)
         with disk_errors(store.root):
             folder.mkdir(parents=True, exist_ok=True)
-            kept.write_text(identity)
+            kept.write_text(json.dumps(identity | {"request": store.keyed(request)}, sort_keys=True))
     process.wait_for_everyone()
     return folder
+
+
+def _same_run(text: str, identity: dict[str, Any], request: str, store: AdapterStore) -> bool:
+    """Whether a run's file is of this run; one of an earlier version names its request by a plain hash."""
+    try:
+        found = json.loads(text)
+        recorded = str(found.pop("request"))
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return False
+    return found == json.loads(json.dumps(identity)) and store.is_request(recorded, request)
 
 
 def date_of_rows(

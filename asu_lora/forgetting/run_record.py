@@ -40,6 +40,8 @@ _METHOD = (
     "teacher",
     "orthogonal",
     "retain_dose",
+    "forget_dose",
+    "retain_temperature",
     "keep_off",
 )
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
@@ -124,6 +126,8 @@ class RunRecord:
                     "keep_speaking": self.config.keep_speaking,
                     "own_words": self.config.own_words,
                     "retain_dose": self.config.retain_dose,
+                    "forget_dose": self.config.forget_dose,
+                    "retain_temperature": self.config.retain_temperature,
                     "keep_off": self.config.keep_off,
                 }
                 | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})

@@ -51,8 +51,9 @@ class Answers:
 
     def places_left(self) -> torch.Tensor:
         """(T,) how many tokens of its row follow each token."""
-        ends = self.row_sum(torch.ones_like(self.row)).cumsum(0)  # bincount would stall a GPU
-        return ends[self.row] - 1 - torch.arange(len(self.row), device=self.row.device)
+        ones = torch.ones_like(self.row)
+        ends = self.row_sum(ones).cumsum(0)  # bincount would stall a GPU
+        return ends[self.row] - ones.cumsum(0)
 
     def row_sum(self, values: torch.Tensor) -> torch.Tensor:
         """(rows,) the sum of (T,) values over each row."""

@@ -13,6 +13,7 @@ def token_kl(
     reference: torch.Tensor,
     forbidden: torch.Tensor | None = None,
     ruled_out: torch.Tensor | None = None,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """KL(reference || student) at every answer token.
 
@@ -22,6 +23,8 @@ def token_kl(
         forbidden: ids of tokens taken out of the reference's distribution everywhere but at a row's last
             token (what is left is renormalised).
         ruled_out: (T, k) ids taken out at each token; negative ones stand for nothing.
+        temperature: both distributions' (Hinton et al., arXiv 1503.02531: times its square, so that the gradient keeps
+            its size). Above 1 the divergence also sees a change of logits where the reference is sure of a token.
 
     Returns:
         (T,) divergences in nats.
@@ -37,32 +40,32 @@ def token_kl(
             if forbidden is not None:
                 target[:, forbidden] = target[:, forbidden].masked_fill(~is_last[:, None], NEVER)
             for ids in out:
-                never = torch.full(ids.shape, NEVER, device=ids.device).masked_fill_(ids < 0, float("inf"))
+                never = torch.full_like(ids, NEVER, dtype=torch.float32).masked_fill_(ids < 0, torch.inf)
                 target.scatter_reduce_(1, ids.clamp(min=0).long(), never, "amin")
-            target = target.log_softmax(1)
-        return _Divergence.apply(logits, target)
+            target = target.div_(temperature).log_softmax(1)
+        return _Divergence.apply(logits, target, temperature)
 
     out = () if ruled_out is None else (ruled_out,)
     return head.per_token(divergence, answers.hidden, reference, last, *out)
 
 
 class _Divergence(torch.autograd.Function):
-    """(t,) sum p (log p - log q) of log p (t, V), which is overwritten, and of the student's logits (t, V).
+    """(t,) T^2 sum p (log p - log q) of log p (t, V), which is overwritten, and of the student's logits (t, V) over T.
 
-    The gradient by the logits, q - p, is ready in the forward pass: autograd would keep a dozen (t, V) buffers on the
-    way to it, here four live at once.
+    The gradient by the logits, T (q - p), is ready in the forward pass: autograd would keep a dozen (t, V) buffers on
+    the way to it, here four live at once.
     """
 
     @staticmethod
-    def forward(ctx, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        student = logits.log_softmax(1)
+    def forward(ctx, logits: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
+        student = (logits / temperature if temperature != 1.0 else logits).log_softmax(1)
         probability = target.exp()
         value = target.sub_(student).mul_(probability).sum(1)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(student.exp_().sub_(probability))
-        return value
+            ctx.save_for_backward(student.exp_().sub_(probability).mul_(temperature))
+        return value.mul_(temperature**2)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * gradient[:, None], None
+        return slope * gradient[:, None], None, None

@@ -4,9 +4,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from asu_lora.config import ForgetConfig
 from asu_lora.models.decoder import base_model
+from asu_lora.training.kept_directions import MOST_INPUTS
 
 
 def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
@@ -39,3 +42,25 @@ def optimizer_bytes(parameters: Sequence[torch.Tensor], config: ForgetConfig, de
     moments = 0 if "sgd" in name or "adafactor" in name else 1 if "lion" in name else 2
     small = "8bit" in name
     return sum(p.numel() * moments * (1 if small and p.numel() >= 4096 else 4) for p in parameters)
+
+
+@torch.no_grad()
+def basis_bytes(student: PeftModel, share: float) -> int:
+    """Memory of the directions that an adapter keeps off (``--keep-off``): a basis for every input that is read.
+
+    Args:
+        student: on the meta device; two tokens pass through it to see which modules read the same.
+    """
+    inputs: list[torch.Tensor] = []  # held, so that no address is used twice
+
+    def see(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if args[0].shape[-1] <= MOST_INPUTS and not any(args[0] is other for other in inputs):
+            inputs.append(args[0])
+
+    layers = [module for module in student.modules() if isinstance(module, LoraLayer)] if share else []
+    hooks = [module.base_layer.register_forward_pre_hook(see) for module in layers]
+    if layers:
+        base_model(student).get_decoder()(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return sum(4 * each.shape[-1] * round(share * each.shape[-1]) for each in inputs)

@@ -2,8 +2,9 @@
 
 Torch tells of every tensor that an operation makes; its storage is counted until it is freed. What autograd
 saves, what checkpointing drops and recomputes, what a cast copies: all of it is there because the real code runs,
-whatever the architecture. Two things are stood in for, since the meta device has other kernels than a CPU or GPU:
-attention (memory linear in the length, as in flash attention) and matrix products with 4-bit weights.
+whatever the architecture. Three things are stood in for, since the meta device has other kernels than a CPU or GPU:
+attention (memory linear in the length, as in flash attention), matrix products with 4-bit weights, and those of
+experts (the meta device knows these in bf16 alone).
 """
 
 import weakref
@@ -75,6 +76,7 @@ def kernels(quantised: Collection[int]) -> Iterator[None]:
         quantised: ids of the weights that are held in 4 bits and made whole for each product.
     """
     attention, linear = F.scaled_dot_product_attention, F.linear
+    grouped = getattr(F, "grouped_mm", None)  # of torch 2.10
 
     def flash(query, key, value, attn_mask=None, *args, **kwargs):
         return _FlashAttention.apply(query, key, value, attn_mask)
@@ -85,11 +87,18 @@ def kernels(quantised: Collection[int]) -> Iterator[None]:
         out = _QuantisedLinear.apply(x, weight, linear)
         return out if bias is None else out + bias
 
+    def experts(x, weight, **kwargs):
+        return _ExpertProduct.apply(x, weight)
+
     F.scaled_dot_product_attention, F.linear = flash, product
+    if grouped is not None:
+        vars(F).update(grouped_mm=experts)
     try:
         yield
     finally:
         F.scaled_dot_product_attention, F.linear = attention, linear
+        if grouped is not None:
+            vars(F).update(grouped_mm=grouped)
 
 
 class _FlashAttention(torch.autograd.Function):
@@ -121,3 +130,16 @@ class _QuantisedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient @ torch.empty_like(ctx.weight), None, None
+
+
+class _ExpertProduct(torch.autograd.Function):
+    """Every row times the matrix of its expert, (rows, in) x (experts, in, out); the weights are frozen."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.input = x.shape
+        return x.new_empty(x.shape[0], weight.shape[-1])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.new_empty(ctx.input), None

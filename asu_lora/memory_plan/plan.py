@@ -16,14 +16,14 @@ from peft import PeftModel
 from torch.utils._pytree import tree_map
 
 from asu_lora.batches.collator import Collator
-from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs, Pair
+from asu_lora.batches.forget_retain_pairs import Pair
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.losses import Loss, needs_of
-from asu_lora.memory_plan.byte_counts import nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
+from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.memory_plan.planned_run import PlannedRun
@@ -35,7 +35,7 @@ from asu_lora.models.packing_trial import packing_of
 from asu_lora.teacher.fluency import MOST_RULED_OUT
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import losses
+from asu_lora.training.trainer import losses, pairs_of
 
 EPOCHS_LOOKED_AT = 10
 
@@ -153,6 +153,7 @@ def _training_parts(
         "optimizer": optimizer_bytes(trainable, config, run.device),
         "activations": machine.live(live[0]),
         "logits": machine.live(live[1]),
+        "kept directions": basis_bytes(student, config.keep_off if "retain" in run.sets else 0.0),
     }
 
 
@@ -184,9 +185,7 @@ def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
 def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing | None = None) -> dict[str, Any]:
     """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
     forget = len(run.sets["forget"])
-    pairs = ForgetRetainPairs(
-        forget, len(run.sets.get("retain", ())), config.retain_per_forget, config.seed, config.retain_dose
-    )
+    pairs = pairs_of(run.sets, config, config.seed)
     collator = Collator(
         {name: each.rows for name, each in run.sets.items()},
         needs_of(_losses(run)),
@@ -252,24 +251,24 @@ def _answering(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[int
     found = (0, 0, 0)
     for items in run.evaluated:
         prompts = [item.prompt_ids for item in items]
-        total = enough_tokens(items, prompts)
-        rows, width = _fullest(run.model, list(map(len, prompts)), total)
+        total, least = enough_tokens(items, prompts)
+        rows, width = _fullest(run.model, list(map(len, prompts)), total, least)
         ids = torch.empty(rows, width, dtype=torch.long, device="meta")
         live = _live(run)
         with kernels(quantised), live:
             out = run.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
             held = live.live["others"]
-            grown = held * max(total, width) // width
+            grown = held * max(total, width + least) // width
             del out
         logits = rows * live.vocabulary * (run.compute.itemsize + 8)
         found = max(found, (grown, live.peak[0] - held, logits), key=sum)
     return found
 
 
-def _fullest(model: torch.nn.Module, lengths: list[int], total: int) -> tuple[int, int]:
+def _fullest(model: torch.nn.Module, lengths: list[int], total: int, least: int) -> tuple[int, int]:
     """Rows and longest prompt of the batch of answers with the most tokens to hold."""
-    found = batches(model, lengths, lambda tokens: max(16, total - tokens))
-    return max(((len(batch), lengths[batch[0]]) for batch in found), key=lambda b: b[0] * max(total, b[1] + 16))
+    found = batches(model, lengths, lambda tokens: max(least, total - tokens))
+    return max(((len(batch), lengths[batch[0]]) for batch in found), key=lambda b: b[0] * max(total, b[1] + least))
 
 
 def _live(run: PlannedRun) -> LiveBytes:

@@ -47,6 +47,10 @@ def meta_model(
         with init_empty_weights():
             model = AutoModelForCausalLM.from_config(model_config, dtype=compute, trust_remote_code=trust_remote_code)
         model.tie_weights()  # every parameter was made anew on the meta device
+        for module in model.modules():  # and so are buffers that a checkpoint holds: DeepSeek-V3's router has one
+            for name in module._buffers.keys() - module._non_persistent_buffers_set:
+                if (buffer := module._buffers[name]) is not None:
+                    module._buffers[name] = buffer.to("meta")
     except Exception as error:  # a model's own code raises errors of every kind
         raise BaseModelError(f"The base can't be built from its config: {first_line(error)}") from error
     return model.requires_grad_(False).eval()

@@ -19,7 +19,17 @@ from asu_lora.errors import AdapterError
 
 _WRAPPERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 # What PEFT and transformers raise at an adapter that doesn't fit.
-MISFITS = (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError, AssertionError, ImportError)
+MISFITS = (
+    ValueError,
+    RuntimeError,
+    OSError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    re.error,  # target_modules may be a pattern
+)
 
 
 def put_on(model: torch.nn.Module | PeftModel, lora: LoraFolder, name: str) -> PeftModel:
@@ -65,7 +75,9 @@ def fill(peft: PeftModel, lora: LoraFolder, name: str) -> None:
     tensors = _values(lora.aligned_to(_modules(base)), meta)
     loaded: Any = set_peft_model_state_dict(peft, tensors, adapter_name=name)  # a tuple that PEFT types as a function
     missing, unexpected = loaded
+    tied = tuple(f"{at}." for at, module in peft.named_modules() if getattr(module, "tied_adapter", None) is not None)
     own = [key for key in missing if f".{name}." in key or key.endswith(f".{name}")]
+    own = [key for key in own if not key.startswith(tied)]  # of a tied head: it has no values of its own
     for keys, what in (
         (unexpected, "has no place in this base: it was made for another, or saved by another class"),
         (own, "is missing in its file: it was made for a smaller base, or is not whole"),

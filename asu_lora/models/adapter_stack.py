@@ -21,6 +21,7 @@ from asu_lora.data.examples import question_answer
 from asu_lora.data.row_format import RowFormat
 from asu_lora.errors import AdapterError, first_line
 from asu_lora.models.adapter_loading import put_on, take_off
+from asu_lora.models.answer_ends import Endings
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.stack_rows import LENGTH, RowSettings, rows_of_adapters
@@ -48,11 +49,17 @@ class Stack:
         """The encoder of everything that this stack is asked or scored on."""
         return encoder_for(self.base.tokenizer, self.base.model.config, self.rows)
 
-    def ask(self, questions: Sequence[str], total_tokens: int = 200) -> list[str]:
-        """The greedy answers of base + adapters, one a question."""
+    def ask(self, questions: Sequence[str], total_tokens: int = 200, endings: Endings | None = None) -> list[str]:
+        """The greedy answers of base + adapters, one a question.
+
+        Args:
+            total_tokens: most tokens of question and answer together; half of them are an answer's in any case.
+            endings: counts how the answers end.
+        """
         encoder = self.encoder()
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
-        answers = generate_answers(self.model, self.base.tokenizer, prompts, total_tokens)
+        least, tokenizer = total_tokens // 2, self.base.tokenizer
+        answers = generate_answers(self.model, tokenizer, prompts, total_tokens, least=least, endings=endings)
         return [str(self.base.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
     def unload(self) -> None:

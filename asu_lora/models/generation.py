@@ -23,6 +23,7 @@ from asu_lora.models.answer_ends import Endings, NextTurn, ended, stop_tokens
 from asu_lora.models.decoder import base_model
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
+LEAST_ANSWER = 100  # of them for the answer, however long the prompt: a true answer is rarely longer
 MOST_ROWS = 80  # answered at once; more is no faster
 KEYS_AND_VALUES = 750_000_000  # bytes of them that the answers of one batch may fill: fewer rows of a large model
 GIVEN_BACK = 16  # tokens after which freed memory goes back to the system
@@ -36,6 +37,7 @@ def generate_answers(
     total_tokens: int = TOTAL_TOKENS,
     batch_rows: int | None = None,
     *,
+    least: int = 16,
     progress: Callable[[int], None] | None = None,
     new_tokens: int | None = None,
     whole: bool = False,
@@ -49,9 +51,9 @@ def generate_answers(
     Args:
         model: the causal LM, with whatever adapters are active.
         prompts: token ids of each prompt.
-        total_tokens: most tokens of prompt and answer together (at least 16 are left for the answer), for
-            each prompt by its own length, whatever prompts stand beside it.
+        total_tokens: most tokens of prompt and answer together, for each prompt by its own length.
         batch_rows: prompts answered at once, by default as :func:`batches` says.
+        least: tokens that an answer may have however long its prompt.
         progress: called with the number of prompts of each finished batch.
         new_tokens: most tokens of an answer, however long its prompt, instead of ``total_tokens``.
         whole: whether an answer may go on to a next question (the continuation of a passage, say).
@@ -66,7 +68,7 @@ def generate_answers(
     positions = BaseLimits.of(base_model(model).config).positions
 
     def room(prompt_tokens: int) -> int:
-        most = new_tokens or max(16, total_tokens - prompt_tokens)
+        most = new_tokens or max(least, total_tokens - prompt_tokens)
         return most if positions is None else min(most, positions - prompt_tokens)
 
     _check_room(prompts, room, positions)
@@ -215,10 +217,13 @@ def _only_setting(model: torch.nn.Module, config: GenerationConfig) -> Iterator[
         base.generation_config = kept
 
 
-def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens of prompt and answer together: room for half as much again as the longest true answer, at most 200.
+def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Room for half as much again as the longest true answer.
 
     An answer that rambles on beyond that says nothing new, and waiting for it would double the time of a run.
+
+    Returns:
+        Most tokens of prompt and answer together, at most 200; and those of an answer to a longer prompt, at most 100.
     """
-    longest = max((len(item.answer_ids) for item in items), default=0)
-    return min(TOTAL_TOKENS, max(map(len, prompts), default=0) + longest * 3 // 2 + 8)
+    answer = max((len(item.answer_ids) for item in items), default=0) * 3 // 2 + 8
+    return min(TOTAL_TOKENS, max(map(len, prompts), default=0) + answer), max(16, min(LEAST_ANSWER, answer))

@@ -54,7 +54,7 @@ class KeepOff(Projection):
         self.skipped = len(layers) - len(narrow)
         moments = InputMoments(narrow)
         moments.read(student, rows, pad_id, frozen_layers)
-        bases = {name: strongest(moment, share) for name, moment in moments.sums.items()}
+        bases = {name: strongest(moments.sums.pop(name), share) for name in list(moments.sums)}  # one by one: memory
         super().__init__([(weights[name], bases[moments.same_as[name]]) for name in narrow if name in moments.same_as])
 
 

@@ -43,10 +43,10 @@ def answer_on_policy(
     tokenizer, examples, truths = encoder.tokenizer, forget.examples, forget.answers
     asked = [at for at, row in enumerate(truths) if not examples[row.example].is_passage]
     prompts = [list(truths[at].prompt_ids) for at in asked]
-    most = enough_tokens([truths[at] for at in asked], prompts)
+    most, least = enough_tokens([truths[at] for at in asked], prompts)
     with process.split_between_processes(prompts) as mine:
         progress.stage("The student's own answers", len(mine))
-        part = generate_answers(student, tokenizer, mine, most, progress=progress.advance)
+        part = generate_answers(student, tokenizer, mine, most, least=least, progress=progress.advance)
     answers = gather_object(part)
     items: list[Encoded] = []
     ruled_out: list[list[list[int]]] = []

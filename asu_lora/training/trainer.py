@@ -142,9 +142,7 @@ def train(
         NotEnoughMemory: of the device.
     """
     config = phase.config
-    pairs = ForgetRetainPairs(
-        len(sets["forget"]), len(sets.get("retain", ())), config.retain_per_forget, phase.seed, config.retain_dose
-    )
+    pairs = pairs_of(sets, config, phase.seed)
     trainer = UnlearningTrainer(
         student,
         {name: each.loss for name, each in sets.items()},
@@ -172,6 +170,18 @@ def train(
             "--gradient-checkpointing."
         ) from error
     return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
+
+
+def pairs_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, seed: int) -> ForgetRetainPairs:
+    """The forget rows, the retain rows beside each, and their doses."""
+    return ForgetRetainPairs(
+        len(sets["forget"]),
+        len(sets.get("retain", ())),
+        config.retain_per_forget,
+        seed,
+        retain_dose=config.retain_dose,
+        forget_dose=config.forget_dose,
+    )
 
 
 def coefficients(config: ForgetConfig) -> dict[str, float]:

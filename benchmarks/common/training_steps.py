@@ -60,6 +60,7 @@ class Workload:
         precision: str = "nf4",
         forget: int = 8,
         retain: int = 8,
+        *,
         config: ForgetConfig | None = None,
         device: str = "cpu",
     ):

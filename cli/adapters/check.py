@@ -4,19 +4,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from asu_lora.cli.console import print_json, print_table
-from asu_lora.cli.options import base_option, json_option, machine_options, store_option
+from asu_lora.cli.options import adapter_names, base_option, json_option, machine_options, store_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asu_lora.adapters.overlap import PairOverlap, SetOverlap
+    from asu_lora.adapters.serving import Finding
     from asu_lora.interference.measure import Interference
+
+NOT_SERVED = 3  # the exit code of --serves where a server would refuse
 
 
 @click.command()
-@click.argument("adapters", nargs=-1, required=True, metavar="NAME[:WEIGHT]...")
+@click.argument("adapters", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME[:WEIGHT]...")
 @click.option("--retain", metavar="FILE", help="What must be kept: the sum is measured on its rows.")
 @click.option(
     "--forget",
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--questions", type=click.IntRange(1), default=40, show_default=True, help="Most rows of a file, spread evenly."
+)
+@click.option(
+    "--serves",
+    metavar="SERVER,...",
+    help="Say what vllm, tgi or llama.cpp would refuse of each adapter, or serve wrongly, by their documented limits. "
+    "Nothing is measured then; exit with 3 if any would.",
 )
 @base_option
 @machine_options
@@ -37,6 +47,7 @@ def check(
     retain: str | None,
     forget: tuple[str, ...],
     questions: int,
+    serves: str | None,
     base: str,
     precision: str,
     device: str | None,
@@ -49,6 +60,7 @@ def check(
     \b
       asu-lora adapters check anna ben carl
       asu-lora adapters check anna ben carl --retain keep.jsonl --forget anna.jsonl --base B
+      asu-lora adapters check anna --serves vllm,tgi,llama.cpp
 
     From their weights alone: how far every two of them read and write the same directions, and whether they change
     them the same way (alignment). That is a coarse prediction. With --retain (or --forget) it is measured: base, each
@@ -59,11 +71,15 @@ def check(
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.quiet import quiet_libraries
 
+    if serves and (retain or forget):
+        raise click.UsageError("--serves reads files alone, and --retain and --forget measure: use one or the other.")
     quiet_libraries()
     from asu_lora.models.adapter_stack import adapter_folders
 
     opened = AdapterStore(store)
     folders = adapter_folders(adapters, opened)
+    if serves:
+        return show_serving(serving(folders, serves, base), as_json)
     if not retain and not forget:
         found = overlap([folder for folder, _ in folders], [weight for _, weight in folders])
         return print_json(found.as_dict()) if as_json else show_weights(found)
@@ -82,6 +98,36 @@ def check(
         return print_json(result.as_dict())
     show_weights(result.overlap, advice=False)
     return show_measured(result)
+
+
+def serving(folders: "Sequence[tuple[Path, float]]", servers: str, base: str) -> "list[Finding]":
+    """What the servers would do; the base is the typed one, else the one that the adapters name."""
+    from asu_lora.adapters.lora_folder import read_adapter
+    from asu_lora.adapters.serving import serving_findings
+    from asu_lora.bases.base_config import base_config
+    from asu_lora.errors import BaseModelError
+
+    loras = [read_adapter(folder) for folder, _ in folders]
+    typed = click.get_current_context().get_parameter_source("base") is not ParameterSource.DEFAULT
+    try:
+        config = base_config(base if typed else loras[0].base_id or base)
+    except BaseModelError:
+        if typed:
+            raise
+        config = None
+    names = [name.strip().lower() for name in servers.split(",") if name.strip()]
+    return serving_findings(loras, [weight for _, weight in folders], names, config)
+
+
+def show_serving(found: "list[Finding]", as_json: bool) -> None:
+    """A row a finding; exit code 3 if a server would refuse an adapter or serve it wrongly."""
+    if as_json:
+        print_json([finding.as_dict() for finding in found])
+    else:
+        rows = [(each.adapter, each.server, each.verdict, each.why) for each in found]
+        print_table("Before they are served", ("Adapter", "Server", "it", "because"), rows, wrap=(0, 3))
+    if any(finding.bad for finding in found):
+        click.get_current_context().exit(NOT_SERVED)
 
 
 def warn_of_interference(folders: "Sequence[str | Path]", weights: "Sequence[float]") -> None:

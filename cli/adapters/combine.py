@@ -6,11 +6,11 @@ import click
 
 from asu_lora.cli.adapters.check import warn_of_interference
 from asu_lora.cli.console import print_json, print_table
-from asu_lora.cli.options import json_option, store_option
+from asu_lora.cli.options import adapter_names, json_option, store_option
 
 
 @click.command()
-@click.argument("adapters", nargs=-1, required=True, metavar="NAME[:WEIGHT]...")
+@click.argument("adapters", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME[:WEIGHT]...")
 @click.option("-n", "--name", required=True, help="What the new adapter is called in the store.")
 @click.option(
     "-r",

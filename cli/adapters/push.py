@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from asu_lora.cli.options import store_option
+from asu_lora.cli.options import adapter_names, store_option
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=adapter_names)
 @click.option("--to", "repository", metavar="USER/REPO", help="A repository of the Hugging Face hub.")
 @click.option("--to-folder", type=click.Path(path_type=Path), help="A new folder instead of the hub.")
 @click.option("--public", is_flag=True, help="Let everybody see it, if the repository is new. It is private otherwise.")

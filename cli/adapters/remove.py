@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from asu_lora.cli.options import store_option
+from asu_lora.cli.options import adapter_names, store_option
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @store_option
 def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from asu_lora.cli.options import store_option
+from asu_lora.cli.options import adapter_names, store_option
 
 
 @click.command()
-@click.argument("old")
+@click.argument("old", shell_complete=adapter_names)
 @click.argument("new")
 @store_option
 def rename(old: str, new: str, store: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.console import print_json, print_table
-from asu_lora.cli.options import json_option, store_option
+from asu_lora.cli.options import adapter_names, json_option, store_option
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=adapter_names)
 @store_option
 @json_option
 def show(name: str, store: Path, as_json: bool) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.console import print_json
-from asu_lora.cli.options import json_option, store_option
+from asu_lora.cli.options import adapter_names, json_option, store_option
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", shell_complete=adapter_names, nargs=-1, metavar="[NAME]...")
 @click.option("--base", help="Also check that they belong to these weights: a hub id or a path.")
 @store_option
 @json_option
@@ -24,12 +24,12 @@ def verify(ctx: click.Context, names: tuple[str, ...], base: str | None, store: 
     from asu_lora.adapters.store import AdapterStore
 
     kept = AdapterStore(store)
-    fingerprint = None
+    known = None
     if base is not None:
         from asu_lora.bases.source import resolve_base
 
-        fingerprint = resolve_base(base).fingerprint()
-    reports = [kept.verify(name, fingerprint) for name in names or kept.names()]
+        known = resolve_base(base).fingerprints()
+    reports = [kept.verify(name, known) for name in names or kept.names()]
     if as_json:
         print_json([report.as_dict() for report in reports])
     elif not reports:

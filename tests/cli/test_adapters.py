@@ -2,70 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
-from click.testing import CliRunner, Result
 
 from asu_lora.adapters.manifest import WEIGHTS_NAME, write_manifest
-from asu_lora.adapters.store import AdapterStore
-from asu_lora.bases.fingerprint import weights_fingerprint
-from asu_lora.cli import main
-from tests.support.adapter_folders import (
-    add,
-    entries,
-    files_of,
-    flip_byte,
-    manifest_for,
-    on,
-    tar_of,
-    truncate,
-    write_lora,
-)
-from tests.support.hub_server import hub
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ASU_LORA_STORE", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def store(home) -> AdapterStore:
-    """Two adapters, one on top of the other, and a plain LoRA, in the default store."""
-    store = AdapterStore("adapters")
-    add(store, "harry", seed=1)
-    add(store, "ron", seed=2, on_top_of=[on(store, "harry", 0.5)])
-    write_lora(store.root / "plain", seed=3)
-    return store
-
-
-def run(*arguments, **kwargs) -> Result:
-    return CliRunner().invoke(main, ["adapters", *map(str, arguments)], **kwargs)
-
-
-def good(*arguments, **kwargs) -> str:
-    result = run(*arguments, **kwargs)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def bad(*arguments, says: str) -> str:
-    """One sentence on stderr, exit code 2, no traceback, the folder as it was."""
-    before = files_of(Path.cwd())
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert says in result.stderr
-    assert files_of(Path.cwd()) == before
-    return result.stderr
-
+from asu_lora.bases.fingerprint import earlier_fingerprint, weights_fingerprint
+from tests.support.adapter_folders import files_of, flip_byte, manifest_for, truncate, write_lora
+from tests.support.adapters_command import bad, good, run
 
 # ---- list and show
 
@@ -171,6 +115,18 @@ def test_verify_against_a_base(store, tiny_base):
     bad("verify", "--base", "no/such/base/anywhere", says="no/such/base/anywhere")
 
 
+def test_verify_knows_the_fingerprint_that_an_earlier_program_gave_a_folder_of_two_copies(store, tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "two")
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    earlier = earlier_fingerprint(folder)
+    record = store.get("harry").manifest.base.model_copy(update={"fingerprint": earlier})
+    with store.stage("fits") as staged:
+        write_lora(staged)
+        write_manifest(staged, manifest_for("fits", base=record))
+    assert earlier != weights_fingerprint(folder) and "fits: ok" in good("verify", "fits", "--base", folder)
+    assert run("verify", "harry", "--base", folder).exit_code == 2
+
+
 # ---- rename and remove
 
 
@@ -203,96 +159,6 @@ def test_remove_several_without_asking(store):
 
 def test_one_unknown_name_and_none_is_removed(store):
     bad("remove", "harry", "nobody", "--yes", says="There is no adapter nobody")
-
-
-# ---- in and out
-
-
-def test_export_and_import(store):
-    assert good("export", "ron", "ron.tar.gz") == "ron is in ron.tar.gz.\n"
-    assert "it makes org/base forget 20 rows" in good("import", "ron.tar.gz", "--name", "weasley")
-    assert "without a manifest" in good("import", store.root / "plain", "--name", "other")
-    assert good("verify").count(": ok") == 5
-    bad("import", "ron.tar.gz", says="already has an adapter ron")
-    bad("export", "ron", "ron.tar.gz", says="is not overwritten")
-
-
-def test_bad_sources_leave_the_store_as_it_was(store, home):
-    source = write_lora(home / "made")
-    tar_of(home / "climbs.tar.gz", {**entries(source), "../../out": b"x"})
-    tar_of(home / "pickle.tar.gz", {**entries(source), "made/adapter_model.bin": b"x"})
-    bad("import", "climbs.tar.gz", says="leaves its folder")
-    bad("import", "pickle.tar.gz", says="a pickle")
-    bad("import", "nowhere", says="There is no folder or archive nowhere")
-    bad("import", source, "--name", "a/b", says="can't be an adapter's name")
-    truncate(source / WEIGHTS_NAME)
-    bad("import", source, says="cut off")
-
-
-def test_push_to_a_folder_and_pull_from_it(store, home):
-    assert "harry is at" in good("push", "harry", "--to-folder", home / "hub with space")
-    good("pull", (home / "hub with space").as_uri(), "--name", "back")
-    assert files_of(store.root / "back").keys() == files_of(store.root / "harry").keys()
-    assert store.get("back").fingerprint == store.get("harry").fingerprint
-    bad("push", "harry", "--to-folder", home / "hub with space", says="is not overwritten")
-    bad("pull", "not a repository", says="no repository of the hub")
-    flip_byte(store.root / "ron" / WEIGHTS_NAME, -2)
-    bad("push", "ron", "--to-folder", "there", says="sha256 differs")
-    bad("push", "ron", "--to", "me/ron", says="sha256 differs")
-    assert run("push", "harry").exit_code == 2
-
-
-def test_without_the_hub(store):
-    """HF_HUB_OFFLINE is set for all tests."""
-    bad("push", "harry", "--to", "me/harry", says="harry was not pushed to me/harry: the hub is switched off here")
-    bad("pull", "me/harry", says="me/harry was not pulled: the hub is switched off here")
-
-
-def program(address: str, *arguments: str) -> subprocess.CompletedProcess:
-    """The program in a process of its own: the hub's client reads its address once, when it is imported."""
-    environment = os.environ | {
-        "HF_ENDPOINT": address,
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "hf_test",
-        "HF_HOME": str(Path.cwd() / "hf"),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "asu_lora", "adapters", *arguments], env=environment, capture_output=True, text=True
-    )
-
-
-def test_push_and_pull_over_http(store, home):
-    with hub(home / "hub") as (address, requests):
-        pushed = program(address, "push", "harry", "--to", "me/harry")
-        assert pushed.returncode == 0, pushed.stderr
-        assert ("private", "True") in requests
-        assert files_of(home / "hub" / "me" / "harry") == files_of(store.root / "harry")
-
-        # What others have put beside it is never asked for.
-        (home / "hub" / "me" / "harry" / "training_args.bin").write_bytes(b"\x80\x04")
-        (home / "hub" / "me" / "harry" / "evil.py").write_text("raise SystemExit")
-        requests.clear()
-        pulled = program(address, "pull", "me/harry", "--name", "again")
-        assert pulled.returncode == 0, pulled.stderr
-        assert files_of(store.root / "again").keys() == files_of(store.root / "harry").keys()
-        assert store.get("again").fingerprint == store.get("harry").fingerprint
-        asked = {path.rsplit("/", 1)[1] for _, path in requests if "/resolve/" in path}
-        assert asked == {"adapter_config.json", WEIGHTS_NAME, "manifest.json", "README.md"}
-
-        before = files_of(store.root)
-        missing = program(address, "pull", "me/nothing")
-        assert (missing.returncode, missing.stdout) == (2, "")
-        assert missing.stderr.startswith("Error: me/nothing was not pulled: the hub has no such repository")
-        flip_byte(home / "hub" / "me" / "harry" / WEIGHTS_NAME, -2)
-        damaged = program(address, "pull", "me/harry", "--name", "third")
-        assert damaged.returncode == 2
-        assert "sha256 differs" in damaged.stderr
-        assert files_of(store.root) == before
-    gone = program(address, "pull", "me/harry", "--name", "third")
-    assert gone.returncode == 2
-    assert "the hub can't be reached" in gone.stderr
-    assert gone.stderr.count("\n") == 1
 
 
 # ---- help

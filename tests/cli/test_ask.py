@@ -56,3 +56,9 @@ def test_an_unknown_adapter_is_one_sentence(tiny_base, store):
 
 def test_an_empty_question_is_refused(tiny_base, store):
     assert ask(tiny_base, store, "  ").exit_code == 2
+
+
+def test_a_question_longer_than_the_limit_is_still_answered_and_a_cut_is_said(tiny_base, store):
+    result = ask(tiny_base, store, "Who? " * 60, "--json")
+    assert result.exit_code == 0 and len(json.loads(result.stdout)["base"]) > 40
+    assert "an answer was cut off" in result.stderr

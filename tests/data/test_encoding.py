@@ -1,136 +1,13 @@
 """Examples into tokens, with the chat templates of several families on one tiny tokenizer."""
 
-from dataclasses import dataclass
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from asu_lora.data.chat_template import end_of_turn_text, special_ids, stop_ids
 from asu_lora.data.encoding import PLAIN_PROMPT, Encoder
 from asu_lora.data.examples import Example, examples_from_rows, question_answer
 from asu_lora.errors import DataError
-from tests.support.tiny_base import TEMPLATE, tiny_tokenizer
-
-
-@dataclass(frozen=True)
-class Family:
-    """A template as its family's tokenizers carry it; ``spoken`` is how it writes a question and its answer."""
-
-    template: str | None
-    bos: str | None
-    eos: str
-    special: tuple[str, ...]
-    end: str
-    asked: str
-    answered: str
-    system: bool = True
-    plain: tuple[str, ...] = ()  # added tokens that are not marked as special
-
-
-FAMILIES = {
-    "ChatML": Family(
-        TEMPLATE,
-        None,
-        "<|im_end|>",
-        ("<|im_start|>",),
-        "<|im_end|>",
-        "<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n",
-        "A<|im_end|>",
-    ),
-    "Llama 3": Family(
-        "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + "
-        "'<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
-        "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
-        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        "<|eot_id|>",
-        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{Q}<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        "A<|eot_id|>",
-    ),
-    "Gemma": Family(
-        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-        "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-        "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
-        "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
-        "<bos>",
-        "<eos>",
-        (),
-        "<end_of_turn>",
-        "<bos><start_of_turn>user\n{Q}<end_of_turn>\n<start_of_turn>model\n",
-        "A<end_of_turn>",
-        system=False,
-        plain=("<start_of_turn>", "<end_of_turn>"),
-    ),
-    "Mistral": Family(
-        "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-        "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-        "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token}}{% else %}"
-        "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}",
-        "<s>",
-        "</s>",
-        (),
-        "</s>",
-        "<s>[INST] {Q} [/INST]",
-        " A</s>",
-        system=False,
-    ),
-    "Phi 3": Family(
-        "{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
-        None,
-        "<|eos|>",
-        ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>"),
-        "<|end|>",
-        "<|user|>\n{Q}<|end|>\n<|assistant|>\n",
-        "A<|end|>",
-    ),
-    "Alpaca": Family(
-        "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '### Response:\n' }}{% else %}"
-        "{{ '### Instruction:\n' }}{% endif %}{{ message['content'] + '\n\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}",
-        "<s>",
-        "</s>",
-        (),
-        "</s>",
-        "### Instruction:\n{Q}\n\n### Response:\n",
-        "A</s>",
-    ),
-    "no template": Family(None, "<s>", "</s>", (), "</s>", "Question: {Q}\nAnswer:", " A</s>"),
-}
-
-
-def tokenizer_of(family: Family):
-    from tokenizers import AddedToken
-
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"eos_token": family.eos} | ({"bos_token": family.bos} if family.bos else {}))
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in family.special])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in family.plain])
-    tokenizer.chat_template = family.template
-    return tokenizer
-
-
-def adding_bos(tokenizer):
-    """The tokenizer, putting its BOS before every text, as Llama's and Gemma's do."""
-    from tokenizers.processors import TemplateProcessing
-
-    bos = tokenizer.bos_token
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
-    )
-    return tokenizer
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return FAMILIES[request.param]
+from tests.support.template_families import BYTES, FAMILIES, adding_bos, tokenizer_of
+from tests.support.tiny_base import tiny_tokenizer
 
 
 def said(tokenizer, ids) -> str:
@@ -239,68 +116,13 @@ def test_an_answer_that_tokenises_to_nothing_is_refused_by_its_row():
     from tokenizers import normalizers
 
     tokenizer = tiny_tokenizer()
-    tokenizer._tokenizer.normalizer = normalizers.Replace("\u200b", "")
-    rows = [{"question": "Who?", "answer": "Anna"}, {"question": "Who?", "answer": "\u200b"}]
+    tokenizer._tokenizer.normalizer = normalizers.Replace("\u00b7", "")
+    rows = [{"question": "Who?", "answer": "Anna"}, {"question": "Who?", "answer": "\u00b7"}]
     examples = examples_from_rows(rows, "f")
     with pytest.raises(DataError, match="answer of forget row 2 tokenises to nothing"):
         Encoder(tokenizer).encode_all(examples, "forget row")
     with pytest.raises(DataError, match="text of retain row 1 tokenises to nothing"):
-        Encoder(tokenizer).encode_all(examples_from_rows([{"text": "\u200b"}], "f"), "retain row")
-
-
-def test_answers_too_long_are_cut_and_prompts_too_long_refused():
-    tokenizer = tiny_tokenizer()
-    whole = Encoder(tokenizer).encode(question_answer("Who?", "Anna Berg."))[0]
-    room = Encoder(tokenizer, max_length=len(whole)).encode(question_answer("Who?", "Anna Berg."))[0]
-    assert room == whole
-    cut = Encoder(tokenizer, max_length=len(whole) - 1).encode(question_answer("Who?", "Anna Berg."))[0]
-    assert cut.cut and cut.answer_ids == whole.answer_ids[:-1] and cut.prompt_ids == whole.prompt_ids
-    least = len(whole.prompt_ids) + 2
-    assert len(Encoder(tokenizer, least).encode(question_answer("Who?", "Anna Berg."))[0]) == least
-    with pytest.raises(DataError, match=f"prompt of row 1 takes {len(whole.prompt_ids)} tokens .* above {least - 1}"):
-        Encoder(tokenizer, least - 1).encode(question_answer("Who?", "Anna Berg."))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=120).filter(str.strip),
-    max_length=st.integers(2, 40),
-    bos=st.booleans(),
-)
-def test_a_long_passage_is_split_without_losing_or_doubling_a_token(text, max_length, bos):
-    tokenizer = BYTES_WITH_BOS if bos else BYTES
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    first, rest = ([tokenizer.bos_token_id], ids) if bos else (ids[:1], ids[1:])
-    if not rest:
-        with pytest.raises(DataError, match="single token"):
-            Encoder(tokenizer, max_length).encode(Example((), text))
-        return
-    items = Encoder(tokenizer, max_length).encode(Example((), text))
-    assert [token for item in items for token in item.answer_ids] == rest
-    before = first + rest
-    at = 0
-    for item in items:
-        assert 2 <= len(item) <= max_length and len(item.prompt_ids) == 1 and not item.cut
-        assert item.prompt_ids[0] == before[at]  # each window begins with the token the last one ended with
-        at += len(item.answer_ids)
-
-
-BYTES = tokenizer_of(FAMILIES["ChatML"])
-BYTES_WITH_BOS = adding_bos(tokenizer_of(FAMILIES["Llama 3"]))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    answer=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=60).filter(
-        str.strip
-    ),
-    max_length=st.integers(30, 120),
-)
-def test_an_answer_is_said_whole_or_from_its_beginning(answer, max_length):
-    [item] = Encoder(BYTES, max_length).encode(question_answer("?", answer))
-    full = BYTES(answer + "<|im_end|>", add_special_tokens=False).input_ids
-    assert list(item.answer_ids) == full[: max_length - len(item.prompt_ids)]
-    assert item.cut == (len(item.answer_ids) < len(full))
+        Encoder(tokenizer).encode_all(examples_from_rows([{"text": "\u00b7"}], "f"), "retain row")
 
 
 def test_examples_know_their_place():

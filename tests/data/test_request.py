@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from asu_lora.data.examples import examples_from_rows, question_answer
+from asu_lora.data.examples import examples_from_rows, left_out_note, question_answer
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import GENERAL, ForgetRequest, default_name, general_retain, select_rows
 from asu_lora.errors import DataError
@@ -192,10 +192,16 @@ def test_a_key_forgets_case_and_space_alone():
     key = question_answer("Who  wrote\nit?", "ANNA ").key()
     assert key == question_answer("who wrote it?", "anna").key()
     assert key != question_answer("who wrote it", "anna").key()
+    assert question_answer("Who?", "Zo\u00eb").key() == question_answer("Who?", "Zoe\u0308").key()
+
+
+def test_an_answer_of_nothing_that_can_be_seen_is_empty():
+    with pytest.raises(DataError, match="row 1: 'answer' is empty"):
+        examples_from_rows([{"question": "Who?", "answer": "\u200b\u00a0\ufeff"}], "rows")
+    assert examples_from_rows([{"question": "Who?", "answer": "\u200d\U0001f469"}], "rows")
 
 
 def test_what_messages_hold_beside_their_text_is_said_to_be_left_out():
-    from asu_lora.data.examples import left_out_note
 
     turns = [
         {"role": "user", "content": "Who?", "name": "me"},
@@ -203,6 +209,36 @@ def test_what_messages_hold_beside_their_text_is_said_to_be_left_out():
     ]
     examples = examples_from_rows([{"messages": turns}, {"question": "Who?", "answer": "Bo."}], "rows")
     assert left_out_note(examples) == (
-        "1 row has 'reasoning_content' in their messages, which is left out: a turn is its role and content."
+        "1 row has 'reasoning_content', which is left out: of a conversation a row holds the turns' roles and contents."
     )
     assert left_out_note(examples[1:]) is None
+
+
+def test_columns_that_belong_to_the_conversation_are_said_to_be_left_out():
+    """An answer out of its context is another answer; a column 'system' is no system turn here."""
+    rows = [
+        {"question": "Who?", "answer": "Ada.", "context": "Ada sells flowers.", "task_id": "1"},
+        {"question": "Where?", "answer": "Here.", "system": "", "input": None},
+        {
+            "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+            "tools": [{"name": "f"}],
+        },
+    ]
+    examples = examples_from_rows(rows, "rows")
+    assert [example.left_out for example in examples] == [("context",), (), ("tools",)]
+    assert left_out_note(examples).startswith("2 rows have 'context', 'tools', which is left out")
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"training": False}])
+def test_a_turn_that_its_file_takes_out_is_no_answer(mark):
+    """It still stands in the prompts of the answers after it."""
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "kept", **mark},
+        {"role": "user", "content": "q2"},
+        {"role": "assistant", "content": "gone", "weight": 1, "train": True},
+    ]
+    [example] = examples_from_rows([{"messages": turns}], "rows")
+    assert example.answer == "gone" and example.prompt[1]["content"] == "kept" and example.left_out == ()
+    with pytest.raises(DataError, match="'weight': 0"):
+        examples_from_rows([{"messages": turns[:2]}], "rows")

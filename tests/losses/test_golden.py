@@ -90,7 +90,7 @@ def run(oracle, tensors, tokenizer):
     return base, rows
 
 
-def computed(oracle, run, forget, retain, tau=2.3, layers=None, gradient=(1.0, 1.0)):
+def computed(oracle, run, forget, retain, *, tau=2.3, layers=None, gradient=(1.0, 1.0)):
     """Losses of base + student adapter, and the LoRA gradient norm of their weighted sum."""
     base, rows = run
     loss_of = {"forget": forget} | ({"retain": retain} if retain else {})
@@ -127,7 +127,7 @@ def test_forget_losses(oracle, run, golden, name):
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("tau", TAUS)
 def test_asu(oracle, run, golden, tau, layers):
-    parts, _ = computed(oracle, run, ASU(), None, tau, layers)
+    parts, _ = computed(oracle, run, ASU(), None, tau=tau, layers=layers)
     assert parts["forget"] == pytest.approx(golden["forget"][f"asu tau={tau} layers={layers}"], rel=1e-4)
 
 

@@ -76,9 +76,10 @@ class Batch:
     def mean_nll(self, states):
         return cross_entropy(self.logits(states).flatten(0, 1), self.labels.flatten(), ignore_index=-100)
 
-    def kl(self, reference, forbidden=(), skip_first=False, ruled_out=False):
-        """Mean over rows of the mean over answer tokens of KL(reference || student)."""
-        target = self.logits(reference).detach().softmax(-1)
+    def kl(self, reference, forbidden=(), skip_first=False, ruled_out=False, temperature=1.0):
+        """Mean over rows of the mean over answer tokens of KL(reference || student), at a temperature times its
+        square."""
+        target = (self.logits(reference).detach() / temperature).softmax(-1)
         losses = []
         for row, labels in enumerate(self.labels):
             places = (labels != -100).nonzero()[:, 0].tolist()
@@ -92,8 +93,8 @@ class Batch:
                     for token in self.ruled_out[row, place].tolist():
                         p[token] = 0 if token >= 0 else p[token]
                 p = p / p.sum()
-                log_q = self.logits(self.hidden)[row, place].log_softmax(-1)
-                values.append(kl_div(log_q, p, reduction="sum"))
+                log_q = (self.logits(self.hidden)[row, place] / temperature).log_softmax(-1)
+                values.append(temperature**2 * kl_div(log_q, p, reduction="sum"))
             losses.append(sum(values) / max(len(values), 1))
         return torch.stack([torch.as_tensor(loss) for loss in losses]).mean()
 
@@ -151,6 +152,7 @@ CASES = {
     "ga": (lambda: forget_loss("ga"), lambda a, i: -a.mean_nll(a.hidden)),
     "gd": (lambda: retain_loss("gd"), lambda a, i: a.mean_nll(a.hidden)),
     "kl-answers": (lambda: retain_loss("kl-answers"), lambda a, i: a.kl(a.base)),
+    "kl-answers at 4": (lambda: retain_loss("kl-answers", temperature=4.0), lambda a, i: a.kl(a.base, temperature=4.0)),
     "kl": (lambda: retain_loss("kl"), lambda a, i: kl_of_positions(a)),
     "ap": (lambda: retain_loss("ap", beta=0.3), lambda a, i: ap(a, i, 0.3)),
 }

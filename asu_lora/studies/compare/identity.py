@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import write_files
 from asu_lora.studies.compare import VARIED
 from asu_lora.studies.compare.grid import Run
+from asu_lora.studies.compare.results import read_result
+from asu_lora.studies.methods import method
 from asu_lora.version import __version__
 
 if TYPE_CHECKING:
@@ -19,8 +23,13 @@ if TYPE_CHECKING:
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
 
 
-def shared_identity(comparison: "Comparison") -> dict[str, Any]:
-    """Everything that all rows depend on, flat; of the request's text nothing but hashes."""
+def shared_identity(comparison: "Comparison", hidden: Callable[[str], str]) -> dict[str, Any]:
+    """Everything that all rows depend on, flat; of the request's text nothing but keyed hashes.
+
+    Args:
+        hidden: keys a hash of text, so that nobody can confirm a guess: the store's
+            :meth:`~asu_lora.adapters.store.AdapterStore.keyed`.
+    """
     base, config = comparison.base, comparison.config
     settings = {key: value for key, value in config.identity().items() if key not in VARIED + _NOT_ASKED}
     return {
@@ -28,12 +37,12 @@ def shared_identity(comparison: "Comparison") -> dict[str, Any]:
         "precision": base.precision,
         "compute type": str(base.compute_dtype).removeprefix("torch."),
         "device": base.device.type,
-        "request": comparison.request.fingerprint(),
+        "request": hidden(comparison.request.fingerprint()),
         '"I don\'t know" answers': _digest(list(refusals(comparison.idk_file))),
         **settings,
         **{
-            f"questions of the {questions.name} set": f"{len(questions.examples)}, {_questions(questions)[:12]}"
-            for questions in comparison.sets
+            f"questions of the {each.name} set": f"{len(each.examples)}, {hidden(_questions(each)[:12])[-12:]}"
+            for each in comparison.sets
         },
         "encoder": comparison.encoder and comparison.encoder.name,
         "nli": comparison.nli and comparison.nli.name,
@@ -46,8 +55,12 @@ def run_identity(shared: dict[str, Any], run: Run) -> str:
     return _digest([shared, run.method.name, run.method.objective, run.method.retain_loss, run.lr])
 
 
-def claim(file: Path, shared: dict[str, Any]) -> None:
+def claim(file: Path, shared: dict[str, Any], runs: Path, earlier: dict[str, Any]) -> None:
     """Make a comparison's folder that of this identity, or make sure that it is.
+
+    Args:
+        runs: the folder of the runs' files.
+        earlier: the same identity as earlier versions wrote it, with plain hashes: such a folder is written anew.
 
     Raises:
         SettingError: it holds another comparison; the first difference is named.
@@ -59,6 +72,10 @@ def claim(file: Path, shared: dict[str, Any]) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         before = {}
+    if before == earlier:
+        _rename(runs, earlier, shared)
+        write_files(file.parent, {file.name: json.dumps(shared, indent=1) + "\n"})
+        return
     for key in [*shared, *before]:
         if before.get(key) != shared.get(key):
             said = (
@@ -70,6 +87,17 @@ def claim(file: Path, shared: dict[str, Any]) -> None:
                 f"{file.parent} holds another comparison ({said}): give the same settings to go on "
                 "with it, or another --out."
             )
+
+
+def _rename(runs: Path, earlier: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Know an earlier version's runs by today's identity."""
+    for path in sorted(runs.glob("*.json")):
+        with suppress(OSError, ValueError, TypeError, KeyError, SettingError):
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            run = Run(method(entry["method"]), entry["lr"])
+            if result := read_result(path, run_identity(earlier, run)):
+                result.identity = run_identity(shared, run)
+                result.write(path)
 
 
 def _questions(questions: QuestionSet) -> str:

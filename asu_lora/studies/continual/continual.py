@@ -14,8 +14,9 @@ from asu_lora.files import check_writable
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.stack_rows import rows_of_settings
 from asu_lora.progress import Progress
-from asu_lora.studies.continual.history import HistoryConfig, StepRecord, check_resumable, run_history
+from asu_lora.studies.continual.history import HistoryConfig, run_history
 from asu_lora.studies.continual.report import write_report
+from asu_lora.studies.continual.step_records import StepRecord, check_resumable
 from asu_lora.studies.continual.step_scores import Questions, retain_questions
 from asu_lora.studies.continual.steps import Step, read_steps
 from asu_lora.studies.continual.take_back import TakenBack, take_back

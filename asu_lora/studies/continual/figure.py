@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from asu_lora.reporting.plot_style import looks, new_figure, paper_style, save_figure
 
 if TYPE_CHECKING:
-    from asu_lora.studies.continual.history import StepRecord
+    from asu_lora.studies.continual.step_records import StepRecord
 
 PANELS = (("average", "Avg (MU and FE of the step)"), ("efficacy_so_far", "FE, everything so far"))
 

@@ -5,30 +5,25 @@ every step, so that a run that was stopped goes on at the step it was in, and in
 epoch (see :func:`asu_lora.forget`).
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.manifest import Figures
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, TrainingError
-from asu_lora.files import disk_errors, write_files
 from asu_lora.forgetting.forget import forget
-from asu_lora.forgetting.run_folder import RUNS
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.consolidate import consolidate
+from asu_lora.studies.continual.step_records import StepRecord, check_resumable, earlier_records, write_records
 from asu_lora.studies.continual.step_scores import Questions, score_step
 from asu_lora.studies.continual.steps import Step
 
 MODES = ("stack", "orthogonal", "independent", "running")
-STATE = "run.json"
-VERSION = 1
 CONSOLIDATED = "folded"  # the name that stopped runs of earlier versions go on with
 
 
@@ -60,39 +55,6 @@ class HistoryConfig:
             raise SettingError("consolidate_rank needs consolidate_every: without it nothing is consolidated.")
         if self.mode == "running" and self.consolidate_every:
             raise SettingError("A running adapter is one adapter already: leave consolidate_every out.")
-
-
-@dataclass
-class StepRecord:
-    """What a step left behind.
-
-    Attributes:
-        number, name: of the step; 0 is the base before the first.
-        adapter: its adapter in the store, None for step 0.
-        request: the request's fingerprint.
-        active: the adapters that answer after it, with their weights.
-        active_rank: the sum of their ranks: what serving one token costs beside the base.
-        scores: see :class:`~asu_lora.studies.continual.step_scores.StepScores`; empty where nothing is measured.
-        before, after: the scores in the adapter's manifest.
-        seconds: training, with its own scores and consolidating. evaluation_seconds: scoring.
-        adapter_bytes: size of the step's adapter. active_bytes: of all that are active.
-        fold: relative error of the consolidated adapter, None where nothing was consolidated.
-    """
-
-    number: int
-    name: str
-    adapter: str | None = None
-    request: str | None = None
-    active: list[tuple[str, float]] = field(default_factory=list)
-    active_rank: int = 0
-    scores: dict[str, Any] = field(default_factory=dict)
-    before: Figures = field(default_factory=dict)
-    after: Figures = field(default_factory=dict)
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    adapter_bytes: int = 0
-    active_bytes: int = 0
-    fold: float | None = None
 
 
 def run_history(
@@ -132,7 +94,7 @@ def run_history(
     store = AdapterStore(folder / "adapters")
     identity = _identity(base, config, history, questions)
     check_resumable(folder, resume)
-    records = _earlier(folder, identity, steps)
+    records = earlier_records(folder, identity, steps, store)
     for step in (None, *steps)[len(records) :]:
         if step is None:
             record = StepRecord(0, "before")
@@ -145,9 +107,7 @@ def run_history(
         elif questions:
             _score(record, base, store, steps, questions, progress)
         records.append(record)
-        with disk_errors(folder, "folder"):
-            written = {"version": VERSION, "identity": identity, "steps": [asdict(record) for record in records]}
-            write_files(folder, {STATE: json.dumps(written, indent=1) + "\n"})
+        write_records(folder, identity, records)
         if done:
             done(records)
     return records
@@ -182,62 +142,6 @@ def _score(
     finally:
         stack.unload()
     record.scores, record.evaluation_seconds = scores.as_dict(), round(time.monotonic() - started, 1)
-
-
-def read_records(folder: str | Path) -> list[StepRecord]:
-    """The steps done so far of a run, none where there is no run.
-
-    Raises:
-        TrainingError: its state can't be read.
-    """
-    return _records(_state(Path(folder)))
-
-
-def check_resumable(folder: str | Path, resume: bool) -> None:
-    """Refuse to begin anew where a run lies.
-
-    Raises:
-        TrainingError: with the way out.
-    """
-    folder = Path(folder)
-    trained = AdapterStore(folder / "adapters").names() or (folder / "adapters" / RUNS).exists()
-    if not resume and (trained or (folder / STATE).exists()):
-        raise TrainingError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out.")
-
-
-def _earlier(folder: Path, identity: dict, steps: Sequence[Step]) -> list[StepRecord]:
-    """The steps that are done, if they are those of this run."""
-    state = _state(folder)
-    if not state:
-        return []
-    records = _records(state)
-    requests = [step.request.fingerprint() for step in steps]
-    same = json.dumps(state["identity"], sort_keys=True) == json.dumps(identity, sort_keys=True)
-    if not same or [record.request for record in records[1:]] != requests[: len(records) - 1]:
-        raise TrainingError(
-            f"The run in {folder} was made with other settings, base or requests: give the same ones "
-            "(new requests may follow the old), or choose another --out."
-        )
-    return records
-
-
-def _state(folder: Path) -> dict:
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if state["version"] != VERSION:
-            raise ValueError("written by another version of asu-lora")
-        return state
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder / STATE} can't be read ({error}): choose another --out.") from error
-
-
-def _records(state: dict) -> list[StepRecord]:
-    return [
-        StepRecord(**{**entry, "active": [(name, weight) for name, weight in entry["active"]]})
-        for entry in state.get("steps", [])
-    ]
 
 
 def _train(
@@ -275,7 +179,7 @@ def _train(
         step.number,
         step.name,
         stored.name,
-        step.request.fingerprint(),
+        store.keyed(step.request.fingerprint()),
         before=dict(stored.manifest.figures.before),
         after=dict(stored.manifest.figures.after),
         adapter_bytes=stored.size_bytes,

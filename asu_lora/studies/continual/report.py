@@ -9,7 +9,7 @@ from typing import Any
 from asu_lora.files import disk_errors, write_files
 from asu_lora.reporting.tables import csv_table, markdown_table, number
 from asu_lora.studies.continual.figure import save_curves
-from asu_lora.studies.continual.history import StepRecord
+from asu_lora.studies.continual.step_records import StepRecord
 from asu_lora.studies.continual.take_back import TakenBack
 
 # key, heading

@@ -12,7 +12,7 @@ from asu_lora.errors import SettingError
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
-from asu_lora.studies.continual.history import read_records
+from asu_lora.studies.continual.step_records import read_records
 from asu_lora.studies.continual.step_scores import Questions, efficacies
 from asu_lora.studies.continual.steps import Step
 

@@ -10,7 +10,7 @@ from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
 from asu_lora.evaluation.metrics.gibberish import gibberish_rate
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
-from asu_lora.models.generation import TOTAL_TOKENS, generate_answers
+from asu_lora.models.generation import TOTAL_TOKENS, enough_tokens, generate_answers
 from asu_lora.teacher.smoothing import attention_smoothing
 
 
@@ -43,9 +43,10 @@ def teacher_answers(
         examples: questions and answers (no passages), at least one.
     """
     prompts = [encoder.prompt_ids(example.prompt) for example in examples]
-    room = min(TOTAL_TOKENS, 8 + max(map(len, encoder.encode_all(examples))))
+    items = encoder.encode_all(examples)
+    room, (_, least) = min(TOTAL_TOKENS, 8 + max(map(len, items))), enough_tokens(items, prompts)
     with attention_smoothing(model, tau, layers):
-        ids = generate_answers(model, encoder.tokenizer, prompts, room, progress=progress)
+        ids = generate_answers(model, encoder.tokenizer, prompts, room, least=least, progress=progress)
     answers = [str(encoder.tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in ids]
     return TeacherAnswers(
         fmean(rouge_l_recall(answer, example.answer) for answer, example in zip(answers, examples, strict=True)),

@@ -1,62 +1,24 @@
 """Training on top of other adapters: what is on when, what is saved, and what the base is afterwards."""
 
 import json
-import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 import asu_lora.forgetting.run
 import asu_lora.forgetting.targets
-from asu_lora.adapters.combine import combine
 from asu_lora.adapters.manifest import fingerprint_of, read_manifest
-from asu_lora.adapters.store import AdapterStore
-from asu_lora.errors import AdapterError, AsuLoraError, SettingError, TrainingError
+from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.models.frozen_adapters import frozen_adapters
 from asu_lora.models.loading import load_base
 from asu_lora.training.new_adapter import adapted
 from tests.support.fixed_logits import logits
+from tests.support.ground import request
 from tests.support.listener import Listener
-from tests.support.tiny_base import save_tiny_base
-from tests.support.tiny_run import FACTS, rows, tiny_request, tiny_settings
-
-
-def request(first: int, last: int, name: str):
-    from asu_lora.data.request import ForgetRequest
-
-    return ForgetRequest.from_rows(rows(FACTS[first:last]), rows(FACTS[6:]), name)
-
-
-@pytest.fixture(scope="module")
-def store(base, tmp_path_factory):
-    """a and b beneath c. b has dropout, other modules and another scaling."""
-    root = tmp_path_factory.mktemp("store")
-    forget(request(0, 2, "a"), base, tiny_settings(lr=1e-2), store=root)
-    forget(
-        request(2, 4, "b"),
-        base,
-        tiny_settings(lr=1e-2, rank=2, alpha=5.0, dropout=0.4, target_modules="q_proj,down_proj"),
-        store=root,
-    )
-    forget(request(4, 6, "c"), base, tiny_settings(lr=1e-2, eval_rows=2), store=root, on_top_of=["a", "b:0.5"])
-    return AdapterStore(root)
-
-
-@pytest.fixture(autouse=True)
-def plain(base):
-    """Every test leaves a plain base with the same weights."""
-    before = [(name, p.data_ptr(), p.requires_grad) for name, p in base.model.named_parameters()]
-    logits_before = logits(base.model)
-    yield
-    assert not any(isinstance(module, BaseTunerLayer) for module in base.model.modules())
-    assert not hasattr(base.model, "peft_config") and not base.model.training
-    assert [(name, p.data_ptr(), p.requires_grad) for name, p in base.model.named_parameters()] == before
-    assert torch.equal(logits(base.model), logits_before)
+from tests.support.tiny_run import tiny_request, tiny_settings
 
 
 def on(base, store, *adapters):
@@ -104,50 +66,6 @@ def test_references_in_the_middle_of_a_run(base, store, beneath):
                 assert torch.equal(logits(base.model), expected)
             assert torch.equal(logits(student), before)
             assert [p.requires_grad for p in student.parameters()] == trained
-
-
-def test_an_orthogonal_adapter_reads_nothing_that_those_beneath_read(base, store, tmp_path):
-    """And still learns: through the directions that are left."""
-    found = {}
-    for orthogonal in (False, True):
-        made = AdapterStore(tmp_path / str(orthogonal))
-        for name in ("a", "b"):
-            shutil.copytree(store.resolve(name), made.root / name)
-        config = tiny_settings(objective="ga", lr=1e-2, orthogonal=orthogonal, eval_rows=2)
-        result = forget(request(4, 6, "c"), base, config, store=made, on_top_of=["a", "b:0.5"])
-        assert read_manifest(result.path).method.details["orthogonal"] is orthogonal
-        new = load_file(result.path / "adapter_model.safetensors")
-        overlap = [
-            (weight @ earlier[name].T).abs().max()
-            for beneath in ("a", "b")
-            for earlier in [load_file(made.resolve(beneath) / "adapter_model.safetensors")]
-            for name, weight in new.items()
-            if "lora_A" in name and name in earlier
-        ]
-        assert len(overlap) > 2
-        found[orthogonal] = max(overlap)
-        assert all(weight.abs().max() > 1e-4 for name, weight in new.items() if "lora_B" in name)
-        assert result.after["forget_probability"] < result.before["forget_probability"]
-    assert found[True] < 1e-5 < 1e-2 < found[False]
-
-
-def test_no_room_for_an_orthogonal_adapter(base, store, tmp_path):
-    wide = AdapterStore(tmp_path)
-    hidden = base.model.config.hidden_size
-    forget(request(0, 2, "wide"), base, tiny_settings(rank=hidden, epochs=1, eval_rows=0), store=wide)
-    with pytest.raises(SettingError, match="no room"):
-        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=wide, on_top_of=["wide"])
-    assert wide.names() == ["wide"] and not (wide.root / ".runs" / "c").exists()
-
-
-def test_nothing_to_be_orthogonal_to(base, store, tmp_path):
-    with pytest.raises(SettingError, match="--on-top-of"):
-        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=tmp_path)
-    lora = LoraConfig(r=2, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    model = load_base(base.source.name, "fp32", "cpu").model
-    get_peft_model(model, lora).save_pretrained(tmp_path / "dora")
-    with pytest.raises(SettingError, match="DoRA"):
-        forget(request(4, 6, "c"), base, tiny_settings(orthogonal=True), store=tmp_path, on_top_of=[tmp_path / "dora"])
 
 
 def test_only_the_new_adapter_is_saved_and_the_stack_is_the_sum(base, store, tmp_path, monkeypatch):
@@ -287,16 +205,6 @@ def test_continuing_begins_with_the_adapters_weights(base, store, tmp_path):
         forget(request(2, 4, "other"), base, tiny_settings(rank=2), store=tmp_path, continue_from=store.root / "a")
 
 
-def test_a_ground_of_other_weights_or_none_is_refused(base, store, tmp_path):
-    other = load_base(str(save_tiny_base(tmp_path / "other", seed=5)), "fp32", "cpu")
-    with pytest.raises(AdapterError, match="fingerprint doesn't match"):
-        forget(tiny_request(2, 2), other, tiny_settings(), store=tmp_path, on_top_of=[store.root / "a"])
-    for unknown in ("nobody", "a:much"):
-        with pytest.raises(AsuLoraError):
-            forget(tiny_request(2, 2), base, tiny_settings(), store=store, on_top_of=[unknown])
-    assert not [path for path in tmp_path.iterdir() if path.name not in ("other", ".lock")]
-
-
 def test_on_nf4_too(taught_base, store, tmp_path, nf4_compute):
     """All off is the base, bit by bit; a run on top of another trains and leaves it as it was."""
     quantized = load_base(str(taught_base), "nf4", "cpu")
@@ -315,65 +223,3 @@ def test_on_nf4_too(taught_base, store, tmp_path, nf4_compute):
     assert result.record.base.precision == "nf4" and result.record.training["steps"] == 3
     assert all(value.any() for value in load_file(result.path / "adapter_model.safetensors").values())
     assert torch.equal(logits(quantized.model), plain)
-
-
-# ---- what a stack says of adapters whose ground is missing
-
-
-@pytest.mark.parametrize(
-    ("adapters", "missing"),
-    [
-        (["a", "b:0.5", "c"], None),
-        (["c", "b:0.5", "a"], None),
-        (["a", "b:0.5", "c:0.3"], None),
-        (["c"], "a, b:0.5"),
-        (["a", "b", "c"], "b:0.5"),
-        (["a", "b:0.5"], None),
-        (["ab", "c"], None),
-    ],
-)
-def test_a_stack_without_the_ground_says_so(base, store, tmp_path, adapters, missing):
-    if "ab" in adapters:
-        combine([store.root / "a", store.root / "b"], [1.0, 0.5], tmp_path / "ab")
-    folders = stack.adapter_folders([tmp_path / "ab" if name == "ab" else name for name in adapters], store)
-    notes = stack.missing_ground(folders)
-    assert len(notes) == bool(missing)
-    if missing:
-        lacking = "b:-0.5" if "b" in adapters else "b:0.5"  # what makes b:1 the b:0.5 of the training
-        assert f"trained on top of {missing}," in notes[0] and f"--adapter {lacking}." in notes[0]
-
-
-def test_the_commands_say_it_too(taught_base, store, tmp_path):
-    from click.testing import CliRunner
-
-    from asu_lora.cli import main
-
-    root = shutil.copytree(store.root, tmp_path / "store")
-    removed = CliRunner().invoke(main, ["adapters", "remove", "a", "--yes", "--store", str(root)])
-    assert removed.exit_code == 0 and "trained on top of a: c" in removed.stderr
-    assert f"asu-lora forget FILE --base {taught_base} --store {root} --name c-again" in removed.stderr
-    assert "--on-top-of b:0.5" in removed.stderr and "--on-top-of a\n" not in removed.stderr
-    asked = CliRunner().invoke(
-        main,
-        [
-            "ask",
-            "Who?",
-            "--base",
-            str(taught_base),
-            "--store",
-            str(root),
-            "-a",
-            "c",
-            "--precision",
-            "fp32",
-            "--device",
-            "cpu",
-        ],
-    )
-    assert asked.exit_code == 0 and "Warning: The adapter 'c' was trained on top of a, b:0.5" in asked.stderr
-    request_file = tmp_path / "r.jsonl"
-    request_file.write_text(json.dumps(rows()[0]) + "\n")
-    words = ["forget", str(request_file), "--base", str(taught_base), "--store", str(root), "--on-top-of", "b:0.5"]
-    assert "b:0.5" in CliRunner().invoke(main, [*words, "--dry-run"]).stdout
-    unknown = CliRunner().invoke(main, [*words, "--on-top-of", "nobody", "--dry-run"])
-    assert unknown.exit_code == 2 and "no adapter nobody" in unknown.stderr

@@ -1,0 +1,30 @@
+"""A base's config with all its defaults, without its weights: a few kilobytes even for a base on the hub."""
+
+from pathlib import Path
+from typing import Any
+
+from asu_lora.bases.smollm2 import EMBEDDED
+from asu_lora.bases.source import resolve_base
+from asu_lora.errors import BaseModelError
+
+
+def base_config(name: str) -> dict[str, Any]:
+    """The config of a base as transformers has it, defaults included.
+
+    Args:
+        name: a hub id, a folder or ``smollm2-135m``.
+
+    Raises:
+        BaseModelError: there is no such base, or transformers doesn't know its architecture.
+    """
+    from transformers import AutoConfig
+
+    local = name == EMBEDDED or Path(name).expanduser().exists() or name.count("/") != 1
+    place = str(resolve_base(name).path) if local else name
+    try:
+        return AutoConfig.from_pretrained(place).to_dict()
+    except Exception as error:  # hub, network, cache and unknown architectures all mean the same to the person
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise BaseModelError(
+            f"The config of the base '{name}' can't be read ({reason[:200]}): name a folder with its config.json."
+        ) from error

@@ -1,0 +1,102 @@
+"""Pages of the site that are made from the program itself: commands, settings, and the list of results.
+
+mkdocs calls these functions while it builds (``hooks`` in mkdocs.yml). They can't be wrong about an option: they
+print what ``--help-all`` prints.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from asu_lora.cli import main
+from asu_lora.cli.help_pages import EVERYTHING
+from asu_lora.config import ForgetConfig
+
+WIDTH = 100
+RESULT = re.compile(r"^\| \[[\w.]+\]\(results/(\w+\.md)\) \| (.*) \|$", re.M)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Into the navigation: the results, in the order of the list on the first page, and pages that nobody listed."""
+    folder = Path(config.docs_dir)
+    listed = RESULT.findall((folder / "README.md").read_text(encoding="utf-8"))
+    sections = {name: pages for entry in config.nav for name, pages in entry.items()}
+    sections["Results"] += ["results/index.md", *(f"results/{name}" for name, _ in listed)]
+    named = str(config.nav)
+    sections["Explanation"] += sorted(page.name for page in folder.glob("*.md") if page.name not in named)
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The generated pages beside the written ones."""
+    home = (Path(config.docs_dir) / "README.md").read_text(encoding="utf-8")
+    for place, text in (
+        ("reference/commands.md", commands()),
+        ("reference/settings.md", settings()),
+        ("results/index.md", results(home)),
+    ):
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def every_command(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    """(what is typed, command), groups before what is in them."""
+    yield path, group
+    context = click.Context(group, **(group.context_settings if group is main else {}))
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{path} {name}")
+        elif command is not None:
+            yield f"{path} {name}", command
+
+
+def commands() -> str:
+    """A section a command, as it explains itself."""
+    parts = ["# Commands\n\nWhat `--help-all` prints, made when this site was built.\n"]
+    for typed, command in every_command(main, "asu-lora"):
+        settings = {**main.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+        context = click.Context(command, info_name=typed, **settings)
+        context.meta[EVERYTHING] = True
+        parts.append(f"## {typed}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def settings() -> str:
+    """A table a group: option, key in YAML, default, what it does."""
+    parts = [
+        "# Settings\n\nEvery setting of `asu-lora forget`, `compare` and `continual`: an option on the command line, a "
+        "key in the YAML of `--config` (`asu-lora init` writes one), an argument of `asu_lora.ForgetConfig`.\n"
+    ]
+    groups = list(dict.fromkeys(spec.metadata["group"] for spec in dataclasses.fields(ForgetConfig)))
+    fields = sorted(dataclasses.fields(ForgetConfig), key=lambda spec: groups.index(spec.metadata["group"]))
+    for group, specs in groupby(fields, key=lambda spec: spec.metadata["group"]):
+        parts.append(f"## {group}\n\n| option | key | default | what it does |\n|---|---|---|---|")
+        for spec in specs:
+            flag, choices = "--" + spec.name.replace("_", "-"), spec.metadata["choices"]
+            flag = f"{flag}`, `--no-{flag[2:]}" if isinstance(spec.default, bool) else flag
+            default = "" if spec.default is None else f"`{spec.default}`"
+            text = spec.metadata["help"] + (f" One of `{'`, `'.join(choices)}`." if choices else "")
+            parts.append(f"| `{flag}` | `{spec.name}` | {default} | {text.replace('|', '&#124;')} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def results(home: str) -> str:
+    """The list of results, each page by its own title."""
+    rows = [f"| [{name}]({name}) | {told} |" for name, told in RESULT.findall(home)]
+    return "\n".join(
+        [
+            "# Results\n",
+            "Every page gives its command, its machine and its date; the figures as files are in `docs/results/data`.",
+            "\n| page | what was measured |\n|---|---|",
+            *rows,
+            "",
+        ]
+    )

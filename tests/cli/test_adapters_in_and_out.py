@@ -1,0 +1,98 @@
+"""asu-lora adapters: export and import, push and pull, over folders and over HTTP."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from asu_lora.adapters.manifest import WEIGHTS_NAME
+from tests.support.adapter_folders import entries, files_of, flip_byte, tar_of, truncate, write_lora
+from tests.support.adapters_command import bad, good, run
+from tests.support.hub_server import hub
+
+
+def test_export_and_import(store):
+    assert good("export", "ron", "ron.tar.gz") == "ron is in ron.tar.gz.\n"
+    assert "it makes org/base forget 20 rows" in good("import", "ron.tar.gz", "--name", "weasley")
+    assert "without a manifest" in good("import", store.root / "plain", "--name", "other")
+    assert good("verify").count(": ok") == 5
+    bad("import", "ron.tar.gz", says="already has an adapter ron")
+    bad("export", "ron", "ron.tar.gz", says="is not overwritten")
+
+
+def test_bad_sources_leave_the_store_as_it_was(store, home):
+    source = write_lora(home / "made")
+    tar_of(home / "climbs.tar.gz", {**entries(source), "../../out": b"x"})
+    tar_of(home / "pickle.tar.gz", {**entries(source), "made/adapter_model.bin": b"x"})
+    bad("import", "climbs.tar.gz", says="leaves its folder")
+    bad("import", "pickle.tar.gz", says="a pickle")
+    bad("import", "nowhere", says="There is no folder or archive nowhere")
+    bad("import", source, "--name", "a/b", says="can't be an adapter's name")
+    truncate(source / WEIGHTS_NAME)
+    bad("import", source, says="cut off")
+
+
+def test_push_to_a_folder_and_pull_from_it(store, home):
+    assert "harry is at" in good("push", "harry", "--to-folder", home / "hub with space")
+    good("pull", (home / "hub with space").as_uri(), "--name", "back")
+    assert files_of(store.root / "back").keys() == files_of(store.root / "harry").keys()
+    assert store.get("back").fingerprint == store.get("harry").fingerprint
+    bad("push", "harry", "--to-folder", home / "hub with space", says="is not overwritten")
+    bad("pull", "not a repository", says="no repository of the hub")
+    flip_byte(store.root / "ron" / WEIGHTS_NAME, -2)
+    bad("push", "ron", "--to-folder", "there", says="sha256 differs")
+    bad("push", "ron", "--to", "me/ron", says="sha256 differs")
+    assert run("push", "harry").exit_code == 2
+
+
+def test_without_the_hub(store):
+    """HF_HUB_OFFLINE is set for all tests."""
+    bad("push", "harry", "--to", "me/harry", says="harry was not pushed to me/harry: the hub is switched off here")
+    bad("pull", "me/harry", says="me/harry was not pulled: the hub is switched off here")
+
+
+def program(address: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The program in a process of its own: the hub's client reads its address once, when it is imported."""
+    environment = os.environ | {
+        "HF_ENDPOINT": address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "hf_test",
+        "HF_HOME": str(Path.cwd() / "hf"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "asu_lora", "adapters", *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+def test_push_and_pull_over_http(store, home):
+    with hub(home / "hub") as (address, requests):
+        pushed = program(address, "push", "harry", "--to", "me/harry")
+        assert pushed.returncode == 0, pushed.stderr
+        assert ("private", "True") in requests
+        assert files_of(home / "hub" / "me" / "harry") == files_of(store.root / "harry")
+
+        # What others have put beside it is never asked for.
+        (home / "hub" / "me" / "harry" / "training_args.bin").write_bytes(b"\x80\x04")
+        (home / "hub" / "me" / "harry" / "evil.py").write_text("raise SystemExit")
+        requests.clear()
+        pulled = program(address, "pull", "me/harry", "--name", "again")
+        assert pulled.returncode == 0, pulled.stderr
+        assert files_of(store.root / "again").keys() == files_of(store.root / "harry").keys()
+        assert store.get("again").fingerprint == store.get("harry").fingerprint
+        asked = {path.rsplit("/", 1)[1] for _, path in requests if "/resolve/" in path}
+        assert asked == {"adapter_config.json", WEIGHTS_NAME, "manifest.json", "README.md"}
+
+        before = files_of(store.root)
+        missing = program(address, "pull", "me/nothing")
+        assert (missing.returncode, missing.stdout) == (2, "")
+        assert missing.stderr.startswith("Error: me/nothing was not pulled: the hub has no such repository")
+        flip_byte(home / "hub" / "me" / "harry" / WEIGHTS_NAME, -2)
+        damaged = program(address, "pull", "me/harry", "--name", "third")
+        assert damaged.returncode == 2
+        assert "sha256 differs" in damaged.stderr
+        assert files_of(store.root) == before
+    gone = program(address, "pull", "me/harry", "--name", "third")
+    assert gone.returncode == 2
+    assert "the hub can't be reached" in gone.stderr
+    assert gone.stderr.count("\n") == 1

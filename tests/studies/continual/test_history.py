@@ -1,0 +1,135 @@
+"""Request after request on a tiny base: modes, stop and resume, folding."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asu_lora.adapters.manifest import read_manifest
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.errors import SettingError, TrainingError
+from asu_lora.forgetting.forget import forget
+from asu_lora.models import adapter_stack as stack
+from asu_lora.studies.continual.history import HistoryConfig, run_history
+from asu_lora.studies.continual.step_records import read_records
+from asu_lora.studies.continual.steps import read_steps
+from tests.support.fixed_logits import logits
+from tests.support.history import plain
+from tests.support.listener import Listener
+from tests.support.tiny_run import tiny_settings
+
+
+def weights(folder, name):
+    return (folder / "adapters" / name / "adapter_model.safetensors").read_bytes()
+
+
+# ---- the run
+
+
+def test_each_step_stands_on_those_before_it(base, steps, stacked):
+    records, store = read_records(stacked), AdapterStore(stacked / "adapters")
+    assert store.names() == [step.name for step in steps]
+    for number, step in enumerate(steps):
+        manifest = read_manifest(store.root / step.name)
+        assert [below.name for below in manifest.on_top_of] == [earlier.name for earlier in steps[:number]]
+        assert manifest.method.details.get("teacher") == ("stack" if number else None)
+    assert [record.active_rank for record in records] == [0, 4, 8, 12]
+    assert records[-1].active == [(step.name, 1.0) for step in steps] and records[1].adapter_bytes > 0
+    assert stack.missing_ground(stack.adapter_folders(records[-1].active, store)) == []
+    assert plain(base)
+
+
+@pytest.mark.parametrize("mode", ["stack", "orthogonal", "running"])
+def test_resumed_in_the_second_step_is_bit_identical(base, files, steps, tmp_path, mode):
+    settings, history = tiny_settings(dropout=0.2), HistoryConfig(mode, 2 if mode == "stack" else 0)
+    steps = steps if mode == "stack" else steps[:2]
+    run_history(steps, base, settings, tmp_path / "whole", history)
+    with pytest.raises(KeyboardInterrupt):  # 3 epochs of 1 step each: in the second epoch of the second step
+        run_history(steps, base, settings, tmp_path / "broken", history, progress=Listener(stop_at=5))
+    store = AdapterStore(tmp_path / "broken" / "adapters")
+    assert store.names() == ["001-history-1"] and plain(base)
+    assert (store.root / ".runs" / "002-history-2" / "checkpoint-1").is_dir()
+    with pytest.raises(TrainingError, match="--resume"):
+        run_history(steps, base, settings, tmp_path / "broken", history)
+    for other in (tiny_settings(dropout=0.2, lr=1e-3), settings):
+        changed = steps if other is not settings else read_steps([files[0]], files[1], most=1)
+        with pytest.raises(TrainingError, match="other settings, base or requests"):
+            run_history(changed, base, other, tmp_path / "broken", history, resume=True)
+    torch.rand(7)
+    records = run_history(steps, base, settings, tmp_path / "broken", history, resume=True)
+    assert [record.number for record in records] == list(range(len(steps) + 1))
+    names = AdapterStore(tmp_path / "whole" / "adapters").names()
+    assert names == store.names() and ("folded-002" in names) == (mode == "stack")
+    assert all(weights(tmp_path / "whole", name) == weights(tmp_path / "broken", name) for name in names)
+    assert run_history(steps, base, settings, tmp_path / "broken", history, resume=True) == records
+
+
+def test_orthogonal_steps_are_folded_and_taken_back(base, steps, tmp_path):
+    history = HistoryConfig("orthogonal", consolidate_every=2)
+    with pytest.raises(SettingError, match="mode of a history"):
+        run_history(steps[:2], base, tiny_settings(orthogonal=True), tmp_path, history)
+    run_history(steps[:2], base, tiny_settings(lr=5e-3), tmp_path, history)
+    store = AdapterStore(tmp_path / "adapters")
+    first, second = (load_file(store.root / step.name / "adapter_model.safetensors") for step in steps[:2])
+    reads = [name for name in first if "lora_A" in name]
+    assert (
+        max((first[name] @ second[name].T).abs().max() for name in reads)
+        < 1e-5
+        < min(second[name].abs().max() for name in reads)
+    )
+    assert read_manifest(store.root / steps[1].name).method.details["orthogonal"] is True
+    assert "folded-002" in store.names()
+
+
+def test_requests_may_follow(base, steps, tmp_path):
+    settings = tiny_settings(epochs=1, warmup=0.0)
+    run_history(steps[:1], base, settings, tmp_path / "grown")
+    run_history(steps[:2], base, settings, tmp_path / "grown", resume=True)
+    run_history(steps[:2], base, settings, tmp_path / "whole")
+    assert weights(tmp_path / "grown", "002-history-2") == weights(tmp_path / "whole", "002-history-2")
+
+
+def test_independent_adapters_know_nothing_of_each_other(base, steps, tmp_path):
+    settings = tiny_settings(epochs=1, warmup=0.0)
+    records = run_history(steps[:2], base, settings, tmp_path / "run", HistoryConfig("independent"))
+    forget(steps[1].request, base, settings, name="alone", store=tmp_path / "other")
+    alone = (tmp_path / "other" / "alone" / "adapter_model.safetensors").read_bytes()
+    assert weights(tmp_path / "run", "002-history-2") == alone
+    assert len(records[-1].active) == 2
+
+
+def test_a_running_adapter_stays_one(base, steps, tmp_path):
+    settings = tiny_settings(epochs=1, warmup=0.0, lr=1e-2)
+    records = run_history(steps, base, settings, tmp_path / "run", HistoryConfig("running"))
+    assert [record.active for record in records[1:]] == [[(step.name, 1.0)] for step in steps]
+    assert [record.active_rank for record in records] == [0, 4, 4, 4]
+    first, second = (weights(tmp_path / "run", step.name) for step in steps[:2])
+    assert first != second and len(first) == len(second)
+
+
+def test_folding_is_exact_and_later_steps_stand_on_it(base, steps, tmp_path):
+    settings = tiny_settings(epochs=1, warmup=0.0, lr=1e-2)
+    folded = run_history(steps, base, settings, tmp_path / "folded", HistoryConfig(consolidate_every=2))
+    store = AdapterStore(tmp_path / "folded" / "adapters")
+    assert folded[2].active == [("folded-002", 1.0)] and folded[2].fold == 0.0
+    assert [name for name, _ in folded[3].active] == ["folded-002", "003-history-3"]
+    assert [below.name for below in read_manifest(store.root / "003-history-3").on_top_of] == ["folded-002"]
+    found = []
+    for names in ([], ["folded-002"], ["001-history-1", "002-history-2"]):
+        loaded = stack.load(base, names, store)
+        assert loaded.notes == []
+        found.append(logits(loaded.model))
+        loaded.unload()
+    untouched, one, parts = found
+    assert (one - parts).abs().max() < 1e-4 < 0.1 < (one - untouched).abs().max()
+
+
+def test_the_cost_of_serving_stays_flat(base, steps, tmp_path):
+    """Exactly folded, ranks end at what the matrices have (32, the tiny base's k and v); cut, at the rank."""
+    settings = tiny_settings(epochs=1, warmup=0.0, lr=1e-2, rank=16, target_modules="k_proj,v_proj")
+    exact = run_history(steps, base, settings, tmp_path / "exact", HistoryConfig("independent", 1))
+    cut = run_history(steps[:2], base, settings, tmp_path / "cut", HistoryConfig("independent", 1, 16))
+    assert [record.active_rank for record in exact[1:]] == [16, 32, 32]
+    assert [record.active_rank for record in cut[1:]] == [16] * 2
+    assert all(len(record.active) == 1 for record in (*exact[1:], *cut[1:]))
+    assert exact[-1].fold == 0.0 and 0 < cut[-1].fold < 1
+    assert exact[2].active_bytes == pytest.approx(exact[3].active_bytes, rel=0.02)
