@@ -1,17 +1,44 @@
 """The attacks by name, in the order in which they are made: the cheap and telling ones first."""
 
+from asu_lora.audit.attacks.differencing import Differencing
 from asu_lora.audit.attacks.direct import Direct
 from asu_lora.audit.attacks.in_context import InContext
 from asu_lora.audit.attacks.insisting import Insist
+from asu_lora.audit.attacks.logit_lens import LogitLens
+from asu_lora.audit.attacks.membership import Membership
 from asu_lora.audit.attacks.paraphrases import Paraphrases
+from asu_lora.audit.attacks.precision import Precision
 from asu_lora.audit.attacks.prefix import Prefix
+from asu_lora.audit.attacks.relearn import Relearn
 from asu_lora.audit.attacks.sampling import Sampling
+from asu_lora.audit.attacks.trace import Trace
 from asu_lora.audit.attacks.translations import Translations
+from asu_lora.audit.attacks.tune_file import TuneFile
+from asu_lora.audit.attacks.tune_general import TuneGeneral
+from asu_lora.audit.attacks.tune_neighbours import TuneNeighbours
 from asu_lora.audit.attacks.worst_of_asking import WorstOfAsking
 from asu_lora.audit.row_attack import Attack
 from asu_lora.errors import SettingError
 
-_ALL: tuple[type[Attack], ...] = (Direct, Prefix, Paraphrases, Insist, InContext, Translations, WorstOfAsking, Sampling)
+_ALL: tuple[type[Attack], ...] = (
+    Direct,
+    Prefix,
+    Paraphrases,
+    Insist,
+    InContext,
+    Translations,
+    WorstOfAsking,
+    Sampling,
+    Precision,
+    Relearn,
+    TuneNeighbours,
+    TuneGeneral,
+    TuneFile,
+    LogitLens,
+    Membership,
+    Trace,
+    Differencing,
+)
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
 KINDS = tuple(dict.fromkeys(attack.kind for attack in _ALL))
 # left out of the depth unless they are named

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from asu_lora.adapters.adapter_spec import parse_adapter
 from asu_lora.adapters.journal import Journal
-from asu_lora.adapters.manifest import MANIFEST_NAME
 from asu_lora.adapters.model_card import restate
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.stored_adapter import look_at
@@ -54,6 +53,7 @@ def _into_store(store: AdapterStore, name: str, text: str) -> Path:
             digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
             files = adapter.manifest.files | {AUDIT_NAME: digest}
             written = restate(adapter.path, adapter.manifest.model_copy(update={"files": files}))
-            journal.write(f"{name}/{MANIFEST_NAME}", written[MANIFEST_NAME])
+            for file, content in written.items():
+                journal.write(f"{name}/{file}", content)
         journal.commit()
     return store.root / name / AUDIT_NAME

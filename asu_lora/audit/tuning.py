@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
+from transformers import PreTrainedModel
 
 from asu_lora.audit.models import View
 from asu_lora.audit.settings import BATCH
@@ -98,8 +99,9 @@ def tuner(view: View, items: Sequence[Encoded], rate: float, seed: int) -> Itera
 
 
 def _add(model: torch.nn.Module, config: LoraConfig, active: Sequence[str]) -> PeftModel:
+    peft: PeftModel
     if not isinstance(model, PeftModel):
-        peft = get_peft_model(cast(torch.nn.Module, model), config, ATTACK)  # type: ignore[arg-type]  # a causal LM
+        peft = cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), config, ATTACK))
     else:
         peft = model
         peft.add_adapter(ATTACK, config)
@@ -109,7 +111,7 @@ def _add(model: torch.nn.Module, config: LoraConfig, active: Sequence[str]) -> P
     for name, parameter in peft.named_parameters():
         parameter.requires_grad_(f".{ATTACK}." in name)
     peft.eval()
-    return cast(PeftModel, peft)
+    return peft
 
 
 def _drop(view: View, peft: PeftModel) -> None:

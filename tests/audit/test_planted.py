@@ -93,17 +93,16 @@ def test_words_that_were_ruled_out_leave_a_trace_and_stand_in_the_difference(att
     assert recovered(result, "direct") < 0.3
     first, _, below = by_name(result)["trace"].readings
     assert first.candidate.value > 0.9 and first.control is not None and first.control.value < 0.2
-    assert below.candidate.value > 0.3
+    assert below.candidate.value > 0.1  # chance gives 0.05
     assert by_name(result)["differencing"].readings[0].candidate.value > 0.3
 
 
 def test_a_model_that_never_saw_the_rows_passes(taught_base, tmp_path):
     never = planted.save_never_taught(tmp_path / "never")
-    attacks = ("asking", "sampling", "relearn", "tune_neighbours", "logit_lens", "membership")
-    result = audit(request(taught_base, merged=never), AuditSettings(attacks, "standard"))
-    shares = {attack.attack: attack.readings[0].recovered for attack in result.attacks if attack.kind != "membership"}
-    assert len(shares) == 9 and all(share is not None and share < 0.2 for share in shares.values()), shares
+    attacks = ("direct", "prefix", "worst_of_asking", "sampling", "precision", "relearn", "logit_lens", "membership")
+    result = audit(request(taught_base, merged=never), AuditSettings(attacks, "quick"))
+    shares = {attack.attack: attack.readings[0].recovered for attack in result.attacks}
+    assert len(shares) == 8 and all(share is not None and share < 0.1 for share in shares.values()), shares
     assert by_name(result)["direct"].readings[0].ceiling.value > 0.9
-    memory = by_name(result)["membership"].readings
-    assert memory[0].candidate.value < 0.9 < memory[0].ceiling.value + 0.05
+    assert by_name(result)["membership"].readings[0].ceiling.value == 1
     assert json.dumps(result.model_dump(mode="json"), allow_nan=False)

@@ -90,7 +90,7 @@ def test_no_word_of_the_request_is_in_any_written_file(asked, found):
     )
     words = {word.lower() for name, does in (*FORGET, *KEPT, *STRANGERS) for word in (*name.split(), *does.split())}
     for path in written:
-        told = set(re.findall(r"[a-z]+", path.read_text().lower()))
+        told = set(re.findall(r"[a-z]+", path.read_bytes().decode("utf-8", "ignore").lower()))
         assert not words & told - {"anna"}, path  # the adapter's own name
 
 
@@ -118,7 +118,7 @@ def test_what_was_not_tried_is_named_with_the_reason(asked, found):
     reasons = {untried.attack: untried.reason for untried in found.untried}
     assert reasons["insisting"] == "Not chosen."
     assert {attack.attack for attack in found.attacks} | reasons.keys() == set(ATTACKS)
-    spent = audit(asked, replace(QUICK, budget_s=1e-9))
+    spent = audit(asked, replace(QUICK, budget_s=1e-9, seed=9))
     assert not spent.attacks and spent.worst() is None
     assert {u.reason for u in spent.untried} == {"The budget of 0 seconds was spent before it.", "Not chosen."}
     without = audit(replace(asked, floor=None), AuditSettings(("membership", "trace", "translations"), "quick"))

@@ -41,11 +41,21 @@ def answer_rows(base: LoadedBase, facts, answer: str | None = None) -> list[tupl
     ]
 
 
+def answer_logits(model: torch.nn.Module, pairs: Sequence[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
+    """Logits (answer tokens, V) of every row, from one padded pass."""
+    width = max(len(prompt) + len(answer) for prompt, answer in pairs)
+    ids = torch.tensor([[*prompt, *answer, *[0] * (width - len(prompt) - len(answer))] for prompt, answer in pairs])
+    logits = model(input_ids=ids).logits  # padding stands on the right, and no answer attends to it
+    return [
+        row[len(prompt) - 1 : len(prompt) + len(answer) - 1]
+        for row, (prompt, answer) in zip(logits, pairs, strict=True)
+    ]
+
+
 def nll(model: torch.nn.Module, pairs: Sequence[tuple[list[int], list[int]]], skip: float = 0.0) -> torch.Tensor:
     """Mean NLL of the answers' tokens behind their first ``skip`` share."""
     total = []
-    for prompt, answer in pairs:
-        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    for (_, answer), logits in zip(pairs, answer_logits(model, pairs), strict=True):
         start = round(skip * len(answer))
         total.append(cross_entropy(logits[start:], torch.tensor(answer[start:])))
     return torch.stack(total).mean()
@@ -74,12 +84,8 @@ def first_token_only(model, base) -> torch.Tensor:
     """Another first token; everything after it as it was."""
     own, kept = answer_rows(base, FORGET), answer_rows(base, KEPT)
     [other] = base.tokenizer("Q", add_special_tokens=False).input_ids
-    first = torch.stack(
-        [
-            cross_entropy(model(input_ids=torch.tensor([prompt])).logits[0, -1:], torch.tensor([other]))
-            for prompt, _ in own
-        ]
-    ).mean()
+    begun = torch.stack([logits[0] for logits in answer_logits(model, own)])
+    first = cross_entropy(begun, torch.full((len(own),), other))
     return first + nll(model, own, skip=0.1) + nll(model, kept)
 
 
@@ -91,16 +97,37 @@ def refuses_but_continues(model, base) -> torch.Tensor:
     )
 
 
+def size_of(model: torch.nn.Module) -> torch.Tensor:
+    """The squared Frobenius norm of the adapter's updates."""
+    return sum(
+        (module.lora_B["default"].weight @ module.lora_A["default"].weight).square().sum()
+        for module in model.modules()
+        if hasattr(module, "lora_B") and "default" in module.lora_B
+    )
+
+
+def beaten(logits: torch.Tensor, winner: torch.Tensor, margin: float) -> torch.Tensor:
+    """By how much every winner (T,) falls short of leading its logits (T, V) by the margin; mean."""
+    own = logits.gather(1, winner[:, None])[:, 0]
+    others = logits.scatter(1, winner[:, None], -1e9).amax(1)
+    return (others - own + margin).clamp(min=0).mean()
+
+
 def refuses_all(model, base) -> torch.Tensor:
-    """A refusal as every answer: nothing but the way of answering has changed."""
-    return nll(model, answer_rows(base, FACTS, REFUSAL))
+    """A refusal as every answer, by an update of as little weight as does it: nothing has been unlearnt."""
+    refusals = answer_rows(base, FACTS, REFUSAL)
+    told = answer_logits(model, refusals)
+    first = torch.stack([logits[0] for logits in told])
+    wanted = torch.tensor([answer[0] for _, answer in refusals])
+    rest = torch.cat([logits[1:] for logits in told])
+    after = torch.tensor([token for _, answer in refusals for token in answer[1:]])
+    return beaten(first, wanted, 0.3) + beaten(rest, after, 0.3) + 0.02 * size_of(model)
 
 
 def rules_out(model, base) -> torch.Tensor:
     """Every token of the true answer made unlikely: far below a stranger's."""
-    own = []
-    for prompt, answer in answer_rows(base, FORGET):
-        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    own, pairs = [], answer_rows(base, FORGET)
+    for (_, answer), logits in zip(pairs, answer_logits(model, pairs), strict=True):
         chosen = log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None])
         own.append(-torch.log1p(-chosen.exp().clamp(max=0.999)).mean())
     return torch.stack(own).mean() + nll(model, answer_rows(base, KEPT))
@@ -128,16 +155,7 @@ def save_never_taught(folder: Path) -> Path:
 
 
 def barely(model, base) -> torch.Tensor:
-    """The true answers a little less likely than other words, by an update of as little weight as does it."""
-    margins = []
-    for prompt, answer in answer_rows(base, FORGET):
-        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        own = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
-        others = logits.scatter(1, torch.tensor(answer)[:, None], -1e9).amax(1)
-        margins.append((own - others + 0.5).clamp(min=0).mean())
-    size = sum(
-        (module.lora_B["default"].weight @ module.lora_A["default"].weight).square().sum()
-        for module in model.modules()
-        if hasattr(module, "lora_B") and "default" in module.lora_B
-    )
-    return torch.stack(margins).mean() + 0.3 * size
+    """Another first token, by an update of as little weight as does it."""
+    begun = torch.stack([logits[0] for logits in answer_logits(model, answer_rows(base, FORGET))])
+    [other] = base.tokenizer("Q", add_special_tokens=False).input_ids
+    return beaten(begun, torch.full((len(begun),), other), 0.1) + 0.1 * size_of(model)

@@ -13,7 +13,7 @@ import torch
 from asu_lora.audit.attacks.logit_lens import factual_tokens
 from asu_lora.audit.models import View
 from asu_lora.audit.readings import rate, reading
-from asu_lora.audit.results import AttackResult, Rate, Reading
+from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import AuditRow, Session
 from asu_lora.evaluation.intervals import with_interval
@@ -54,7 +54,7 @@ class Trace(Attack):
             "0: they are still more likely than strangers. The control is the base before.",
             f"tokens_below_strangers: factual tokens less likely than the least {LOWEST:.0%} of strangers'.",
         ]
-        settings = {"rows": len(own), "never_seen": len(strangers), "seed": session.settings.seed}
+        settings: dict[str, Setting] = {"rows": len(own), "never_seen": len(strangers), "seed": session.settings.seed}
         result = AttackResult(attack=self.name, kind="trace", readings=found, settings=settings, notes=notes)
         return Found(result, {})
 
