@@ -15,7 +15,7 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test lint format coverage docs dist mutants setup clean
+.PHONY: demo test lint format coverage docs dist mutants gpu setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
@@ -38,6 +38,13 @@ format: $(READY)
 coverage: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
+
+# A card at hand for ten minutes and no network: everything it can tell, in build/gpu. BASE or PARTS, and TOFU, are
+# folders (benchmarks/gpu/run.py says which); DEVICE=cpu GPU="--tiny" tries it out.
+gpu: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/gpu/run.py --out $(or $(OUT),build/gpu) --minutes $(or $(MINUTES),9) \
+		$(if $(DEVICE),--device $(DEVICE)) $(if $(BASE),--base $(BASE)) $(if $(PARTS),--parts $(PARTS)) \
+		$(if $(TOFU),--tofu $(TOFU)) $(GPU)
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

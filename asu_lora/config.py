@@ -14,6 +14,7 @@ from asu_lora.errors import SettingError
 from asu_lora.layer_ranges import parse_layers
 
 PRECISIONS = ("nf4", "bf16", "fp16", "fp32")
+OBJECTIVES = tuple("asu asu+idk npo dpo idk me ga simnpo rmu undial altpo wga satimp ceu pdu jensun".split())
 
 ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
@@ -38,18 +39,25 @@ class ForgetConfig:
     """
 
     objective: str = setting(
-        "asu", "Forget loss.", choices=("asu", "asu+idk", "npo", "dpo", "idk", "me", "ga"), group="Method"
+        "asu", "Forget loss; docs/method.md has each one's formula and paper.", choices=OBJECTIVES, group="Method"
     )
     retain_loss: str = setting(
         "kl-answers",
         "Retain loss: stay close to the base in the answers (kl-answers) or at every position, as the paper's authors "
-        "do (kl), learn the retain answers on (gd), prefer them to a refusal (ap), or none.",
-        choices=("kl-answers", "kl", "gd", "ap", "none"),
+        "do (kl), learn the retain answers on (gd), prefer them to a refusal (ap), stay close in the bounded "
+        "Jensen-Shannon sense (js) or in the states of one layer (rmu), or none.",
+        choices=("kl-answers", "kl", "gd", "ap", "js", "rmu", "none"),
         group="Method",
     )
     forget_coeff: float = setting(1.0, "Weight of the forget loss.", group="Method")
     retain_coeff: float = setting(1.5, "Weight of the retain loss.", group="Method")
     beta: float = setting(0.1, "Inverse temperature of npo, dpo and ap.", group="Method")
+    loss_settings: str | None = setting(
+        None,
+        "The loss's own numbers, as NAME=NUMBER,...: beta, gamma (simnpo); beta (undial, altpo, wga); beta1, beta2 "
+        "(satimp); skip (ceu); steering, layer (rmu); epsilon, step, warmup (pdu).  [default: the paper's]",
+        group="Method",
+    )
     tau: float | str = setting(
         "auto",
         "Temperature of the teacher's attention, at least 1, or 'auto': the lowest at "
@@ -94,7 +102,7 @@ class ForgetConfig:
     retain_dose: float = setting(
         1.0,
         "For adapters that add up, trained alone: the retain loss sees the adapter at strengths from 1 to this. What "
-        "leaves kept rows alone at several times its strength leaves them alone beside others. 4 was measured.",
+        "leaves kept rows alone at several times its strength leaves them alone beside others. --adds-up sets it.",
         group="Method",
     )
     retain_temperature: float = setting(
@@ -105,14 +113,14 @@ class ForgetConfig:
     )
     forget_dose: float = setting(
         1.0,
-        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, so "
-        "that what is forgotten is still answered in sentences beside others.",
+        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, and "
+        "the adapter ends in their middle, with others beside it or without.",
         group="Method",
     )
     keep_off: float = setting(
         0.0,
         "For adapters that add up, trained alone: the share of the directions of each module's input, those that "
-        "retain rows use most, that the adapter does not read. 0.5 was measured, with --lr 2e-3.",
+        "retain rows use most, that the adapter does not read. --adds-up sets it, and all that goes with it.",
         group="Method",
     )
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
@@ -143,15 +151,11 @@ class ForgetConfig:
     template_date: str | None = setting(
         None, "What a chat template that writes a date takes for today: YYYY-MM-DD.  [default: today, recorded]"
     )
-    scheduler: str = setting(
-        "linear", "Shape of the learning rate after warm-up.", choices=("linear", "cosine", "constant")
-    )
+    scheduler: str = setting("linear", "Shape of the rate after warm-up.", choices=("linear", "cosine", "constant"))
     warmup: float = setting(0.05, "Share of the steps over which the learning rate rises.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.")
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
-    optimizer: str = setting(
-        "auto", "transformers' name of the optimizer; auto is adamw_torch, on CUDA paged_adamw_8bit."
-    )
+    optimizer: str = setting("auto", "transformers' name of it; auto is adamw_torch, on CUDA paged_adamw_8bit.")
     micro_batch_tokens: int = setting(
         0,
         "Most tokens in a forward pass and the backward pass that follows it, unless "
@@ -165,9 +169,7 @@ class ForgetConfig:
     )
     device: str | None = setting(None, "cpu, cuda, cuda:1, ...  [default: the best there is]", group="Machine")
     report_to: str = setting("none", "Where transformers.Trainer logs to: none, tensorboard, wandb.", group="Machine")
-    eval_rows: int = setting(
-        40, "Most rows of each set measured before and after; 0 measures nothing.", group="Machine"
-    )
+    eval_rows: int = setting(40, "Most rows of each set measured before and after; 0 is none.", group="Machine")
     trust_remote_code: bool = setting(False, "Run model code that comes with the base's checkpoint.", group="Machine")
 
     def __post_init__(self) -> None:
@@ -183,7 +185,7 @@ class ForgetConfig:
                 raise SettingError(f"{spec.name} is {value!r}; it must be a {'whole ' * (kinds == (int,))}number.")
         if self.tau != "auto" and (not isinstance(self.tau, (int, float)) or self.tau < 1):
             raise SettingError(f"tau is {self.tau}; it must be 'auto' or at least 1 (1 leaves the attention as it is).")
-        for name in ("rank", "batch_size", "grad_accum"):
+        for name in ("rank", "batch_size", "grad_accum", "retain_dose", "forget_dose"):
             self._at_least(name, 1)
         for name in _NOT_NEGATIVE:
             self._at_least(name, 0)
@@ -198,9 +200,6 @@ class ForgetConfig:
         for name in ("lr", "epochs", "beta", "max_grad_norm", "retain_temperature"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
-        self._at_least("retain_dose", 1)
-        self._at_least("forget_dose", 1)
-        self._at_least("keep_off", 0)
         for name in ("warmup", "dropout", "own_words", "keep_off"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
@@ -244,7 +243,8 @@ class ForgetConfig:
         }
 
 
-UNLESS_SET = ("system_prompt", "template_date")  # runs that began before there were these go on without
+# runs that began before there were these go on without
+UNLESS_SET = ("system_prompt", "template_date", "loss_settings")
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

@@ -29,6 +29,10 @@ class StoreError(AsuLoraError):
     """An adapter store that can't be read or written, or a name it can't take."""
 
 
+class CertificateError(AsuLoraError):
+    """An audit's certificate that can't be issued, or that must not be trusted."""
+
+
 class TrainingError(AsuLoraError):
     """A training run that can't go on: NaN loss, no memory, a resume that doesn't fit."""
 
@@ -37,8 +41,20 @@ class NotEnoughMemory(TrainingError):
     """A run that didn't fit into the device's memory; with less at a time it may go on."""
 
 
+class NameAtWork(TrainingError):
+    """Another run of the same name is at work in the store."""
+
+
 class SettingError(AsuLoraError):
     """A setting outside its range."""
+
+
+class LedgerError(AsuLoraError):
+    """A ledger of requests that can't be reached, a request it doesn't have, or a step that its state forbids."""
+
+
+class KeyFault(AsuLoraError):
+    """The key of the requests' texts is missing, no key at all, or another one."""
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ lines that lie in docs/results/data/adding_up.json, where each is written, are n
 import argparse
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,14 +78,22 @@ class Together:
         self.folders = [store.resolve(name) for name in names.values()]
 
     @contextmanager
-    def stack(self, *names: str, weight: float = 1.0) -> Iterator[torch.nn.Module]:
-        yield load(self.base, [(self.names[name], weight) for name in names], self.store).model
+    def on(self, adapters: list[tuple[str | Path, float]]) -> Iterator[torch.nn.Module]:
+        stack = load(self.base, adapters, self.store)
+        try:
+            yield stack.model
+        finally:
+            stack.unload()
+
+    def stack(self, *names: str, weight: float = 1.0) -> AbstractContextManager[torch.nn.Module]:
+        return self.on([(self.names[name], weight) for name in names])
 
     @contextmanager
     def combined(self, rank: int | None) -> Iterator[torch.nn.Module]:
         out = self.work / f"combined-{rank}"
         combine(self.folders, [1.0] * len(self.folders), out, rank)
-        yield load(self.base, [out], self.store).model
+        with self.on([(out, 1.0)]) as model:
+            yield model
 
     @contextmanager
     def merged(self, precision: str, durable: DurableSettings | None = None) -> Iterator[torch.nn.Module]:
@@ -99,13 +107,13 @@ class Together:
         """What is measured, by its name: functions that give a context."""
         every = list(self.names)
         found = {"base": lambda: self.stack()}
-        found |= {f"{one} alone": lambda one=one: self.stack(one) for one in every if "alone" in ways}
-        if "sums" in ways:
-            for weight in weights:
-                for count in range(2, len(every) + 1):
-                    some = every[:count]
-                    key = f"sum of {count}" + (f", each at {weight:g}" if weight != 1 else "")
-                    found[key] = lambda some=some, weight=weight: self.stack(*some, weight=weight)
+        for weight in weights:
+            at = f", each at {weight:g}" if weight != 1 else ""
+            groups = {f"{one} alone": [one] for one in every if "alone" in ways}
+            if "sums" in ways:
+                groups |= {f"sum of {count}": every[:count] for count in range(2, len(every) + 1)}
+            for key, some in groups.items():
+                found[key + at] = lambda some=some, weight=weight: self.stack(*some, weight=weight)
         if "without" in ways:
             for one in every:
                 others = [other for other in every if other != one]
@@ -148,7 +156,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=24, help="measured of each set")
     parser.add_argument("--ask", type=int, default=12, help="of these, asked for an answer")
     parser.add_argument("--ways", nargs="*", default=["alone", "sums"], choices=WAYS)
-    parser.add_argument("--weights", nargs="*", type=float, default=[1.0], help="of every adapter in the sums")
+    parser.add_argument("--weights", nargs="*", type=float, default=[1.0], help="of every adapter, alone and in sums")
     a = parser.parse_args()
     quiet_libraries()
     requests, others = requests_of(a.tofu, a.requests)

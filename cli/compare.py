@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from asu_lora.evaluation.question_sets import QuestionSet
     from asu_lora.progress import Progress
     from asu_lora.studies.compare.compare import Comparison
+    from asu_lora.studies.compare.reproduce import Reproduction
     from asu_lora.studies.compare.table import Table
+    from asu_lora.studies.compare.tuning import Tuning
 
 # Options of text that are checked against known names before anything runs; a setting's own words are too.
-SHOWN = {"methods", "rates", *(spec.name for spec in fields(ForgetConfig))}
+SHOWN = {"methods", "rates", "seeds", *(spec.name for spec in fields(ForgetConfig))}
 
 
 @click.command(cls=GroupedCommand, short_help="Train and score every unlearning method on one request.")
@@ -44,8 +46,8 @@ SHOWN = {"methods", "rates", *(spec.name for spec in fields(ForgetConfig))}
     "--methods",
     "-m",
     metavar="NAME,...",
-    help="Methods, FORGET_RETAIN: forget loss ga, npo, dpo, idk, me, "
-    "asu or asu+idk, retain loss gd, kl, ap or none.  [default: the 13 of the paper's table]",
+    help="Methods, FORGET_RETAIN: a forget and a retain loss of --objective and --retain-loss (NPO_GD); or 'paper' for "
+    "the 13 of the ASU paper's table, 'field' for nine further ones, 'all' for both.  [default: paper]",
 )
 @click.option(
     "--lr",
@@ -54,6 +56,28 @@ SHOWN = {"methods", "rates", *(spec.name for spec in fields(ForgetConfig))}
     metavar="LR,...",
     help="Learning rates tried for each method, the best "
     "Avg is kept; METHOD=LR,... for one method alone. Repeatable.  [default: 0.001]",
+)
+@click.option(
+    "--search",
+    "trials",
+    type=click.IntRange(1),
+    metavar="N",
+    help="First tune every method with N trials: learning rate, weight of the retain loss, the method's own number. "
+    "The same command, started several times, shares the trials out; needs 'pip install asu-lora[search]'.",
+)
+@click.option("--search-forget", metavar="FILE", help="Forget rows of the trials; none of FILE, which is scored.")
+@click.option(
+    "--search-retain",
+    metavar="FILE",
+    help="Retain rows of the trials.  [default: those of --retain that are not scored]",
+)
+@click.option(
+    "--seeds", metavar="N,...", help="Make every run with each of these seeds; the table has mean and interval."
+)
+@click.option(
+    "--reproduce",
+    metavar="ROW",
+    help="Make one row of OUT again, by its file's name (NPO_GD-lr-0.001), and compare every score with its record.",
 )
 @out_option("Folder for adapters, scores, table and figure. A comparison that lies there goes on.", "comparison")
 @scoring_options
@@ -66,18 +90,21 @@ SHOWN = {"methods", "rates", *(spec.name for spec in fields(ForgetConfig))}
 @json_option
 @partial(setting_options, without=(*VARIED, "orthogonal"))
 def compare(*, file, base, retain, where, methods, rates, out, records, idk_file, as_json, config, **others):
-    """Train and score every method of the ASU paper's table on FILE, with the same base, data, steps and rank.
+    """Train and score unlearning methods on FILE, with the same base, data, steps and rank.
 
     \b
       asu-lora compare request.jsonl --retain keep.jsonl --out table
       asu-lora compare request.jsonl --retain keep.jsonl --methods ASU_KL,NPO_GD --lr 1e-3,3e-4 --lr NPO_GD=1e-4
+      asu-lora compare request.jsonl --retain keep.jsonl --methods all --search 8 --search-forget other.jsonl
       asu-lora compare forget01.json --where task_id=1 --retain keep.jsonl --suite tofu --data TOFU --task 1
 
     A stopped comparison goes on with the same command, run by run; further methods and learning rates join the
     table. A method that fails is a row that says so. The adapters lie in OUT/adapters, a store.
     """
     scoring = {name: others.pop(name) for name in ("suite", "data", "split", "task", "questions", "encoder", "nli")}
+    wanted = {name: others.pop(name) for name in ("trials", "search_forget", "search_retain", "seeds", "reproduce")}
     config = read_config(config, others)
+    check_search(**wanted)
     check_suite(scoring["suite"], scoring["data"])
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
@@ -98,9 +125,12 @@ def compare(*, file, base, retain, where, methods, rates, out, records, idk_file
         runs = plan_runs(chosen, learning_rates(rates, chosen, config.lr))
         request = ForgetRequest.from_files(file, retain, dict(where))
         sets, scored_with = scored(request, progress, **scoring)
-        result = run(
-            request, base, sets, runs, out, config, idk_file=idk_file, records=records, progress=progress, **scored_with
-        )
+        scored_with["idk_file"] = idk_file
+        if wanted["reproduce"]:
+            return made_again(wanted["reproduce"], (request, base, sets, out, config), scored_with, progress)
+        scored_with |= {"seeds": seed_numbers(wanted["seeds"])}
+        scored_with |= {"tuning": tuned(wanted, request, sets, scoring["questions"])}
+        result = run(request, base, sets, runs, out, config, records=records, progress=progress, **scored_with)
         command = typed_command(click.get_current_context())
         progress.stage("Drawing the figure")
         files = write_report(result, command)
@@ -129,6 +159,69 @@ def scored(
     return sets, {"encoder": sentence_encoder, "nli": nli_model, "notes": notes + missing}
 
 
+def check_search(*, trials, search_forget, search_retain, seeds, reproduce) -> None:
+    """Refuse what can't go together, and seeds that are none, before anything is read."""
+    if trials and not search_forget:
+        raise click.UsageError(
+            "--search needs --search-forget: rows of another kind than those that are scored, such as another task's."
+        )
+    if (search_forget or search_retain) and not trials:
+        raise click.UsageError("--search-forget and --search-retain are for --search N: say how many trials.")
+    if reproduce and (trials or seeds):
+        raise click.UsageError("--reproduce makes one row again: leave out --search and --seeds.")
+    seed_numbers(seeds)
+
+
+def seed_numbers(text: str | None) -> list[int]:
+    """The seeds in ``"0,1,2"``."""
+    try:
+        return [int(each) for each in text.split(",")] if text else []
+    except ValueError as error:
+        raise click.UsageError(f"--seeds is '{text}'; write whole numbers with commas between, as 0,1,2.") from error
+
+
+def tuned(
+    wanted: "dict[str, Any]", request: "ForgetRequest", sets: "list[QuestionSet]", questions: int
+) -> "Tuning | None":
+    """The trials that --search asks for, on rows of their own."""
+    if not wanted["trials"]:
+        return None
+    from asu_lora.data.request import ForgetRequest
+    from asu_lora.studies.compare.tuning import tuning
+
+    rows = ForgetRequest.from_files(wanted["search_forget"], wanted["search_retain"])
+    return tuning(wanted["trials"], request, sets, rows, questions, own_retain=bool(wanted["search_retain"]))
+
+
+def made_again(row: str, given: tuple, scored_with: "dict[str, Any]", progress: "Progress") -> None:
+    """Make one row again, and say whether everything is the same; exit code 1 where it isn't.
+
+    Args:
+        given: the comparison's request, base, sets, folder and settings.
+    """
+    from asu_lora.models.loading import load_base
+    from asu_lora.studies.compare.compare import Comparison
+    from asu_lora.studies.compare.reproduce import reproduce
+
+    request, base, sets, out, config = given
+    progress.stage("Loading the base")
+    loaded = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
+    found = reproduce(Comparison(request, loaded, sets, out, config, **scored_with), row, progress)
+    progress.close()
+    told(found)
+
+
+def told(found: "Reproduction") -> None:
+    """What came of making a row again."""
+    if found.same:
+        click.echo(f"{found.recorded.title}: the same to the last digit ({found.again.outcome()}).")
+        return
+    click.echo(f"{found.recorded.title}: {len(found.differences)} figures differ.")
+    for name, (before, now) in list(found.differences.items())[:10]:
+        click.echo(f"  {name}: {before} in the record, {now} now")
+    click.get_current_context().exit(1)
+
+
 def typed_command(ctx: click.Context) -> str:
     """The command as it may be written into a report: names of files and values of columns stand as their kind.
 
@@ -154,12 +247,15 @@ def typed_command(ctx: click.Context) -> str:
 def show(result: "Comparison", files: "Sequence[Path]") -> None:
     """The table, what failed, what is best, where everything lies."""
     from asu_lora.studies.compare.report import best_line
-    from asu_lora.studies.compare.table import paper_table
+    from asu_lora.studies.compare.rows import seed_rows
+    from asu_lora.studies.compare.table import paper_table, speaking_table
 
     kept = result.best
     print_compact("\nIn percent; best bold, second underlined, the base apart", paper_table(kept))
-    if len(kept) < len(result.results):
-        print_compact("\nAll learning rates", paper_table(result.results))
+    if len(kept) < len(everything := seed_rows(result.results)):
+        print_compact("\nAll settings", paper_table(everything))
+    if (speaking := speaking_table(kept)).rows:
+        print_compact("\nThose whose answers to kept questions are at least 95 % sentences", speaking)
     for failed in (each for each in result.results if not each.done):
         click.echo(f"{failed.title} failed: {failed.failure}")
     for note in result.notes:
@@ -181,7 +277,13 @@ def print_compact(title: str, table: "Table") -> None:
     found = Table(title=title, title_justify="left", header_style="dim", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for column in table.columns:
         name, _, holds = column.partition(" (")
-        for long, short in (("probability", "prob."), ("gibberish", "gib- berish"), ("seconds", "s")):
+        for long, short in (
+            ("probability", "prob."),
+            ("gibberish,", "gib- berish"),
+            ("repetition,", "repe- tition"),
+            ("forgotten", "forg."),
+            ("seconds", "s"),
+        ):
             name = name.replace(long, short)
         heading = "\n".join([*name.split(), *holds.rstrip(")").rsplit(" ", 1)]).rstrip()
         found.add_column(heading, justify="left" if column == table.columns[0] else "right", no_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli.help_pages import GroupedOption
 from asu_lora.config import ForgetConfig, config_from
 from asu_lora.errors import SettingError
@@ -21,6 +22,13 @@ def setting_options(command: Callable, without: Collection[str] = ()) -> Callabl
     for spec in reversed(dataclasses.fields(ForgetConfig)):
         if spec.name not in without:
             command = _option(spec)(command)
+    given = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in ADDS_UP.items())
+    command = click.option(
+        "--adds-up",
+        is_flag=True,
+        help="Train adapters that can be summed: each alone on the base, right together. Stands for "
+        f"{given}; what else is given wins over it.",
+    )(command)
     return click.option(
         "--config",
         type=click.Path(path_type=Path),
@@ -134,10 +142,11 @@ def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
 
 
 def read_config(config: Config, typed: dict[str, Any]) -> ForgetConfig:
-    """The settings of ``--config`` and of what was typed, which wins.
+    """The settings of ``--adds-up``, of ``--config``, and of what was typed: what comes later wins.
 
     Raises:
         SettingError: a setting is of the wrong kind or out of range.
     """
     typed = {key: value for key, value in typed.items() if value is not None}
-    return config_from({**config.values, **typed}, config.source)
+    recipe = ADDS_UP if typed.pop("adds_up", False) else {}
+    return config_from({**recipe, **config.values, **typed}, config.source)

@@ -49,8 +49,8 @@ STUDY = ("retain", "by", "steps", "questions", "data", "encoder", "nli", "take_b
     default="stack",
     show_default=True,
     help="What a step is trained on: the stack of all adapters so far; the same, with "
-    "the new adapter kept orthogonal to what they read; the plain base, and then added; or one running "
-    "adapter that every step trains further.",
+    "the new adapter kept orthogonal to what they read; the plain base, and then added, for which "
+    "--adds-up is made; or one running adapter that every step trains further.",
 )
 @click.option(
     "--consolidate-every",

@@ -51,6 +51,13 @@ if TYPE_CHECKING:
     "--micro-batch-tokens and turn gradient checkpointing on until the run fits into BYTES (12GB), or into "
     "what the device has free. Alone it stands after FILE.",
 )
+@click.option(
+    "--profile",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write where the seconds went: profile.md, by part, and trace.json, three training steps for "
+    "chrome://tracing or Perfetto.",
+)
 @json_option
 @setting_options
 def forget(
@@ -67,6 +74,7 @@ def forget(
     resume,
     dry_run,
     fit,
+    profile,
     as_json,
     config,
     **typed,
@@ -102,6 +110,7 @@ def forget(
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
     more = dict(name=name, store=store, heldout=held, idk_file=idk_file, on_top_of=on_top_of, resume=resume)
+    more |= {"profile": profile}
     result = _run(request, base, config, **more)
     if not result.main_process:
         return  # under accelerate launch, one process reports

@@ -163,10 +163,14 @@ def scoring_models_options(command: Callable) -> Callable:
     for option in (
         click.option(
             "--nli",
+            "--nli-judge",
+            "nli",
             cls=GroupedOption,
             group="Scoring models",
-            metavar="MODEL",
-            help="NLI model behind entailment: hub id or folder.  [default: deberta-v3-base-tasksource-nli]",
+            metavar="MODEL|URL",
+            help="What judges entailment: the hub id or folder of a sequence classifier, or the address of an "
+            "OpenAI-compatible server on this machine (http://127.0.0.1:8000/v1, with #MODEL where it has several).  "
+            "[default: deberta-v3-base-tasksource-nli]",
         ),
         click.option(
             "--encoder",

@@ -1,14 +1,19 @@
-"""Every benchmark starts: its imports are there, and its help says what it does."""
+"""Every benchmark starts: its imports are there, and its help says what it does. What a short stay on a card relies on."""
 
+import json
 import runpy
+import time
 
 import pytest
 
+from benchmarks.gpu.parts import LIST, join, split
+from benchmarks.gpu.record import Record
 from tests.support.root import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = [
     *sorted(BENCHMARKS.glob("*.py")),
+    *(BENCHMARKS / "gpu" / f"{name}.py" for name in ("parts", "run")),
     *(BENCHMARKS / "common" / f"{name}.py" for name in ("gemma_like", "shaped_base", "tofu_request")),
 ]
 
@@ -22,3 +27,41 @@ def test_a_benchmark_says_what_it_does(script, monkeypatch, capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert f"python benchmarks/{script.relative_to(BENCHMARKS)}" in shown
+
+
+def test_weights_in_parts_come_together_again(tmp_path):
+    """Sizes around a part's: nothing, one byte less, a whole one, one more, several."""
+    base = tmp_path / "base"
+    base.mkdir()
+    for size in (0, 99, 100, 101, 350):
+        (base / f"{size}.bin").write_bytes(bytes(at % 251 for at in range(size)))
+    told = split(base, tmp_path / "parts", most=100)
+    assert [len(told[f"{size}.bin"]["parts"]) for size in (0, 99, 100, 101, 350)] == [1, 1, 1, 2, 4]
+    assert max(file.stat().st_size for file in (tmp_path / "parts").iterdir() if file.name != LIST) == 100
+    again = join(tmp_path / "parts", tmp_path / "again")
+    assert {f.name: f.read_bytes() for f in again.iterdir()} == {f.name: f.read_bytes() for f in base.iterdir()}
+    part = tmp_path / "parts" / told["350.bin"]["parts"][2]
+    part.write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"350\.bin is not what was cut"):
+        join(tmp_path / "parts", tmp_path / "again")
+    part.unlink()
+    with pytest.raises(ValueError, match="parts lacks"):
+        join(tmp_path / "parts", tmp_path / "again")
+
+
+def test_a_stay_on_a_card_that_is_cut_off_leaves_what_it_has(tmp_path):
+    record = Record(tmp_path / "out", minutes=1)
+    record.part("machine", lambda: {"device": "a card"})
+
+    def broken():
+        raise RuntimeError("no such kernel")
+
+    assert record.part("peak", broken) is None
+    assert record.part("whole job", lambda: {"seconds": 1.0}, needs=61) is None
+    told = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert told["parts"] == {"machine": {"device": "a card"}}
+    assert told["missing"]["peak"] == "RuntimeError: no such kernel" and "61" in told["missing"]["whole job"]
+    page = (tmp_path / "out" / "gpu.md").read_text()
+    assert "- device: a card" in page and "- peak: RuntimeError: no such kernel" in page
+    record.deadline = time.monotonic() - 1
+    assert record.part("late", lambda: 1) is None and record.left < 0

@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMED = re.compile(r"`((?:[\w.]+/)+(?:[\w.]+\.(?:py|md|json|csv|svg))?)`")
 # of the site alone: docs/generated_pages.py makes them
 GENERATED = ("settings.md", "commands.md", "../reference/settings.md", "../reference/commands.md", "results/index.md")
-FILLED_BY_COMMANDS = ("runs/", ".runs/")
+FILLED_BY_COMMANDS = ("runs/", ".runs/", ".requests/")
 PLACES = [ROOT, ROOT / "asu_lora", ROOT / "docs", *(path.parent for path in (ROOT / "asu_lora").glob("*/__init__.py"))]
 
 
@@ -56,6 +56,7 @@ def typed(page):
 def test_every_command_a_page_shows_is_one_that_the_program_takes(page, tmp_path, monkeypatch):
     """Each is parsed by the program's own parser: its command, its options, their values."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text("epochs: 4\n")  # what the pages let a reader write
     for words in typed(page):
         if words[0].startswith("-"):
             continue  # --version, --help

@@ -52,11 +52,7 @@ class ForgetRequest:
         Raises:
             DataError: a file is missing, broken or empty, or a row stands in both.
         """
-        rows, numbers = read_rows(forget), None
-        if where:
-            numbers = selected(rows, where, str(forget))
-            rows = [rows[number - 1] for number in numbers]
-        gone = tuple(examples_from_rows(rows, str(forget), numbers))
+        gone = tuple(read_selected(forget, where))
         kept, source = (general_retain(gone), GENERAL) if retain is None else (read_examples(retain), "file")
         return cls(gone, tuple(kept), source, default_name(forget))
 
@@ -83,6 +79,13 @@ class ForgetRequest:
 def read_examples(source: str | Path) -> list[Example]:
     """Read a file or hub dataset as examples."""
     return examples_from_rows(read_rows(source), str(source))
+
+
+def read_selected(source: str | Path, where: dict[str, Any] | None = None) -> list[Example]:
+    """The same of the rows whose fields equal those of ``where``."""
+    rows = read_rows(source)
+    numbers = selected(rows, where, str(source)) if where else None
+    return examples_from_rows([rows[n - 1] for n in numbers] if numbers else rows, str(source), numbers)
 
 
 def general_retain(forget: Sequence[Example] = ()) -> list[Example]:

@@ -6,7 +6,7 @@ from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.reference_answers import ORIGINAL, reference_answers
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, cosine_similarity
-from asu_lora.evaluation.metrics.entailment import EntailmentModel, entailment
+from asu_lora.evaluation.metrics.entailment import Judge, entailment
 from asu_lora.evaluation.metrics.gibberish import is_gibberish
 from asu_lora.evaluation.metrics.rouge import rouge_l_recall
 from asu_lora.evaluation.metrics.token_entropy import token_entropy
@@ -64,7 +64,7 @@ def add_model_scores(
     examples: Sequence[Example],
     forget: bool,
     encoder: SentenceEncoder | None,
-    nli: EntailmentModel | None,
+    nli: Judge | None,
 ) -> None:
     """Add cosine similarity and entailment to a set's records; the truth is the full sentence where there is one.
 

@@ -6,7 +6,7 @@ from asu_lora.data.encoding import cut_note
 from asu_lora.evaluation.answer_scores import add_model_scores, answer_records
 from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
-from asu_lora.evaluation.metrics.entailment import EntailmentModel
+from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.question_sets import QuestionSet, is_forget
 from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.result import Evaluation
@@ -19,7 +19,7 @@ def evaluate(
     stack: Stack,
     sets: Sequence[QuestionSet],
     encoder: SentenceEncoder | None = None,
-    nli: EntailmentModel | None = None,
+    nli: Judge | None = None,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Evaluation:

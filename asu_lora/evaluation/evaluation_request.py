@@ -15,7 +15,7 @@ from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.lm_eval import check_installed, run_tasks
 from asu_lora.evaluation.membership import add_attacks, add_holdout
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
-from asu_lora.evaluation.metrics.entailment import EntailmentModel
+from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.question_sets import FORGET, QuestionSet, own_sets, with_paraphrases
 from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.result import Evaluation
@@ -161,7 +161,7 @@ class LoadedEvaluation:
     log: list[Record] | None = None
     holdout: list[Example] = field(default_factory=list)
     encoder: SentenceEncoder | None = None
-    nli: EntailmentModel | None = None
+    nli: Judge | None = None
     notes: list[str] = field(default_factory=list)
 
     def score(self, progress: Progress | None = None) -> Evaluation:

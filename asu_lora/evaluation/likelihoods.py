@@ -5,7 +5,7 @@ probability and truth ratio; exact memorization, extraction strength and Min-K l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -121,7 +121,7 @@ class Likelihoods:
             (reference_answers(example, PARAPHRASED), reference_answers(example, PERTURBED)) for example in examples
         ]
         others = [
-            Example(example.prompt, text, {}, example.row)
+            replace(example, answer=text)
             for example, (paraphrased, wrong) in zip(examples, texts, strict=True)
             if wrong
             for text in (*paraphrased, *wrong)

@@ -21,9 +21,10 @@ from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.files import disk_errors
+from asu_lora.forgetting.alternates import own_alternates
 from asu_lora.forgetting.prepare import build_losses, refusals_for, training_sets
 from asu_lora.hardware.memory import free_memory
-from asu_lora.losses import TrainingSet
+from asu_lora.losses import FORGET, TrainingSet, own_settings
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan, plan_memory
@@ -77,12 +78,20 @@ def plan_run(
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
         "retain rows": f"{len(request.retain)} ({sum(map(len, retain))} tokens), {request.retain_source}",
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
-        "method": f"{config.objective} with {config.retain_loss}, tau {config.tau}, "
-        f"layers {'all' if layers is None else config.smooth_layers}",
+        "method": f"{config.objective} with {config.retain_loss}, {_numbers(config, layers)}",
         "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
         "rows",
         **({"notes": " ".join(run.notes)} if run.notes else {}),
     }, memory
+
+
+def _numbers(config: ForgetConfig, layers: Sequence[int] | None) -> str:
+    """What the method is set to: the losses' own numbers, and the teacher where there is one."""
+    own = own_settings(config.objective, config.retain_loss, config.loss_settings)
+    said = [f"{name} {value:g}" for each in own.values() for name, value in each.items()]
+    if FORGET[config.objective].uses_teacher() or not said:
+        said += [f"tau {config.tau}", f"layers {'all' if layers is None else config.smooth_layers}"]
+    return ", ".join(said)
 
 
 def planned_run(
@@ -107,8 +116,14 @@ def planned_run(
     with adapted(model, config) as student:
         notes = [*encoder.notes(), note_left_out(student), left_out_note((*request.forget, *request.retain))]
     # the tokens that keep_speaking takes out of the teacher take no memory
-    losses = build_losses(dataclasses.replace(config, keep_speaking=False))
-    sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config)
+    losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))
+    # what the base will make up is as long as the answer, more or less
+    others = (
+        [own or row.answer for own, row in zip(own_alternates(request.forget), request.forget, strict=True)]
+        if ("alternate" in losses["forget"].needs)
+        else []
+    )
+    sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config, others)
     if phases(config, sets)[1]:
         # upper bound: every answer loops, and they are as long as the true ones
         answers = sets["forget"].rows.answers

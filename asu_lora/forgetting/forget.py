@@ -12,12 +12,14 @@ are measured, and the first of them alone writes and tells.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
 from asu_lora.forgetting.prepare import prepare
+from asu_lora.forgetting.profile import profiled
 from asu_lora.forgetting.result import ForgetResult
 from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.targets import add_targets, choose_teacher
@@ -25,6 +27,7 @@ from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.training.doses import settle_in_the_middle
 from asu_lora.training.phases import phases
 
 
@@ -41,6 +44,7 @@ def forget(
     continue_from: str | Path | None = None,
     tau: TauChoice | None = None,
     resume: bool = False,
+    profile: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
@@ -56,35 +60,33 @@ def forget(
         continue_from: an adapter of the same settings whose weights the new one begins with.
         tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
         resume: go on where an interrupted run of the same name, request and settings stopped.
+        profile: a folder for the seconds of each part and a Chrome trace of three training steps.
         progress: hears what is being done.
 
     Raises:
         AsuLoraError: in one sentence; the store is then as it was, and a loaded base a plain base again.
     """
-    with open_run(
-        request,
-        base,
-        config,
-        name=name,
-        store=store,
-        on_top_of=on_top_of,
-        continue_from=continue_from,
-        resume=resume,
-        progress=progress,
-    ) as run:
+    given: dict[str, Any] = dict(
+        name=name, store=store, on_top_of=on_top_of, continue_from=continue_from, resume=resume
+    )
+    with (
+        profiled(profile, progress) as (heard, traces),
+        open_run(request, base, config, **given, progress=heard) as run,
+    ):
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
         questions = run.questions(heldout)
         before = run.score(run.model, questions, "before")
-
         with run.teaching():  # the frozen base, smoothed and plain, once for all epochs
             teacher = choose_teacher(run, sets["forget"], tau)
             add_targets(run, sets, teacher)
         with run.new_adapter() as student:  # it alone trains; lock, folder of checkpoints, clean-up
+            run.callbacks += traces
             first, on_policy = phases(run.config, sets, run.process.num_processes)
             keep_off(run, student, sets)
             train_phase(run, student, sets, first)
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])
                 train_phase(run, student, sets, on_policy)
+            settle_in_the_middle(student, run.config.forget_dose)
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

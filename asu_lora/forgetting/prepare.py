@@ -16,10 +16,12 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.data.token_classes import token_classes
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError, TrainingError
+from asu_lora.forgetting.alternates import alternate_answers
 from asu_lora.forgetting.run import ForgetRun
-from asu_lora.losses import Loss, TrainingSet, forget_loss, retain_loss
+from asu_lora.losses import Loss, TrainingSet, forget_loss, own_settings, retain_loss
 from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.asu_idk import ASUWithIDK
+from asu_lora.losses.forget.rmu import RMU
 from asu_lora.progress import Progress
 
 
@@ -32,9 +34,10 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     """
     # a tokenizer may have tokens that its base lacks: nothing has to forbid those
     special = [token for token in special_ids(run.base.tokenizer) if token < run.base.head.vocabulary]
-    losses = build_losses(run.config, special, run.base.device)
+    losses = build_losses(run.config, special, run.base.device, run.base.number_of_layers)
     run.refusals = refusals_for(losses, idk_file)
-    sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config)
+    alternates = alternate_answers(run) if "alternate" in losses["forget"].needs else []
+    sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config, alternates)
     note_cut_answers(sets, run.encoder.max_length, run.progress)
     if note := left_out_note((*run.request.forget, *run.request.retain)):
         run.progress.note(note)
@@ -43,36 +46,80 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
 
 
 def build_losses(
-    config: ForgetConfig, special: Sequence[int] = (), device: torch.device | None = None
+    config: ForgetConfig,
+    special: Sequence[int] = (),
+    device: torch.device | None = None,
+    number_of_layers: int | None = None,
 ) -> dict[str, Loss]:
     """The loss of each set, with its parameters.
 
     Args:
         special: ids of the tokens that structure a conversation; ``--keep-speaking`` takes them out of the teacher.
         device: where these will lie.
+        number_of_layers: of the base, for losses that look at one.
+
+    Raises:
+        SettingError: a number out of range, or a layer that no adapter can move.
     """
-    parameters: dict[str, Any] = {}
+    own = own_settings(config.objective, config.retain_loss, config.loss_settings)
+    parameters: dict[str, Any] = dict(own["forget"])
     if config.objective in (ASU.name, ASUWithIDK.name) and config.keep_speaking:
         parameters |= {"forbidden": torch.tensor(special, device=device) if special else None, "rule_out": True}
     if config.objective in ("npo", "dpo"):
         parameters["beta"] = config.beta
+    if config.objective == RMU.name:
+        parameters["seed"] = config.seed
     found = {"forget": forget_loss(config.objective, **parameters)}
     of_retain = {"ap": {"beta": config.beta}, "kl-answers": {"temperature": config.retain_temperature}}
-    retain = retain_loss(config.retain_loss, **of_retain.get(config.retain_loss, {}))
+    retain = retain_loss(config.retain_loss, **own["retain"], **of_retain.get(config.retain_loss, {}))
     if retain is not None and config.retain_coeff > 0 and config.retain_per_forget > 0:
         found["retain"] = retain
+    for loss in found.values():
+        if loss.layer is not None and number_of_layers is not None:
+            loss.layer = layer_looked_at(loss.layer, config.first_adapted(number_of_layers), number_of_layers)
     return found
 
 
+def layer_looked_at(layer: int, first: int, number: int) -> int:
+    """The layer whose states a loss looks at: the third with an adapter where it says -1.
+
+    Args:
+        first: the lowest layer with an adapter.
+        number: of the base's layers.
+
+    Raises:
+        SettingError: the base has no such layer, or no adapter stands at it or below.
+    """
+    if layer == -1:
+        return min(first + 2, number - 1)
+    if not first <= layer < number:
+        raise SettingError(
+            f"The layer of rmu is {layer}; it must be from {first} to {number - 1}, where the adapter can move its "
+            "states (see --adapter-layers)."
+        )
+    return layer
+
+
 def refusals_for(losses: Mapping[str, Loss], idk_file: str | Path | None = None) -> list[str]:
-    """The "I don't know" answers, where a loss looks at these; else none."""
-    return refusals(idk_file) if any("idk" in loss.needs for loss in losses.values()) else []
+    """The "I don't know" answers, where a loss looks at these; else none. Where no file is given, those that the forget
+    loss's paper names, or the built-in ones."""
+    if not any("idk" in loss.needs for loss in losses.values()):
+        return []
+    return list(losses["forget"].refusals if idk_file is None else ()) or refusals(idk_file)
 
 
 def training_sets(
-    request: ForgetRequest, encoder: Encoder, losses: Mapping[str, Loss], idk: list[str], config: ForgetConfig
+    request: ForgetRequest,
+    encoder: Encoder,
+    losses: Mapping[str, Loss],
+    idk: list[str],
+    config: ForgetConfig,
+    alternates: Sequence[str] = (),
 ) -> dict[str, TrainingSet]:
     """Encode the views that the losses look at; each row's refusal is drawn once, by the seed.
+
+    Args:
+        alternates: another answer for each forget row, where a loss looks at these.
 
     Raises:
         SettingError: there is a retain loss and nothing to keep.
@@ -91,6 +138,9 @@ def training_sets(
                 asked = [Example(e.prompt, idk[i], {}, e.row) for e, i in zip(examples, drawn, strict=True)]
                 refuse_passages(asked)
                 views[view] = encoder.encode_all(asked, f"{name} row")
+            elif view == "alternate":
+                other = [Example(e.prompt, text, {}, e.row) for e, text in zip(examples, alternates, strict=True)]
+                views[view] = encoder.encode_all(other, f"{name} row")
             else:
                 views["answer"] = encoder.encode_all(examples, f"{name} row")
             if view == "positions":

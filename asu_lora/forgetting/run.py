@@ -27,6 +27,7 @@ from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
 from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import is_out_of_memory, peak_memory
+from asu_lora.losses import own_settings
 from asu_lora.models.answer_ends import Endings
 from asu_lora.models.frozen_adapters import FrozenAdapters, frozen_adapters
 from asu_lora.models.frozen_layers import FrozenLayers
@@ -177,6 +178,16 @@ class ForgetRun:
         )
 
 
+def with_losses(config: ForgetConfig) -> ForgetConfig:
+    """The settings, whose losses have all the numbers that are given: refused before anything is loaded.
+
+    Raises:
+        SettingError: a number that neither loss has, or one out of its range.
+    """
+    own_settings(config.objective, config.retain_loss, config.loss_settings)
+    return config
+
+
 @contextmanager
 def open_run(
     request: ForgetRequest,
@@ -200,7 +211,7 @@ def open_run(
     Raises:
         AsuLoraError: what can be refused before training; NotEnoughMemory for what torch or the system said.
     """
-    config, progress = config or ForgetConfig(), progress or Progress()
+    config, progress = with_losses(config or ForgetConfig()), progress or Progress()
     store = store if isinstance(store, AdapterStore) else AdapterStore(store)
     name, started = name or request.name, time.monotonic()
     process = this_process(config, base)

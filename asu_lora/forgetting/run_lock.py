@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from asu_lora.errors import AsuLoraError, TrainingError
+from asu_lora.errors import AsuLoraError, NameAtWork
 from asu_lora.files import disk_errors
 
 
@@ -21,7 +21,7 @@ def run_lock(runs: Path, name: str, here: PartialState) -> Iterator[None]:
         here: of the processes of an ``accelerate launch`` the first alone holds the name; all are refused.
 
     Raises:
-        TrainingError: another run of that name is at work.
+        NameAtWork: another run of that name is at work.
         StoreError: the disk refuses.
     """
     lock = FileLock(runs / f"{name}.lock")
@@ -50,7 +50,7 @@ def run_lock(runs: Path, name: str, here: PartialState) -> Iterator[None]:
                 runs.rmdir()
 
 
-def _at_work(name: str) -> TrainingError:
-    return TrainingError(
+def _at_work(name: str) -> NameAtWork:
+    return NameAtWork(
         f"Another run of the name '{name}' is at work in this store: wait for it, or give this one another --name."
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from peft import LoraConfig, PeftModel
 
@@ -20,7 +20,7 @@ from asu_lora.adapters.manifest import (
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
-from asu_lora.losses import TrainingSet
+from asu_lora.losses import TrainingSet, own_settings
 from asu_lora.models.decoder import text_config
 from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.tau import TauChoice
@@ -35,6 +35,7 @@ _METHOD = (
     "tau",
     "smooth_layers",
     "beta",
+    "loss_settings",
     "keep_speaking",
     "own_words",
     "teacher",
@@ -44,6 +45,7 @@ _METHOD = (
     "retain_temperature",
     "keep_off",
 )
+_DETAILS = ("beta", "keep_speaking", "own_words", "retain_dose", "forget_dose", "retain_temperature", "keep_off")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
 
 
@@ -79,6 +81,12 @@ class RunRecord:
         self.counts["adapter_parameters"], everything = student.get_nb_trainable_parameters()
         beneath = sum(p.numel() for name, p in student.named_parameters() if "lora_" in name and not p.requires_grad)
         self.counts["base_parameters"] = everything - self.counts["adapter_parameters"] - beneath
+
+    def own_settings(self) -> dict[str, Any]:
+        """``loss_settings``: the numbers of the losses' own, by set, where they have any."""
+        config = self.config
+        own = own_settings(config.objective, config.retain_loss, config.loss_settings)
+        return {"loss_settings": {name: each for name, each in own.items() if each}} if any(own.values()) else {}
 
     def add_training(self, closing: Mapping[str, float]) -> None:
         """Add a phase's steps, seconds and mean loss to those so far."""
@@ -121,15 +129,8 @@ class RunRecord:
                 tau_chosen_by=("auto" if self.config.tau == "auto" else "user") if self.tau else None,
                 tau_curve=[asdict(point) for point in self.tau.curve] or None if self.tau else None,
                 smooth_layers=self.layers,
-                details={
-                    "beta": self.config.beta,
-                    "keep_speaking": self.config.keep_speaking,
-                    "own_words": self.config.own_words,
-                    "retain_dose": self.config.retain_dose,
-                    "forget_dose": self.config.forget_dose,
-                    "retain_temperature": self.config.retain_temperature,
-                    "keep_off": self.config.keep_off,
-                }
+                details={name: getattr(self.config, name) for name in _DETAILS}
+                | self.own_settings()
                 | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})

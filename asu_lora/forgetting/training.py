@@ -14,7 +14,7 @@ from asu_lora.training import on_policy
 from asu_lora.training.kept_directions import MOST_INPUTS, KeepOff
 from asu_lora.training.phases import Phase
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import check_finite, train
+from asu_lora.training.trainer import check_finite, layer_of, train
 
 
 def keep_off(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet]) -> None:
@@ -36,7 +36,12 @@ def train_phase(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingS
     """Train the new adapter for one phase, or for what an interrupted run has left of it."""
     with disk_errors(run.store.root):
         closing = train(
-            Student(student, phase.config.gradient_checkpointing, run.frozen_layers),
+            Student(
+                student,
+                phase.config.gradient_checkpointing,
+                run.frozen_layers,
+                layer_of({name: each.loss for name, each in sets.items()}),
+            ),
             sets,
             phase,
             run.base,

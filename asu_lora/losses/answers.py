@@ -21,7 +21,9 @@ class Answers:
             all its batches, on all processes; else ``rows`` and T.
         references: what was computed once, before training: ``teacher`` and ``base``, (T, H) final hidden
             states of the smoothed and of the plain base; ``base_logprob``, (T,) log-probabilities in nats;
-            ``ruled_out``, (T, k) ids that the teacher must not say.
+            ``ruled_out``, (T, k) ids that the teacher must not say; ``inner``, (T, H) the base's states at the
+            layer of :attr:`inner`.
+        inner: (T, H) the student's states that leave :attr:`asu_lora.losses.loss.Loss.layer`, at the same positions.
     """
 
     head: FrozenHead
@@ -32,10 +34,17 @@ class Answers:
     references: dict[str, torch.Tensor] = field(default_factory=dict)
     step_rows: int | None = None
     step_tokens: int | None = None
+    inner: torch.Tensor | None = None
 
     def logprob(self) -> torch.Tensor:
         """(T,) log-probability of every answer token under the student, nats."""
         return self.head.per_token(label_logprob, self.hidden, self.labels)
+
+    def inner_states(self) -> torch.Tensor:
+        """(T, H) :attr:`inner`, which a loss with a layer is given."""
+        if self.inner is None:
+            raise ValueError("The forward pass kept no layer's states for this loss.")
+        return self.inner
 
     def last(self) -> torch.Tensor:
         """(T,) whether a token is the last of its row."""

@@ -35,7 +35,7 @@ from asu_lora.models.packing_trial import packing_of
 from asu_lora.teacher.fluency import MOST_RULED_OUT
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import losses, pairs_of
+from asu_lora.training.trainer import layer_of, losses, pairs_of
 
 EPOCHS_LOOKED_AT = 10
 
@@ -219,7 +219,7 @@ def _step(
     """Bytes of activations and of logits at the fullest moment of a training step."""
     trainable = [p for p in student.parameters() if p.requires_grad]
     batch = _on_meta(widest_micro_batch(run, config, packing))
-    module = Student(student, config.gradient_checkpointing, entry)
+    module = Student(student, config.gradient_checkpointing, entry, layer_of(_losses(run)))
     module.train()
     for parameter in trainable:
         parameter.grad = torch.empty_like(parameter)

@@ -13,6 +13,7 @@ from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
 from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.frozen_layers import FrozenLayers
+from asu_lora.models.layer_outputs import layer_output
 from asu_lora.models.output_head import FrozenHead, label_logprob
 from asu_lora.models.packing_trial import packing_of
 
@@ -27,6 +28,7 @@ def hidden_states(
     progress: Callable[[int], None] | None = None,
     entry: FrozenLayers | None = None,
     entries: Sequence[torch.Tensor] | None = None,
+    layer: int | None = None,
 ) -> list[torch.Tensor]:
     """Final hidden states at the answer positions of every row.
 
@@ -36,6 +38,7 @@ def hidden_states(
         most_tokens: in one forward pass, by default what suits the device.
         progress: called with the number of rows of each finished pass.
         entry, entries: where the layers that are run begin, and what each row enters there with.
+        layer: give instead the states that leave this decoder layer.
 
     Returns:
         One (answer tokens, H) tensor a row, in the model's type, on its device.
@@ -50,7 +53,9 @@ def hidden_states(
             batch = {key: value.to(device) for key, value in batch.items()}
             if entry is not None:
                 entry.states = batch["entry"]
-            hidden = answer_hidden(decoder, batch)
+            with layer_output(causal, layer) as inner:
+                hidden = answer_hidden(decoder, batch)
+            hidden = inner[0].flatten(0, 1)[batch["positions"]] if inner else hidden
             for index, part in zip(group, hidden.split([len(items[i].answer_ids) for i in group]), strict=True):
                 # clone: a view would keep the states of the whole pass alive
                 states[index] = part.clone()

@@ -24,6 +24,18 @@ PAPER = (
     "ASU_GD",
     "ASU_KL",
 )  # in the order of the paper's table (arXiv 2603.01285)
+FIELD = (
+    "SIMNPO_GD",
+    "RMU_RMU",
+    "UNDIAL_NONE",
+    "ALTPO_GD",
+    "WGA_GD",
+    "SATIMP_GD",
+    "CEU_NONE",
+    "PDU_GD",
+    "JENSUN_JS",
+)  # the field's others, each with the retain loss of its own paper (docs/method.md)
+GROUPS = {"paper": PAPER, "field": FIELD, "all": PAPER + FIELD}
 
 
 @dataclass(frozen=True)
@@ -59,14 +71,18 @@ def method(name: str) -> Method:
         raise SettingError(
             f"There is no method '{text}': write FORGET_RETAIN with FORGET one of "
             f"{', '.join(FORGET).upper()} and RETAIN one of {', '.join(RETAIN).upper()}, NONE "
-            f"(the paper's are {', '.join(PAPER)}), or {BASE}."
+            f"(the paper's are {', '.join(PAPER)}, the field's {', '.join(FIELD)}), or {BASE}."
         )
     return Method(text.upper(), objective, retain)
 
 
 def methods(names: Iterable[str] = PAPER) -> list[Method]:
-    """Base, then the methods of these names, each once, in the order given."""
-    return list(dict.fromkeys([Method(BASE), *map(method, names)]))
+    """Base, then the methods of these names, each once, in the order given.
+
+    ``paper``, ``field`` and ``all`` stand for several.
+    """
+    single = [each for name in names for each in GROUPS.get(name.strip().lower(), (name,))]
+    return list(dict.fromkeys([Method(BASE), *map(method, single)]))
 
 
 def method_configs(text: str | None, config: ForgetConfig) -> dict[str, ForgetConfig]:

@@ -68,6 +68,10 @@ def compute_references(
             found["base"] = plain
         if "base_logprob" in wanted:
             found["base_logprob"] = _logprobs(base, items, plain)
+        if "inner" in wanted:
+            at = training_set.loss.layer
+            inner = hidden_states(base.model, items, base.pad_id, progress=progress, layer=at)
+            found["inner"] = [states.cpu() for states in inner]
 
 
 def anchor(teacher: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], anchors: Sequence[torch.Tensor]) -> None:
@@ -93,6 +97,7 @@ def passes_needed(training_set: TrainingSet, teacher: Teacher | None, frozen_lay
         len(training_set.rows.views[view])
         * (
             ("teacher" in wanted)
+            + ("inner" in wanted)
             + (frozen_layers is not None or needs_base(wanted) or ("teacher" in wanted and anchored))
         )
         for view, wanted in training_set.loss.needs.items()

@@ -35,7 +35,8 @@ class ProgressCallback(TrainerCallback):
                     f"The {name.replace('_', ' ')} became {logs[name]} at step {state.global_step}: "
                     "lower --lr, or use another objective; nothing was added to the store."
                 )
-        shown = {name: logs[name] for name in ("loss", "forget_loss", "retain_loss", "on_policy_loss") if name in logs}
+        told = ("loss", "forget_loss", "retain_loss", "on_policy_loss", "retain_coeff")
+        shown = {name: logs[name] for name in told if name in logs}
         if shown:
             self.progress.advance(0, **shown)
 

@@ -2,8 +2,8 @@
 
 The sum of k adapters repeats k times what all of them have in common. An adapter that leaves the kept rows alone at
 several times its strength leaves them alone in company too. The retain loss therefore sees doses from 1 to
-``retain_dose``, and the forget loss sees 1. LoRA's scaling becomes a tensor, one number a row or token: no further
-pass, no further memory (docs/results/adding_up.md).
+``retain_dose``, and the forget loss doses from 1 to ``forget_dose``. LoRA's scaling becomes a tensor, one number a row
+or token: no further pass, no further memory (docs/results/adding_up.md).
 """
 
 from collections.abc import Iterator
@@ -47,3 +47,16 @@ class Doses:
         self.now = doses
         for module, scaling in zip(self.layers, self.scaling, strict=True):
             module.scaling[NEW] = scaling if doses is None else scaling * doses
+
+
+@torch.no_grad()
+def settle_in_the_middle(student: torch.nn.Module, forget_dose: float) -> None:
+    """Give a trained adapter the middle (geometric) of the strengths at which its forget rows met it, for good.
+
+    Others beside it add to its strength or take from it: so it has been trained on both sides of where it stands.
+    """
+    for module in student.modules():
+        if isinstance(module, LoraLayer) and NEW in module.lora_B:
+            weight = module.lora_B[NEW].weight
+            assert isinstance(weight, torch.Tensor)
+            weight.mul_(forget_dose**0.5)

@@ -9,6 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.frozen_layers import FrozenLayers
+from asu_lora.models.layer_outputs import layer_output
 from asu_lora.training.cast_recomputation import recompute_casts
 from asu_lora.training.doses import Doses
 
@@ -23,12 +24,20 @@ class Student(torch.nn.Module):
         model: the base with its adapter.
         gradient_checkpointing: recompute each layer in the backward pass.
         entry: where the layers begin that are run; :meth:`replayed` must then be in force.
+        layer: a decoder layer whose states are handed out beside the final ones.
     """
 
-    def __init__(self, model: PeftModel, gradient_checkpointing: bool = False, entry: FrozenLayers | None = None):
+    def __init__(
+        self,
+        model: PeftModel,
+        gradient_checkpointing: bool = False,
+        entry: FrozenLayers | None = None,
+        layer: int | None = None,
+    ):
         super().__init__()
         self.model = model
         self.entry = entry
+        self.layer = layer
         self.doses = Doses(model)
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
@@ -44,14 +53,23 @@ class Student(torch.nn.Module):
             yield
 
     def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
-        """Final hidden states (T, H) at the answer positions of all passes, one pass after another."""
+        """Final hidden states (T, H) at the answer positions of all passes, one pass after another.
+
+        With a :attr:`layer`, (T, 2 H): beside each final state the one that leaves that layer.
+        """
         decoder = base_model(self.model).get_decoder()
         states = []
         for batch in passes:
             if self.entry is not None:
                 self.entry.states = batch["entry"]
-            with recompute_casts(), self.doses.given(batch.get("doses")):
-                states.append(answer_hidden(decoder, batch))
+            with (
+                recompute_casts(),
+                self.doses.given(batch.get("doses")),
+                layer_output(base_model(self.model), self.layer) as inner,
+            ):
+                final = answer_hidden(decoder, batch)
+            beside = [each.flatten(0, 1)[batch["positions"]] for each in inner]
+            states.append(torch.cat([final, *beside], 1) if beside else final)
         return torch.cat(states)
 
     def train(self, mode: bool = True) -> "Student":

@@ -20,6 +20,7 @@ from asu_lora.errors import NotEnoughMemory, TrainingError
 from asu_lora.hardware.memory import is_out_of_memory, release_freed_memory
 from asu_lora.losses import Loss, TrainingSet, needs_of
 from asu_lora.losses.answers import Answers
+from asu_lora.losses.forget.pdu import PDU
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
@@ -27,6 +28,7 @@ from asu_lora.progress import Progress
 from asu_lora.training.arguments import training_arguments
 from asu_lora.training.callbacks import EpochCallback, ProgressCallback
 from asu_lora.training.checkpoints import closing_figures, last_checkpoint
+from asu_lora.training.dual import DualCoefficient
 from asu_lora.training.phases import Phase
 from asu_lora.training.student import Student
 
@@ -45,7 +47,7 @@ class UnlearningTrainer(Trainer):
         self,
         student: Student,
         losses: Mapping[str, Loss],
-        coefficients: Mapping[str, float],
+        coefficients: dict[str, float],
         head: FrozenHead,
         **kwargs: Any,
     ):
@@ -154,6 +156,9 @@ def train(
         callbacks=[EpochCallback(pairs), ProgressCallback(progress, phase.label), *callbacks],
     )
     checkpoint = last_checkpoint(folder) if resume else None
+    dual = add_dual(trainer)
+    if checkpoint and dual:
+        dual.restore(checkpoint)
     if checkpoint:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         if state.global_step >= state.max_steps:  # after part of an epoch, Trainer would do one step more
@@ -169,7 +174,25 @@ def train(
             "There is not enough memory for a training step: lower --micro-batch-tokens or add "
             "--gradient-checkpointing."
         ) from error
-    return closing_figures(trainer.state, result.metrics.get("train_runtime", 0.0))
+    return closing_figures(trainer.state, result.metrics["train_runtime"])
+
+
+def add_dual(trainer: UnlearningTrainer) -> DualCoefficient | None:
+    """What moves the retain loss's weight, where the forget loss has a constraint on it."""
+    loss = trainer.losses["forget"]
+    if not isinstance(loss, PDU) or "retain" not in trainer.losses:
+        return None
+    nothing = torch.zeros((), device=trainer.args.device)
+    dual = DualCoefficient(
+        loss, trainer.coefficients, lambda: trainer._summed(torch.as_tensor(trainer.sums.get("retain", nothing)))
+    )
+    trainer.callback_handler.callbacks.insert(0, dual)  # before those that tell what was logged
+    return dual
+
+
+def layer_of(of: Mapping[str, Loss]) -> int | None:
+    """The decoder layer that these losses look at; None where the final states are enough."""
+    return next((loss.layer for loss in of.values() if loss.layer is not None), None)
 
 
 def pairs_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, seed: int) -> ForgetRetainPairs:
@@ -211,9 +234,13 @@ def losses(
 
     Args:
         of: the loss of each set.
+        hidden: what :class:`~asu_lora.training.student.Student` gave.
         totals: of the whole step, where that has more batches than this; else those of its batch.
     """
     found = {}
+    width = head.module.in_features
+    inner = hidden[:, width:] if hidden.shape[1] > width else None
+    hidden = hidden[:, :width]
     for name, parts in micro_batch["sets"].items():
         views = {}
         for view, part in parts.items():
@@ -227,6 +254,7 @@ def losses(
                 part["references"],
                 step["step_rows"],
                 step["step_tokens"],
+                inner[part["at"]] if inner is not None else None,
             )
         found[name] = of[name](views)
     return found

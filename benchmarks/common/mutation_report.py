@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 # By mutmut's exit codes, those of pytest among them.
 CODES = {None: "not run", 0: "survived", 1: "killed", 3: "killed", 5: "no test", 33: "no test", 34: "not run"}
 TIMEOUTS = (36, -24, 24, 152, 255)
@@ -14,10 +16,13 @@ COLUMNS = ("killed", "timeout", "survived", "no test", "not run")
 EXCUSES = Path(__file__).with_name("mutants_excused.json")
 
 
-def outcomes(copy: Path) -> dict[str, str]:
-    """What came of each mutant under a copy that mutmut works in, by the mutant's name."""
+def outcomes(copy: Path, broken: Sequence[str]) -> dict[str, str]:
+    """What came of each mutant of some files under a copy that mutmut works in, by the mutant's name."""
     found: dict[str, str] = {}
     for file in sorted((copy / "mutants" / "asu_lora").rglob("*.meta")):
+        source = file.relative_to(copy / "mutants").as_posix().removesuffix(".meta")
+        if not any(fnmatchcase(source, pattern) for pattern in broken):
+            continue
         for name, code in json.loads(file.read_text())["exit_code_by_key"].items():
             found[name] = "timeout" if code in TIMEOUTS else CODES.get(code, "other")
     return found
@@ -77,6 +82,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
             f"**{killed:,} of {tried:,} mutants that were run were killed: {share(killed, tried)}.** "
             f"{sums['not run']:,} were not run.",
             "",
+            *samples(found),
             "| module | mutants | killed | timeout | survived | no test | not run | of the survivors equivalent "
             "| killed of those run | date |",
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
@@ -85,6 +91,24 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
             *survivors(alive),
         ]
     )
+
+
+def samples(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence on each module of which a random part was run, with the interval of its share."""
+    lines = []
+    for module, of in found.items():
+        if not of["sample"]:
+            continue
+        sums = sum((Counter[str](each) for each in of["files"].values()), Counter[str]())
+        killed, tried = sums["killed"], sums.total() - sums["not run"]
+        interval = binomtest(killed, tried).proportion_ci(method="exact")
+        lines += [
+            f"Of {module} a random {of['sample']['size']} of {sums.total()} mutants were run (seed "
+            f"{of['sample']['seed']}): {share(killed, tried)} killed, of all of them {100 * interval.low:.1f} to "
+            f"{100 * interval.high:.1f} % with 95 % confidence (Clopper-Pearson).",
+            "",
+        ]
+    return lines
 
 
 def share(killed: int, tried: int) -> str:

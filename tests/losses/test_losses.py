@@ -13,6 +13,7 @@ from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.asu_idk import ASUWithIDK
 from asu_lora.losses.loss import Loss
 from asu_lora.models import output_head as head_module
+from tests.support.field_losses import FIELD
 
 VOCABULARY, HIDDEN = 31, 16
 FORBIDDEN = [2, 5, 30]
@@ -60,7 +61,9 @@ class Batch:
                 "base": self.base[at],
                 "base_logprob": base_logprob,
                 "ruled_out": self.ruled_out[at],
+                "inner": self.base[at],
             },
+            inner=self.hidden[at],
         )
 
     # ---- the second implementation, the way a Trainer that knows nothing of chunks would write it
@@ -155,6 +158,7 @@ CASES = {
     "kl-answers at 4": (lambda: retain_loss("kl-answers", temperature=4.0), lambda a, i: a.kl(a.base, temperature=4.0)),
     "kl": (lambda: retain_loss("kl"), lambda a, i: kl_of_positions(a)),
     "ap": (lambda: retain_loss("ap", beta=0.3), lambda a, i: ap(a, i, 0.3)),
+    **FIELD,
 }
 
 
@@ -174,7 +178,7 @@ def test_value_and_gradient(case, dtype, lengths, seed, chunk):
     head.chunk = lambda: chunk
     objective = make()
     views = {"answer": Batch(lengths, head, generator, dtype), "idk": Batch(lengths[::-1], head, generator, dtype)}
-    views["positions"] = views["answer"]
+    views |= {"positions": views["answer"], "alternate": views["idk"]}
     value = objective({name: views[name].answers() for name in objective.needs})
     ours = torch.autograd.grad(value, [views[name].hidden for name in objective.needs])
     second = expected(views["answer"], views["idk"])

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import pytest
 
 from asu_lora.studies.compare.figure import compare_figure
-from asu_lora.studies.compare.results import DONE, FAILED, RunResult, best_runs
+from asu_lora.studies.compare.results import DONE, FAILED, RunResult
+from asu_lora.studies.compare.rows import best_rows
 from asu_lora.studies.compare.table import paper_table
 from asu_lora.studies.methods import PAPER
 
@@ -63,9 +64,9 @@ def test_a_score_of_fewer_metrics_is_named_and_takes_no_place():
 
 def test_of_equal_averages_the_first_is_kept_and_failures_only_for_want_of_better():
     failed = RunResult("", "GA_GD", 1.0, FAILED, failure="no")
-    assert best_runs([failed])[0] is failed
+    assert best_rows([failed])[0].first is failed
     low, high, same = fake("GA_GD", 0.1, 0.0), fake("GA_GD", 0.2, 0.2), fake("GA_GD", 0.2, 0.2, 2e-3)
-    assert best_runs([failed, low, high, same])[0] is high
+    assert best_rows([failed, low, high, same])[0].first is high
 
 
 @pytest.mark.parametrize("spread", [0.4, 0.05, 0.01, 0.0])

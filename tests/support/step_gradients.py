@@ -23,7 +23,7 @@ from asu_lora.teacher.teacher import Teacher
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.phases import Phase
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import train
+from asu_lora.training.trainer import layer_of, train
 from tests.support.tiny_run import FACTS, tiny_settings
 
 # every loss once, and both kinds of mean side by side
@@ -35,6 +35,15 @@ PAIRS = (
     ("idk", "gd"),
     ("me", "kl-answers"),
     ("ga", "kl"),
+    ("simnpo", "js"),
+    ("wga", "js"),
+    ("satimp", "gd"),
+    ("undial", "kl-answers"),
+    ("ceu", "gd"),
+    ("jensun", "js"),
+    ("rmu", "rmu"),
+    ("altpo", "gd"),
+    ("pdu", "gd"),
 )
 
 
@@ -70,9 +79,13 @@ def step_gradient(base: LoadedBase, pair: tuple[str, str], forget: int = 8, **ch
         retain_per_forget=2,
         **changes,
     )
-    asked, losses = request(forget), build_losses(config, special_ids(base.tokenizer), base.device)
+    asked, losses = (
+        request(forget),
+        build_losses(config, special_ids(base.tokenizer), base.device, base.number_of_layers),
+    )
     refusals = ["I don't know.", "That is something I can't tell you anything about, sorry.", "No idea."]
-    sets = training_sets(asked, Encoder(base.tokenizer), losses, refusals, config)
+    others = [f"No one knows what {name} does." for name, _ in FACTS[:forget]]
+    sets = training_sets(asked, Encoder(base.tokenizer), losses, refusals, config, others)
     teacher = None
     if losses["forget"].uses_teacher():
         teacher = Teacher(3.0, fluency=fluency_masks(sets["forget"].rows, base.tokenizer))
@@ -87,7 +100,16 @@ def step_gradient(base: LoadedBase, pair: tuple[str, str], forget: int = 8, **ch
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.05)
         caught = FirstGradient(peft)
-        train(Student(peft), sets, Phase(config, 0), base, Path(folder), progress=Progress(), callbacks=[caught])
+        layer = layer_of(losses)
+        train(
+            Student(peft, layer=layer),
+            sets,
+            Phase(config, 0),
+            base,
+            Path(folder),
+            progress=Progress(),
+            callbacks=[caught],
+        )
     return caught.gradient
 
 

@@ -43,11 +43,12 @@ def test_every_loss_is_looked_at():
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_batches_and_micro_batches_leave_the_gradient_as_it_is(base, whole, pair):
     assert whole[pair].norm() > 1e-3
-    for share in SHARES:
+    for share in SHARES if pair in PAIRS[:7] else SHARES[1::2]:  # all ways for each kind of mean, two for each loss
         assert difference(step_gradient(base, pair, **share), whole[pair]) < 1e-5, share
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+# ceu divides by a number of its own: the tokens less the rows
+@pytest.mark.parametrize("pair", [*PAIRS[:7], ("ceu", "gd")], ids="-".join)
 def test_a_last_step_of_fewer_rows_is_shared_out_too(base, pair):
     """Seven rows: the last batch of a step has fewer rows than the others, and each row counts the same."""
     expected = step_gradient(base, pair, forget=7, batch_size=8)

@@ -1,6 +1,7 @@
 """Entailment: whether the answer states the truth, as a natural-language-inference model judges it."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
@@ -10,6 +11,14 @@ from asu_lora.evaluation.pretrained import ScoreUnavailable, batches, load_pretr
 DEFAULT_NLI = "sileod/deberta-v3-base-tasksource-nli"
 LOWEST_ROUGE = 0.1  # below it an answer shares too little with the truth to be called entailed
 WAY_OUT = "give --nli a local folder or a hub id of a sequence classifier with an 'entailment' label"
+
+
+class Judge(Protocol):
+    """Whatever says which hypotheses are entailed: a classifier, or a language model that is asked."""
+
+    name: str
+
+    def entails(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[bool]: ...
 
 
 class EntailmentModel:
@@ -55,7 +64,7 @@ class EntailmentModel:
 
 
 def entailment(
-    nli: EntailmentModel,
+    nli: Judge,
     answers: Sequence[str],
     truths: Sequence[str],
     rouge: Sequence[float],

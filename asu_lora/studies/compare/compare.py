@@ -18,15 +18,19 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError, StoreError
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
-from asu_lora.evaluation.metrics.entailment import EntailmentModel
+from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import check_writable, disk_errors
+from asu_lora.losses import own_settings
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
-from asu_lora.studies.compare.grid import Run
+from asu_lora.studies.compare.grid import Run, seeded
 from asu_lora.studies.compare.identity import claim, shared_identity
-from asu_lora.studies.compare.results import RunResult, best_runs
+from asu_lora.studies.compare.results import RunResult
+from asu_lora.studies.compare.rows import SeedRow, best_rows
 from asu_lora.studies.compare.runner import Runner
+from asu_lora.studies.compare.search import search
+from asu_lora.studies.compare.tuning import Trial, Tuning
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.new_adapter import adapted
 
@@ -47,6 +51,7 @@ class Comparison:
         encoder, nli: models behind two of the scores.
         notes: said beside the scores.
         records: also write every question's answer and scores, ``runs/NAME.records.jsonl``. They hold text.
+        trials: of the search before it, if there was one.
         shared: what identifies it, see :func:`~asu_lora.studies.compare.identity.shared_identity`.
         results: every run there is, Base first.
     """
@@ -58,21 +63,23 @@ class Comparison:
     config: ForgetConfig
     idk_file: str | Path | None = None
     encoder: SentenceEncoder | None = None
-    nli: EntailmentModel | None = None
+    nli: Judge | None = None
     notes: Sequence[str] = ()
     records: bool = False
+    trials: list[Trial] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
     results: list[RunResult] = field(default_factory=list)
 
     @property
-    def best(self) -> list[RunResult]:
-        """The run of each method with the highest Avg."""
-        return best_runs(self.results)
+    def best(self) -> list[SeedRow]:
+        """The runs of each method with the highest Avg, the mean over seeds."""
+        return best_rows(self.results)
 
     @property
     def seconds(self) -> float:
         """What all runs took together, over however many commands."""
-        return sum(result.total_seconds() for result in self.results)
+        searched = sum(trial.seconds for trial in self.trials)
+        return searched + sum(result.total_seconds() for result in self.results)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -94,15 +101,19 @@ def compare(
     *,
     idk_file: str | Path | None = None,
     encoder: SentenceEncoder | None = None,
-    nli: EntailmentModel | None = None,
+    nli: Judge | None = None,
     notes: Sequence[str] = (),
     records: bool = False,
+    seeds: Sequence[int] = (),
+    tuning: Tuning | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Make the runs that ``out`` doesn't hold yet.
 
     Args:
         runs: methods and learning rates (:func:`~asu_lora.studies.compare.grid.plan_runs`).
+        seeds: make every run with each of these; by default with the config's.
+        tuning: find each method's settings first, in the place of the learning rates of ``runs``.
         base: a name or a loaded base. The other arguments are those of :class:`Comparison`.
 
     Returns:
@@ -115,17 +126,22 @@ def compare(
     config, progress, out = config or ForgetConfig(), progress or Progress(), Path(out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SettingError("A comparison runs in one process: start it without accelerate launch.")
-    with alone(out):
-        progress.stage("Loading the base")
-        if not isinstance(base, LoadedBase):
-            base = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
-        comparison = Comparison(request, base, sets, out, config, idk_file, encoder, nli, notes, records)
+    seeds = list(seeds) or [config.seed]
+    seeded(runs, seeds, config.seed)  # refused before anything is loaded, as is a folder that can't be written
+    check_writable(out)
+    others = (sets, out, config, idk_file, encoder, nli, notes, records)
+    trials: list[Trial] = []
+    if tuning is not None:
+        base = _loaded(base, config, progress)
+        runs, trials = tuned_runs(Comparison(request, base, *others), tuning, runs, progress)
+    runs = seeded(runs, seeds, config.seed)
+    with alone(out, wait=tuning is not None):
+        comparison = Comparison(request, _loaded(base, config, progress), *others, trials)
         check_settings(comparison, runs)
         progress.stage("Reading the base's fingerprint")
         runner = Runner(comparison)
         comparison.shared = shared_identity(comparison, runner.store.keyed)
-        earlier = shared_identity(comparison, lambda plain: plain)
-        claim(out / SETTINGS, comparison.shared, runner.folder, earlier)
+        claim(out / SETTINGS, comparison.shared, runner.folder, shared_identity(comparison, lambda plain: plain))
         todo = [run for run in runs if not runner.finished(run)]
         if len(todo) < len(runs):
             progress.note(f"{len(runs) - len(todo)} of {len(runs)} runs are in {out} already.")
@@ -135,6 +151,22 @@ def compare(
             progress.close()
         comparison.results = runner.everything(runs)
         return comparison
+
+
+def tuned_runs(
+    comparison: Comparison, tuning: Tuning, runs: Sequence[Run], progress: Progress
+) -> tuple[list[Run], list[Trial]]:
+    """The runs with what the search finds in the place of their learning rates, and its trials."""
+    check_settings(comparison, runs)
+    found, trials = search(comparison, tuning, list(dict.fromkeys(run.method for run in runs)), progress)
+    return [run for run in runs if run.method.is_base] + found, trials
+
+
+def _loaded(base: str | LoadedBase, config: ForgetConfig, progress: Progress) -> LoadedBase:
+    if isinstance(base, LoadedBase):
+        return base
+    progress.stage("Loading the base")
+    return load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
 
 
 def make_all(runs: Sequence[Run], runner: Runner, progress: Progress) -> None:
@@ -175,20 +207,26 @@ def check_settings(comparison: Comparison, runs: Sequence[Run]) -> None:
     config.layers(base.number_of_layers)
     with adapted(base.model, config):
         pass
+    for run in runs:
+        if run.lr is not None:
+            own_settings(run.method.objective or "", run.method.retain_loss or "", run.config(config).loss_settings)
     if not comparison.request.retain and any(run.method.retain_loss not in (None, "none") for run in runs):
         raise SettingError("The request has nothing to keep, which the retain losses need: give it retain rows.")
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
+def alone(out: Path, wait: bool = False) -> Iterator[None]:
     """Hold the folder's lock inside the block.
+
+    Args:
+        wait: for another process that holds it.
 
     Raises:
         StoreError: another process holds it, or the disk refuses, here or in the block.
     """
     check_writable(out)
     with disk_errors(out, "folder"):
-        lock = FileLock(out / ".lock", timeout=0)
+        lock = FileLock(out / ".lock", timeout=-1 if wait else 0)
         try:
             lock.acquire()
         except Timeout as error:

@@ -11,7 +11,8 @@ from matplotlib.text import Text
 
 from asu_lora.reporting.plot_labels import Box, place_labels
 from asu_lora.reporting.plot_style import COLOURS, COLUMN, MARKERS, new_figure, paper_style
-from asu_lora.studies.compare.results import RunResult
+from asu_lora.studies.compare.ranking import pareto_front
+from asu_lora.studies.compare.rows import Row
 from asu_lora.studies.compare.table import common_label
 from asu_lora.studies.methods import BASE
 
@@ -19,10 +20,11 @@ LABEL = 6.5  # points
 FILLS = {"GD": "none", "AP": "left"}  # of the marks, by retain loss; others are filled
 
 
-def compare_figure(results: Sequence[RunResult]) -> Figure:
-    """The figure of done runs, one a method.
+def compare_figure(results: Sequence[Row]) -> Figure:
+    """The figure of done rows, one a method.
 
-    A forget loss has one colour and shape; a retain loss fills it (kl), leaves it hollow (gd) or fills half (ap).
+    A forget loss has one colour and shape; a retain loss fills it (kl), leaves it hollow (gd) or fills half (ap). Bars
+    are 95 % intervals over seeds; a line joins the Pareto front.
     """
     points = [(100 * (result.score("MU") or 0.0), 100 * (result.score("FE") or 0.0)) for result in results]
     with paper_style():
@@ -33,11 +35,30 @@ def compare_figure(results: Sequence[RunResult]) -> Figure:
         equal_averages(axes)
         losses = list(dict.fromkeys(result.method.rpartition("_")[0] for result in results if result.method != BASE))
         for result, (x, y) in zip(results, points, strict=True):
+            error_bars(axes, result, x, y)
             axes.plot(x, y, linestyle="none", clip_on=False, zorder=3, **mark(result.method, losses))
+        join_front(axes, results, points)
         axes.set_xlabel(f"{common_label(results, 'MU').replace('MU', 'Model utility MU')}, %")
         axes.set_ylabel(f"{common_label(results, 'FE').replace('FE', 'Forget efficacy FE')}, %")
         label(figure, axes, points, [result.method for result in results])
     return figure
+
+
+def error_bars(axes: Axes, row: Row, x: float, y: float) -> None:
+    """Thin bars where the row has intervals."""
+    wide, high = row.spread("MU"), row.spread("FE")
+    if wide is not None and high is not None:
+        axes.errorbar(x, y, xerr=100 * wide, yerr=100 * high, fmt="none", ecolor="0.55", elinewidth=0.6, zorder=2)
+
+
+def join_front(axes: Axes, rows: Sequence[Row], points: Sequence[tuple[float, float]]) -> None:
+    """A dotted line along the Pareto front, from the most forgetting to the most useful."""
+    front = {id(row) for row in pareto_front(rows)}
+    line = sorted(point for row, point in zip(rows, points, strict=True) if id(row) in front)
+    if len(line) > 1:
+        axes.plot(
+            *zip(*line, strict=True), color="0.4", linewidth=0.7, linestyle=":", marker="none", zorder=1, label="front"
+        )
 
 
 def mark(method: str, losses: Sequence[str]) -> dict[str, Any]:

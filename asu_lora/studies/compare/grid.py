@@ -1,7 +1,10 @@
-"""The runs of a comparison: every method, at each of the learning rates tried for it."""
+"""The runs of a comparison: every method, at each of the learning rates and seeds tried for it."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
@@ -10,25 +13,72 @@ from asu_lora.studies.methods import BASE, Method, file_name, learning_rate, lr_
 
 @dataclass(frozen=True)
 class Run:
-    """One adapter to train and score: a method at a learning rate (None for Base)."""
+    """One adapter to train and score: a method at a learning rate (None for Base).
+
+    Attributes:
+        changes: further settings in which it differs from the comparison's, by name, in the order of their names.
+    """
 
     method: Method
     lr: float | None = None
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, method: Method, lr: float | None, changes: Mapping[str, Any]) -> "Run":
+        """A run with these changes."""
+        return cls(method, lr, tuple(sorted(changes.items())))
 
     @property
     def name(self) -> str:
         """The adapter's name in the comparison's store, and the row file's."""
-        return BASE if self.lr is None else f"{file_name(self.method.name)}-lr-{lr_text(self.lr)}"
+        if self.lr is None:
+            return BASE
+        others = {name: value for name, value in self.changes if name != "seed"}
+        tail = "-" + hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:8] if others else ""
+        seed = dict(self.changes).get("seed")
+        return f"{file_name(self.method.name)}-lr-{lr_text(self.lr)}{tail}" + ("" if seed is None else f"-seed-{seed}")
 
     @property
     def title(self) -> str:
-        return BASE if self.lr is None else f"{self.method.name}, lr {lr_text(self.lr)}"
+        return title_of(self.method.name, self.lr, dict(self.changes))
 
     def config(self, config: ForgetConfig) -> ForgetConfig:
-        """The settings of this run: the comparison's, with the method's losses and learning rate."""
+        """The settings of this run: the comparison's, with the method's losses, learning rate and changes."""
         if self.lr is None:
             raise SettingError(f"{BASE} trains nothing.")
-        return replace(self.method.config(config), lr=self.lr, eval_rows=0)
+        return replace(self.method.config(config), lr=self.lr, eval_rows=0, **dict(self.changes))
+
+
+def title_of(method: str, lr: float | None, changes: Mapping[str, Any]) -> str:
+    """A run in words: ``NPO_GD, lr 0.001, retain_coeff 2, seed 1``."""
+    said = [method] if lr is None else [method, f"lr {lr_text(lr)}"]
+    for name, value in changes.items():
+        said.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(said)
+
+
+def seeded(runs: Sequence[Run], seeds: Sequence[int], default: int) -> list[Run]:
+    """Each trained run with each of the seeds; one with the comparison's own seed stays as it is.
+
+    Raises:
+        SettingError: a seed twice, or out of range.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise SettingError(f"The seeds {', '.join(map(str, seeds))} name one twice.")
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise SettingError(f"The seed {wrong[0]} must be from 0 to {2**32 - 1}.")
+    return [
+        each
+        for run in runs
+        for each in (
+            [run]
+            if run.method.is_base
+            else [
+                run if seed == default else Run.of(run.method, run.lr, dict(run.changes) | {"seed": seed})
+                for seed in seeds
+            ]
+        )
+    ]
 
 
 def learning_rates(texts: Sequence[str], chosen: Sequence[Method], default: float) -> dict[str, list[float]]:

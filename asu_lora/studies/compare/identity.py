@@ -52,7 +52,8 @@ def shared_identity(comparison: "Comparison", hidden: Callable[[str], str]) -> d
 
 def run_identity(shared: dict[str, Any], run: Run) -> str:
     """The hash a run's file is known by."""
-    return _digest([shared, run.method.name, run.method.objective, run.method.retain_loss, run.lr])
+    changes = [[list(change) for change in run.changes]] if run.changes else []  # as before where there are none
+    return _digest([shared, run.method.name, run.method.objective, run.method.retain_loss, run.lr, *changes])
 
 
 def claim(file: Path, shared: dict[str, Any], runs: Path, earlier: dict[str, Any]) -> None:

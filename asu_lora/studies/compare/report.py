@@ -2,17 +2,20 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from asu_lora.files import disk_errors, write_files
 from asu_lora.reporting.plot_style import save_figure
-from asu_lora.reporting.tables import percent
+from asu_lora.reporting.tables import markdown_table, percent
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.figure import compare_figure
+from asu_lora.studies.compare.ranking import SENTENCES, pareto_front, that_speak
 from asu_lora.studies.compare.results import SCORES
-from asu_lora.studies.compare.table import csv_text, paper_table
+from asu_lora.studies.compare.rows import Row, SeedRow, seed_rows
+from asu_lora.studies.compare.table import FRONT, csv_text, paper_table, speaking_table
 from asu_lora.version import library_versions
 
 STEM = "comparison"
@@ -25,6 +28,7 @@ def as_json(comparison: Comparison, command: str | None = None) -> dict[str, Any
         command: how to do it again; it must hold no text of the request, no file's name, no value of a column.
     """
     kept = comparison.best
+    best = {id(run) for row in kept for run in row.results}
     return {
         "command": command,
         "settings": comparison.shared,
@@ -34,27 +38,40 @@ def as_json(comparison: Comparison, command: str | None = None) -> dict[str, Any
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "seconds": round(comparison.seconds, 1),
         "kept": [result.title for result in kept],
-        "runs": [{**asdict(result), "kept": result in kept} for result in comparison.results],
+        "pareto front": [row.title for row in pareto_front(kept)],
+        "still speaking": [row.title for row in that_speak(kept)],
+        "seeds": [
+            {"title": row.title, "runs": len(row.results)}
+            | {name: {"mean": row.score(name), "half interval": row.spread(name)} for name in SCORES}
+            for row in kept
+            if len(row.results) > 1
+        ],
+        "trials": [asdict(trial) for trial in comparison.trials],
+        "runs": [{**asdict(result), "kept": id(result) in best} for result in comparison.results],
     }
 
 
 def as_markdown(comparison: Comparison, command: str | None = None) -> str:
     """Table, all learning rates where several were tried, failures, settings."""
-    kept, everything = comparison.best, comparison.results
+    kept, everything = comparison.best, seed_rows(comparison.results)
     text = [
         "# Comparison of unlearning methods\n",
         f"`{command}`\n" if command else "",
         paper_table(kept).markdown(),
-        "Scores, ROUGE-L recall, probability and gibberish rate (of all answers) in percent; best **bold**, second "
-        "<u>underlined</u>, the base apart.\n",
+        "Scores, ROUGE-L recall, probability, gibberish and repetition (of answers to kept and to forgotten "
+        "questions) in percent; best **bold**, second <u>underlined</u>, the base apart. "
+        f"{FRONT}: no other has more of both MU and FE. "
+        "±: half the 95 % interval of the mean over seeds. Seconds and memory are those of one run.\n",
+        *speaking_part(kept),
     ]
     if len(kept) < len(everything):
         text += [
-            "## All learning rates\n",
-            "Of each method the one with the highest Avg stands above; it was chosen "
+            "## All settings\n",
+            "Of each method the one with the highest Avg stands above; where a method has several here, it was chosen "
             "on the questions that are scored.\n",
             paper_table(everything).markdown(),
         ]
+    text += trials_part(comparison)
     if failed := [result for result in everything if not result.done]:
         text += ["## Failed\n", *(f"- {result.title}: {result.failure}" for result in failed), ""]
     if taus := {result.title: result.training["tau"] for result in kept if result.training.get("tau")}:
@@ -67,6 +84,48 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
         *(f"- {note}" for note in comparison.notes),
     ]
     return "\n".join(text) + "\n"
+
+
+def speaking_part(kept: Sequence[SeedRow]) -> list[str]:
+    """The second ranking, and who takes no part in it."""
+    trained = [row for row in kept if row.lr is not None and row.done]
+    if not trained:
+        return []
+    table = speaking_table(kept)
+    silent = len(trained) - len(table.rows)
+    return [
+        "## Those that still speak\n",
+        f"By Avg, methods of whose answers to kept questions at least {100 * SENTENCES:.0f} % are sentences; "
+        f"{silent} of {len(trained)} are left out.\n",
+        table.markdown() if table.rows else "None.\n",
+    ]
+
+
+def trials_part(comparison: Comparison) -> list[str]:
+    """Every trial of the search, if there was one."""
+    if not comparison.trials:
+        return []
+    rows = [
+        [
+            trial.method,
+            str(trial.number),
+            ", ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in trial.settings.items()
+            ),
+            *("-" if value is None else percent(value) for value in (trial.early, trial.score)),
+            trial.state if trial.failure is None else "failed",
+            f"{trial.seconds:.0f}",
+        ]
+        for trial in comparison.trials
+    ]
+    columns = ("method", "trial", "settings", "Avg of a quarter", "Avg", "state", "seconds")
+    return [
+        "## Trials of the search\n",
+        "Equally many a method, on rows that are not scored above. Those below the median of the method's earlier "
+        "trials after a quarter of the epochs were given up; the first has the paper's settings.\n",
+        markdown_table(columns, rows),
+    ]
 
 
 def write_report(comparison: Comparison, command: str | None = None) -> list[Path]:
@@ -88,7 +147,7 @@ def write_report(comparison: Comparison, command: str | None = None) -> list[Pat
                 f"{STEM}.json": json.dumps(as_json(comparison, command), indent=1, ensure_ascii=False) + "\n",
             },
         )
-        points = [result for result in kept if result.done and None not in map(result.score, SCORES)]
+        points: list[Row] = [result for result in kept if result.done and None not in map(result.score, SCORES)]
         if points:
             written += save_figure(compare_figure(points), comparison.out / STEM)
     return written

@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from asu_lora.evaluation.question_sets import is_forget
 from asu_lora.files import write_files
 from asu_lora.reporting.tables import percent
-from asu_lora.studies.methods import BASE, PAPER, lr_text
+from asu_lora.studies.compare.grid import title_of
+from asu_lora.studies.methods import BASE, FIELD, PAPER
 
 SCORES = ("MU", "FE", "Avg")
 TRAINED, DONE, FAILED = "trained", "done", "failed"  # an adapter without scores; all there; why not
@@ -20,6 +23,8 @@ class RunResult:
     Attributes:
         identity: hash of everything that the run depends on; a file with another one is not this run's.
         lr: None for Base.
+        changes: further settings in which it differs from the comparison's; ``seed`` among them.
+        speech: of ``kept`` and ``forgotten`` questions, the shares of ``gibberish`` and ``repetition``.
         adapter: its name in the comparison's store, None for Base and for a failed training.
         failure: one sentence, for a failed run, that holds no text of the request.
         passing: the failure may not come again (no memory), so the next command tries once more.
@@ -39,6 +44,8 @@ class RunResult:
     training: dict = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    speech: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -46,7 +53,7 @@ class RunResult:
 
     @property
     def title(self) -> str:
-        return self.method if self.lr is None else f"{self.method}, lr {lr_text(self.lr)}"
+        return title_of(self.method, self.lr, self.changes)
 
     def score(self, name: str) -> float | None:
         """MU, FE or Avg, in [0, 1]; None where it could not be computed."""
@@ -67,6 +74,24 @@ class RunResult:
         counts = self.scores["questions"]
         rates = [(self.scores["sets"][name]["gibberish"], count) for name, count in counts.items() if count]
         return sum(rate * count for rate, count in rates) / sum(count for _, count in rates)
+
+    def spoken(self, kind: str, what: str) -> float | None:
+        """Share of ``gibberish``, or mean ``repetition``, of the answers to ``kept`` or ``forgotten`` questions."""
+        if self.done and what == "gibberish" and not self.speech:  # a file of an earlier version
+            counts = {n: c for n, c in self.scores["questions"].items() if c and is_forget(n) == (kind == "forgotten")}
+            rates = [self.scores["sets"][name].get("gibberish") for name in counts]
+            if not counts or None in rates:
+                return None
+            return sum(r * c for r, c in zip(rates, counts.values(), strict=True)) / sum(counts.values())
+        return self.speech.get(kind, {}).get(what)
+
+    def spread(self, name: str) -> float | None:
+        """Half the width of the interval of a score over seeds: one run has none."""
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """Memory at the fullest moment of training."""
+        return self.training.get("peak_memory_bytes") or None
 
     def total_seconds(self) -> float:
         """Of training and evaluation together."""
@@ -92,22 +117,9 @@ def read_result(path: Path, identity: str) -> RunResult | None:
     return result if result.identity == identity else None
 
 
-def best_runs(results: Iterable[RunResult]) -> list[RunResult]:
-    """Each method's run with the highest Avg (of equal ones the first), a failed one where all have failed."""
-    kept: dict[str, RunResult] = {}
-    for result in results:
-        before = kept.get(result.method)
-        if before is None or _merit(result) > _merit(before):
-            kept[result.method] = result
-    return in_order(kept.values())
-
-
 def in_order(results: Iterable[RunResult]) -> list[RunResult]:
     """Base, the paper's methods in the paper's order, then others; of a method the lowest learning rate first."""
-    places = {name: place for place, name in enumerate((BASE, *PAPER))}
-    return sorted(results, key=lambda result: (places.get(result.method, len(places)), result.lr or 0.0))
-
-
-def _merit(result: RunResult) -> float:
-    value = result.score("Avg")
-    return -1.0 if not result.done else (0.0 if value is None else value)
+    places = {name: place for place, name in enumerate((BASE, *PAPER, *FIELD))}
+    return sorted(
+        results, key=lambda result: (places.get(result.method, len(places)), result.lr or 0.0, str(result.changes))
+    )

@@ -22,6 +22,7 @@ from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity
 from asu_lora.studies.compare.results import DONE, FAILED, TRAINED, RunResult, in_order, read_result
+from asu_lora.studies.compare.speech import speech
 from asu_lora.studies.methods import method
 from asu_lora.studies.privacy import Privacy
 from asu_lora.teacher.tau import TauChoice
@@ -69,7 +70,9 @@ class Runner:
         result = self.read(run)
         if result is None or result.state == FAILED:
             identity = run_identity(self.comparison.shared, run)
-            result = RunResult(identity, run.method.name, run.lr, TRAINED, versions=library_versions())
+            result = RunResult(
+                identity, run.method.name, run.lr, TRAINED, versions=library_versions(), changes=dict(run.changes)
+            )
             if not run.method.is_base:
                 self.train(run, result, progress)
             result.write(self.file(run))
@@ -83,19 +86,21 @@ class Runner:
         """Train the run's adapter into the comparison's store; ``result`` gets its name and what training gave."""
         if run.name in self.store.names():
             self.store.remove(run.name)  # of a run whose file is gone: what it was made with isn't known
+        config = run.config(self.comparison.config)
+        common = config.tau == self.comparison.config.tau
         with self.failing(result, "training", progress):
             made = forget(
                 self.comparison.request,
                 self.comparison.base,
-                run.config(self.comparison.config),
+                config,
                 name=run.name,
                 store=self.store,
                 idk_file=self.comparison.idk_file,
                 progress=progress,
-                tau=self.tau,
+                tau=self.tau if common else None,
             )
             record = made.record
-            self.tau = record.tau or self.tau
+            self.tau = (record.tau if common else None) or self.tau
             result.adapter = made.name
             result.training = {
                 "tau": record.tau and record.tau.tau,
@@ -113,6 +118,7 @@ class Runner:
                     stack, comparison.sets, comparison.encoder, comparison.nli, comparison.notes, progress
                 )
             result.scores, result.state = checked_summary(scored), DONE
+            result.speech = speech(scored.records)
             if comparison.records:
                 with disk_errors(self.folder, "folder"):
                     scored.write_records(self.records_file(run))
@@ -149,7 +155,7 @@ class Runner:
         """A run that this command didn't ask for, if it is one of the same comparison."""
         with suppress(OSError, ValueError, TypeError, KeyError, AsuLoraError):
             entry = json.loads(path.read_text(encoding="utf-8"))
-            result = self._result(path, Run(method(entry["method"]), entry["lr"]))
+            result = self._result(path, Run.of(method(entry["method"]), entry["lr"], entry.get("changes", {})))
             return result if result and result.state != TRAINED else None
         return None
 

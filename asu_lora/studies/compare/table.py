@@ -1,12 +1,16 @@
 """The table of a comparison, in the paper's form: MU, FE and Avg in percent, best bold, second underlined."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asu_lora.evaluation.question_sets import FORGET, RETAIN
 from asu_lora.reporting.tables import csv_table, markdown_table, percent
+from asu_lora.studies.compare.ranking import pareto_front, that_speak
 from asu_lora.studies.compare.results import SCORES, RunResult
+from asu_lora.studies.compare.rows import Row, SeedRow
+from asu_lora.studies.compare.speech import FORGOTTEN, KEPT
 from asu_lora.studies.methods import BASE, lr_text
 
 BEST, SECOND = "best", "second"
@@ -16,6 +20,8 @@ BESIDE = (
     ("retain ROUGE", RETAIN, "rouge"),
     ("retain probability", RETAIN, "probability"),
 )
+SPOKEN = tuple((f"{what}, {kind}", kind, what) for what in ("gibberish", "repetition") for kind in (KEPT, FORGOTTEN))
+FRONT = "†"  # on the Pareto front of MU and FE
 
 
 @dataclass(frozen=True)
@@ -39,45 +45,75 @@ class Table:
         return markdown_table(self.columns, [[shown[cell.mark].format(cell.text) for cell in row] for row in self.rows])
 
 
-def paper_table(results: Sequence[RunResult]) -> Table:
-    """One row a run. A score that lacks metrics is named with what it holds; the base takes no part in best and
-    second, for it forgets nothing. Scores that read alike share their mark."""
+def paper_table(results: Sequence[Row]) -> Table:
+    """One row a run, or a method's runs with several seeds.
+
+    A score that lacks metrics is named with what it holds; the base takes no part in best and second, for it forgets
+    nothing. Scores that read alike share their mark. A method on the Pareto front has a dagger.
+    """
     labels = {name: common_label(results, name) for name in SCORES}
-    columns = ("method", *labels.values(), *(title for title, _, _ in BESIDE), "gibberish", "lr", "seconds")
+    columns = (
+        *("method", *labels.values()),
+        *(title for title, _, _ in BESIDE),
+        *(title for title, _, _ in SPOKEN),
+        *("lr", "seconds", "MB"),
+    )
     marks = {name: ranks(results, name, label) for name, label in labels.items()}
+    front = {id(row) for row in pareto_front(results)}
     rows = []
     for index, result in enumerate(results):
+        scores = [Cell(score_text(result, name, labels[name]), marks[name].get(index)) for name in SCORES]
         if not result.done:
             scores = [Cell("failed"), Cell("-"), Cell("-")]
-        else:
-            scores = [
-                Cell(
-                    percent(result.score(name))
-                    + ("" if result.label(name) == labels[name] else result.label(name).removeprefix(name)),
-                    marks[name].get(index),
-                )
-                for name in SCORES
-            ]
-        beside = [result.mean(questions, metric) for _, questions, metric in BESIDE] + [result.gibberish_rate()]
+        beside = [result.mean(questions, metric) for _, questions, metric in BESIDE]
+        beside += [result.spoken(kind, what) for _, kind, what in SPOKEN]
+        memory = result.peak_bytes()
         rows.append(
             [
-                Cell(result.method),
+                Cell(f"{result.method} {FRONT}" if id(result) in front else result.method),
                 *scores,
                 *(Cell("-" if value is None else percent(value)) for value in beside),
                 Cell("-" if result.lr is None else lr_text(result.lr)),
                 Cell(f"{result.total_seconds():.0f}"),
+                Cell("-" if memory is None else f"{memory / 1e6:.0f}"),
             ]
         )
     return Table(columns, rows)
 
 
-def common_label(results: Sequence[RunResult], name: str) -> str:
+def score_text(row: Row, name: str, label: str) -> str:
+    """A score in percent, with what it holds if that is not the column's, and half its interval over seeds."""
+    if not row.done:
+        return "-"
+    spread = row.spread(name)
+    return (
+        percent(row.score(name))
+        + ("" if spread is None else f" ± {percent(spread)}")
+        + ("" if row.label(name) == label else row.label(name).removeprefix(name))
+    )
+
+
+def speaking_table(rows: Sequence[Row]) -> Table:
+    """The second ranking: by Avg, those whose kept answers are sentences."""
+    places = [
+        [
+            Cell(str(place)),
+            Cell(row.title),
+            *(Cell(score_text(row, name, row.label(name))) for name in ("Avg", "MU", "FE")),
+            Cell(percent(1 - (row.spoken(KEPT, "gibberish") or 0.0))),
+        ]
+        for place, row in enumerate(that_speak(rows), start=1)
+    ]
+    return Table(("place", "method", "Avg", "MU", "FE", "sentences, kept"), places)
+
+
+def common_label(results: Sequence[Row], name: str) -> str:
     """What most runs can call this score: ``"MU"``, or ``"MU (5 of 6 metrics)"``."""
     labels = Counter(result.label(name) for result in results if result.done)
     return labels.most_common(1)[0][0] if labels else name
 
 
-def ranks(results: Sequence[RunResult], name: str, label: str) -> dict[int, str]:
+def ranks(results: Sequence[Row], name: str, label: str) -> dict[int, str]:
     """Which of the results have the best and the second-best score, of those that hold the same metrics."""
     shown = {
         index: float(percent(result.score(name)))
@@ -88,8 +124,13 @@ def ranks(results: Sequence[RunResult], name: str, label: str) -> dict[int, str]
     return {index: places[value] for index, value in shown.items() if value in places}
 
 
-def csv_text(results: Sequence[RunResult], kept: Sequence[RunResult]) -> str:
-    """Every run a line, in full precision, shares as shares; a partial score's label says so."""
+def csv_text(results: Sequence[RunResult], kept: Sequence[Row]) -> str:
+    """Every run a line, in full precision, shares as shares; a partial score's label says so.
+
+    Args:
+        kept: each method's best row; its runs are marked.
+    """
+    best = {id(run) for row in kept for run in (row.results if isinstance(row, SeedRow) else [row])}
     scored = [column for name in SCORES for column in (name, f"{name} label")]
     rows = []
     for result in results:
@@ -102,11 +143,14 @@ def csv_text(results: Sequence[RunResult], kept: Sequence[RunResult]) -> str:
             [
                 result.method,
                 result.lr,
-                "yes" if result in kept else "no",
+                "yes" if id(result) in best else "no",
                 result.state,
                 *scores,
                 *(result.mean(questions, metric) for _, questions, metric in BESIDE),
                 result.gibberish_rate(),
+                *(result.spoken(kind, what) for _, kind, what in SPOKEN),
+                json.dumps(result.changes, sort_keys=True) if result.changes else None,
+                result.peak_bytes(),
                 result.training.get("tau"),
                 result.seconds.get("training"),
                 result.seconds.get("evaluation"),
@@ -123,6 +167,9 @@ def csv_text(results: Sequence[RunResult], kept: Sequence[RunResult]) -> str:
             *scored,
             *(title for title, _, _ in BESIDE),
             "gibberish",
+            *(title for title, _, _ in SPOKEN),
+            "changes",
+            "peak memory bytes",
             "tau",
             "training seconds",
             "evaluation seconds",

@@ -10,7 +10,7 @@ from asu_lora.data.sampling import sample
 from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.metrics.average import average
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
-from asu_lora.evaluation.metrics.entailment import EntailmentModel
+from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.evaluation.question_sets import FORGET, RETAIN, QuestionSet
 from asu_lora.evaluation.result import Evaluation
@@ -37,7 +37,7 @@ class Questions:
     general: tuple[QuestionSet, ...]
     most: int = 40
     encoder: SentenceEncoder | None = None
-    nli: EntailmentModel | None = None
+    nli: Judge | None = None
     notes: tuple[str, ...] = ()
     rows: RowSettings | None = None
 

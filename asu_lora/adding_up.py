@@ -1,0 +1,21 @@
+"""The settings with which adapters add up: trained alone, each on the plain base, and right together.
+
+They were chosen on SmolLM2-135M (docs/results/adding_up.md) and go together. The retain loss sees the adapter at
+several times its strength and feels what moves a token the base is sure of; the adapter keeps off what kept rows use.
+So fewer steps at a higher rate forget, and leave the rest alone; and the adapter ends in the middle of its strengths.
+"""
+
+from types import MappingProxyType
+
+ADDS_UP = MappingProxyType(
+    {
+        "retain_dose": 4.0,
+        "keep_off": 0.5,
+        "forget_dose": 1.5,
+        "retain_temperature": 4.0,
+        "retain_coeff": 0.7,
+        "retain_per_forget": 1,
+        "lr": 8e-3,
+        "epochs": 8.0,
+    }
+)

@@ -1,0 +1,75 @@
+"""Certifying an audit that lies in the store, as a later step of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.audit.certificate.identity import Audited
+from asu_lora.audit.certificate.issue import Issued, Terms, issue
+from asu_lora.audit.results import AUDIT_NAME, AuditResult
+from asu_lora.data.examples import Example
+from asu_lora.errors import CertificateError
+from asu_lora.files import read_json
+
+
+def certify_stored(
+    store: AdapterStore, name: str, forget: Sequence[Example] = (), terms: Terms | None = None
+) -> Issued:
+    """Certify the audit in an adapter's folder.
+
+    Raises:
+        CertificateError: there is no audit, it is of other adapters, or see :func:`~.issue.issue`.
+        StoreError: there is no such adapter, or the disk refuses.
+    """
+    adapter = store.get(name)
+    result = read_audit(adapter.path)
+    if result.audited not in ("adapter", "stack") or result.names[-1:] != [name]:
+        raise CertificateError(
+            f"{AUDIT_NAME} of {name} is an audit of {' + '.join(result.names) or result.audited}: run "
+            f"'asu-lora audit {name}' anew."
+        )
+    beneath = [(store.get(other), 1.0) for other in result.names[:-1]]
+    return issue(store, Audited([*beneath, (adapter, 1.0)]), result, forget, terms)
+
+
+def certify_merged(
+    store: AdapterStore,
+    merged: Path,
+    adapters: Sequence[tuple[str, float]],
+    forget: Sequence[Example] = (),
+    terms: Terms | None = None,
+) -> Issued:
+    """Certify the audit in a merged folder; ``adapters`` are (name, weight) of what was baked into it, in order.
+
+    Raises:
+        CertificateError: there is no audit in it, or it is of something else; or see :func:`~.issue.issue`.
+        StoreError: there is no such adapter, or the disk refuses.
+    """
+    result = read_audit(merged)
+    if result.audited != "merged":
+        raise CertificateError(f"{AUDIT_NAME} in {merged} is no audit of a merged folder: run 'asu-lora audit' anew.")
+    baked = [(store.get(name), weight) for name, weight in adapters]
+    return issue(store, Audited(baked, merged), result, forget, terms)
+
+
+def read_audit(folder: Path) -> AuditResult:
+    """The audit in a folder.
+
+    Raises:
+        CertificateError: there is none, or it can't be read.
+    """
+    path = folder / AUDIT_NAME
+    try:
+        return AuditResult.model_validate(read_json(path))
+    except FileNotFoundError as error:
+        raise CertificateError(
+            f"{folder.name} has no {AUDIT_NAME}: 'asu-lora audit {folder.name}' makes one."
+        ) from error
+    except OSError as error:
+        raise CertificateError(f"{path} can't be read: {error.strerror}.") from error
+    except ValidationError as error:
+        raise CertificateError(f"{path} is no audit of this version: {error.errors()[0]['msg']}.") from error
+    except ValueError as error:
+        raise CertificateError(f"{path} is no audit: {error}.") from error

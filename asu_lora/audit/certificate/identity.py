@@ -1,0 +1,128 @@
+"""Which model a certificate is of: adapters, base and merged files by their hashes, settings from the manifest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asu_lora.adapters.manifest import CARD_NAME, CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from asu_lora.adapters.model_card import public_base_name
+from asu_lora.adapters.stored_adapter import StoredAdapter
+from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, BaseIdentity, Done
+from asu_lora.audit.results import AUDIT_NAME, AuditResult
+from asu_lora.errors import CertificateError
+from asu_lora.files import adapter_files, refuse_link_outwards, sha256_file
+
+# In an adapter's folder, but about it: a later audit or another name changes them.
+_BESIDE = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME, CERTIFICATE_NAME, PAGE_NAME)
+# Of a merged folder: what decides how it answers. Cards and certificates may change.
+_MERGED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf"}
+_NOT_MERGED = {*_BESIDE, "merge_report.json"}
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The model that was attacked.
+
+    Attributes:
+        adapters: (adapter, weight) as they are stacked, the audited one last. Empty for a plain base.
+        merged: the folder they were baked into, if that was attacked.
+    """
+
+    adapters: Sequence[tuple[StoredAdapter, float]] = ()
+    merged: Path | None = None
+
+    @property
+    def home(self) -> Path | None:
+        """The folder that the certificate is written into."""
+        return self.merged or (self.adapters[-1][0].path if self.adapters else None)
+
+
+def done(audited: Audited, result: AuditResult) -> Done:
+    """What was done, by hashes taken now.
+
+    Raises:
+        CertificateError: a file can't be read, or is not the one that its manifest records.
+        AdapterError: a file is a link that leads out of its folder.
+    """
+    top = audited.adapters[-1][0].manifest if audited.adapters else None
+    return Done.model_validate(
+        {
+            "audited": result.audited,
+            "adapters": [adapter_identity(adapter, weight) for adapter, weight in audited.adapters],
+            "base": base_identity(top) if top else None,
+            "merged": hash_files(audited.merged, merged_files(audited.merged)) if audited.merged else None,
+        }
+    )
+
+
+def adapter_identity(adapter: StoredAdapter, weight: float = 1.0) -> AdapterIdentity:
+    """One adapter: its files hashed, its making as its manifest tells. See :func:`done` for errors."""
+    manifest = adapter.manifest
+    recorded = dict(manifest.files) if manifest else {CONFIG_NAME: "", WEIGHTS_NAME: ""}
+    files = hash_files(adapter.path, [name for name in recorded if name not in _BESIDE])
+    for name, figure in files.items():
+        if manifest and recorded[name] != figure:
+            raise CertificateError(
+                f"{name} of the adapter {adapter.name} is not the file that was recorded: nothing was certified; "
+                f"'asu-lora adapters verify {adapter.name}' says more."
+            )
+    return AdapterIdentity(
+        name=adapter.name,
+        weight=weight,
+        fingerprint=files[WEIGHTS_NAME],
+        files=files,
+        **(_making(manifest) if manifest else {}),
+    )
+
+
+def base_identity(manifest: Manifest) -> BaseIdentity:
+    """The base as the manifest records it, under the name that may be told."""
+    base = manifest.base
+    return BaseIdentity(
+        id=public_base_name(base.id), revision=base.revision, fingerprint=base.fingerprint, precision=base.precision
+    )
+
+
+def merged_files(folder: Path) -> list[str]:
+    """The files of a merged folder that decide how it answers."""
+    return [
+        name for name, path in adapter_files(folder) if path.suffix in _MERGED_SUFFIXES and path.name not in _NOT_MERGED
+    ]
+
+
+def hash_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The sha256 of files below a folder; a link that leads out of it is refused.
+
+    Raises:
+        CertificateError: a file is missing or can't be read.
+        AdapterError: a file is a link that leads out of the folder.
+    """
+    found = {}
+    for name in sorted(names):
+        path = folder / name
+        refuse_link_outwards(folder, path)
+        try:
+            found[name] = sha256_file(path)
+        except OSError as error:
+            raise CertificateError(f"{name} in {folder} can't be read: {error.strerror}.") from error
+    return found
+
+
+def _making(manifest: Manifest) -> dict[str, Any]:
+    method, training = manifest.method, manifest.training
+    numbers = {**manifest.lora, **training, **method.details}
+    settings = {name: value for name, value in numbers.items() if isinstance(value, bool | int | float | None)}
+    settings |= {"forget_coeff": method.forget_coeff, "retain_coeff": method.retain_coeff}
+    seed = settings.pop("seed", None)
+    return {
+        "created": manifest.created,
+        "program_version": manifest.program_version,
+        "objective": method.objective,
+        "retain_loss": method.retain_loss,
+        "tau": method.tau,
+        "tau_chosen_by": method.tau_chosen_by,
+        "seed": seed if isinstance(seed, int) else None,
+        "settings": {name: value for name, value in sorted(settings.items()) if value is not None},
+        "versions": manifest.versions,
+    }

@@ -1,0 +1,1 @@
+"""The page over a whole store: requests, adapters, certificates, what is served, and how it went over time."""

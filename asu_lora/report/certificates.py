@@ -1,0 +1,76 @@
+"""The certificates of a store, each with what is wrong with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.audit.certificate.archive import archive_entries
+from asu_lora.audit.certificate.record import Certificate
+from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
+from asu_lora.audit.certificate.signing_key import public_key_of_store
+from asu_lora.audit.certificate.wording import attack_name
+from asu_lora.errors import CertificateError
+
+
+@dataclass(frozen=True)
+class KnownCertificate:
+    """A certificate of the archive.
+
+    Attributes:
+        own_key: it is signed with the store's own key.
+        newest: no later one is of the same model.
+    """
+
+    certificate: Certificate
+    own_key: bool
+    newest: bool
+
+    @property
+    def state(self) -> str:
+        """In a word or two: "valid", "expired", "replaced", "signed with another key"."""
+        if self.certificate.expired():
+            return "expired"
+        if not self.newest:
+            return "replaced"
+        return "valid" if self.own_key else "signed with another key"
+
+    @property
+    def worst(self) -> float | None:
+        """What the strongest attack brought back; None where no attack could tell."""
+        return self.certificate.tried.worst()
+
+    @property
+    def strongest(self) -> str:
+        """The name of that attack; empty where no attack could tell."""
+        judged = [a for a in self.certificate.tried.attacks if a.readings and a.readings[0].recovered is not None]
+        return attack_name(max(judged, key=lambda a: a.readings[0].recovered or 0.0)) if judged else ""
+
+
+def known_certificates(
+    store: AdapterStore, progress: Callable[[int], None] = lambda count: None
+) -> tuple[list[KnownCertificate], list[str]]:
+    """Every certificate of the archive, oldest first, and a sentence on each file that is none."""
+    own, found, problems = public_key_of_store(store), [], []
+    for _, _, path in archive_entries(store):
+        try:
+            found.append(_read(path, path.stat().st_mtime_ns))
+        except (CertificateError, OSError) as error:
+            problems.append(str(error))
+        progress(1)
+    last = {signed.certificate.done.subject(): signed.certificate.serial for signed in found}
+    return [
+        KnownCertificate(
+            signed.certificate,
+            signed.public_key == own,
+            last[signed.certificate.done.subject()] == signed.certificate.serial,
+        )
+        for signed in found
+    ], problems
+
+
+@lru_cache(maxsize=10_000)
+def _read(path: Path, changed: int) -> SignedCertificate:
+    """A page that is served again and again reads each certificate once."""
+    return read_signed(path)

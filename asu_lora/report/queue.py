@@ -1,0 +1,60 @@
+"""The requests of a store as the page shows them, read from its ledger."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.requests.ledger.database import Database
+from asu_lora.requests.ledger.ledger import open_ledger
+from asu_lora.requests.ledger.states import CLOSED, Line, Request
+
+
+@dataclass(frozen=True)
+class Served:
+    """An artefact that was marked as served."""
+
+    name: str
+    kind: str
+    hash: str
+    at: str
+    where: str | None
+    requests: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """All requests, in the order of the ledger (overdue first), and what was served, oldest first."""
+
+    requests: Sequence[Request]
+    served: Sequence[Served]
+
+    @property
+    def states(self) -> list[str]:
+        return sorted({request.state for request in self.requests})
+
+    @property
+    def open(self) -> int:
+        return sum(request.state not in CLOSED for request in self.requests)
+
+    @property
+    def overdue(self) -> int:
+        return sum(request.overdue() for request in self.requests)
+
+
+def read_queue(store: AdapterStore) -> Queue | None:
+    """The queue of a store, from ``ASU_LORA_DATABASE`` or the store's own file; None where there is no ledger.
+
+    Raises:
+        LedgerError: the database can't be reached, or is of a newer version.
+    """
+    address = os.environ.get("ASU_LORA_DATABASE") or None
+    if not Database(store.root, address).exists():
+        return None
+    ledger = open_ledger(store.root, address)
+    return Queue(ledger.requests(), [_served(line) for line in ledger.served()])
+
+
+def _served(line: Line) -> Served:
+    told = line.payload
+    return Served(told["name"], told["kind"], told["hash"], line.at, told.get("where"), told["requests"])

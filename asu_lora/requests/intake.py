@@ -1,0 +1,144 @@
+"""A request comes in: its file is read, its text sealed, its place in the queue written down, all or nothing.
+
+A file that can't be read is no reason to lose a request: the day it came in and the day it is due count all the same.
+It is kept as failed with its sentence, and waits for a better file.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.errors import DataError, LedgerError
+from asu_lora.requests.ledger.ledger import Ledger
+from asu_lora.requests.ledger.states import FAILED, QUEUED, RECEIVED, Request
+from asu_lora.requests.text_vault import RequestText, TextVault
+
+OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reasoning_content", "tool_calls")
+QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")  # an apostrophe inside a word opens nothing
+
+
+@dataclass(frozen=True)
+class Details:
+    """What stands beside a request.
+
+    Attributes:
+        due: UTC, as :func:`~asu_lora.requests.ledger.due_dates.due_moment` gives it.
+        owner: who looks after it.
+        basis: the legal basis, say "GDPR Art. 17(1)(b)".
+        note: anything else. All three stay readable in the ledger: no personal data belongs here.
+    """
+
+    due: str
+    owner: str | None = None
+    basis: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a request's rows are read from."""
+
+    forget: str
+    retain: str | None = None
+    where: Mapping[str, Any] | None = None
+
+    def read(self) -> RequestText:
+        return RequestText.from_files(self.forget, self.retain, self.where)
+
+
+def add(
+    ledger: Ledger, vault: TextVault, request: str, files: Files, details: Details, *, store: AdapterStore
+) -> Request:
+    """Take a request in.
+
+    Args:
+        request: its id, which its adapter will have for a name.
+        store: where no adapter of that name may be.
+
+    Returns:
+        The request: queued, or failed where its file is there and can't be read.
+
+    Raises:
+        StoreError: the id can't be an adapter's name, or an adapter has it already.
+        LedgerError: there is a request of that id.
+        DataError: there is no such file.
+    """
+    store.check_name(request)
+    with ledger.database.reading() as connection:  # before minutes of reading; the transaction asks again
+        vault.check_key(connection)
+    if ledger.find(request) is not None:
+        raise _taken(request)
+    text, fault = _try(files)
+    with ledger.changing() as change:
+        if change.get(request) is not None:
+            raise _taken(request)
+        change.append(RECEIVED, request, asdict(details))
+        if text is None:
+            change.append(FAILED, request, {"sentence": fault})
+        else:
+            change.append(QUEUED, request, _sealed(vault, change, request, text))
+    return ledger.get(request)
+
+
+def hand_in_again(ledger: Ledger, vault: TextVault, request: str, files: Files | None = None) -> Request:
+    """Queue a request that failed; with files, of another text.
+
+    Raises:
+        LedgerError: it did not fail, or has no text any more and no file was given.
+        DataError: the file can't be read.
+    """
+    found = ledger.get(request)
+    if found.state != FAILED:
+        raise LedgerError(f"The request {request} is {found.state}: only one that failed is tried again.")
+    text = files.read() if files else None
+    with ledger.changing() as change:
+        if text is None:
+            vault.get(change.connection, request)  # says so where it is gone
+        payload = {"why": "retry"} | (_sealed(vault, change, request, text) if text else {})
+        change.append(QUEUED, request, payload)
+    return ledger.get(request)
+
+
+def without_text(sentence: str, files: Files) -> str:
+    """A sentence without anything it quotes from a file, and without the file's path: the ledger holds no text."""
+    for path, told in ((files.retain, "the retain file"), (files.forget, "the file")):
+        if path:
+            sentence = sentence.replace(str(path), told)
+    return masked(sentence)
+
+
+def masked(sentence: str) -> str:
+    """A sentence of which nothing is left that stood in quotation marks, but for the program's own words."""
+
+    def mask(found: re.Match[str]) -> str:
+        inside = found[0][1:-1]
+        ours = inside in OWN_WORDS or not re.search(r"\w", inside)  # a comma that is missing tells nothing
+        return found[0] if ours else "'...'"
+
+    return QUOTED.sub(mask, sentence)
+
+
+def _try(files: Files) -> tuple[RequestText | None, str]:
+    try:
+        return files.read(), ""
+    except DataError as error:
+        for path in filter(None, (files.forget, files.retain)):
+            if not Path(path).is_file():
+                raise
+        return None, without_text(str(error), files)
+
+
+def _sealed(vault: TextVault, change: Any, request: str, text: RequestText) -> dict[str, Any]:
+    commitment = vault.put(change.connection, request, text)
+    kept = None if text.retain is None else len(text.retain)
+    return {"rows": len(text.forget), "retain_rows": kept, "commitment": commitment, "key": vault.key_id}
+
+
+def _taken(request: str) -> LedgerError:
+    return LedgerError(
+        f"There is a request {request} already: choose another --id, or hand a failed one in again with "
+        f"'asu-lora requests retry {request}'."
+    )

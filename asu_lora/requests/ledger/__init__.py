@@ -1,0 +1,1 @@
+"""Where each request stands, and a history that can't be changed unnoticed. Read ``ledger.py`` first."""

@@ -1,0 +1,1 @@
+"""A file a step; a step that was released is never changed."""

@@ -1,0 +1,1 @@
+"""How what is due is worked through: one request from claim to text, the order of a run, what follows it."""

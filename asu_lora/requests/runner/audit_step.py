@@ -1,0 +1,50 @@
+"""How the runner audits: what ``asu-lora audit --quick`` does, its figures as the ledger keeps them."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from asu_lora.data.request import GENERAL
+from asu_lora.requests.runner.workshop import AuditStep, AuditTask
+
+DEPTH = "quick"
+
+
+def audit_step() -> AuditStep | None:
+    """The audit of this installation; None where it has none."""
+    return quick_audit if find_spec("asu_lora.audit.run") else None
+
+
+def quick_audit(task: AuditTask) -> dict[str, Any]:
+    """Attack an adapter for what it was to forget; ``audit.json`` is written into its folder.
+
+    Returns:
+        ``worst``, the largest share that an attack recovered; ``recovered`` by attack; the attacks not tried.
+
+    Raises:
+        AsuLoraError: the audit can't be made.
+    """
+    # by name: the audit's room is not part of every installation of this one
+    requests, runs = import_module("asu_lora.audit.request"), import_module("asu_lora.audit.run")
+    saves, settings = import_module("asu_lora.audit.save"), import_module("asu_lora.audit.settings")
+    config, kept = task.config, task.request.retain_source != GENERAL
+    asked = requests.AuditRequest(
+        forget=list(task.request.forget),
+        base=task.base.source.name,
+        adapters=task.adapters,
+        store=task.store.root,
+        retain=list(task.request.retain) if kept else None,
+        precision=config.precision,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+    result = runs.audit(asked, settings.AuditSettings(depth=DEPTH, seed=config.seed))
+    saves.save_audit(result, asked)
+    recovered = {attack.attack: attack.readings[0].recovered for attack in result.attacks if attack.readings}
+    return {
+        "depth": DEPTH,
+        "worst": result.worst(),
+        "recovered": recovered,
+        "untried": [untried.attack for untried in result.untried],
+        "rows": result.rows,
+    }

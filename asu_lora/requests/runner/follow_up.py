@@ -1,0 +1,212 @@
+"""What follows once the queue is worked through: earlier adapters audited again, adapters combined.
+
+Both go by what the ledger says, so that a run that was killed in the middle of them is gone on with, and two runs do
+nothing twice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import func, select
+
+from asu_lora.adapters.combine import combine
+from asu_lora.adapters.manifest import fingerprint_of
+from asu_lora.errors import AsuLoraError
+from asu_lora.progress import Progress
+from asu_lora.requests.forget_text import destroy_in
+from asu_lora.requests.intake import masked
+from asu_lora.requests.ledger import tables
+from asu_lora.requests.ledger.claims import Claim, LostClaim, claim_duty, claim_one, must_hold, release
+from asu_lora.requests.ledger.states import (
+    ADAPTER_REMOVED,
+    AUDIT_FAILED,
+    AUDITED,
+    CONSOLIDATED,
+    DEPLOYED,
+    RE_AUDITED,
+    TEXT_SEALED,
+    TRAINED,
+    Line,
+)
+from asu_lora.requests.runner.heartbeat import heartbeat
+from asu_lora.requests.runner.one_request import ENDS_THE_RUN
+from asu_lora.requests.runner.workshop import AuditTask, Workshop
+
+COMBINING = "*combining"  # no request can be called so
+
+
+@dataclass
+class FollowUp:
+    """What followed.
+
+    Attributes:
+        re_audited: requests whose adapters were audited again, under all others.
+        not_re_audited: requests that should have been, and why they weren't.
+        combined: adapters that were made, and of how many requests.
+        stale: combined adapters that hold a withdrawn request, and were built anew under another name.
+    """
+
+    re_audited: list[str] = field(default_factory=list)
+    not_re_audited: dict[str, str] = field(default_factory=dict)
+    combined: dict[str, int] = field(default_factory=dict)
+    stale: list[str] = field(default_factory=list)
+
+
+def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -> FollowUp:
+    """Do what the settings ask for once the queue is empty."""
+    done = FollowUp()
+    if shop.audit and shop.settings.re_audit:
+        _re_audit(shop, progress, done, tell)
+    if shop.settings.consolidate:
+        _combine(shop, progress, done, tell)
+    return done
+
+
+# ---- audits after additions and withdrawals
+
+
+def behind(shop: Workshop) -> list[str]:
+    """Requests whose last audit is older than the last adapter that came or went: of others, not their own."""
+    table = tables.history
+    with shop.ledger.database.reading() as connection:
+
+        def last(*events: str) -> dict[str, int]:
+            query = select(table.c.request, func.max(table.c.number)).where(table.c.event.in_(events))
+            return {row[0]: row[1] for row in connection.execute(query.group_by(table.c.request))}
+
+        changed, audited = last(TRAINED, ADAPTER_REMOVED), last(AUDITED, RE_AUDITED)
+    open_ = shop.ledger.requests([AUDITED, DEPLOYED])
+    found = []
+    for request in open_:
+        others = max((number for name, number in changed.items() if name != request.id), default=0)
+        if request.id in audited and audited[request.id] < others:
+            found.append(request.id)
+    return found
+
+
+def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
+    for name in behind(shop):
+        if shop.ledger.get(name).text != TEXT_SEALED:
+            done.not_re_audited[name] = "its text is destroyed"
+            continue
+        claim = claim_one(shop.ledger, shop.worker, name, (AUDITED, DEPLOYED))
+        if claim is None:
+            done.not_re_audited[name] = "another run is at work on it"
+            continue
+        tell(f"Auditing {name} again, under all adapters")
+        try:
+            with heartbeat(shop.ledger, claim, progress):
+                _re_audit_one(shop, claim, done)
+        except LostClaim as lost:
+            done.not_re_audited[name] = str(lost)
+        finally:
+            release(shop.ledger, claim)
+
+
+def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
+    name, there = claim.request.id, set(shop.store.names())
+    trained = [r.adapter for r in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if r.adapter in there]
+    stack = (*(str(other) for other in sorted(map(str, trained)) if other != name), name)
+    assert shop.audit is not None
+    try:
+        task = AuditTask(stack, shop.text(name).request(name), shop.store, shop.base, shop.settings.config)
+        found, event = shop.audit(task) | {"under": len(stack)}, RE_AUDITED
+        done.re_audited.append(name)
+    except ENDS_THE_RUN:
+        raise
+    except AsuLoraError as error:
+        found, event = {"sentence": masked(str(error))}, AUDIT_FAILED
+        done.not_re_audited[name] = found["sentence"]
+    with shop.ledger.changing() as change:
+        must_hold(change, claim)
+        change.append(event, name, found)
+
+
+def destroy_audited(shop: Workshop) -> list[str]:
+    """Destroy the texts of audited requests, where that is the policy; their names."""
+    gone = []
+    for request in shop.ledger.requests([AUDITED, DEPLOYED]):
+        if request.audits and request.text == TEXT_SEALED:
+            with shop.ledger.changing() as change:
+                now = change.get(request.id)
+                if now and destroy_in(change, now):
+                    gone.append(request.id)
+    if gone:
+        shop.ledger.database.scrub()
+    return gone
+
+
+# ---- several adapters as one
+
+
+def groups(shop: Workshop) -> tuple[dict[str, list[str]], list[str]]:
+    """Combined adapters that still hold what they say, with their requests; and those that hold a withdrawn one."""
+    there = set(shop.store.names())
+    standing = {r.id for r in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if r.adapter in there}
+    current: dict[str, list[str]] = {}
+    stale = []
+    replaced = {name for line in shop.ledger.consolidated() for name in line.payload["replaces"]}
+    for line in shop.ledger.consolidated():
+        name, held = line.payload["adapter"], line.payload["requests"]
+        if name in replaced or name not in there:
+            continue
+        if set(held) <= standing:
+            current[name] = held
+        else:
+            stale.append(name)
+    return current, stale
+
+
+def _combine(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
+    claim = claim_duty(shop.ledger, shop.worker, COMBINING)
+    if claim is None:
+        return  # another run does it
+    try:
+        with heartbeat(shop.ledger, claim, progress):
+            current, stale = groups(shop)
+            held = {request for requests in current.values() for request in requests}
+            there = set(shop.store.names())
+            free = [
+                request
+                for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED])
+                if request.id not in held and request.adapter in there
+            ]
+            in_order = [r.id for r in sorted(free, key=lambda request: (request.received, request.id))]
+            size = shop.settings.consolidate
+            left = {request for name in stale for request in _requests_of(shop, name)} & set(in_order)
+            if stale:  # what is left of them goes into one, however few it is
+                kept = [name for name in in_order if name in left]
+                done.stale += stale
+                in_order = [name for name in in_order if name not in left]
+                if len(kept) > 1:
+                    _combine_one(shop, claim, kept, stale, done, tell)
+            for start in range(0, len(in_order) - size + 1, size):
+                _combine_one(shop, claim, in_order[start : start + size], [], done, tell)
+    finally:
+        release(shop.ledger, claim)
+
+
+def _requests_of(shop: Workshop, name: str) -> list[str]:
+    return next(line.payload["requests"] for line in shop.ledger.consolidated() if line.payload["adapter"] == name)
+
+
+def _combine_one(
+    shop: Workshop, claim: Claim, requests: list[str], replaces: list[str], done: FollowUp, tell: Callable[[str], None]
+) -> Line:
+    """One combined adapter; what a killed run left of it under that name is replaced."""
+    name = f"combined-{len(shop.ledger.consolidated()) + 1:03d}"
+    tell(f"Combining {len(requests)} adapters as {name}")
+    folders = [shop.store.resolve(request) for request in requests]
+    with shop.store.stage(name, replace=True) as folder:
+        combine(folders, [1.0] * len(folders), folder, None, name)
+    told = {
+        "adapter": name,
+        "fingerprint": fingerprint_of(shop.store.resolve(name)),
+        "requests": requests,
+        "replaces": replaces,
+    }
+    with shop.ledger.changing() as change:
+        must_hold(change, claim)
+        line = change.append(CONSOLIDATED, None, told)
+    done.combined[name] = len(requests)
+    return line

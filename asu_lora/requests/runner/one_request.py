@@ -1,0 +1,199 @@
+"""One request, from the claim to the end: trained, audited, its text destroyed.
+
+Every step can be cut off by a kill and done again by anybody: an adapter that is in the store already is taken for what
+it is, checkpoints are gone on from, and what was written down is not done twice.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import Any
+
+from asu_lora.data.request import ForgetRequest
+from asu_lora.errors import AsuLoraError, BaseModelError, KeyFault, LedgerError, NameAtWork, StoreError, TrainingError
+from asu_lora.files import disk_errors
+from asu_lora.forgetting.forget import forget
+from asu_lora.progress import Progress
+from asu_lora.requests.forget_text import destroy_in
+from asu_lora.requests.intake import masked
+from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, must_hold, record, release
+from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, FAILED, QUEUED, TRAINED, TRAINING, WITHDRAWN
+from asu_lora.requests.leftovers import remove_leftovers
+from asu_lora.requests.runner.heartbeat import heartbeat
+from asu_lora.requests.runner.workshop import AuditTask, Workshop
+
+ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
+# what is no fault of the request: the run ends, and the request waits for the next
+ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one request.
+
+    Attributes:
+        state: of the request now, or ``busy`` where somebody else has it.
+        trained: whether it was trained here, and not found as a killed run had left it.
+        sentence: why it failed, or was not audited.
+        text_gone: whether its text was destroyed.
+    """
+
+    request: str
+    state: str
+    seconds: float = 0.0
+    trained: bool = False
+    sentence: str | None = None
+    text_gone: bool = False
+
+
+def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
+    """Do all that is left to do for a claimed request; its own faults are written down and returned.
+
+    Raises:
+        StoreError, LedgerError, KeyFault, BaseModelError: nothing can go on; the request is queued again.
+        KeyboardInterrupt: so it is then.
+    """
+    name, started = claim.request.id, time.monotonic()
+    try:
+        with heartbeat(shop.ledger, claim, progress) as beats:
+            request = shop.text(name).request(name)
+            trained = claim.request.state != TRAINED and _train(shop, claim, request, beats)
+            return _audit(shop, claim, request, trained, lambda: time.monotonic() - started)
+    except LostClaim as lost:
+        _tidy_lost(shop, name)
+        return Outcome(name, "busy", sentence=str(lost))
+    except NameAtWork as error:  # the runner that we took for dead still trains: it is left to it
+        release(shop.ledger, claim)
+        return Outcome(name, "busy", sentence=str(error))
+    except ENDS_THE_RUN:
+        _put_back(shop, claim, "the run could not go on")
+        raise
+    except KeyboardInterrupt:
+        _put_back(shop, claim, "interrupted")
+        raise
+    except Exception as error:  # whatever it is, the other ninety-nine go on
+        if not isinstance(error, AsuLoraError):
+            _end_if_full(shop, claim)
+        sentence = masked(str(error)) if isinstance(error, AsuLoraError) else f"Unexpected: {type(error).__name__}."
+        return _fail(shop, claim, sentence)
+
+
+def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any) -> bool:
+    """Bring the adapter into the store and write it down; False where a killed run had brought it already."""
+    name, settings = claim.request.id, shop.settings
+    if name in shop.store.names():
+        manifest = shop.store.get(name).manifest
+        ours = manifest and shop.store.is_request(manifest.request.fingerprint, request.fingerprint())
+        if not ours or not claim.request.attempts:
+            raise TrainingError(f"The store has another adapter called {name}: rename or remove it, then try again.")
+        assert manifest is not None
+        figures = manifest.figures.model_dump()
+        told = _told(name, manifest, manifest.wall_time_s, figures) | {"found": True}
+        record(shop.ledger, claim, TRAINED, told, release=shop.audit is None)
+        return False
+    identity = settings.identity()
+    resume = claim.request.state == TRAINING and _was_begun_alike(shop, name, identity)
+    began = {"runner": shop.worker.runner, "base": settings.base, "settings": identity, "resumed": resume}
+    record(shop.ledger, claim, TRAINING, began)
+    made = forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
+    manifest = shop.store.get(name).manifest
+    assert manifest is not None  # it was written a moment ago
+    record(
+        shop.ledger,
+        claim,
+        TRAINED,
+        _told(name, manifest, made.record.seconds, {"before": made.before, "after": made.after}),
+        release=shop.audit is None,
+    )
+    return True
+
+
+def _audit(
+    shop: Workshop, claim: Claim, request: ForgetRequest, trained: bool, seconds: Callable[[], float]
+) -> Outcome:
+    """Audit the adapter where that can be done, and destroy the text where that was asked for."""
+    name = claim.request.id
+    if shop.audit is None:
+        return Outcome(name, TRAINED, seconds(), trained)
+    try:
+        found = shop.audit(AuditTask((name,), request, shop.store, shop.base, shop.settings.config))
+    except ENDS_THE_RUN:
+        raise
+    except AsuLoraError as error:
+        sentence = masked(str(error))
+        record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
+        return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}")
+    gone = False
+    with shop.ledger.changing() as change:
+        must_hold(change, claim)
+        change.append(AUDITED, name, found)
+        if shop.settings.forget_text and (now := change.get(name)):
+            gone = destroy_in(change, now)
+        break_claim(change.connection, name)
+    if gone:
+        shop.ledger.database.scrub()
+    return Outcome(name, AUDITED, seconds(), trained, text_gone=gone)
+
+
+def _told(name: str, manifest: Any, seconds: float | None, figures: dict[str, Any]) -> dict[str, Any]:
+    """What the ledger says of a trained adapter: numbers and hashes."""
+    return {
+        "adapter": name,
+        "fingerprint": manifest.fingerprint,
+        "base_fingerprint": manifest.base.fingerprint,
+        "seconds": round(seconds or 0.0, 1),
+        "before": figures["before"],
+        "after": figures["after"],
+    }
+
+
+def _was_begun_alike(shop: Workshop, name: str, identity: str) -> bool:
+    """Whether the last training of the request had these settings: then its checkpoints are of use."""
+    begun = shop.ledger.history(name, [TRAINING])
+    return bool(begun) and begun[-1].payload.get("settings") == identity
+
+
+def _fail(shop: Workshop, claim: Claim, sentence: str) -> Outcome:
+    try:
+        if shop.ledger.get(claim.request.id).state == TRAINED:  # trained it is, whatever came after
+            record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
+            return Outcome(claim.request.id, TRAINED, sentence=f"not audited: {sentence}")
+        record(shop.ledger, claim, FAILED, {"sentence": sentence}, release=True)
+    except LostClaim as lost:
+        return Outcome(claim.request.id, "busy", sentence=str(lost))
+    remove_leftovers(shop.store, claim.request.id)
+    return Outcome(claim.request.id, FAILED, sentence=sentence)
+
+
+def _end_if_full(shop: Workshop, claim: Claim) -> None:
+    """A full disk meets torch and safetensors too, each of which calls it by a name of its own.
+
+    Raises:
+        StoreError: the store takes nothing more.
+    """
+    try:
+        with disk_errors(shop.store.root), TemporaryFile(dir=shop.store.root) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+    except StoreError:
+        _put_back(shop, claim, "the disk is full")
+        raise
+
+
+def _put_back(shop: Workshop, claim: Claim, why: str) -> None:
+    """Queue a request again whose work was cut off; its checkpoints stay. If the ledger is away, the lease runs out."""
+    with suppress(AsuLoraError):
+        if shop.ledger.get(claim.request.id).state == TRAINING:
+            record(shop.ledger, claim, QUEUED, {"why": why})
+        release(shop.ledger, claim)
+
+
+def _tidy_lost(shop: Workshop, name: str) -> None:
+    """What was withdrawn while it was trained here must not stay in the store."""
+    with suppress(AsuLoraError):
+        if shop.ledger.get(name).state == WITHDRAWN:
+            if name in shop.store.names():
+                shop.store.remove(name)
+            remove_leftovers(shop.store, name)

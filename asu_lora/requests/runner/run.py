@@ -1,0 +1,125 @@
+"""A run over the queue, from top to bottom: finish what was cut off, work on what is due, do what follows."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asu_lora.errors import SettingError
+from asu_lora.progress import Progress
+from asu_lora.requests.engines import ENGINES, local
+from asu_lora.requests.ledger.claims import at_work
+from asu_lora.requests.ledger.states import FAILED, TRAINED
+from asu_lora.requests.runner.follow_up import FollowUp, destroy_audited, follow_up
+from asu_lora.requests.runner.one_request import Outcome
+from asu_lora.requests.runner.workshop import Workshop
+from asu_lora.requests.withdrawal import finish_withdrawals
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where the requests are trained.
+
+    Attributes:
+        name: of :data:`~asu_lora.requests.engines.ENGINES`.
+        address: of a Ray cluster, ``auto`` for the one this machine belongs to; None starts one here.
+        workers: processes; None is what the machines can hold.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise SettingError(f"The engine '{self.name}' is none of {', '.join(ENGINES)}.")
+        if self.workers is not None and self.workers < 1:
+            raise SettingError(f"workers is {self.workers}; it must be at least 1.")
+        if self.name == "local" and (self.address or self.workers):
+            raise SettingError("--address and --workers belong to --engine ray; for local, start several runs.")
+
+
+@dataclass
+class RunReport:
+    """What a run did, and what it left.
+
+    Attributes:
+        outcomes: of the requests that were worked on, in the order in which they ended.
+        withdrawn: requests whose withdrawal had been cut off and was finished.
+        texts_gone: requests whose texts were destroyed, those of earlier runs among them.
+        at_work: requests that other runners have, and who.
+        unaudited: trained requests that wait for an audit.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    texts_gone: list[str] = field(default_factory=list)
+    at_work: dict[str, str] = field(default_factory=dict)
+    unaudited: list[str] = field(default_factory=list)
+    follow_up: FollowUp = field(default_factory=FollowUp)
+    seconds: float = 0.0
+
+    def of(self, state: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.state == state]
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return self.of(FAILED)
+
+
+class Listener:
+    """Who hears of a run: nobody, by default; the command shows it."""
+
+    def progress(self) -> Progress:
+        """Of what is being trained at the moment."""
+        return Progress()
+
+    def ended(self, outcome: Outcome) -> None:
+        """A request has ended."""
+
+    def step(self, text: str) -> None:
+        """Something else is being done."""
+
+
+def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None = None) -> RunReport:
+    """Work through the queue.
+
+    Raises:
+        AsuLoraError: the run can't go on; what was done is written down, and the next run goes on from there.
+    """
+    engine, listener = engine or Engine(), listener or Listener()
+    report, started = RunReport(), time.monotonic()
+    report.withdrawn = finish_withdrawals(shop.ledger, shop.store)
+
+    def tell(outcome: Outcome) -> None:
+        report.outcomes.append(outcome)
+        listener.ended(outcome)
+
+    progress = listener.progress()
+    try:
+        _work(shop, engine, progress, tell, listener.step)
+        report.follow_up = follow_up(shop, progress, listener.step)
+    finally:
+        progress.close()
+    report.texts_gone = [outcome.request for outcome in report.outcomes if outcome.text_gone]
+    if shop.settings.forget_text:
+        report.texts_gone += destroy_audited(shop)
+    report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
+    report.unaudited = [request.id for request in shop.ledger.requests([TRAINED])]
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _work(
+    shop: Workshop, engine: Engine, progress: Progress, tell: Callable[[Outcome], None], step: Callable[[str], None]
+) -> None:
+    if not shop.ledger.requests(shop.claimable):
+        return
+    if engine.name == "local":
+        step(f"Loading {Path(shop.settings.base).name}")
+        shop.base  # noqa: B018  (a base that can't be loaded is no request's fault)
+        local.work(shop, progress, tell)
+    else:
+        from asu_lora.requests.engines import ray
+
+        ray.work(shop, engine.address, engine.workers, tell, step)

@@ -1,0 +1,87 @@
+"""A request is taken back: what it made the model forget, it knows again.
+
+The ledger says so first. So a withdrawal that was cut off in the middle is finished by whoever runs next, and a runner
+that is at work on it is refused when it comes to write.
+"""
+
+from dataclasses import dataclass
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.requests.ledger.claims import break_claim
+from asu_lora.requests.ledger.ledger import Ledger
+from asu_lora.requests.ledger.states import ADAPTER_REMOVED, WITHDRAWN
+from asu_lora.requests.leftovers import remove_leftovers
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What a withdrawal did, and what it leaves to do.
+
+    Attributes:
+        adapter: that was removed; None where none had been trained.
+        trained_on_top: adapters that stood on it and should be trained again.
+        inside: combined adapters and served artefacts that still hold it.
+    """
+
+    request: str
+    adapter: str | None
+    trained_on_top: list[str]
+    inside: list[str]
+
+
+def withdraw(ledger: Ledger, store: AdapterStore, request: str, reason: str | None = None) -> Withdrawal:
+    """Take a request back and remove its adapter; its text stays sealed, or destroyed, as it is.
+
+    Raises:
+        LedgerError: there is no such request, or it was withdrawn and nothing is left to do.
+        StoreError: the adapter can't be removed; the same command goes on.
+    """
+    with ledger.changing() as change:
+        found = change.get(request)
+        if found is None or found.state != WITHDRAWN or found.adapter is None:
+            begun = found is not None and found.attempts > 0
+            adapter = (found.adapter or request) if begun and found else None
+            told = {"adapter": adapter} | ({"reason": reason} if reason else {})
+            change.append(WITHDRAWN, request, told)
+            break_claim(change.connection, request)
+    adapter, above = remove_adapter(ledger, store, request)
+    return Withdrawal(request, adapter, above, holders(ledger, store, request))
+
+
+def remove_adapter(ledger: Ledger, store: AdapterStore, request: str) -> tuple[str | None, list[str]]:
+    """Remove what a withdrawn request left in the store; its name, and the adapters that stood on it."""
+    name = ledger.get(request).adapter
+    removed, above = None, []
+    if name is not None and name in store.names():
+        above = [other.name for other in store.remove(name)]
+        removed = name
+    remove_leftovers(store, request)
+    if name is not None:
+        ledger.record(ADAPTER_REMOVED, request, {"adapter": removed} if removed else {})
+    return removed, above
+
+
+def finish_withdrawals(ledger: Ledger, store: AdapterStore) -> list[str]:
+    """Finish what was cut off: withdrawn requests whose adapter is still, or again, in the store."""
+    there, done = set(store.names()), []
+    for request in ledger.requests([WITHDRAWN]):
+        if request.adapter is not None:
+            remove_adapter(ledger, store, request.id)
+            done.append(request.id)
+        elif request.id in there and request.attempts:
+            store.remove(request.id)  # a runner published it just as it was withdrawn, and was killed
+            ledger.record(ADAPTER_REMOVED, request.id, {"adapter": request.id})
+            done.append(request.id)
+    return done
+
+
+def holders(ledger: Ledger, store: AdapterStore, request: str) -> list[str]:
+    """Combined adapters that are in the store and hold the request's, and what was served last if it does."""
+    there = set(store.names())
+    found = [
+        line.payload["adapter"]
+        for line in ledger.consolidated()
+        if request in line.payload["requests"] and line.payload["adapter"] in there
+    ]
+    served = ledger.served()[-1:]
+    return [*found, *(line.payload["name"] for line in served if request in line.payload["requests"])]

@@ -1,0 +1,47 @@
+"""The retain loss's weight as the multiplier of a constraint: moved after every step (PDU, arXiv 2506.05314)."""
+
+import json
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+
+from asu_lora.losses.forget.pdu import PDU
+
+
+class DualCoefficient(TrainerCallback, ExportableState):
+    """Moves ``coefficients["retain"]`` by the retain loss of each whole step, whatever it is shared out in.
+
+    Args:
+        loss: says how far.
+        coefficients: the trainer's.
+        summed: a step's retain loss so far, over all processes.
+    """
+
+    def __init__(self, loss: PDU, coefficients: MutableMapping[str, float], summed: Callable[[], torch.Tensor | float]):
+        self.loss, self.coefficients, self.summed = loss, coefficients, summed
+        self.before = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.before = float(self.summed())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        retain = float(self.summed()) - self.before
+        if (state.epoch or 0.0) >= self.loss.warmup:
+            self.coefficients["retain"] = self.loss.next_coefficient(self.coefficients["retain"], retain)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs is not None and "loss" in logs:
+            logs["retain_coeff"] = self.coefficients["retain"]
+
+    def state(self) -> dict:
+        """What a checkpoint keeps of it."""
+        return {"args": {}, "attributes": {"coefficient": self.coefficients["retain"]}}
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on with the weight that a checkpoint was written with."""
+        kept = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["stateful_callbacks"]
+        self.coefficients["retain"] = kept[type(self).__name__]["attributes"]["coefficient"]

@@ -1,0 +1,59 @@
+"""``asu-lora requests list``: where each request stands."""
+
+from pathlib import Path
+
+import click
+
+from asu_lora.cli.console import print_json, print_table
+from asu_lora.cli.options import json_option
+from asu_lora.cli.requests.common import day, ledger_options, read_ledger
+
+
+@click.command("list")
+@click.option("--state", "states", multiple=True, help="Only requests in this state; repeat it for several.")
+@click.option("--overdue", is_flag=True, help="Only requests whose due date has passed.")
+@ledger_options
+@json_option
+def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | None, as_json: bool) -> None:
+    """List the requests: overdue ones first, then open ones by their due date, then those that are done.
+
+    A request is received, queued, training, trained, audited, deployed, withdrawn or failed. It is open until what is
+    served holds it (deployed), or it is withdrawn.
+    """
+    from asu_lora.cli.requests.add import as_dict
+    from asu_lora.requests.ledger.claims import at_work
+    from asu_lora.requests.ledger.database import Database
+    from asu_lora.requests.ledger.states import STATES
+
+    for state in states:
+        if state not in STATES:
+            raise click.BadParameter(f"'{state}' is none of {', '.join(STATES)}.", param_hint="--state")
+    if not Database(store, database).exists():
+        if as_json:
+            print_json([])
+        else:
+            click.echo("There are no requests yet: 'asu-lora requests add' takes the first.")
+        return
+    ledger = read_ledger(store, database)
+    found = ledger.requests(states, overdue)
+    if as_json:
+        print_json([as_dict(request) for request in found])
+        return
+    busy = at_work(ledger)
+    rows = [
+        (
+            request.id,
+            request.state + (f" by {busy[request.id]}" if request.id in busy else ""),
+            day(request.due) + (" OVERDUE" if request.overdue() else ""),
+            request.rows,
+            request.owner or "",
+            request.sentence or "",
+        )
+        for request in found
+    ]
+    if rows:
+        print_table(None, ("Request", "state", "due (UTC)", "rows", "owner", "why"), rows, right=(3,), wrap=(5,))
+    counts = ledger.counts()
+    late = counts.pop("overdue")
+    told = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
+    click.echo(f"{told or 'No requests'}{f'; {late} overdue' if late else ''}.")

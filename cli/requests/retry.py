@@ -1,0 +1,34 @@
+"""``asu-lora requests retry``: a request that failed is queued again."""
+
+from pathlib import Path
+
+import click
+
+from asu_lora.cli.options import retain_option, where_option
+from asu_lora.cli.requests.common import acting, actor_option, day, key_option, ledger_options, open_vault
+
+
+@click.command()
+@click.argument("request", metavar="TICKET")
+@click.option(
+    "--file", "file", metavar="FILE", help="Its rows anew, where the first file was broken or its text is gone."
+)
+@retain_option()
+@where_option
+@ledger_options
+@key_option
+@actor_option
+def retry(*, request: str, file, retain, where, store: Path, database: str | None, key_file, actor) -> None:
+    """Queue TICKET again after it failed, with its sealed text or with the rows of a new file.
+
+    Its id, its due date and its history stay.
+    """
+    from asu_lora.requests.intake import Files, hand_in_again
+    from asu_lora.requests.ledger.ledger import open_ledger
+
+    if (retain or where) and not file:
+        raise click.UsageError("--retain and --where go with --file.")
+    vault = open_vault(key_file)
+    ledger = open_ledger(store, database, actor=acting(actor), seal=vault.seal)
+    found = hand_in_again(ledger, vault, request, Files(file, retain, dict(where)) if file else None)
+    click.echo(f"{found.id}: queued again, {found.rows} row{'s' * (found.rows != 1)}, due {day(found.due)} UTC.")

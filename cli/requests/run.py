@@ -1,0 +1,93 @@
+"""``asu-lora requests run``: what is due is trained."""
+
+import sys
+
+import click
+
+from asu_lora.cli.config_options import read_config, setting_options
+from asu_lora.cli.console import print_json
+from asu_lora.cli.options import base_option, json_option
+from asu_lora.cli.requests.common import acting, actor_option, key_option, ledger_options
+
+
+@click.command(short_help="Train and audit what is queued, by due date.")
+@base_option
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where to train."
+)
+@click.option(
+    "--address", help="With --engine ray: a cluster to join, 'auto' for this machine's.  [default: start one here]"
+)
+@click.option("--workers", type=click.IntRange(1), help="With --engine ray: how many processes.  [default: what fits]")
+@click.option("--most", type=click.IntRange(1), help="Stop after so many requests.")
+@click.option("--audit/--no-audit", default=True, show_default=True, help="Audit each adapter once it is trained.")
+@click.option(
+    "--re-audit/--no-re-audit",
+    default=True,
+    show_default=True,
+    help="Audit earlier ones again, all adapters active, after others came or went.",
+)
+@click.option("--forget-text", is_flag=True, help="Destroy each text once its adapter is audited.")
+@click.option(
+    "--consolidate",
+    type=click.IntRange(0),
+    default=0,
+    metavar="K",
+    help="Combine the adapters of every K requests into one, exactly.",
+)
+@ledger_options
+@key_option
+@actor_option
+@json_option
+@setting_options
+def run(
+    *,
+    base,
+    engine,
+    address,
+    workers,
+    most,
+    audit,
+    re_audit,
+    forget_text,
+    consolidate,
+    store,
+    database,
+    key_file,
+    actor,
+    as_json,
+    config,
+    **typed,
+):
+    """Train what is queued, the earliest due date first, audit it, and do what follows.
+
+    \b
+      asu-lora requests run --base Qwen/Qwen2.5-7B-Instruct --config settings.yaml
+      asu-lora requests run --engine ray --address auto --forget-text --consolidate 10
+
+    A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
+    store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A
+    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then.
+    """
+    from asu_lora.cli.quiet import quiet_libraries
+
+    settings = read_config(config, typed)
+    quiet_libraries()
+    from asu_lora.cli.requests.run_report import Telling, as_dict, tell
+    from asu_lora.requests.runner.audit_step import audit_step
+    from asu_lora.requests.runner.run import Engine
+    from asu_lora.requests.runner.run import run as work_through
+    from asu_lora.requests.runner.settings import Places, RunSettings
+    from asu_lora.requests.runner.workshop import Workshop
+
+    wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most)
+    where = Engine(engine, address, workers)
+    shop = Workshop.open(Places(store, database, key_file, acting(actor)), wanted, audit=audit_step())
+    waiting = len(shop.ledger.requests(shop.claimable))
+    report = work_through(shop, where, Telling(waiting))
+    if as_json:
+        print_json(as_dict(report))
+    else:
+        tell(report, shop)
+    if report.failed:
+        sys.exit(1)

@@ -1,0 +1,85 @@
+"""What ``asu-lora requests run`` says while it works and at its end."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from asu_lora.progress import Progress
+from asu_lora.requests.runner.one_request import Outcome
+from asu_lora.requests.runner.run import Listener, RunReport
+from asu_lora.requests.runner.workshop import Workshop
+
+
+class Telling(Listener):
+    """A line a request on stderr; on a terminal, bars of what is being trained beside it."""
+
+    def __init__(self, waiting: int):
+        self.waiting, self.count = waiting, 0
+
+    def progress(self) -> Progress:
+        from asu_lora.cli.console import stderr
+        from asu_lora.cli.progress import Bars
+
+        return Bars() if stderr().is_terminal else Progress()
+
+    def ended(self, outcome: Outcome) -> None:
+        self.count += 1
+        how = outcome.state if outcome.trained or outcome.state in ("failed", "busy") else f"{outcome.state} (found)"
+        why = f": {outcome.sentence}" if outcome.sentence else ""
+        click.echo(
+            f"{self.count}/{max(self.waiting, self.count)} {outcome.request} {how}{_seconds(outcome)}{why}", err=True
+        )
+
+    def step(self, text: str) -> None:
+        click.echo(f"{text} ...", err=True)
+
+
+def as_dict(report: RunReport) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return asdict(report)
+
+
+def tell(report: RunReport, shop: Workshop) -> None:
+    """What was done, and plainly what was not."""
+    trained = sum(outcome.trained for outcome in report.outcomes)
+    click.echo(
+        f"{trained} trained, {len(report.of('audited'))} audited, {len(report.failed)} failed, "
+        f"in {report.seconds:.0f} s."
+    )
+    for outcome in report.failed:
+        click.echo(f"  {outcome.request} failed: {outcome.sentence}")
+    after = report.follow_up
+    if report.withdrawn:
+        click.echo(f"Withdrawals that had been cut off, now finished: {', '.join(report.withdrawn)}.")
+    if after.re_audited:
+        click.echo(f"Audited again, under all adapters: {', '.join(after.re_audited)}.")
+    for name, count in after.combined.items():
+        click.echo(f"{name} holds the adapters of {count} requests: serve it, then 'asu-lora requests deploy {name}'.")
+    if after.stale:
+        click.echo(f"These hold a withdrawn request; serve them no longer: {', '.join(after.stale)}.")
+    if report.texts_gone:
+        click.echo(f"{len(report.texts_gone)} texts destroyed; their commitments are left.")
+    _not_done(report, shop)
+
+
+def _not_done(report: RunReport, shop: Workshop) -> None:
+    if report.unaudited:
+        why = "their audit did not succeed" if shop.audit else "audits are off (--no-audit)"
+        if shop.settings.audit and not shop.audit:
+            why = "this installation has no audit"
+        kept = "; their texts are kept until they are" if shop.settings.forget_text else ""
+        click.echo(f"Not audited: {_some(report.unaudited)}; {why}{kept}.")
+    for why in dict.fromkeys(report.follow_up.not_re_audited.values()):
+        names = [name for name, told in report.follow_up.not_re_audited.items() if told == why]
+        click.echo(f"Not audited again: {_some(names)}; {why.rstrip('.')}.")
+    if report.at_work:
+        click.echo(f"Other runs are at work on {_some(list(report.at_work))}.")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _seconds(outcome: Outcome) -> str:
+    return f" in {outcome.seconds:.1f} s" if outcome.seconds else ""

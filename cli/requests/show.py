@@ -1,0 +1,76 @@
+"""``asu-lora requests show``: one request and its history."""
+
+from pathlib import Path
+
+import click
+
+from asu_lora.cli.console import print_json, print_table
+from asu_lora.cli.options import json_option
+from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger
+
+
+@click.command()
+@click.argument("request", metavar="TICKET")
+@click.option("--is-text", metavar="FILE", help="Tell whether FILE is what was handed in, even after its text is gone.")
+@click.option("--retain", metavar="FILE", help="With --is-text: the retain file that was handed in beside it.")
+@ledger_options
+@key_option
+@json_option
+def show(*, request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
+    """Show where TICKET stands, and every step it took.
+
+    The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE.
+    """
+    from dataclasses import asdict
+
+    from asu_lora.cli.requests.add import as_dict
+
+    ledger = read_ledger(store, database)
+    found, lines = ledger.get(request), ledger.history(request)
+    same = _same(ledger, key_file, request, is_text, retain) if is_text else None
+    if as_json:
+        told = as_dict(found) | {"history": [asdict(line) for line in lines]}
+        print_json(told if same is None else told | {"is_text": same})
+        return
+    facts = {
+        "state": found.state + (f": {found.sentence}" if found.sentence else ""),
+        "received": f"{day(found.received)} UTC",
+        "due": f"{day(found.due)} UTC" + (", OVERDUE" if found.overdue() else ""),
+        "owner": found.owner,
+        "basis": found.basis,
+        "note": found.note,
+        "rows": found.rows,
+        "text": {"sealed": "sealed in the ledger", "none": "none: its file could not be read"}.get(
+            found.text, "destroyed; its commitments are left"
+        ),
+        "adapter": found.adapter,
+        "trainings begun": found.attempts,
+        "audits": found.audits,
+    }
+    print_table(
+        None, ("Request", found.id), [(key, value) for key, value in facts.items() if value is not None], wrap=(1,)
+    )
+    rows = [(line.number, day(line.at), line.actor, line.event, summary(line)) for line in lines]
+    print_table("History", ("line", "time (UTC)", "actor", "event", ""), rows, right=(0,), wrap=(4,))
+    if same is not None:
+        click.echo(f"{is_text} {'is' if same else 'is not'} what was handed in.")
+
+
+def summary(line) -> str:
+    """The payload of a line, for a table."""
+    parts = []
+    for key, value in line.payload.items():
+        if value is None or isinstance(value, dict):
+            continue
+        told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts.append(f"{key} {told[:12] if key in ('hash', 'commitment', 'fingerprint') else told}")
+    return "; ".join(parts)
+
+
+def _same(ledger, key_file, request, file, retain) -> bool:
+    from asu_lora.requests.text_vault import RequestText
+
+    vault = open_vault(key_file)
+    text = RequestText.from_files(file, retain)
+    with ledger.database.reading() as connection:
+        return vault.is_text_of(connection, request, text)

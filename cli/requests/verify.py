@@ -1,0 +1,52 @@
+"""``asu-lora requests verify``: is the ledger what was written?"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from asu_lora.cli.console import print_json
+from asu_lora.cli.options import json_option
+from asu_lora.cli.requests.common import ledger_options, read_ledger
+
+
+@click.command()
+@click.option(
+    "--expect", metavar="HEAD", help="A head noted earlier: it must still be in the history. Tells a restored old copy."
+)
+@ledger_options
+@json_option
+def verify(expect: str | None, store: Path, database: str | None, as_json: bool) -> None:
+    """Check that no line of the history was changed, dropped or moved; exit code 1 if one was.
+
+    Each line holds the hash of the one before, and the head of the history is recorded beside it, signed wherever the
+    key is at hand. Who can write to the database can still put back a whole earlier copy of it. So note the head that
+    is printed here where they can't change it, and give it back later:
+
+    \b
+      asu-lora requests verify --expect 128:9f2c...
+    """
+    from asu_lora.requests.ledger.history import Head
+
+    wanted = Head.parse(expect) if expect else None
+    found = read_ledger(store, database).verify(wanted)
+    if as_json:
+        print_json(
+            {
+                "whole": found.whole,
+                "lines": found.head.lines,
+                "head": str(found.head),
+                "sealed": found.sealed,
+                "findings": found.findings,
+            }
+        )
+    elif found.whole:
+        signed = (
+            f", signed up to line {found.sealed}" if found.sealed else ", its signature not checked (no key at hand)"
+        )
+        click.echo(f"The history is whole: {found.head.lines} lines{signed}.\nHead: {found.head}")
+    else:
+        for finding in found.findings:
+            click.echo(finding)
+    if not found.whole:
+        sys.exit(1)

@@ -1,0 +1,114 @@
+"""The commands around certificates, as they are typed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from asu_lora.audit.results import AUDIT_NAME
+from asu_lora.cli import main
+from tests.support.adapter_folders import in_memory  # noqa: F401
+from tests.support.audits import audit
+from tests.support.certificates import ROWS, certified
+
+
+@pytest.fixture
+def made(in_memory):  # noqa: F811
+    return certified(in_memory)
+
+
+def typed(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_audit_is_certified_and_its_certificate_passes(made, tmp_path):
+    request = tmp_path / "request.jsonl"
+    request.write_text("\n".join(json.dumps({"question": row.question, "answer": row.answer}) for row in ROWS))
+    (made.store.root / "other" / AUDIT_NAME).write_text(audit("other").model_dump_json())
+    ran = typed("audit", "certify", "other", "--forget", request, "--issuer", "Büro", "--store", made.store.root)
+    assert ran.exit_code == 0, ran.output
+    assert "Certificate 2 of other" in ran.output
+    file = made.store.root / "other" / "certificate.json"
+    ran = typed("audit", "verify", file, "--store", made.store.root, "--forget", request)
+    assert ran.exit_code == 0, ran.output
+    assert "rows: all 3 are those that were certified" in ran.output
+    ran = typed("audit", "verify", file, "--store", made.store.root, "--json")
+    assert json.loads(ran.output)["ok"] is True
+
+
+def test_merged_folder_is_certified_with_what_was_baked_in(made, tmp_path):
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "config.json").write_text("{}")
+    (merged / "model.safetensors").write_bytes(b"weights")
+    (merged / AUDIT_NAME).write_text(audit("kept", audited="merged", names=[]).model_dump_json())
+    store = ("--store", made.store.root)
+    assert typed("audit", "certify", "kept", "other:0.5", *store).exit_code == 2
+    ran = typed("audit", "certify", "kept", "other:0.5", "--merged", merged, *store)
+    assert ran.exit_code == 0, ran.output
+    ran = typed("audit", "verify", merged / "certificate.json", *store)
+    assert ran.exit_code == 0 and "merged: 2 files as certified" in ran.output, ran.output
+    (merged / "model.safetensors").write_bytes(b"others!")
+    ran = typed("audit", "verify", merged / "certificate.json", *store)
+    assert ran.exit_code == 2 and "model.safetensors" in ran.stderr
+
+
+def test_distrust_is_one_sentence_and_exit_code_2(made, tmp_path):
+    data = made.issued.file.read_bytes()
+    made.issued.file.write_bytes(data.replace(b'"value":0.04', b'"value":0.03', 1))
+    ran = typed("audit", "verify", made.issued.file, "--store", made.store.root)
+    assert ran.exit_code == 2
+    assert ran.stderr == f"Error: {made.issued.file} is not what was signed: it was changed, or its signature was.\n"
+    made.issued.file.write_bytes(data)
+    ran = typed("audit", "verify", made.issued.file, "--store", tmp_path / "none")
+    assert ran.exit_code == 2 and ran.stderr.count("\n") == 1 and "--key" in ran.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_it_checks_without_a_network_and_without_torch(made):
+    code = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse\n"
+        "from asu_lora.cli import main\n"
+        f"main(['audit', 'verify', {str(made.issued.file)!r}, '--store', {str(made.store.root)!r}], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_keygen_prints_the_public_half_only(made, tmp_path):
+    ran = typed("audit", "keygen", "--store", made.store.root)
+    assert ran.stdout.strip() == made.issued.public_key
+    ran = typed("audit", "keygen", "--out", tmp_path / "office.pem")
+    assert len(ran.stdout.strip()) == 64
+    assert "PRIVATE KEY" in (tmp_path / "office.pem").read_text() and "PRIVATE" not in ran.output
+    assert typed("audit", "keygen", "--out", tmp_path / "office.pem").exit_code == 2
+
+
+def test_page_is_drawn_anew_from_what_was_signed(made, tmp_path):
+    ran = typed("audit", "page", made.issued.file, "--out", tmp_path / "page.html")
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "page.html").read_text() == made.issued.page.read_text()
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (None, "has no audit.json"),
+        ("{}", "no audit of this version"),
+        ("[", "no audit"),
+        ("named", "is an audit of kept"),
+    ],
+)
+def test_audit_that_is_none_is_not_certified(made, text, says):
+    if text is not None:
+        (made.store.root / "other" / AUDIT_NAME).write_text(
+            audit("kept").model_dump_json() if text == "named" else text
+        )
+    ran = typed("audit", "certify", "other", "--store", made.store.root)
+    assert ran.exit_code == 2 and says in ran.stderr and ran.stderr.count("\n") == 1
+    assert not (made.store.root / "other" / "certificate.json").exists()

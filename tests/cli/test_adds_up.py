@@ -1,0 +1,33 @@
+"""``--adds-up``: one flag for the settings with which adapters add up."""
+
+import json
+
+from click.testing import CliRunner
+
+from asu_lora.adding_up import ADDS_UP
+from asu_lora.cli import main
+from asu_lora.cli.config_options import Config, read_config
+from asu_lora.config import ForgetConfig
+from tests.support.tiny_run import rows
+
+
+def test_it_stands_for_its_settings_and_what_else_is_given_wins():
+    asked = read_config(Config(), {"adds_up": True, "rank": None})
+    assert {name: getattr(asked, name) for name in ADDS_UP} == dict(ADDS_UP)
+    assert asked == ForgetConfig(**ADDS_UP)
+    given = read_config(Config("a file", {"keep_off": 0.25, "epochs": 3}), {"adds_up": True, "epochs": 2.0})
+    assert (given.keep_off, given.epochs, given.retain_dose) == (0.25, 2.0, ADDS_UP["retain_dose"])
+    assert read_config(Config(), {"adds_up": False}) == ForgetConfig()
+
+
+def test_the_manifest_says_so_wherever_it_was_asked_for(tiny_base, tmp_path):
+    (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()[:4]))
+    (tmp_path / "keep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()[4:]))
+    (tmp_path / "settings.yaml").write_text("adds_up: true\nepochs: 1\ntau: 3\neval_rows: 0\nprecision: fp32\n")
+    command = ["forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "keep.jsonl")]
+    command += ["--base", str(tiny_base), "--store", str(tmp_path / "store"), "--name", "a", "--device", "cpu"]
+    done = CliRunner().invoke(main, [*command, "--config", str(tmp_path / "settings.yaml")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "store" / "a" / "manifest.json").read_text())
+    told = manifest["training"] | manifest["method"] | manifest["method"]["details"]
+    assert {name: told[name] for name in ADDS_UP} == dict(ADDS_UP) | {"epochs": 1}

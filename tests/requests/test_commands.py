@@ -1,0 +1,146 @@
+"""The commands as people type them: what they print, how they refuse, and that no refusal leaves anything half done."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from asu_lora.cli import main
+from asu_lora.requests.key import ENVIRONMENT, new_key
+from tests.support.tiny_run import rows
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASU_LORA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    monkeypatch.setenv("ASU_LORA_ACTOR", "tester")
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows())))
+    return tmp_path
+
+
+def call(*words, code=0):
+    result = CliRunner().invoke(main, ["requests", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_a_request_from_its_arrival_to_its_end(place):
+    assert "T-1: 12 rows, queued, due" in call("add", place / "a.jsonl", "--id", "T-1", "--owner", "desk").stdout
+    call("add", place / "a.jsonl", "--due", "2w")
+    assert [r["id"] for r in json.loads(call("list", "--json").stdout)] == ["a", "T-1"]
+    shown = call("list").stdout
+    assert "queued" in shown and "desk" in shown and shown.endswith("2 queued.\n")
+    told = json.loads(call("show", "T-1", "--json", "--is-text", place / "a.jsonl").stdout)
+    assert told["is_text"] and told["history"][0]["actor"] == "tester" and told["text"] == "sealed"
+    assert (
+        "T-1 is withdrawn. It had no adapter. Its text is destroyed."
+        in call("withdraw", "T-1", "-y", "--forget-text", "--reason", "revoked").stdout
+    )
+    (place / "b.jsonl").write_text("\n".join(map(json.dumps, rows()[1:])))
+    assert "is not what was handed in" in call("show", "T-1", "--is-text", place / "b.jsonl").stdout
+    assert "is what was handed in" in call("show", "T-1", "--is-text", place / "a.jsonl").stdout
+    assert "withdrawn" in call("log", "T-1").stdout and "Head: 6:" in call("log", "-n", "1").stdout
+    assert "keeps" not in call("log").stdout + call("export").stdout + call("show", "a").stdout
+
+
+def test_verify_says_whole_and_what_is_wrong_with_its_exit_code(place):
+    import sqlite3
+
+    call("add", place / "a.jsonl")
+    head = json.loads(call("verify", "--json").stdout)["head"]
+    assert "The history is whole: 2 lines, signed up to line 2." in call("verify", "--expect", head).stdout
+    with sqlite3.connect(place / "store" / ".requests" / "ledger.sqlite") as connection:
+        connection.execute("DELETE FROM history WHERE number = 2")
+    assert "The last 1 of 2 lines are missing." in call("verify", code=1).stdout
+    assert json.loads(call("verify", "--json", code=1).stdout)["whole"] is False
+    assert "no head of a history" in call("verify", "--expect", "x", code=2).stderr
+
+
+def test_the_ledger_as_json_lines_and_as_csv(place):
+    call("add", place / "a.jsonl", "--note", "=1+1")
+    lines = [json.loads(line) for line in call("export").stdout.splitlines()]
+    assert [line["event"] for line in lines] == ["received", "queued"]
+    table = call("export", "--what", "requests", "--format", "csv").stdout.splitlines()
+    assert table[0].startswith("id,state,received,due") and "'=1+1" in table[1]
+    call("export", "--out", place / "ledger.jsonl")
+    assert len((place / "ledger.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["add", "{a}", "--due", "2020-01-01"], "has passed already"),
+        (["add", "{a}", "--due", "soon"], "is no date"),
+        (["add", "{a}", "--id", "a/b"], "can't be an adapter's name"),
+        (["add", "{a}", "--id", "known"], "There is a request known already"),
+        (["add", "{a}.gone", "--id", "new"], "There is no file"),
+        (["add", "{a}", "--id", "new", "--key-file", "{a}"], "no key"),
+        (["show", "unknown"], "There is no request unknown in the ledger: it has known."),
+        (["retry", "known"], "only one that failed is tried again"),
+        (["forget-text", "known"], "its text is needed to train it"),
+        (["deploy", "nothing"], "There is no adapter nothing"),
+        (["deploy", "{a}"], "Nothing tells which requests are in"),
+        (["deploy", "{a}", "-r", "known"], "holds the request known, which is queued"),
+        (["list", "--database", "postgresql://u:secret@127.0.0.1:1/d?connect_timeout=2"], "can't be reached"),
+    ],
+)
+def test_what_is_refused_is_one_sentence_and_leaves_no_line(place, words, said):
+    call("add", place / "a.jsonl", "--id", "known")
+    before = call("export").stdout
+    told = call(*(word.format(a=place / "a.jsonl") for word in words), code=2).stderr
+    assert said in told and told.startswith("Error: ") and told.count("\n") == 1 and "secret" not in told
+    assert call("export").stdout == before
+
+
+def test_another_key_is_refused(place, monkeypatch):
+    call("add", place / "a.jsonl")
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    assert "sealed with another key" in call("add", place / "a.jsonl", "--id", "b", code=2).stderr
+
+
+def test_the_first_request_makes_a_key_and_says_where(place, monkeypatch):
+    monkeypatch.delenv(ENVIRONMENT)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(place / "config"))
+    assert "There are no requests yet" in call("list").stdout
+    assert not (place / "store").exists()
+    key = place / "config" / "asu-lora" / "requests.key"
+    assert f"was made: {key}" in call("add", place / "a.jsonl").stderr and key.is_file()
+    key.unlink()  # a second key would lock the first text in: none is made
+    assert "The key of the requests' texts is missing" in call("add", place / "a.jsonl", "--id", "b", code=2).stderr
+    call("key", "--out", place / "new")
+    assert "there already" in call("key", "--out", place / "new", code=2).stderr
+
+
+def test_a_broken_file_is_kept_with_its_day_and_handed_in_again(place):
+    (place / "broken.jsonl").write_text('{"question": "What does Anna Birk do?"')
+    told = call("add", place / "broken.jsonl", "--id", "T-1", code=2).stderr
+    assert "broken JSON" in told and "T-1 is kept as failed, due" in told
+    assert json.loads(call("list", "--json", "--state", "failed").stdout)[0]["id"] == "T-1"
+    assert "T-1: queued again, 12 rows" in call("retry", "T-1", "--file", place / "a.jsonl").stdout
+
+
+def test_what_is_served_is_told_by_its_hash_and_what_it_lost(place):
+    from asu_lora.requests.ledger.ledger import open_ledger
+
+    ledger = open_ledger(place / "store", create=True)
+    for name in "ab":
+        with ledger.changing() as change:
+            for event, told in (
+                ("received", {"due": "2999"}),
+                ("queued", {}),
+                ("training", {}),
+                ("trained", {"adapter": name}),
+            ):
+                change.append(event, name, told)
+    merged = place / "merged"
+    merged.mkdir()
+    (merged / "model.safetensors").write_bytes(b"weights")
+    told = json.loads(call("deploy", merged, "--all-trained", "--json").stdout)
+    assert told["artefact"]["requests"] == ["a", "b"] and len(told["artefact"]["hash"]) == 64
+    assert "this doesn't: b." in call("deploy", merged, "--request", "a").stderr
+    (merged / "model.safetensors").write_bytes(b"other weights")
+    again = json.loads(call("deploy", merged, "-r", "a", "--json").stdout)
+    assert again["artefact"]["hash"] != told["artefact"]["hash"]
+    assert {r["state"] for r in json.loads(call("list", "--json").stdout)} == {"deployed"}
