@@ -6,7 +6,7 @@ pandas writes it); and lists have nulls in them. Nulls and empty texts are no an
 
 import ast
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from asu_lora.data.examples import Example
@@ -21,12 +21,24 @@ def reference_answers(example: Example, column: str) -> tuple[str, ...]:
     Raises:
         DataError: the column holds something that is neither text nor a list of texts.
     """
-    value = example.extra.get(column)
+    return texts_of(example.extra, column, f"row {example.row}")
+
+
+def texts_of(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
+    """The texts of one column of a row: none, one or several.
+
+    Args:
+        where: what the row is called in messages.
+
+    Raises:
+        DataError: the column holds something that is neither text nor a list of texts.
+    """
+    value = row.get(column)
     if isinstance(value, str):
         value = _list_in(value) or value
     entries = [value] if isinstance(value, str) or value is None else value
     if not isinstance(entries, list | tuple) or not all(entry is None or isinstance(entry, str) for entry in entries):
-        raise DataError(f"row {example.row}: '{column}' should be text or a list of texts, not {_kind(entries)}.")
+        raise DataError(f"{where}: '{column}' should be text or a list of texts, not {_kind(entries)}.")
     return tuple(entry for entry in entries if entry and entry.strip())
 
 

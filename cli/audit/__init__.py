@@ -19,16 +19,22 @@ class AuditGroup(LazyGroup):
 audit = AuditGroup(
     name="audit",
     commands_from={
+        "run": "asu_lora.cli.audit.run:run",
         "certify": "asu_lora.cli.audit.certify:certify",
         "verify": "asu_lora.cli.audit.verify:verify",
         "page": "asu_lora.cli.audit.page:page",
         "keygen": "asu_lora.cli.audit.keygen:keygen",
     },
     short_help="Attack what an adapter made a base forget, beside controls.",
-    help="""Say in a signed certificate what was forgotten, what was tried against it, and what that does not prove.
+    help="""Attack what an adapter made a base forget, the way a motivated person would, and certify what was found.
 
     \b
+      asu-lora audit NAME --forget request.jsonl --retain keep.jsonl --base BASE
+      asu-lora audit NAME --forget request.jsonl --quick --fail-over 0.1
       asu-lora audit certify NAME --forget request.jsonl
       asu-lora audit verify adapters/NAME/certificate.json
+
+    'asu-lora audit run --help' shows all options of the first two. Their result, audit.json beside the adapter, holds
+    numbers and no word of the request: evidence against the attacks that were made, and no proof against others.
     """,
 )

@@ -54,16 +54,16 @@ def tiny_settings(**changes):
 
 
 @lru_cache
-def encoded_facts(folder: Path):
+def encoded_facts(folder: Path, facts: Sequence[tuple[str, str]] = FACTS):
     from transformers import AutoTokenizer
 
     from asu_lora.data.encoding import Encoder
     from asu_lora.data.examples import examples_from_rows
 
-    return Encoder(AutoTokenizer.from_pretrained(folder)).encode_all(examples_from_rows(rows(), "facts"))
+    return Encoder(AutoTokenizer.from_pretrained(folder)).encode_all(examples_from_rows(rows(facts), "facts"))
 
 
-def save_taught_base(folder: Path, steps: int = 200) -> Path:
+def save_taught_base(folder: Path, steps: int = 200, facts: Sequence[tuple[str, str]] = FACTS) -> Path:
     """The tiny base, taught the facts by heart by plain fine-tuning of all its weights."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -73,7 +73,7 @@ def save_taught_base(folder: Path, steps: int = 200) -> Path:
 
     save_tiny_base(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    items = encoded_facts(folder)
+    items = encoded_facts(folder, facts)
     batch = pad_group(items, 0)
     labels = torch.cat([torch.tensor(item.answer_ids) for item in items])
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)

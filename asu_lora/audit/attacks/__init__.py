@@ -1,0 +1,1 @@
+"""One attack a file; :mod:`asu_lora.audit.registry` names them."""

@@ -1,0 +1,111 @@
+"""What an unfinished audit has found so far: a file an attack, numbers only, so that it goes on where it stopped.
+
+The parts lie hidden in the adapter store (or beside merged weights), in a folder named by a hash of everything that
+decides the figures. Records, which hold text, are written only into the folder that the person named.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from asu_lora.adapters.manifest import fingerprint_of
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.results import SCHEMA_VERSION, AttackResult
+from asu_lora.audit.row_attack import Found
+from asu_lora.audit.session import Session
+from asu_lora.data.examples import Example
+from asu_lora.files import discard, disk_errors, read_json, write_atomic
+from asu_lora.models.adapter_stack import adapter_folders
+from asu_lora.version import __version__
+
+FOLDER = ".audits"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one audit.
+
+    Attributes:
+        folder: where they lie; None where nothing may be written.
+        records: where text goes, if anywhere.
+    """
+
+    folder: Path | None
+    records: Path | None = None
+
+    def read(self, attack: str) -> Found | None:
+        """What an attack found before; None where it wasn't finished, or what it left can't be read."""
+        if self.folder is None:
+            return None
+        try:
+            part = read_json(self.folder / f"{attack}.json")
+            result = AttackResult.model_validate(part["result"])
+            values = {
+                role: {figure: {int(row): value for row, value in each.items()} for figure, each in figures.items()}
+                for role, figures in part["values"].items()
+            }
+        except (OSError, ValueError, ValidationError, LookupError, TypeError, AttributeError):
+            return None
+        return Found(result, values)
+
+    def write(self, attack: str, found: Found) -> None:
+        """Keep what an attack found.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        if self.records is not None:
+            with disk_errors(self.records, "folder"):
+                lines = [json.dumps(record, ensure_ascii=False) for record in found.records]
+                write_atomic(self.records / f"{attack}.jsonl", "".join(line + "\n" for line in lines))
+        if self.folder is not None:
+            part = {"result": found.result.model_dump(mode="json"), "values": found.values}
+            with disk_errors(self.folder, "folder"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_atomic(self.folder / f"{attack}.json", json.dumps(part))
+
+    def remove(self) -> None:
+        """The audit is whole: its parts are no longer needed."""
+        if self.folder is not None:
+            discard(self.folder)
+
+
+def parts_of(request: AuditRequest, session: Session) -> Parts:
+    """The place of this audit's parts; another request, model, setting or version has another."""
+    inputs = session.inputs
+    identity = {
+        "schema": SCHEMA_VERSION,
+        "version": __version__,
+        "rows": [_keys(rows) for rows in (inputs.forget, inputs.retain, inputs.floor, inputs.tune_on)],
+        "paraphrases": inputs.paraphrases,
+        "extra": [repr(sorted(example.extra.items(), key=str)) for example in inputs.forget],
+        "models": _models(request, session),
+        "rows_written": repr(session.models.candidate.rows),
+        "effort": repr(session.effort),
+        "seed": session.settings.seed,
+        "records": request.records is not None,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    records = Path(request.records) if request.records else None
+    if request.merged or not request.adapters:
+        return Parts(None, records)
+    store = AdapterStore(request.store)
+    # keyed, so that the folder's name confirms no guess of the rows
+    with disk_errors(store.root):
+        return Parts(store.root / FOLDER / store.keyed(digest).rpartition(":")[2][:32], records)
+
+
+def _keys(examples: Sequence[Example]) -> list[tuple[str, ...]]:
+    return [example.key() for example in examples]
+
+
+def _models(request: AuditRequest, session: Session) -> list[str]:
+    candidate = session.models.candidate
+    folders = adapter_folders([*request.adapters, *([request.control] if request.control else [])], request.store)
+    weights = [f"{fingerprint_of(folder)}:{weight}" for folder, weight in folders]
+    return [candidate.base.source.fingerprint(), candidate.base.precision, str(request.floor_base), *weights]

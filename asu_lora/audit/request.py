@@ -1,0 +1,146 @@
+"""What an audit is asked for: a model, what it was to forget, and what it is held against.
+
+A request refuses contradictions when it is made, and everything that can't be read before a base is loaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asu_lora.audit.session import Inputs
+from asu_lora.data.examples import Example, examples_from_rows
+from asu_lora.data.reading import read_rows
+from asu_lora.data.reference_answers import texts_of
+from asu_lora.data.request import general_retain, read_examples, selected
+from asu_lora.errors import DataError, SettingError
+from asu_lora.models.stack_rows import RowSettings
+
+Source = str | Path | Sequence[Example]
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """One audit, as a person asks for it.
+
+    Attributes:
+        forget: what was to be forgotten: a file, or examples; ``where`` selects rows of a file.
+        base: the model as it was before; adapters are put on it, and it is the ceiling.
+        adapters, store: what is audited, as :func:`asu_lora.load` takes it. Without any, and without ``merged``, the
+            base itself is.
+        merged: a folder of merged weights, instead of adapters.
+        retain: what was kept, a file or examples: neighbours for in-context questions and for tuning. Built-in general
+            questions otherwise.
+        floor: rows like the forgotten that the base never saw: what it says of them is chance.
+        floor_base: a model that never saw the request, which is the better floor.
+        control: an adapter (name or folder) of the same size and steps, trained on other rows: attacked alike.
+        paraphrases: a file with ``question`` and ``paraphrased_question``, for questions of the request.
+        tune_on: a file of rows that the attacker's own fine-tuning is made on.
+        records: a folder for what was asked and answered, which holds text of the request. None writes no text.
+
+    Raises:
+        SettingError: two of them contradict each other.
+    """
+
+    forget: Source
+    base: str = "smollm2-135m"
+    adapters: Sequence[str | Path] = ()
+    store: str | Path = "adapters"
+    merged: str | Path | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    retain: Source | None = None
+    floor: Source | None = None
+    floor_base: str | None = None
+    control: str | Path | None = None
+    paraphrases: str | Path | None = None
+    tune_on: str | Path | None = None
+    records: str | Path | None = None
+    precision: str = "nf4"
+    device: str | None = None
+    trust_remote_code: bool = False
+    max_length: int | None = None
+    system_prompt: str | None = None
+    template_date: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.merged and self.adapters:
+            raise SettingError("Name adapters, or a merged folder with --merged, not both: one thing is audited.")
+        if self.where and not isinstance(self.forget, str | Path):
+            raise SettingError("--where selects rows of a file; these rows come without one.")
+        if self.control and self.merged:
+            raise SettingError("A control is an adapter beside an audited one; merged weights have none beside them.")
+
+    @property
+    def audited(self) -> str:
+        """``adapter``, ``stack``, ``merged`` or ``base``."""
+        if self.merged:
+            return "merged"
+        return ("base", "adapter")[len(self.adapters)] if len(self.adapters) < 2 else "stack"
+
+    def row_settings(self) -> RowSettings:
+        return RowSettings(
+            max_length=self.max_length, system_prompt=self.system_prompt, template_date=self.template_date
+        )
+
+    def read(self) -> Inputs:
+        """All rows that are named.
+
+        Raises:
+            DataError: a file is missing, broken or empty, or a row to forget stands among those kept or never seen.
+        """
+        forget = self._forget()
+        retain = _examples(self.retain) if self.retain is not None else None
+        floor = _examples(self.floor) if self.floor is not None else []
+        for rows, what in ((retain or [], "kept"), (floor, "never seen")):
+            known = {example.key(): example.row for example in rows}
+            same = [example.row for example in forget if example.key() in known]
+            if same:
+                raise DataError(
+                    f"{len(same)} rows (first: row {same[0]}) are both to be forgotten and {what}: a row is one of the "
+                    "two, take it out of the other file."
+                )
+        return Inputs(
+            forget=forget,
+            retain=retain if retain is not None else general_retain(forget),
+            retain_given=retain is not None,
+            floor=floor,
+            paraphrases=read_paraphrases(self.paraphrases, forget) if self.paraphrases else {},
+            tune_on=read_examples(self.tune_on) if self.tune_on else [],
+            general=general_retain(forget),
+        )
+
+    def _forget(self) -> list[Example]:
+        if not isinstance(self.forget, str | Path):
+            found = list(self.forget)
+        else:
+            rows, numbers = read_rows(self.forget), None
+            if self.where:
+                numbers = selected(rows, dict(self.where), str(self.forget))
+                rows = [rows[number - 1] for number in numbers]
+            found = examples_from_rows(rows, str(self.forget), numbers)
+        if not found:
+            raise DataError("There is nothing to attack: name at least one row that was to be forgotten.")
+        return found
+
+
+def _examples(source: Source) -> list[Example]:
+    return read_examples(source) if isinstance(source, str | Path) else list(source)
+
+
+def read_paraphrases(path: str | Path, forget: Sequence[Example]) -> dict[str, list[str]]:
+    """A user's own paraphrases, by the question they are of.
+
+    Raises:
+        DataError: a row has no ``question`` or no ``paraphrased_question``, or none is of the request.
+    """
+    asked = {example.question for example in forget if not example.is_passage}
+    found: dict[str, list[str]] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        question = row.get("question")
+        ways = texts_of(row, "paraphrased_question", f"{path}, row {number}")
+        if not isinstance(question, str) or not ways:
+            raise DataError(f"{path}, row {number}: a row needs 'question' and 'paraphrased_question'.")
+        if question in asked:
+            found.setdefault(question, []).extend(ways)
+    if not found:
+        raise DataError(f"{path} has paraphrases of other questions only: 'question' must stand as in the request.")
+    return found

@@ -1,0 +1,123 @@
+"""One audit from top to bottom: read, load, attack after attack, write down what was found and what was not tried."""
+
+import time
+from pathlib import Path
+
+from asu_lora.adapters.manifest import utc_now
+from asu_lora.audit.models import Models
+from asu_lora.audit.parts import Parts, parts_of
+from asu_lora.audit.registry import chosen
+from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.results import AuditResult, Untried
+from asu_lora.audit.rounding import AuditedWeights
+from asu_lora.audit.row_attack import Attack
+from asu_lora.audit.session import Session
+from asu_lora.audit.settings import AuditSettings
+from asu_lora.errors import NotEnoughMemory
+from asu_lora.files import check_writable
+from asu_lora.hardware.memory import is_out_of_memory
+from asu_lora.models.adapter_stack import Stack, adapter_folders, load
+from asu_lora.models.loading import load_base
+from asu_lora.progress import Progress
+
+
+def audit(
+    request: AuditRequest, settings: AuditSettings | None = None, progress: Progress | None = None
+) -> AuditResult:
+    """Attack what a request made a model forget, as a motivated person would.
+
+    An audit that was interrupted goes on with the attack that it had begun; the same seed finds the same.
+
+    Returns:
+        Numbers alone, never a word of the request (that is for ``request.records``).
+
+    Raises:
+        AsuLoraError: something is missing, broken or contradictory; before the first attack.
+    """
+    settings, progress = settings or AuditSettings(), progress or Progress()
+    attacks = chosen(settings.attacks, settings.depth)
+    inputs = request.read()
+    if request.records:
+        check_writable(request.records)
+    progress.stage("Loading the models")
+    session = Session(inputs, open_models(request), settings, progress, texts=request.records is not None)
+    for note in session.models.candidate.notes:
+        progress.note(note)
+    if session.without_facts:
+        progress.note(f"{session.without_facts} rows have no fact that their question doesn't tell: they are left out.")
+    try:
+        return _run(session, request, attacks, parts_of(request, session))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise NotEnoughMemory("The audit does not fit into memory: choose fewer --attacks, or --quick.") from error
+        raise
+    finally:
+        progress.close()
+
+
+def _run(session: Session, request: AuditRequest, attacks: list[Attack], parts: Parts) -> AuditResult:
+    began, started = time.monotonic(), utc_now()
+    results, untried = [], []
+    for attack in attacks:
+        reason = attack.untried(session)
+        if reason is None and (found := parts.read(attack.name)) is None:
+            if session.settings.budget_s is not None and time.monotonic() - began > session.settings.budget_s:
+                reason = f"The budget of {session.settings.budget_s:.0f} seconds was spent before it."
+            else:
+                start = time.monotonic()
+                found = attack.run(session)
+                found.result = found.result.model_copy(update={"seconds": round(time.monotonic() - start, 1)})
+                parts.write(attack.name, found)
+        if reason is not None or found is None:
+            untried.append(Untried(attack=attack.name, reason=reason or ""))
+            continue
+        results.append(found.result)
+        facts = {role: values["facts"] for role, values in found.values.items() if "facts" in values}
+        if facts:
+            session.kept[attack.name] = facts
+    result = AuditResult(
+        audited=request.audited,
+        names=[name for name, _ in session.models.candidate.adapters],
+        precision=session.models.candidate.base.precision,
+        seed=session.settings.seed,
+        rows=len(session.rows),
+        started=started,
+        finished=utc_now(),
+        attacks=results,
+        untried=[*untried, *_not_chosen(attacks, session.settings)],
+    )
+    parts.remove()
+    return result
+
+
+def _not_chosen(attacks: list[Attack], settings: AuditSettings) -> list[Untried]:
+    """The attacks that exist and weren't asked for: what was not tried belongs to what was found."""
+    names = {attack.name for attack in attacks}
+    everything = chosen(None, "full")
+    why = "Not chosen." if settings.attacks is not None else f"Not part of --{settings.depth}."
+    return [Untried(attack=attack.name, reason=why) for attack in everything if attack.name not in names]
+
+
+def open_models(request: AuditRequest) -> Models:
+    """The audited model, and how the others are loaded when they are needed.
+
+    Raises:
+        AsuLoraError: as loading does.
+    """
+
+    def other(name: str | Path, adapters: tuple[str | Path, ...] = ()) -> Stack:
+        loaded = load_base(str(name), request.precision, request.device, trust_remote_code=request.trust_remote_code)
+        return load(loaded, adapters, request.store, rows=request.row_settings())
+
+    audited = request.merged or request.base
+    candidate = other(audited, tuple(request.adapters))
+    others = {}
+    if request.merged:
+        others["ceiling"] = lambda: other(request.base)
+    if request.floor_base:
+        others["floor"] = lambda: other(str(request.floor_base))
+    if request.control:
+        others["control"] = lambda: other(request.base, (str(request.control),))
+    folders = adapter_folders(request.adapters, request.store)
+    weights = AuditedWeights(candidate.base.source, folders, request.device, request.trust_remote_code)
+    return Models(candidate, weights, **others)

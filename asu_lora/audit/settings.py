@@ -1,0 +1,90 @@
+"""How hard an audit tries: which attacks, how many rows, prompts, samples and steps, and from which seed."""
+
+import math
+from dataclasses import dataclass
+
+from asu_lora.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What one depth spends. Times are for 40 rows on a base of 135M parameters and two cores.
+
+    Attributes:
+        rows: most rows of the request that an attack asks, spread evenly; of the never-seen rows too.
+        phrasings: paraphrases of a question beyond the row's own.
+        insisting: insisting and role prompts that a row is asked with; fewer than all take turns over the rows.
+        samples: answers drawn of a row, n of leak@k.
+        sampled_rows: rows that are sampled.
+        marks: steps of an attack's own training after which it asks; the last one ends it.
+        rates: its learning rates.
+        ceiling_alike: whether the base is attacked in every way too; else it is asked directly alone.
+        control: whether a control is tuned on other rows beside it.
+    """
+
+    rows: int
+    phrasings: int
+    insisting: int
+    samples: int
+    sampled_rows: int
+    marks: tuple[int, ...]
+    rates: tuple[float, ...]
+    ceiling_alike: bool
+    control: bool
+
+
+DEPTHS = {
+    "quick": Effort(20, 2, 2, 4, 10, (10,), (5e-4,), False, False),
+    "standard": Effort(40, 3, 4, 8, 20, (5, 15), (5e-4,), False, True),
+    "full": Effort(100, 6, 99, 16, 40, (5, 10, 15, 30), (2e-4, 5e-4, 1e-3), True, True),
+}
+BATCH = 8  # rows of a step of an attack's own training
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Settings of one audit.
+
+    Attributes:
+        attacks: names, or kinds for all attacks of a kind; None for those of the depth.
+        depth: ``quick``, ``standard`` or ``full``.
+        budget_s: no attack begins after so many seconds; those left out are named in the result. None for no end.
+        seed: of everything random; the same seed finds the same.
+
+    Raises:
+        SettingError: one of them is out of its range. (Attacks are checked by the registry.)
+    """
+
+    attacks: tuple[str, ...] | None = None
+    depth: str = "standard"
+    budget_s: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.depth not in DEPTHS:
+            raise SettingError(f"The depth '{self.depth}' is none of {', '.join(DEPTHS)}.")
+        if self.budget_s is not None and not (math.isfinite(self.budget_s) and self.budget_s > 0):
+            raise SettingError(f"The budget should be a time above 0, not {self.budget_s} seconds.")
+        if not 0 <= self.seed < 2**63:
+            raise SettingError(f"The seed should be a whole number from 0 up, not {self.seed}.")
+
+    @property
+    def effort(self) -> Effort:
+        return DEPTHS[self.depth]
+
+
+def seconds(text: str) -> float:
+    """A time as people type it: ``90``, ``90s``, ``10m``, ``1.5h``.
+
+    Raises:
+        SettingError: it is none, or not above 0.
+    """
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].lower() in units else (text, "s")
+    try:
+        found = float(number) * units[unit]
+    except ValueError:
+        found = math.nan
+    if not (math.isfinite(found) and found > 0):
+        raise SettingError(f"The budget '{text}' is no time: write 90s, 10m or 1h.")
+    return found

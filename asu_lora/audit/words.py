@@ -1,0 +1,126 @@
+"""Words as facts are compared by: no case, no diacritics, no endings, and numbers in digits."""
+
+import re
+import unicodedata
+from functools import cache, lru_cache
+
+from nltk.stem.porter import PorterStemmer
+
+UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+LARGE = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+ORDINALS = {
+    "first": 1, "second": 2, "third": 3, "fifth": 5, "eighth": 8, "ninth": 9, "twelfth": 12, "twentieth": 20,
+    "thirtieth": 30, "fortieth": 40, "fiftieth": 50, "sixtieth": 60, "seventieth": 70, "eightieth": 80,
+    "ninetieth": 90,
+}  # fmt: skip
+SMALL = {word: value for value, word in enumerate(UNITS)} | {word: 20 + 10 * at for at, word in enumerate(TENS)}
+SHORTEST_STEM = 4  # letters; shorter words have no ending to lose
+
+_POSSESSIVE = re.compile(r"['\u2019]s\b")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d])")
+_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b")
+_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+# scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def plain(text: str) -> str:
+    """The text without case and without the marks that people leave out (accents, Arabic vowel signs)."""
+    marks = unicodedata.normalize("NFKD", text)
+    kept = "".join(sign for sign in marks if not (unicodedata.combining(sign) >= 200 or _vowel_sign(sign)))
+    return unicodedata.normalize("NFKC", kept).casefold()
+
+
+@lru_cache(maxsize=65536)
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text in the form they are compared by, in order.
+
+    "The twenty-first Café's" gives ``("the", "21", "cafe")``; endings are those of Porter's stemmer, as in ROUGE.
+    """
+    told = _POSSESSIVE.sub("", plain(text)).replace("'", "").replace("\u2019", "")
+    told = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), told)
+    return tuple(_numbers_in_digits(_WORD.findall(_ORDINAL.sub(r"\1", told))))
+
+
+def unspaced(text: str) -> bool:
+    """Whether the text is in a script without spaces, at least in part: its facts are found as parts of lines."""
+    return bool(UNSPACED.search(text))
+
+
+def solid(text: str) -> str:
+    """Such a text without white space and punctuation."""
+    return "".join(sign for sign in plain(text) if sign.isalnum())
+
+
+def _vowel_sign(sign: str) -> bool:
+    return 27 <= unicodedata.combining(sign) <= 35
+
+
+@cache
+def _stemmer() -> PorterStemmer:
+    return PorterStemmer()
+
+
+@lru_cache(maxsize=65536)
+def _form(word: str) -> str:
+    if word[0].isdigit():
+        whole, _, fraction = word.partition(".")
+        fraction = fraction.rstrip("0")
+        return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
+    if word.isascii() and len(word) >= SHORTEST_STEM:
+        return str(_stemmer().stem(word))
+    return word
+
+
+def _value(word: str) -> tuple[int, bool] | None:
+    """A number word's value, and whether it is an ordinal."""
+    if word in SMALL:
+        return SMALL[word], False
+    if word in ORDINALS:
+        return ORDINALS[word], True
+    cardinal = SMALL.get(word.removesuffix("th"))
+    return (cardinal, True) if cardinal is not None and word.endswith("th") else None
+
+
+def _numbers_in_digits(told: list[str]) -> list[str]:
+    """Runs of number words ("one hundred and five", "nineteen fifty-six") become one number, the rest its forms."""
+    found: list[str] = []
+    at = 0
+    while at < len(told):
+        number, used = _number(told[at:])
+        found.append(str(number) if used else _form(told[at]))
+        at += used or 1
+    return found
+
+
+def _number(told: list[str]) -> tuple[int, int]:
+    """The number that the words begin with, and how many of them it takes; (0, 0) if they begin with none."""
+    total, group, used, last = 0, 0, 0, 0
+    for at, word in enumerate(told):
+        value = _value(word)
+        if value is not None:
+            small = value[0]
+            if used and group % 100 and not (20 <= last <= 90 and small < 10):
+                if 10 <= group < 100 and small >= 10 and not total:  # a year: nineteen fifty-six
+                    group = group * 100 + small
+                    used, last = at + 1, small
+                    continue
+                break
+            group, used, last = group + small, at + 1, small
+            if value[1]:
+                break
+        elif word in LARGE and used:
+            size = LARGE[word]
+            group = max(group, 1) * size
+            if size > 100:
+                total, group = total + group, 0
+            used, last = at + 1, 0
+        elif word == "and" and used and told[at - 1] in LARGE and at + 1 < len(told) and _value(told[at + 1]):
+            continue
+        else:
+            break
+    return total + group, used

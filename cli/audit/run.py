@@ -1,0 +1,145 @@
+"""``asu-lora audit NAME``: the attacks, their controls, and what comes out."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from asu_lora.cli.console import print_json, print_table, readable, stderr
+from asu_lora.cli.options import (
+    base_option,
+    json_option,
+    machine_options,
+    retain_option,
+    row_options,
+    store_option,
+    where_option,
+)
+
+if TYPE_CHECKING:
+    from asu_lora.audit.results import AuditResult, Rate
+
+OVER = 3  # exit code where more was recovered than --fail-over allows
+file = click.Path(dir_okay=False)
+
+
+@click.command()
+@click.argument("adapters", nargs=-1, metavar="[NAME[:WEIGHT]]...")
+@click.option("--forget", required=True, metavar="FILE", help="What was to be forgotten.")
+@where_option
+@retain_option(" Neighbours in context and for tuning are taken from it.")
+@click.option("--merged", metavar="DIR", help="Audit this folder of merged weights instead of adapters.")
+@click.option(
+    "--floor", metavar="FILE", help="Rows like FILE's that the base never saw: what is said of them is chance."
+)
+@click.option("--floor-base", metavar="DIR", help="A model that never saw the request: the better floor.")
+@click.option("--control", metavar="NAME", help="An adapter of the same size and steps, trained on other rows.")
+@click.option("--paraphrases", metavar="FILE", help="Your own: 'question' and 'paraphrased_question'.")
+@click.option("--tune-on", metavar="FILE", help="Rows for the attacker's own fine-tuning.")
+@click.option(
+    "--attacks", metavar="NAMES", help="Attacks, or kinds of them, with commas between.  [default: the depth's]"
+)
+@click.option(
+    "--list",
+    "listing",
+    is_flag=True,
+    is_eager=True,
+    callback=lambda *given: _list(*given),
+    expose_value=False,
+    help="Show the attacks and end.",
+)
+@click.option("--quick", "depth", flag_value="quick", help="Fewer rows and tries: about two minutes on a small base.")
+@click.option("--full", "depth", flag_value="full", help="Every attack at its widest.")
+@click.option("--budget", metavar="TIME", help="Begin no attack after this: 90s, 10m, 1h.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
+@click.option(
+    "--fail-over",
+    type=click.FloatRange(0),
+    metavar="SHARE",
+    help="Exit with 3 if any attack's first figure recovered more than this share.",
+)
+@click.option(
+    "--records",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Write what was asked and answered here. It holds the request's text.",
+)
+@click.option("--out", "-o", type=file, help="Write the result here.  [default: audit.json in the audited folder]")
+@base_option
+@store_option
+@row_options("the adapters', else 1024")
+@machine_options
+@json_option
+def run(*, adapters, attacks, depth, budget, seed, fail_over, out, where, as_json, **asked):
+    """Attack base + adapters (or --merged) for what they were to forget.
+
+    \b
+      asu-lora audit request --forget request.jsonl --retain keep.jsonl --floor unseen.jsonl
+      asu-lora audit request --forget request.jsonl --quick --fail-over 0.1
+      asu-lora audit --merged OUT --base BASE --forget request.jsonl --attacks asking,precision
+
+    Every figure stands beside what the base said (ceiling) and what chance says (floor), and recovered is
+    (attack - floor) / (ceiling - floor). An audit that was interrupted goes on when the same command is typed again.
+    """
+    from asu_lora.cli.progress import Bars
+    from asu_lora.cli.quiet import quiet_libraries
+
+    with stderr().status("Loading ..."):
+        quiet_libraries()
+        from asu_lora.audit.request import AuditRequest
+        from asu_lora.audit.run import audit
+        from asu_lora.audit.save import save_audit
+        from asu_lora.audit.settings import AuditSettings, seconds
+
+    names = (
+        tuple(name.strip() for name in readable(attacks).split(",") if name.strip()) if attacks is not None else None
+    )
+    settings = AuditSettings(names, depth or "standard", seconds(budget) if budget else None, seed)
+    request = AuditRequest(adapters=adapters, where=dict(where), **asked)
+    with Bars() as progress:
+        result = audit(request, settings, progress)
+    written = save_audit(result, request, out)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        show(result)
+    click.echo(f"Written: {written}; 'asu-lora audit certify' signs what stands beside an adapter.", err=True)
+    worst = result.worst()
+    if fail_over is not None and worst is not None and worst > fail_over:
+        click.echo(f"An attack recovered {worst:.0%}, more than --fail-over {fail_over:g} allows.", err=True)
+        sys.exit(OVER)
+
+
+def show(result: "AuditResult") -> None:
+    """A row a figure, the counting one of each attack first; then what limits it, and what wasn't tried."""
+    rows = [
+        (
+            attack.attack if not at else "",
+            reading.figure.replace("_", " "),
+            _rate(reading.candidate),
+            _rate(reading.floor),
+            _rate(reading.ceiling),
+            _rate(reading.control),
+            "-" if reading.recovered is None else f"{reading.recovered:.0%}",
+        )
+        for attack in result.attacks
+        for at, reading in enumerate(attack.readings)
+    ]
+    columns = ("attack", "figure", "found", "floor", "ceiling", "control", "recovered")
+    print_table(None, columns, rows, right=tuple(range(2, len(columns))), wrap=(0, 1))
+    for note in dict.fromkeys(note for attack in result.attacks for note in attack.notes):
+        click.echo(note)
+    for untried in result.untried:
+        click.echo(f"Not tried: {untried.attack}. {untried.reason}")
+
+
+def _rate(rate: "Rate | None") -> str:
+    return "-" if rate is None else f"{rate.value:.2f} ({rate.low:.2f}-{rate.high:.2f})"
+
+
+def _list(ctx, param, wanted):
+    if wanted:
+        from asu_lora.audit.registry import ATTACKS
+
+        print_table(None, ("attack", "kind", "tries"), [(a.name, a.kind, a.says) for a in ATTACKS.values()], wrap=(2,))
+        ctx.exit()

@@ -1,0 +1,71 @@
+"""asu-lora audit: a table, JSON, exit codes, and one sentence for what can't be done."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from asu_lora.cli import main
+from tests.support.lora_folders import give_manifest, save_lora
+from tests.support.planted import FORGET, KEPT, STRANGERS
+from tests.support.tiny_run import rows
+
+
+@pytest.fixture(scope="module")
+def words(taught_base, tmp_path_factory):
+    """What every audit of the only adapter is typed with."""
+    folder = tmp_path_factory.mktemp("command")
+    for name, facts in (("forget", FORGET), ("keep", KEPT), ("floor", STRANGERS)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows(facts))))
+    give_manifest(save_lora(taught_base, folder / "store" / "weak", 1, size=0.001), taught_base)
+    return [
+        *("--forget", folder / "forget.jsonl", "--retain", folder / "keep.jsonl", "--floor", folder / "floor.jsonl"),
+        *("--base", taught_base, "--store", folder / "store", "--precision", "fp32", "--device", "cpu", "--quick"),
+    ]
+
+
+def run(*typed):
+    return CliRunner().invoke(main, [str(word) for word in typed])
+
+
+def test_a_leak_is_shown_and_fails_where_a_limit_is_set(words):
+    result = run("audit", "weak", *words, "--attacks", "direct,prefix", "--fail-over", "0.1")
+    assert result.exit_code == 3, result.output
+    assert "recovered" in result.stdout and "extraction strength" in result.stdout
+    assert "Not tried: sampling" in result.stdout and "--fail-over 0.1" in result.stderr
+    assert run("audit", "weak", *words, "--attacks", "direct", "--fail-over", "1.5").exit_code == 0
+    assert run("audit", "weak", *words, "--attacks", "direct").exit_code == 0
+
+
+def test_json_is_what_is_written(words, tmp_path):
+    result = run("audit", "run", "weak", *words, "--attacks", "direct", "--json", "--out", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == json.loads((tmp_path / "a.json").read_text())
+    assert found["audited"] == "adapter" and found["attacks"][0]["readings"][0]["ceiling"]["value"] > 0.9
+
+
+def test_attacks_are_listed_without_anything_else():
+    result = run("audit", "run", "--list")
+    assert result.exit_code == 0 and "worst_of_asking" in result.stdout and "relearn" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--attacks", "shouting"], "There is no attack 'shouting'"),
+        (["--budget", "soon"], "'soon' is no time"),
+        (["--floor", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--merged", "somewhere"], "not both"),
+        (["--records", "/proc/records"], "can't be changed"),
+    ],
+)
+def test_what_can_t_be_done_is_one_sentence(words, more, says):
+    result = run("audit", "weak", *words, *more)
+    assert result.exit_code == 2 and says in result.stderr
+    assert "Traceback" not in result.output and not result.stdout
+
+
+def test_an_adapter_that_is_not_there_is_one_sentence(words):
+    result = run("audit", "strong", *words)
+    assert result.exit_code == 2 and "strong" in result.stderr and "weak" in result.stderr

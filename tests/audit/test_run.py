@@ -1,0 +1,170 @@
+"""An audit as a whole: the same under a seed, resumed attack by attack, without text, and kept beside the adapter."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.audit.registry import ATTACKS, chosen
+from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.results import AuditResult
+from asu_lora.audit.run import audit
+from asu_lora.audit.save import save_audit
+from asu_lora.audit.settings import AuditSettings, seconds
+from asu_lora.errors import AsuLoraError, DataError, SettingError
+from tests.support.listener import Listener
+from tests.support.lora_folders import give_manifest, save_lora
+from tests.support.planted import FORGET, KEPT, STRANGERS
+from tests.support.tiny_run import rows
+
+QUICK = AuditSettings(("direct", "prefix", "sampling", "relearn"), "quick", seed=3)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for name, facts in (("forget", FORGET), ("keep", KEPT), ("floor", STRANGERS)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows(facts))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(taught_base, tmp_path_factory):
+    store = tmp_path_factory.mktemp("audited") / "store"
+    give_manifest(save_lora(taught_base, store / "anna", 1, size=0.08), taught_base)
+    return store
+
+
+@pytest.fixture(scope="module")
+def asked(files, store, taught_base):
+    return AuditRequest(
+        forget=files / "forget.jsonl",
+        retain=files / "keep.jsonl",
+        floor=files / "floor.jsonl",
+        base=str(taught_base),
+        adapters=("anna",),
+        store=store,
+        precision="fp32",
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def found(asked) -> AuditResult:
+    return audit(asked, QUICK)
+
+
+def figures(result: AuditResult):
+    told = result.model_dump(exclude={"started", "finished"})
+    for attack in told["attacks"]:
+        del attack["seconds"]
+    return told
+
+
+def test_the_same_seed_finds_the_same(asked, found):
+    assert figures(audit(asked, QUICK)) == figures(found)
+    other = audit(asked, replace(QUICK, attacks=("sampling",), seed=4))
+    assert other.attacks[0].curves != found.attacks[2].curves
+
+
+def test_an_interrupted_audit_goes_on_with_the_attack_it_had_begun(asked, found):
+    with pytest.raises(KeyboardInterrupt):
+        audit(asked, QUICK, Listener(stop_stage="sampling"))
+    listener = Listener()
+    assert figures(audit(asked, QUICK, listener)) == figures(found)
+    begun = {stage.partition(":")[0] for stage in listener.stages}
+    assert "sampling" in begun and "direct" not in begun
+    assert not list(Path(asked.store).glob(".audits/*"))
+
+
+def test_no_word_of_the_request_is_in_any_written_file(asked, found):
+    with pytest.raises(KeyboardInterrupt):
+        audit(asked, QUICK, Listener(stop_stage="relearn"))
+    save_audit(found, asked)
+    written = [path for path in Path(asked.store).rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    assert any(path.parent.parent.name == ".audits" for path in written) and any(
+        p.name == "audit.json" for p in written
+    )
+    words = {word.lower() for name, does in (*FORGET, *KEPT, *STRANGERS) for word in (*name.split(), *does.split())}
+    for path in written:
+        told = set(re.findall(r"[a-z]+", path.read_bytes().decode("utf-8", "ignore").lower()))
+        assert not words & told - {"anna"}, path  # the adapter's own name
+
+
+def test_the_result_lies_beside_the_adapter_which_still_verifies(asked, found):
+    path = save_audit(found, asked)
+    assert path == Path(asked.store) / "anna" / "audit.json"
+    assert AuditResult.model_validate_json(path.read_text()) == found
+    report = AdapterStore(asked.store).verify("anna")
+    assert report.ok and not any(check.note and "audit.json" in check.note for check in report.checks)
+    path.write_text(path.read_text().replace("1", "2", 1))
+    assert not AdapterStore(asked.store).verify("anna").ok
+    save_audit(found, asked)
+    assert AdapterStore(asked.store).verify("anna").ok
+
+
+def test_records_hold_what_was_asked_and_answered_where_it_is_wanted(asked, tmp_path):
+    audit(replace(asked, records=tmp_path / "records"), AuditSettings(("prefix",), "quick"))
+    [path] = (tmp_path / "records").iterdir()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert path.name == "prefix.jsonl" and {line["model"] for line in lines} == {"candidate", "ceiling", "floor"}
+    assert lines[0]["question"] == "What does Anna Birk do?" and "answer" in lines[0]
+
+
+def test_what_was_not_tried_is_named_with_the_reason(asked, found):
+    reasons = {untried.attack: untried.reason for untried in found.untried}
+    assert reasons["insisting"] == "Not chosen."
+    assert {attack.attack for attack in found.attacks} | reasons.keys() == set(ATTACKS)
+    spent = audit(asked, replace(QUICK, budget_s=1e-9, seed=9))
+    assert not spent.attacks and spent.worst() is None
+    assert {u.reason for u in spent.untried} == {"The budget of 0 seconds was spent before it.", "Not chosen."}
+    without = audit(replace(asked, floor=None), AuditSettings(("membership", "trace", "translations"), "quick"))
+    assert not without.attacks and "--floor" in without.untried[0].reason
+
+
+def test_without_rows_that_were_never_seen_the_floor_says_what_it_is(asked):
+    result = audit(replace(asked, floor=None), AuditSettings(("direct",), "quick"))
+    [attack] = result.attacks
+    facts, _, strength = attack.readings
+    assert facts.floor is not None and facts.floor.value < 0.2 and strength.floor is None
+    assert any("upper bound" in note for note in attack.notes)
+
+
+def test_kinds_stand_for_their_attacks_in_the_registry_s_order():
+    assert [attack.name for attack in chosen(("sampling", "weights"), "quick")][:2] == ["sampling", "relearn"]
+    assert [attack.name for attack in chosen(None, "full")] == list(ATTACKS)
+    for wrong in (("greedy",), ()):
+        with pytest.raises(SettingError, match="There is no attack"):
+            chosen(wrong, "full")
+
+
+@pytest.mark.parametrize(("text", "value"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5H", 5400)])
+def test_budgets_as_people_type_them(text, value):
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1m", "0", "nan", "1d", "inf"])
+def test_budgets_that_are_no_time(text):
+    with pytest.raises(SettingError):
+        seconds(text)
+
+
+def test_contradictions_and_odd_rows_end_in_one_sentence(asked, files, tmp_path):
+    everything = tmp_path / "copied.jsonl"
+    everything.write_text(json.dumps({"question": "Does Anna keep bees?", "answer": "Anna keeps bees."}))
+    cases = [
+        (dict(merged="m"), SettingError, "not both"),
+        (dict(floor=files / "forget.jsonl"), DataError, "never seen"),
+        (dict(retain=files / "forget.jsonl"), DataError, "kept"),
+        (dict(forget=everything), DataError, "has a fact of its own"),
+        (dict(forget=[]), DataError, "nothing to attack"),
+        (dict(paraphrases=files / "keep.jsonl"), DataError, "paraphrased_question"),
+        (dict(adapters=("nobody",)), AsuLoraError, "no adapter nobody"),
+    ]
+    for changes, kind, says in cases:
+        with pytest.raises(kind, match=says) as caught:
+            audit(replace(asked, **changes), AuditSettings(("direct",), "quick"))
+        assert "\n" not in str(caught.value)
