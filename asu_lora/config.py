@@ -19,7 +19,8 @@ OBJECTIVES = tuple("asu asu+idk npo dpo idk me ga simnpo rmu undial altpo wga sa
 ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 _NOT_NEGATIVE = (
-    "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words micro_batch_tokens"
+    "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words keep_off "
+    "micro_batch_tokens"
 ).split()
 
 
