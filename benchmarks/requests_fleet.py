@@ -216,7 +216,7 @@ commit, training left out, the median of a tenth of {cost["count"]} requests:
     )
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60, help="requests of the run with kills")
     parser.add_argument("--alone", type=int, default=20, help="requests of the runs without kills")
@@ -227,8 +227,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder that a run goes on in; a temporary one by default")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    folder = options.work or Path(tempfile.mkdtemp())
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    folder = given.work or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     key = folder / "key"
     if not key.is_file():
@@ -238,12 +242,12 @@ def main() -> None:
     base = folder / "base"
     if not (base / "config.json").is_file():
         save_tiny_base(base)
-    until = time.monotonic() + 60 * options.minutes
-    ledger = take_in(folder / "store", options.count)
+    until = time.monotonic() + 60 * given.minutes
+    ledger = take_in(folder / "store", given.count)
     state = read_data("fleet", {"killed": {}, "starts": 0, "seconds": 0.0, "trained": 0}, folder)
     part = chaos(
-        base, folder / "store", ledger, options.workers, every=options.every, until=until,
-        seed=options.seed + state["starts"],
+        base, folder / "store", ledger, given.workers, every=given.every, until=until,
+        seed=given.seed + state["starts"],
     )  # fmt: skip
     state = {
         "killed": {what: state["killed"].get(what, 0) + count for what, count in part["killed"].items()},
@@ -254,21 +258,21 @@ def main() -> None:
         print(f"{left(ledger)} requests are left: the same command with --work {folder} goes on.")
         return
     alone = {
-        "the plain loop": timed(base, folder / "loop", options.alone),
-        f"ray, {options.workers} workers": timed(
-            base, folder / "ray", options.alone, "--engine", "ray", "--workers", str(options.workers)
+        "the plain loop": timed(base, folder / "loop", given.alone),
+        f"ray, {given.workers} workers": timed(
+            base, folder / "ray", given.alone, "--engine", "ray", "--workers", str(given.workers)
         ),
     }
     (folder / "ledger").mkdir(exist_ok=True)
-    costs = ledger_cost(folder / "ledger", options.ledger)
+    costs = ledger_cost(folder / "ledger", given.ledger)
     tenth = max(len(costs) // 10, 1)
     found = {
-        "command": f"--count {options.count}",
-        "workers": options.workers,
-        "every": options.every,
+        "command": f"--count {given.count}",
+        "workers": given.workers,
+        "every": given.every,
         "fleet": state,
-        "proof": proof(folder / "store", ledger, options.count),
-        "alone": {"count": options.alone, "seconds": alone},
+        "proof": proof(folder / "store", ledger, given.count),
+        "alone": {"count": given.alone, "seconds": alone},
         "ledger_ms": {
             "count": len(costs),
             "first": 1000 * statistics.median(costs[:tenth]),
@@ -277,8 +281,8 @@ def main() -> None:
         "machine": platform.machine(),
         "date": date.today().isoformat(),
     }
-    write_data("requests", found, options.out)
-    write_table("requests", page(found), options.out)
+    write_data("requests", found, given.out)
+    write_table("requests", page(found), given.out)
     print(page(found))
 
 

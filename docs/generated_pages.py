@@ -18,7 +18,7 @@ from asu_lora.cli import main
 from asu_lora.cli.help_pages import EVERYTHING
 from asu_lora.config import ForgetConfig
 
-WIDTH = 100
+WIDTH = 84
 RESULT = re.compile(r"^\| \[[\w.]+\]\(results/(\w+\.md)\) \| (.*) \|$", re.M)
 
 

@@ -1,7 +1,9 @@
 """How a base's weights are stored: as floats, in bitsandbytes' 4 or 8 bit, or in a format that isn't used here."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from asu_lora.bases.checkpoint_files import StoredTensor
 from asu_lora.errors import BaseModelError
 
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}  # what a base is quantised to on loading
@@ -11,6 +13,7 @@ _RECORDED = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_us
 _DEFAULTS = {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}  # bitsandbytes' own
 
 
+_FLOATS = ("F64", "F32", "F16", "BF16")
 # Formats that vendors publish in, with what transformers reads them into floats by.
 _READ_AS_FLOATS = {
     "mxfp4": "Mxfp4Config",
@@ -63,6 +66,22 @@ def usable_format(config: dict[str, Any], name: str) -> str | None:
             "or one in bitsandbytes' 4 or 8 bit."
         )
     return stored
+
+
+def refuse_unnamed_format(tensors: Mapping[str, StoredTensor], config: dict[str, Any], name: str) -> None:
+    """Refuse weights that are no floats where the config names no format: their scales would be left out in silence.
+
+    Raises:
+        BaseModelError: naming the first of them.
+    """
+    if stored_format(config, name) is not None:
+        return
+    for tensor, stored in tensors.items():
+        if tensor.endswith(".weight") and len(stored.info.shape) > 1 and stored.info.dtype not in _FLOATS:
+            raise BaseModelError(
+                f"'{name}' holds {tensor} as {stored.info.dtype}, and its config.json names no quantisation: use a "
+                "checkpoint in floats, or one whose config has its quantization_config."
+            )
 
 
 def in_floats(stored: str | None) -> str:

@@ -6,6 +6,7 @@ same records give the same intervals.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
@@ -43,6 +44,14 @@ def with_interval(statistic: Callable[..., float], *samples: Sequence[float]) ->
     return one_value(statistic(*samples), interval=bounds)
 
 
+def mean_interval(values: np.ndarray, seed: int = SEED) -> Interval | None:
+    """The same of a mean of ``values`` (rows,): all draws are averaged at once."""
+    if len(values) < 2:
+        return None
+    found = _bootstrap((values,), lambda drawn, axis=-1: drawn.mean(axis=axis), seed)
+    return (float(found.low), float(found.high)) if np.isfinite([found.low, found.high]).all() else None
+
+
 def intervals(
     statistics: Callable[[Draws], Sequence[float]], sizes: Sequence[int], seed: int = SEED
 ) -> list[Interval | None]:
@@ -56,21 +65,26 @@ def intervals(
         found = np.array([statistics(draws) for draws in zip(*batch, strict=True)]).T
         return found if samples[0].ndim > 1 else found[:, 0]
 
+    found = _bootstrap(tuple(np.arange(size) for size in sizes), of_batch, seed)
+    return [
+        (float(low), float(high)) if np.isfinite([low, high]).all() else None
+        for low, high in zip(found.low, found.high, strict=True)
+    ]
+
+
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
+    """scipy's percentile interval: ``low`` and ``high``, of every figure."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # a draw without a figure: no interval comes back
-        found = bootstrap(
-            tuple(np.arange(size) for size in sizes),
-            of_batch,
+        return bootstrap(
+            samples,
+            statistic,
             n_resamples=RESAMPLES,
             confidence_level=LEVEL,
             vectorized=True,
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    return [
-        (float(low), float(high)) if np.isfinite([low, high]).all() else None
-        for low, high in zip(found.low, found.high, strict=True)
-    ]
 
 
 class SetColumns:
@@ -106,7 +120,7 @@ class SetColumns:
             there = values[~np.isnan(values)]
             if not np.isfinite(there).all():
                 continue
-            bounds = interval(lambda drawn, there=there: float(there[drawn].mean()), len(there))
+            bounds = mean_interval(there)
             if bounds is not None:
                 found[metric] = bounds
         return found

@@ -23,6 +23,7 @@ from asu_lora.data.training_rows import TrainingRows
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.alternates import own_alternates
 from asu_lora.forgetting.prepare import build_losses, refusals_for, training_sets
+from asu_lora.forgetting.trial_copy import refuse_untried
 from asu_lora.hardware.memory import free_memory
 from asu_lora.losses import FORGET, TrainingSet, own_settings
 from asu_lora.losses.on_policy import OnPolicyKL
@@ -124,6 +125,9 @@ def planned_run(
         else []
     )
     sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config, others)
+    heated = config.tau != 1 and any(loss.uses_teacher() for loss in losses.values())
+    smoothed = config.layers(number_of_layers(model)) if heated else []
+    refuse_untried(model, model_config, smoothed, config.trust_remote_code)
     if phases(config, sets)[1]:
         # upper bound: every answer loops, and they are as long as the true ones
         answers = sets["forget"].rows.answers

@@ -229,7 +229,7 @@ def open_run(
             day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
             config = replace(config, template_date=day)
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
-            for note in filter(None, [*encoder.notes(), left_out]):
+            for note in filter(None, [*loaded.notes(), *encoder.notes(), left_out]):
                 heard.note(note)
             record = RunRecord(
                 config=config,

@@ -8,7 +8,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from asu_lora.config import ForgetConfig
-from asu_lora.models.decoder import base_model
+from asu_lora.models.decoder import base_model, decoder_of
 from asu_lora.training.kept_directions import MOST_INPUTS
 
 
@@ -60,7 +60,7 @@ def basis_bytes(student: PeftModel, share: float) -> int:
     layers = [module for module in student.modules() if isinstance(module, LoraLayer)] if share else []
     hooks = [module.base_layer.register_forward_pre_hook(see) for module in layers]
     if layers:
-        base_model(student).get_decoder()(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
+        decoder_of(student)(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
     for hook in hooks:
         hook.remove()
     return sum(4 * each.shape[-1] * round(share * each.shape[-1]) for each in inputs)

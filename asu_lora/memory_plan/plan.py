@@ -27,7 +27,7 @@ from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_b
 from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.memory_plan.planned_run import PlannedRun
-from asu_lora.models.decoder import answer_hidden, base_model, number_of_layers, text_config
+from asu_lora.models.decoder import answer_hidden, base_model, decoder_of, number_of_layers, text_config
 from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
 from asu_lora.models.generation import batches, enough_tokens
 from asu_lora.models.output_head import FrozenHead
@@ -241,7 +241,7 @@ def _reading(
     widest = _on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
     live = _live(run)
     with kernels(quantised), live:
-        answer_hidden(base_model(run.model).get_decoder(), widest)
+        answer_hidden(decoder_of(run.model), widest)
     return live.peak[0]
 
 

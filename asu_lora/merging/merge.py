@@ -13,7 +13,7 @@ import torch
 
 from asu_lora.adapters.lora_folder import LoraFolder, read_lora, refuse_different_bases
 from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
-from asu_lora.bases.quantization import stored_settings
+from asu_lora.bases.quantization import refuse_unnamed_format, stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.errors import SettingError
 from asu_lora.merging.checkpoint.architecture import Skeleton, skeleton_of
@@ -149,7 +149,9 @@ def _ground(
     source: BaseSource, config: dict[str, Any], loras: list[LoraFolder], onto: str | None
 ) -> tuple[str, Quantization]:
     """Which weights the updates are added to, and how NF4 makes them; adapters of another base are refused."""
-    types = {tensor.info.dtype for tensor in read_checkpoint(source.path).values()}
+    tensors = read_checkpoint(source.path)
+    refuse_unnamed_format(tensors, config, source.name)
+    types = {tensor.info.dtype for tensor in tensors.values()}
     onto, settings = choose_onto(loras, stored_quantization(config, source.name), onto, types)
     refuse_other_base(source, loras)
     return onto, settings

@@ -117,7 +117,7 @@ def load(
         base,
         stack_adapters(base.model, folders),
         [(folder.name, weight) for folder, weight in folders],
-        [*missing_ground(folders), *notes, *encoder.notes()],
+        [*missing_ground(folders), *notes, *base.notes(), *encoder.notes()],
         written,
     )
 

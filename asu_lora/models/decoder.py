@@ -16,6 +16,14 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, unwrap() if callable(unwrap) else model)
 
 
+def decoder_of(model: nn.Module) -> PreTrainedModel:
+    """The base without its head, adapters and all; transformers itself gives the whole Llama 4 of text for it."""
+    base = base_model(model)
+    decoder = base.get_decoder()
+    inner = (module for module in base.children() if isinstance(module, PreTrainedModel))
+    return cast(PreTrainedModel, next(inner, decoder) if decoder is base else decoder)
+
+
 def text_config(model: nn.Module) -> PretrainedConfig:
     """The config of the text decoder, where there are others beside it."""
     return base_model(model).config.get_text_config()
@@ -27,7 +35,7 @@ def decoder_and_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     if not hasattr(base, "get_decoder") or getattr(getattr(base, "config", None), "is_encoder_decoder", False):
         raise SmoothingError(f"{class_name(base)} can't be smoothed: it is no decoder-only model of transformers.")
     count = text_config(base).num_hidden_layers
-    decoders: tuple[nn.Module, ...] = (base.get_decoder(), base.base_model)
+    decoders: tuple[nn.Module, ...] = (decoder_of(base), base.base_model)
     for decoder in decoders:  # ModernBERT calls its output layer the decoder
         for module in decoder.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -61,7 +69,7 @@ def answer_hidden(decoder: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -
     """Final hidden states (t, H) at a pass's answer positions.
 
     Args:
-        decoder: the base without its head (``model.get_decoder()``), adapters and all.
+        decoder: the base without its head (:func:`decoder_of`), adapters and all.
         batch: what :func:`pad_group` or :func:`pack_group` gave, on the decoder's device. (An ``entry`` is the
             caller's business.)
     """

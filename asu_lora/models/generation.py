@@ -17,10 +17,10 @@ from transformers import (
 from asu_lora.data.chat_template import ChatTemplate
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.row_format import BaseLimits
-from asu_lora.errors import DataError
+from asu_lora.errors import BaseModelError, DataError, first_line
 from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.models.answer_ends import Endings, NextTurn, ended, stop_tokens
-from asu_lora.models.decoder import base_model
+from asu_lora.models.decoder import base_model, class_name
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
 LEAST_ANSWER = 100  # of them for the answer, however long the prompt: a true answer is rarely longer
@@ -127,9 +127,14 @@ def _greedy(
         criteria.append(NextTurn(tokenizer, next_turn, width))
     device = cast(torch.device, model.device)
     with _only_setting(model, greedy):
-        output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-            input_ids=ids.to(device), attention_mask=mask.to(device), stopping_criteria=criteria
-        )
+        try:
+            output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
+                input_ids=ids.to(device), attention_mask=mask.to(device), stopping_criteria=criteria
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # an architecture that it can't handle
+            raise BaseModelError(
+                f"{class_name(base_model(model))} can't be asked: transformers' generate ends in {first_line(error)}"
+            ) from error
     return output[:, width:].tolist()
 
 

@@ -11,7 +11,7 @@ import torch
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
-from asu_lora.models.decoder import answer_hidden, base_model
+from asu_lora.models.decoder import answer_hidden, base_model, decoder_of
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.layer_outputs import layer_output
 from asu_lora.models.output_head import FrozenHead, label_logprob
@@ -44,7 +44,7 @@ def hidden_states(
         One (answer tokens, H) tensor a row, in the model's type, on its device.
     """
     causal = base_model(model)
-    decoder, device = causal.get_decoder(), causal.device
+    decoder, device = decoder_of(causal), causal.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
     most_tokens = most_tokens or tokens_of_reading(device)
     packing = packing_of(model)

@@ -35,6 +35,7 @@ class LoadedBase:
         precision: "nf4", "bf16", "fp16" or "fp32"; "fp4" or "int8" where the checkpoint is stored so.
         compute_dtype: the type matrix products run in.
         quantization: bitsandbytes' settings as a manifest records them, None for floats.
+        unused: tensors of the checkpoint that its class has no place for.
     """
 
     source: BaseSource
@@ -43,6 +44,17 @@ class LoadedBase:
     precision: str
     compute_dtype: torch.dtype
     quantization: dict[str, Any] | None = None
+    unused: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """What a person should know of how it was loaded, one sentence each."""
+        if not self.unused:
+            return []
+        more = f" and {len(self.unused) - 1} more" if len(self.unused) > 1 else ""
+        return [
+            f"The base's files hold {self.unused[0]}{more}, for which {type(self.model).__name__} has no place by its "
+            "config: transformers leaves that out."
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +97,7 @@ def load_base(
     if target.type == "cpu":
         keep_few_kernels()
     tokenizer = load_tokenizer(source, trust_remote_code, BaseLimits.of(prepared.config).vocabulary)
-    model = _load_weights(prepared, trust_remote_code)
+    model, unused = _load_weights(prepared, trust_remote_code)
     model.requires_grad_(False)
     model.eval()
     _compute_in(model, prepared.compute_dtype)
@@ -93,11 +105,18 @@ def load_base(
     feed_head_contiguously(model)
     release_freed_memory()
     return LoadedBase(
-        source, model, tokenizer, prepared.precision, prepared.compute_dtype, quantization=prepared.quantization
+        source,
+        model,
+        tokenizer,
+        prepared.precision,
+        prepared.compute_dtype,
+        quantization=prepared.quantization,
+        unused=unused,
     )
 
 
-def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> PreTrainedModel:
+def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model, and the tensors that it has no place for."""
     source, compute = prepared.source, prepared.compute_dtype
     options: dict[str, Any] = {"dtype": compute, "device_map": {"": prepared.device}}
     if prepared.precision == "nf4" and not prepared.stored_quantized:
@@ -120,7 +139,7 @@ def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> PreTrained
         raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
     model, info = loaded
     refuse_missing(source.name, set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    return model
+    return model, tuple(sorted(info["unexpected_keys"]))
 
 
 def load_tokenizer(

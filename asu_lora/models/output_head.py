@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import torch
 
-from asu_lora.errors import BaseModelError
-from asu_lora.models.decoder import base_model, text_config
+from asu_lora.errors import BaseModelError, first_line
+from asu_lora.hardware.memory import is_out_of_memory
+from asu_lora.models.decoder import base_model, decoder_of, text_config
 
 # Logits held at once: 32 MiB in fp32. Of 262,144 words that are 32 tokens, whose logits take a CPU two thirds of the
 # time that they take 16 at a time; 64 at a time gain little.
@@ -91,10 +92,21 @@ class FrozenHead:
         training = model.training
         model.eval()
         try:
-            hidden = base_model(model).get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
+            hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
             theirs = model(input_ids=ids, use_cache=False).logits[0].float()
+        except Exception as error:  # modelling code of third parties: anything can come out of it
+            if is_out_of_memory(error):
+                raise
+            raise BaseModelError(
+                f"{self.name} can't be used: a trial run of four tokens failed with {type(error).__name__} "
+                f"({first_line(error)})."
+            ) from error
         finally:
             model.train(training)
+        if not torch.isfinite(hidden).all():
+            raise BaseModelError(
+                f"{self.name} gives NaN or infinities: its weights are damaged, or too large for this precision."
+            )
         ours = self.logits(hidden)
         # a hundredth of the largest logit: more than what bf16 rounds, however small a model's logits are
         if ours.shape != theirs.shape or not (ours - theirs).abs().max() <= 1e-2 * theirs.abs().max():

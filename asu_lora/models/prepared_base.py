@@ -11,7 +11,7 @@ from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from asu_lora.bases.checkpoint_files import StoredTensor, read_checkpoint, read_config
-from asu_lora.bases.quantization import NF4, recorded_settings, usable_format
+from asu_lora.bases.quantization import NF4, recorded_settings, refuse_unnamed_format, usable_format
 from asu_lora.bases.source import BaseSource, resolve_base
 from asu_lora.config import PRECISIONS
 from asu_lora.errors import BaseModelError, SettingError, first_line
@@ -79,6 +79,8 @@ def prepare_base(
             f"'{source.name}' is stored as {stored} and can't be loaded as {precision}: "
             "use --precision nf4, which takes it as it is, or the original checkpoint."
         )
+    tensors = read_checkpoint(source.path)
+    refuse_unnamed_format(tensors, raw, source.name)
     quantization = recorded_settings(raw, source.name)
     if precision == "nf4" and not stored:
         quantization = {"load_in_4bit": True, **NF4}
@@ -87,7 +89,7 @@ def prepare_base(
     return PreparedBase(
         source=source,
         config=config,
-        tensors=read_checkpoint(source.path),
+        tensors=tensors,
         precision=stored or precision,
         stored_quantized=stored is not None,
         quantization=quantization,

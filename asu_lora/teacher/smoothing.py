@@ -10,7 +10,7 @@ A model is believed only after a trial: see :mod:`asu_lora.teacher.smoothing_tri
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -52,7 +52,22 @@ def attention_smoothing(model: nn.Module, tau: float, layers: Iterable[int] | No
         return
     stack, verdicts = decoder_and_layers(model)[1], verdicts_on(model)
     chosen = list(range(len(stack))) if chosen is None else chosen
-    for index in chosen:
+    refuse_unsmoothable(model, chosen, verdicts)
+    with heated([module for index in chosen for module in attentions_of(stack[index])], tau):
+        yield
+
+
+def refuse_unsmoothable(model: nn.Module, layers: Iterable[int], verdicts: Sequence[str | None]) -> None:
+    """Refuse the first of these layers that has a reason against it.
+
+    Args:
+        verdicts: one a layer, see :func:`~asu_lora.teacher.smoothing_trial.verdicts_on`.
+
+    Raises:
+        SmoothingError: naming the model, the layer, the reason and what could be smoothed.
+    """
+    stack = decoder_and_layers(model)[1]
+    for index in layers:
         if verdicts[index] is not None:
             able = [i for i, reason in enumerate(verdicts) if reason is None]
             way_out = f"layers {able} can be" if able else "choose another base, none of its layers can be"
@@ -60,8 +75,6 @@ def attention_smoothing(model: nn.Module, tau: float, layers: Iterable[int] | No
                 f"{class_name(base_model(model))} can't be smoothed in layer {index} ({class_name(stack[index])}): "
                 f"{verdicts[index]}; {way_out}."
             )
-    with heated([module for index in chosen for module in attentions_of(stack[index])], tau):
-        yield
 
 
 def smoothable_layers(model: nn.Module) -> list[int]:

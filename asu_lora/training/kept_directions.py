@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.models.decoder import answer_hidden, base_model
+from asu_lora.models.decoder import answer_hidden, decoder_of
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.packing_trial import packing_of
@@ -86,7 +86,7 @@ class InputMoments:
         items, entries = rows.answers, rows.entries.get("answer") if frozen_layers is not None else None
         at = [i * len(items) // MOST_ROWS for i in range(MOST_ROWS)] if len(items) > MOST_ROWS else range(len(items))
         items, entries = [items[i] for i in at], [entries[i] for i in at] if entries else None
-        decoder = base_model(student).get_decoder()
+        decoder = decoder_of(student)
         device = next(decoder.parameters()).device
         with ExitStack() as until:
             for name, module in self.layers.items():

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from asu_lora.models.decoder import answer_hidden, base_model
+from asu_lora.models.decoder import answer_hidden, base_model, decoder_of
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.layer_outputs import layer_output
 from asu_lora.training.cast_recomputation import recompute_casts
@@ -57,7 +57,7 @@ class Student(torch.nn.Module):
 
         With a :attr:`layer`, (T, 2 H): beside each final state the one that leaves that layer.
         """
-        decoder = base_model(self.model).get_decoder()
+        decoder = decoder_of(self.model)
         states = []
         for batch in passes:
             if self.entry is not None:

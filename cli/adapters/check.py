@@ -108,7 +108,7 @@ def serving(folders: "Sequence[tuple[Path, float]]", servers: str, base: str) ->
     from asu_lora.errors import BaseModelError
 
     loras = [read_adapter(folder) for folder, _ in folders]
-    typed = click.get_current_context().get_parameter_source("base") is not ParameterSource.DEFAULT
+    typed = click.get_current_context().get_parameter_source("base") is ParameterSource.COMMANDLINE
     try:
         config = base_config(base if typed else loras[0].base_id or base)
     except BaseModelError:

@@ -28,10 +28,7 @@ FORMATS = ("peft", "gguf")
     "--precision", "-p", type=click.Choice(("fp32", "fp16")), help="What GGUF holds the numbers in.  [default: fp32]"
 )
 @click.option(
-    "--base",
-    envvar="ASU_LORA_BASE",
-    show_envvar=True,
-    help="For GGUF: the base, of which only the config is read.  [default: the one the adapter names]",
+    "--base", help="For GGUF: the base, of which only the config is read.  [default: the one the adapter names]"
 )
 @store_option
 def export(

@@ -6,11 +6,12 @@ import click
 
 from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.console import print_json
+from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import base_option, json_option
 from asu_lora.cli.requests.common import acting, actor_option, key_option, ledger_options
 
 
-@click.command(short_help="Train and audit what is queued, by due date.")
+@click.command(cls=GroupedCommand, short_help="Train and audit what is queued, by due date.")
 @base_option
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where to train."

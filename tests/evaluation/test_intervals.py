@@ -11,6 +11,7 @@ from asu_lora.evaluation.intervals import (
     RESAMPLES,
     interval,
     intervals,
+    mean_interval,
     set_intervals,
     utility_intervals,
     with_interval,
@@ -45,6 +46,13 @@ def test_an_interval_is_the_percentiles_of_resampled_figures():
     low, high = interval(lambda rows: float(values[rows].mean()), len(values))
     assert [low, high] == pytest.approx(by_hand.tolist(), abs=0.02)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 200**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [2, 3, 40, 1000])
+def test_a_mean_of_all_draws_at_once_is_that_of_one_after_another(size):
+    values = np.array([random.Random(i).random() for i in range(size)])
+    one_by_one = interval(lambda rows: float(values[rows].mean()), size)
+    assert mean_interval(values) == pytest.approx(one_by_one, rel=1e-12) and mean_interval(values[:1]) is None
 
 
 def test_two_samples_are_drawn_apart():

@@ -210,18 +210,21 @@ def test_an_adapter_that_peft_could_not_put_on_is_refused(tiny_base, lora, tmp_p
 # ---- what is handed on
 
 
-@pytest.mark.parametrize("trusted", [True, False])
-def test_trust_reaches_the_place_where_code_would_be_loaded(tiny_base, lora, tmp_path, monkeypatch, trusted):
+@pytest.mark.parametrize("said", [{"trust_remote_code": True}, {"trust_remote_code": False}, {}])
+def test_only_trust_that_was_given_reaches_the_place_where_code_would_be_loaded(
+    tiny_base, lora, tmp_path, monkeypatch, said
+):
+    trusted = said.get("trust_remote_code", False)
     with monkeypatch.context() as patched:
         patched.setattr(merging, "skeleton_of", reach)
         with pytest.raises(Reached) as reached:
-            merge(tiny_base, [(lora, 1.0)], tmp_path / "out", trust_remote_code=trusted)
+            merge(tiny_base, [(lora, 1.0)], tmp_path / "out", **said)
         (source, tensors, trust, skips), _ = reached.value.args
         assert (source.path, trust, skips) == (tiny_base, trusted, None) and len(tensors) > 10
     monkeypatch.setattr(durable_rounding, "prepare", reach)
     settings = DurableSettings([question_answer("Who?", "Ada.")])
     with pytest.raises(Reached) as reached:
-        merge(tiny_base, [(str(lora), 1)], tmp_path / "out", "nf4", durable=settings, trust_remote_code=trusted)
+        merge(tiny_base, [(str(lora), 1)], tmp_path / "out", "nf4", durable=settings, **said)
     (given, source, adapters, order, trust), _ = reached.value.args
     assert given is settings and source.path == tiny_base and adapters == [(lora, 1.0)] and trust == trusted
     assert order == [f"model.{name}" for name in RATHER] and not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from asu_lora.requests.key import ENVIRONMENT, new_key
 from asu_lora.requests.ledger.ledger import Ledger, open_ledger
 from asu_lora.requests.text_vault import TextVault
 from tests.support import postgres
@@ -38,3 +39,11 @@ def vault() -> TextVault:
 @pytest.fixture
 def ledger(address, tmp_path, vault) -> Ledger:
     return open_ledger(tmp_path / "store", address, actor="tester", seal=vault.seal, create=True)
+
+
+@pytest.fixture
+def queue(tmp_path, tiny_base, monkeypatch):
+    from tests.support.request_queue import Queue  # the runner's imports take seconds
+
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    return Queue(tmp_path, tiny_base)

@@ -41,9 +41,9 @@ def read_signed(path: Path) -> SignedCertificate:
     Raises:
         CertificateError: it can't be read, is no certificate, unsigned, or was changed after it was signed.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise CertificateError(f"The certificate {path} can't be read: it is no file.")
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise CertificateError(f"The certificate {path} can't be read: it is no file.")
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from asu_lora.progress import Progress
 from asu_lora.requests.ledger.claims import claim_next
 from asu_lora.requests.runner.one_request import Outcome, work_on
+from asu_lora.requests.runner.settled_heap import settled_heap
 from asu_lora.requests.runner.workshop import Workshop
 
 
@@ -17,6 +18,11 @@ def work(shop: Workshop, progress: Progress, tell: Callable[[Outcome], None]) ->
     Raises:
         AsuLoraError: nothing can go on; see :func:`~asu_lora.requests.runner.one_request.work_on`.
     """
+    with settled_heap():
+        _work(shop, progress, tell)
+
+
+def _work(shop: Workshop, progress: Progress, tell: Callable[[Outcome], None]) -> None:
     done = 0
     left_alone: list[str] = []
     while shop.settings.most is None or done < shop.settings.most:

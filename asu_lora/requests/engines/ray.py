@@ -5,6 +5,7 @@ worker opens ledger and vault itself, with the key that its own machine has. Who
 claims, so that whatever Ray loses or does twice, no request is trained twice.
 """
 
+import gc
 import logging
 import os
 import platform
@@ -40,9 +41,14 @@ class RequestWorker:
         if places.address is None and (address := os.environ.get(DATABASE)):
             places = replace(places, address=address)
         self.shop = Workshop.open(places, settings, audit=audit_step(), runner=runner)
+        self.settled = False  # see asu_lora.requests.runner.settled_heap
 
     def work(self, request: str) -> Outcome:
         """Do what is left to do for a request; ``busy`` where somebody else has it."""
+        if not self.settled:  # before the claim: a base that can't be loaded is no request's fault
+            self.shop.base  # noqa: B018
+            gc.freeze()
+            self.settled = True
         claim = claim_one(self.shop.ledger, self.shop.worker, request, self.shop.claimable)
         if claim is None:
             return Outcome(request, "busy", sentence="another runner has it, or has done it")

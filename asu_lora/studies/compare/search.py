@@ -156,14 +156,16 @@ class Searcher:
         self.progress.note(f"{said}.")
         early = self.score(self.early, Run.of(method, lr, changes | {"epochs": EARLY * self.config.epochs}), trial)
         trial.report(early, step=1)
-        pruned = trial.should_prune()
+        pruned = bool(trial.should_prune())
         whole = None if pruned else self.score(self.whole, Run.of(method, lr, changes), trial)
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         if whole is None:
             study.tell(trial, state=states.PRUNED)
         else:
             study.tell(trial, whole)
-        self.progress.note(f"{said}: Avg {100 * (early if whole is None else whole):.2f}{', given up' * pruned}.")
+        self.progress.note(
+            f"{said}: Avg {100 * (early if whole is None else whole):.2f}{', given up' if pruned else ''}."
+        )
 
     def score(self, runner: Runner, run: Run, trial: "optuna.Trial") -> float:
         """Avg of a run, 0 where it failed; its adapter is not kept."""

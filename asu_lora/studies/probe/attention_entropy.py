@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.data.encoding import Encoded
-from asu_lora.models.decoder import answer_hidden
+from asu_lora.models.decoder import answer_hidden, decoder_of
 from asu_lora.teacher.smoothing import attention_modules, attention_smoothing
 
 MOST_TOKENS = 2048  # in one forward pass; eager attention holds (rows, heads, length, length) several times
@@ -34,7 +34,7 @@ def answer_attention(
         and one (answer tokens,) fp32 tensor: ``-sum p log p`` of the attention at the position that predicts the token,
         mean over heads and layers, nats; NaN where the model's attention doesn't give its weights away.
     """
-    decoder, device = model.get_decoder(), model.device
+    decoder, device = decoder_of(model), model.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
     entropies: list[torch.Tensor] = [torch.empty(0)] * len(items)
     with (

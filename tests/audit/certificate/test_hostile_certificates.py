@@ -142,6 +142,8 @@ def test_file_that_is_none_is_one_sentence(tmp_path):
         read_signed(tmp_path / "none.json")
     with pytest.raises(CertificateError, match="can't be read"):
         read_signed(tmp_path)
+    with pytest.raises(CertificateError, match="can't be read"):
+        read_signed(tmp_path / ("x" * 5000))
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CertificateError, match="no file"):
         read_signed(tmp_path / "pipe")

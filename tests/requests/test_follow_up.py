@@ -1,0 +1,91 @@
+"""What follows a training: audits, texts that go, adapters combined, withdrawals finished."""
+
+import pytest
+
+from asu_lora.errors import AsuLoraError, TrainingError
+from asu_lora.requests.forget_text import forget_text
+from asu_lora.requests.intake import hand_in_again
+from asu_lora.requests.withdrawal import withdraw
+from tests.support.request_queue import counting_audit
+from tests.support.tiny_run import FACTS
+
+
+def test_the_text_goes_with_the_audit_and_no_word_of_it_is_left_anywhere(queue):
+    queue.add("a", "b")
+    report = queue.run(counting_audit([]), forget_text=True, re_audit=False)
+    assert [o.state for o in report.outcomes] == ["audited"] * 2 and sorted(report.texts_gone) == ["a", "b"]
+    words = [word.encode() for name, does in FACTS for word in (name, does)]
+    for file in queue.root.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert not [word for word in words if word in content], file
+    assert {r.text for r in queue.ledger.requests()} == {"text-destroyed"}
+    queue.ledger.record("withdrawn", "a", {"adapter": "a"})
+    with pytest.raises(AsuLoraError, match="withdrawn; from there it can't become queued|only one that failed"):
+        hand_in_again(queue.ledger, queue.shop().vault, "a")
+
+
+def test_a_text_is_kept_until_the_audit_and_checkpoints_go_with_it(queue):
+    queue.add("a")
+    queue.run(forget_text=True)  # nothing here audits
+    assert queue.ledger.get("a").text == "sealed"
+    with pytest.raises(AsuLoraError, match="not audited"):
+        forget_text(queue.ledger, queue.store, "a")
+    (queue.store.root / ".runs" / "a" / "checkpoint-1").mkdir(parents=True)
+    assert forget_text(queue.ledger, queue.store, "a", unaudited=True)
+    assert not (queue.store.root / ".runs").exists()
+
+
+def test_an_audit_that_fails_leaves_the_adapter_trained_and_is_tried_by_the_next_run(queue):
+    def failing(task):
+        raise TrainingError("The audit of 'Anna Birk' can't be made.")
+
+    queue.add("a", "b")
+    report = queue.run(failing)
+    assert queue.states() == {"a": "trained", "b": "trained"} and len(report.outcomes) == 2
+    assert queue.ledger.history("a", ["audit-failed"])[0].payload == {"sentence": "The audit of '...' can't be made."}
+    seen = []
+    report = queue.run(counting_audit(seen), re_audit=False)
+    assert seen == [("a",), ("b",)] and not any(outcome.trained for outcome in report.outcomes)
+
+
+def test_earlier_requests_are_audited_again_under_all_adapters_after_others_came_or_went(queue):
+    queue.add("a", "b")
+    seen = []
+    queue.run(counting_audit(seen))
+    # b came after a was audited
+    assert seen == [("a",), ("b",), ("b", "a")]
+    seen.clear()
+    queue.run(counting_audit(seen))
+    assert seen == []
+    queue.add("c")
+    report = queue.run(counting_audit(seen))
+    assert seen[0] == ("c",) and sorted(seen[1:]) == [("a", "c", "b"), ("b", "c", "a")]
+    assert sorted(report.follow_up.re_audited) == ["a", "b"]
+    withdraw(queue.ledger, queue.store, "b")
+    forget_text(queue.ledger, queue.store, "a")
+    seen.clear()
+    report = queue.run(counting_audit(seen))
+    assert seen == [("a", "c")] and report.follow_up.not_re_audited == {"a": "its text is destroyed"}
+
+
+def test_every_k_adapters_become_one_and_a_withdrawal_builds_it_anew(queue):
+    queue.add("a", "b", "c", "d")
+    report = queue.run(consolidate=3)
+    assert report.follow_up.combined == {"combined-001": 3}  # and one waits for two more
+    assert queue.run(consolidate=3).follow_up.combined == {}
+    done = withdraw(queue.ledger, queue.store, "a")
+    assert done.adapter == "a" and done.inside == ["combined-001"]
+    report = queue.run(consolidate=3)
+    assert report.follow_up.stale == ["combined-001"] and report.follow_up.combined == {"combined-002": 2}
+    assert queue.ledger.consolidated()[-1].payload["requests"] == ["b", "c"]
+    assert queue.run(consolidate=3).follow_up.stale == []
+
+
+def test_a_withdrawal_that_was_cut_off_is_finished_by_the_next_run(queue):
+    queue.add("a", "b")
+    queue.run()
+    queue.ledger.record("withdrawn", "a", {"adapter": "a"})  # and killed before the adapter went
+    assert queue.run().withdrawn == ["a"]
+    assert queue.store.names() == ["b"] and queue.events("a")[-1] == "adapter-removed"
+    assert queue.run().withdrawn == []
