@@ -47,7 +47,10 @@ MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "merge": (("asu_lora/merging/merge.py",), ("tests/merging/test_merge_report.py",)),
-    "trainer": (("asu_lora/training/trainer.py",), ("tests/training/test_trainer_parts.py",)),
+    "trainer": (
+        ("asu_lora/training/trainer.py",),
+        ("tests/training/test_trainer_parts.py", "tests/training/test_trainer_checkpoints.py"),
+    ),
 }
 # mutmut gives each mutant 15 times what its tests take unbroken; -k: other processes see no mutant
 ARGUMENTS = ("-p", "benchmarks.common.mutation_tests", "-p", "no:cacheprovider")

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -106,26 +107,32 @@ def left(ledger: Ledger) -> int:
     return counts.get("queued", 0) + counts.get("training", 0)
 
 
-def chaos(base: Path, store: Path, ledger: Ledger, workers: int, *, every: float, until: float, seed: int) -> dict:
-    """Run until the queue is empty or the time is up, and kill something every so many seconds."""
-    draw, killed, starts, began = random.Random(seed), dict.fromkeys(set(KILLS), 0), 0, time.monotonic()
-    driver = None
-    waiting = left(ledger)
+def chaos(
+    start_run: Callable[[], subprocess.Popen], ledger: Ledger, state: dict, *, every: float, until: float
+) -> None:
+    """Run until the queue is empty or the time is up, and kill something every so many seconds.
+
+    Args:
+        state: counts of kills, starts, seconds and trained requests, which go on from what they are.
+    """
+    draw, driver, at = random.Random(state["starts"]), None, time.monotonic()
+    waiting, began, seconds = left(ledger), time.monotonic(), state["seconds"]
+    trained = state["trained"]
     while left(ledger) and time.monotonic() < until:
         if driver is None or driver.poll() is not None:
-            driver, starts = start(base, store, "--engine", "ray", "--workers", str(workers)), starts + 1
-        at = time.monotonic() + draw.uniform(0.5, 1.5) * every
-        while time.monotonic() < at and driver.poll() is None and left(ledger):
-            time.sleep(0.2)
-        if driver.poll() is None and left(ledger):
+            driver = start_run()
+            state["starts"] += 1
+            at = time.monotonic() + draw.uniform(0.5, 1.5) * every
+        time.sleep(0.2)
+        if time.monotonic() > at and driver.poll() is None:
             what = draw.choice(KILLS)
-            killed[what] += kill(driver, what, draw)
+            state["killed"][what] = state["killed"].get(what, 0) + kill(driver, what, draw)
+            at = time.monotonic() + draw.uniform(0.5, 1.5) * every
+        state |= {"seconds": seconds + time.monotonic() - began, "trained": trained + waiting - left(ledger)}
     if driver is not None and driver.poll() is None:
         if left(ledger):
             kill(driver, "everything", draw)
         driver.wait()
-    seconds = time.monotonic() - began
-    return {"killed": killed, "starts": starts, "seconds": seconds, "trained": waiting - left(ledger)}
 
 
 def timed(base: Path, folder: Path, count: int, *words: str) -> float:
@@ -224,7 +231,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between kills, on average")
     parser.add_argument("--minutes", type=float, default=30.0, help="end after these, to go on another time")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder that a run goes on in; a temporary one by default")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
@@ -245,23 +251,17 @@ def main() -> None:
     until = time.monotonic() + 60 * given.minutes
     ledger = take_in(folder / "store", given.count)
     state = read_data("fleet", {"killed": {}, "starts": 0, "seconds": 0.0, "trained": 0}, folder)
-    part = chaos(
-        base, folder / "store", ledger, given.workers, every=given.every, until=until,
-        seed=given.seed + state["starts"],
-    )  # fmt: skip
-    state = {
-        "killed": {what: state["killed"].get(what, 0) + count for what, count in part["killed"].items()},
-        **{name: state[name] + part[name] for name in ("starts", "seconds", "trained")},
-    }
-    write_data("fleet", state, folder)
+    ray = ("--engine", "ray", "--workers", str(given.workers))
+    try:
+        chaos(lambda: start(base, folder / "store", *ray), ledger, state, every=given.every, until=until)
+    finally:
+        write_data("fleet", state, folder)
     if left(ledger):
         print(f"{left(ledger)} requests are left: the same command with --work {folder} goes on.")
         return
     alone = {
         "the plain loop": timed(base, folder / "loop", given.alone),
-        f"ray, {given.workers} workers": timed(
-            base, folder / "ray", given.alone, "--engine", "ray", "--workers", str(given.workers)
-        ),
+        f"ray, {given.workers} workers": timed(base, folder / "ray", given.alone, *ray),
     }
     (folder / "ledger").mkdir(exist_ok=True)
     costs = ledger_cost(folder / "ledger", given.ledger)

@@ -75,7 +75,7 @@ def run(
     settings = read_config(config, typed)
     quiet_libraries()
     from asu_lora.cli.requests.run_report import Telling, as_dict, tell
-    from asu_lora.requests.runner.audit_step import audit_step
+    from asu_lora.requests.runner.audit_step import quick_audit
     from asu_lora.requests.runner.run import Engine
     from asu_lora.requests.runner.run import run as work_through
     from asu_lora.requests.runner.settings import Places, RunSettings
@@ -83,7 +83,7 @@ def run(
 
     wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most)
     where = Engine(engine, address, workers)
-    shop = Workshop.open(Places(store, database, key_file, acting(actor)), wanted, audit=audit_step())
+    shop = Workshop.open(Places(store, database, key_file, acting(actor)), wanted, audit=quick_audit)
     waiting = len(shop.ledger.requests(shop.claimable))
     report = work_through(shop, where, Telling(waiting))
     if as_json:

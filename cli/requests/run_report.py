@@ -66,8 +66,6 @@ def tell(report: RunReport, shop: Workshop) -> None:
 def _not_done(report: RunReport, shop: Workshop) -> None:
     if report.unaudited:
         why = "their audit did not succeed" if shop.audit else "audits are off (--no-audit)"
-        if shop.settings.audit and not shop.audit:
-            why = "this installation has no audit"
         kept = "; their texts are kept until they are" if shop.settings.forget_text else ""
         click.echo(f"Not audited: {_some(report.unaudited)}; {why}{kept}.")
     for why in dict.fromkeys(report.follow_up.not_re_audited.values()):

@@ -23,7 +23,7 @@ def asked(monkeypatch, tmp_path):
     )
     seen = {}
 
-    def forget(request, base, config, name, store, heldout, idk_file, resume, progress, on_top_of):
+    def forget(request, base, config, name, store, heldout, idk_file, resume, progress, on_top_of, profile):
         seen.update(
             request=request,
             base=base,

@@ -231,6 +231,8 @@ def test_a_trainer_never_prints_and_leaves_dividing_to_the_totals(base, tmp_path
         pairs = [trainer.data_collator([(0, [1])]), trainer.data_collator([(1, [2]), (2, [3])])]
         batches, totals = trainer.get_batch_samples(iter(pairs), 2, torch.device("cpu"))
         assert batches == pairs and totals["forget"]["answer"]["step_rows"] == 3 and trainer.counted == 1
+        trainer.get_batch_samples(iter(pairs), 2, torch.device("cpu"))
+        assert trainer.counted == 2
 
 
 def test_logs_are_means_over_the_steps_since_the_last(base, tmp_path):

@@ -1,18 +1,15 @@
 """How the runner audits: what ``asu-lora audit --quick`` does, its figures as the ledger keeps them."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
+from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.run import audit
+from asu_lora.audit.save import save_audit
+from asu_lora.audit.settings import AuditSettings
 from asu_lora.data.request import GENERAL
-from asu_lora.requests.runner.workshop import AuditStep, AuditTask
+from asu_lora.requests.runner.workshop import AuditTask
 
 DEPTH = "quick"
-
-
-def audit_step() -> AuditStep | None:
-    """The audit of this installation; None where it has none."""
-    return quick_audit if find_spec("asu_lora.audit.run") else None
 
 
 def quick_audit(task: AuditTask) -> dict[str, Any]:
@@ -24,11 +21,8 @@ def quick_audit(task: AuditTask) -> dict[str, Any]:
     Raises:
         AsuLoraError: the audit can't be made.
     """
-    # by name: the audit's room is not part of every installation of this one
-    requests, runs = import_module("asu_lora.audit.request"), import_module("asu_lora.audit.run")
-    saves, settings = import_module("asu_lora.audit.save"), import_module("asu_lora.audit.settings")
     config, kept = task.config, task.request.retain_source != GENERAL
-    asked = requests.AuditRequest(
+    asked = AuditRequest(
         forget=list(task.request.forget),
         base=task.base.source.name,
         adapters=task.adapters,
@@ -38,8 +32,8 @@ def quick_audit(task: AuditTask) -> dict[str, Any]:
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
-    result = runs.audit(asked, settings.AuditSettings(depth=DEPTH, seed=config.seed))
-    saves.save_audit(result, asked)
+    result = audit(asked, AuditSettings(depth=DEPTH, seed=config.seed))
+    save_audit(result, asked)
     recovered = {attack.attack: attack.readings[0].recovered for attack in result.attacks if attack.readings}
     return {
         "depth": DEPTH,
