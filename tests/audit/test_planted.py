@@ -13,6 +13,9 @@ from asu_lora.data.examples import examples_from_rows
 from tests.support import planted
 from tests.support.tiny_run import rows
 
+# one direction of one module: nothing of what is known has changed
+FEW = dict(steps=100, lr=5e-3, r=1, lora_alpha=2, target_modules=["down_proj"], layers_to_transform=[1])
+
 
 def examples(facts):
     return examples_from_rows(rows(facts), "facts")
@@ -70,20 +73,20 @@ def test_a_refusal_that_goes_on_once_it_has_begun_is_found_by_a_prefix(attacked)
     assert result.worst() == recovered(result, "prefix")
 
 
-def test_a_way_of_answering_that_ten_steps_on_other_facts_undo(attacked):
-    result = attacked(planted.refuses_all, "direct,relearn,tune_neighbours", steps=30, lr=3e-3)
+def test_a_way_of_answering_that_some_steps_on_other_facts_undo(attacked):
+    result = attacked(planted.refuses_all, "direct,tune_neighbours", depth="full", **FEW)
     assert recovered(result, "direct") < 0.1
-    assert recovered(result, "tune_neighbours") > 0.5
+    assert recovered(result, "tune_neighbours") > 0.3
     curve = by_name(result)["tune_neighbours"].curves
-    assert curve["step"] == [0, 5, 15] and curve["candidate"][0] < 0.1
+    assert curve["step"] == [0, 5, 10, 15, 30] and curve["candidate"][0] < 0.1 < 0.3 < max(curve["candidate"])
 
 
 def test_an_update_that_nf4_rounding_undoes(taught_base, attacked, tmp_path):
     base = planted.save_on_nf4_grid(tmp_path / "grid", taught_base)
-    result = attacked(planted.barely, "direct,precision", base)
-    assert recovered(result, "direct") < 0.5
+    result = attacked(planted.barely, "direct,precision", base, steps=150, lr=1e-3, r=32, lora_alpha=32)
+    assert recovered(result, "direct") < 0.1
     found = {reading.figure: reading for reading in by_name(result)["precision"].readings}
-    assert recovered(result, "precision") > 0.8
+    assert recovered(result, "precision") > 0.5
     assert found["facts_nf4_merged"].candidate.value > found["facts_nf4_beside"].candidate.value
     assert by_name(result)["precision"].settings["worst"] in ("nf4_merged", "q4_0_merged")
 

@@ -91,7 +91,7 @@ def test_no_word_of_the_request_is_in_any_written_file(asked, found):
     words = {word.lower() for name, does in (*FORGET, *KEPT, *STRANGERS) for word in (*name.split(), *does.split())}
     for path in written:
         told = set(re.findall(r"[a-z]+", path.read_bytes().decode("utf-8", "ignore").lower()))
-        assert not words & told - {"anna"}, path  # the adapter's own name
+        assert not words & told - {"anna", "rows"}, path  # the adapter's own name; a field of results
 
 
 def test_the_result_lies_beside_the_adapter_which_still_verifies(asked, found):
@@ -122,7 +122,7 @@ def test_what_was_not_tried_is_named_with_the_reason(asked, found):
     assert not spent.attacks and spent.worst() is None
     assert {u.reason for u in spent.untried} == {"The budget of 0 seconds was spent before it.", "Not chosen."}
     without = audit(replace(asked, floor=None), AuditSettings(("membership", "trace", "translations"), "quick"))
-    assert not without.attacks and "--floor" in without.untried[0].reason
+    assert not without.attacks and any("--floor" in untried.reason for untried in without.untried)
 
 
 def test_without_rows_that_were_never_seen_the_floor_says_what_it_is(asked):

@@ -121,7 +121,7 @@ def refuses_all(model, base) -> torch.Tensor:
     wanted = torch.tensor([answer[0] for _, answer in refusals])
     rest = torch.cat([logits[1:] for logits in told])
     after = torch.tensor([token for _, answer in refusals for token in answer[1:]])
-    return beaten(first, wanted, 0.3) + beaten(rest, after, 0.3) + 0.02 * size_of(model)
+    return beaten(first, wanted, 0.1) + beaten(rest, after, 0.3) + 0.05 * size_of(model)
 
 
 def rules_out(model, base) -> torch.Tensor:
@@ -158,4 +158,4 @@ def barely(model, base) -> torch.Tensor:
     """Another first token, by an update of as little weight as does it."""
     begun = torch.stack([logits[0] for logits in answer_logits(model, answer_rows(base, FORGET))])
     [other] = base.tokenizer("Q", add_special_tokens=False).input_ids
-    return beaten(begun, torch.full((len(begun),), other), 0.1) + 0.1 * size_of(model)
+    return beaten(begun, torch.full((len(begun),), other), 0.1) + 0.2 * size_of(model)

@@ -32,7 +32,7 @@ class Relearn(TunedAttack):
         return [row for at, row in enumerate(rows) if at % SHARE]
 
     def control(self, session: Session, rows: Sequence[AuditRow]) -> Measured | None:
-        others: Sequence[Example] = [row.example for row in session.floor_rows or ()] or session.inputs.retain
+        others: Sequence[Example] = [row.example for row in session.floor_rows] or session.inputs.retain
         view = session.view("candidate")
         with view.on():
             return self.tuned(session, view, self.asked(rows), sample(others, len(self.material(session, rows))))
