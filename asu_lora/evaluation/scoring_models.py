@@ -1,8 +1,8 @@
 """The two models behind scores, or why they can't be had."""
 
+from asu_lora.evaluation.entailment_judge import EntailmentJudge
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder, default_encoder
 from asu_lora.evaluation.metrics.entailment import DEFAULT_NLI, EntailmentModel, Judge
-from asu_lora.evaluation.entailment_judge import EntailmentJudge
 from asu_lora.evaluation.pretrained import ScoreUnavailable
 
 

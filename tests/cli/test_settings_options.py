@@ -62,6 +62,7 @@ def test_every_setting_is_an_option(asked):
     typed = {
         "objective": "npo",
         "retain_loss": "gd",
+        "loss_settings": "beta=0.5",
         "tau": "2.5",
         "scheduler": "cosine",
         "precision": "fp32",

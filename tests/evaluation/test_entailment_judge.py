@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from asu_lora.evaluation.metrics.entailment import entailment
 from asu_lora.evaluation.entailment_judge import EntailmentJudge
+from asu_lora.evaluation.metrics.entailment import entailment
 from asu_lora.evaluation.pretrained import ScoreUnavailable
 from asu_lora.evaluation.scoring_models import scoring_models
 
