@@ -10,6 +10,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STORE  ?= adapters
+
+# Processes that share the tests, a file at a time, with a thread each: two threads each on two cores crawl.
+WORKERS ?= 2
 READY  := $(VENV)/.ready
 
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
@@ -21,7 +24,7 @@ demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -291,5 +291,6 @@ def print_compact(title: str, table: "Table") -> None:
     for row in table.rows:
         found.add_row(*(Text(cell.text, style=styles[cell.mark]) for cell in row))
     console = stdout()
-    console.width = max(console.width, console.measure(found).maximum)  # rather folded by the terminal than cut off
+    wide = console.measure(found, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(console.width, wide)  # rather folded by the terminal than cut off
     console.print(found)

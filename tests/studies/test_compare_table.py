@@ -65,7 +65,7 @@ def test_a_score_of_fewer_metrics_is_named_and_takes_no_place():
 def test_of_equal_averages_the_first_is_kept_and_failures_only_for_want_of_better():
     failed = RunResult("", "GA_GD", 1.0, FAILED, failure="no")
     assert best_rows([failed])[0].first is failed
-    low, high, same = fake("GA_GD", 0.1, 0.0), fake("GA_GD", 0.2, 0.2), fake("GA_GD", 0.2, 0.2, 2e-3)
+    low, high, same = fake("GA_GD", 0.1, 0.0, 5e-4), fake("GA_GD", 0.2, 0.2), fake("GA_GD", 0.2, 0.2, 2e-3)
     assert best_rows([failed, low, high, same])[0].first is high
 
 

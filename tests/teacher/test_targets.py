@@ -203,4 +203,4 @@ def test_anchoring_wants_a_mask_a_row():
 
 def test_which_losses_look_at_the_plain_base():
     found = {name for name, loss in (FORGET | RETAIN).items() if any(map(needs_base, loss.needs.values()))}
-    assert found == {"npo", "dpo", "kl", "kl-answers"}
+    assert found == {"npo", "dpo", "altpo", "undial", "js", "kl", "kl-answers"}
