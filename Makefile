@@ -1,5 +1,5 @@
 # make demo   sets everything up and makes a real model forget Harry Potter
-# make test   sets everything up and runs the tests
+# make test   sets everything up and runs the tests (make fuzz: those with drawn examples, drawn anew)
 #
 # make docs   builds the documentation site into build/site, strictly: a broken link fails
 # make dist   builds sdist and wheel, checks them, and tries the wheel in an environment of its own
@@ -18,13 +18,18 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test lint format coverage docs dist mutants gpu setup clean
+.PHONY: demo test fuzz lint format coverage docs dist mutants gpu setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# The tests that draw their examples, with other ones each time: `make test` draws the same ones always.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest --numprocesses $(WORKERS) \
+		--hypothesis-show-statistics -m hypothesis
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -97,7 +97,8 @@ def altpo(answer, alternate, beta):
 def pdu(answer):
     """Entesari et al.: the squared distance of the highest logit from the mean of all, over all tokens."""
     z = torch.cat([answer.logits(answer.hidden)[row, places].double() for row, places, _ in tokens(answer)])
-    return ((z.max(-1).values - z.sum(-1) / z.shape[-1]) ** 2).mean()
+    # amax shares the gradient among logits that are equally high, as bf16 ones often are
+    return ((z.amax(-1) - z.sum(-1) / z.shape[-1]) ** 2).mean()
 
 
 def rmu(answer, steering, seed=0):
