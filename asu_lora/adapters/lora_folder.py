@@ -175,7 +175,7 @@ def read_lora(folder: str | Path, copies: bool = False) -> LoraFolder:
         raise AdapterError(f"The adapter {name} can't be added up or merged: {why}.")
     if lora.copies and not copies:
         raise AdapterError(
-            f"The adapter '{name}' can't be used: beside its LoRA it carries "
+            f"The adapter '{name}' can't be used: beside its LoRA it carries the tensor "
             f"{next(iter(lora.copies.values())).name.removeprefix(PREFIX)}, which is no part of one and may be "
             "changed; save it anew with save_embedding_layers=False."
         )

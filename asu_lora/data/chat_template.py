@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -229,18 +229,15 @@ class ChatTemplate:
 
     def _written(self, turns: Turns, contents: str, generation: bool = False) -> str:
         template = self.template
+        conversation: list[dict[str, Any]] = [dict(turn) for turn in turns]
+        for turn in conversation if contents == "parts" else ():
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
         if self.date and template and "strftime_now" in template:
             template = _dated(date.fromisoformat(self.date)) + template
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [
-                        {**turn, "content": _in_parts(turn["content"])} if contents == "parts" else {**turn}
-                        for turn in turns
-                    ],
-                    chat_template=template,
-                    add_generation_prompt=generation,
-                    tokenize=False,
+                    conversation, chat_template=template, add_generation_prompt=generation, tokenize=False
                 )
             )
         except Exception as error:  # jinja2 errors, and whatever a template raises on roles it doesn't take
@@ -250,10 +247,6 @@ class ChatTemplate:
                 f"The base's chat template refuses a conversation of turns {roles} ({reason[:200]}): "
                 "write its rows another way."
             ) from error
-
-
-def _in_parts(text: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text}]
 
 
 def _dated(day: date) -> str:

@@ -58,7 +58,7 @@ def refuse_misplaced_copies(lora: LoraFolder, base: torch.nn.Module) -> None:
 
 def _refusal(lora: LoraFolder, info: TensorInfo, why: str) -> AdapterError:
     return AdapterError(
-        f"The adapter '{lora.path.name}' can't be used: it carries {info.name.removeprefix(PREFIX)}, which {why}, and "
+        f"The adapter '{lora.path.name}' can't be used: it carries the tensor {info.name.removeprefix(PREFIX)}, which {why}, and "
         "would stay when the adapter is switched off; if it was meant to be the base's own, save the adapter anew with "
         "save_embedding_layers=False."
     )
