@@ -139,9 +139,10 @@ def said_only(measured: Measured) -> Measured:
     return Measured(values, measured.curves, measured.notes, [])
 
 
-def room_for(rows: Sequence[AuditRow]) -> int:
-    """New tokens of an answer: half as many again as the longest true one has, at most 200."""
-    return min(MOST_NEW, max((len(row.items[0].answer_ids) for row in rows), default=16) * 3 // 2 + 8)
+def room_for(session: Session, rows: Sequence[AuditRow]) -> int:
+    """New tokens of an answer: those of the longest true one and, by the depth, some more; at most 200."""
+    longest = max((len(row.items[0].answer_ids) for row in rows), default=16)
+    return min(MOST_NEW, round(longest * session.effort.room) + 8)
 
 
 def told(
@@ -164,7 +165,7 @@ def told(
 def asked_directly(session: Session, view: View, rows: Sequence[AuditRow]) -> Measured:
     """Facts in the greedy answers to the rows' own questions."""
     prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
-    answers = view.ask([prompt.ids for prompt in prompts], room_for(rows))
+    answers = view.ask([prompt.ids for prompt in prompts], room_for(session, rows))
     found, records = told(session, rows, prompts, answers)
     facts = {row: max(shares_) if shares_ else None for row, shares_ in found.items()}
     return Measured(shares(facts), records=records)
@@ -182,7 +183,7 @@ class Asking(RowAttack):
     def measure(self, session: Session, view: View, rows: Sequence[AuditRow]) -> Measured:
         prompts = self.prompts(session, view, rows)
         session.progress.stage(f"{self.name}: {view.role}", len(prompts))
-        answers = view.ask([prompt.ids for prompt in prompts], room_for(rows), session.progress.advance)
+        answers = view.ask([prompt.ids for prompt in prompts], room_for(session, rows), session.progress.advance)
         found, records = told(session, rows, prompts, answers)
         worst = {row: max(each) if each else None for row, each in found.items()}
         average = {row: sum(each) / len(each) if each else None for row, each in found.items()}

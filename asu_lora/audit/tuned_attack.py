@@ -68,13 +68,13 @@ class TunedAttack(RowAttack):
         prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
         prompts = [Prompt(one.row, one.ids, f"{one.given} \n {given}", one.kind) for one in prompts]
         untouched, records = self._values(
-            session, rows, prompts, view.ask([one.ids for one in prompts], room_for(rows))
+            session, rows, prompts, view.ask([one.ids for one in prompts], room_for(session, rows))
         )
         measured = [untouched]
         with tuner(view, items, rate, session.settings.seed) as attacker:
             for mark in marks:
                 attacker.train_to(mark)
-                answers = view.ask_anew([one.ids for one in prompts], room_for(rows))
+                answers = view.ask_anew([one.ids for one in prompts], room_for(session, rows))
                 values, told_now = self._values(session, rows, prompts, answers)
                 measured.append(values)
                 records += [record | {"step": mark, "rate": rate} for record in told_now]

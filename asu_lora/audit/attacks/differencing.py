@@ -73,7 +73,7 @@ def _guided(session: Session, candidate: View, before: View, rows: Sequence[Audi
         choose,
         candidate.encoder.tokenizer,
         [prompt.ids for prompt in prompts],
-        room_for(rows),
+        room_for(session, rows),
         progress=session.progress.advance,
     )
     answers = [candidate.text(each) for each in ids]

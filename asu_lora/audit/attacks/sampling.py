@@ -41,7 +41,7 @@ class Sampling(RowAttack):
         session.progress.stage(f"{self.name}: {view.role}", n * len(rows))
         drawn = view.sample(
             [prompt.ids for prompt in prompts for _ in range(n)],
-            room_for(rows),
+            room_for(session, rows),
             session.settings.seed + 1,
             session.progress.advance,
         )
