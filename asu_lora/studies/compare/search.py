@@ -206,8 +206,8 @@ class Searcher:
         return Run.of(method, *settings_of_trial(method, best.settings))
 
     def _runner(self, comparison: "Comparison", out: Path, sets: Sequence[QuestionSet]) -> Runner:
-        only_scores = {"records": False, "leaks": False, "reference": None, "notes": ()}
-        own = replace(comparison, request=self.tuning.request, sets=sets, out=out, shared={}, results=[], **only_scores)
+        own = replace(comparison, request=self.tuning.request, sets=sets, out=out, shared={}, results=[], notes=())
+        own.records, own.leaks, own.reference = False, False, None  # a trial needs its scores alone
         with self.asking:  # the first process makes the key
             own.shared = shared_identity(own, AdapterStore(comparison.out / ADAPTERS).keyed)
         return Runner(own)
