@@ -20,6 +20,8 @@ from asu_lora.errors import SettingError, StoreError
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.question_sets import QuestionSet
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.retain_comparison import check_questions
 from asu_lora.files import check_writable, disk_errors
 from asu_lora.losses import own_settings
 from asu_lora.models.loading import LoadedBase, load_base
@@ -51,6 +53,8 @@ class Comparison:
         encoder, nli: models behind two of the scores.
         notes: said beside the scores.
         records: also write every question's answer and scores, ``runs/NAME.records.jsonl``. They hold text.
+        leaks: also ask the forget rows in several ways (:mod:`~asu_lora.studies.compare.leak`).
+        reference: records of a model that never saw the request (:func:`asu_lora.evaluation.retain_log.read_log`).
         trials: of the search before it, if there was one.
         shared: what identifies it, see :func:`~asu_lora.studies.compare.identity.shared_identity`.
         results: every run there is, Base first.
@@ -66,6 +70,8 @@ class Comparison:
     nli: Judge | None = None
     notes: Sequence[str] = ()
     records: bool = False
+    leaks: bool = False
+    reference: Sequence[Record] | None = None
     trials: list[Trial] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
     results: list[RunResult] = field(default_factory=list)
@@ -104,6 +110,8 @@ def compare(
     nli: Judge | None = None,
     notes: Sequence[str] = (),
     records: bool = False,
+    leaks: bool = False,
+    reference: Sequence[Record] | None = None,
     seeds: Sequence[int] = (),
     tuning: Tuning | None = None,
     progress: Progress | None = None,
@@ -122,6 +130,7 @@ def compare(
     Raises:
         SettingError: settings that no run could have, or ``out`` holds another comparison.
         StoreError: the disk refuses, or another comparison writes to ``out``.
+        DataError: ``reference`` is of other questions.
     """
     config, progress, out = config or ForgetConfig(), progress or Progress(), Path(out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -129,7 +138,9 @@ def compare(
     seeds = list(seeds) or [config.seed]
     seeded(runs, seeds, config.seed)  # refused before anything is loaded, as is a folder that can't be written
     check_writable(out)
-    others = (sets, out, config, idk_file, encoder, nli, notes, records)
+    if reference is not None:
+        check_questions(reference, sets)
+    others = (sets, out, config, idk_file, encoder, nli, notes, records, leaks, reference)
     trials: list[Trial] = []
     if tuning is not None:
         base = _loaded(base, config, progress)
