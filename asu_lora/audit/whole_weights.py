@@ -24,7 +24,7 @@ def whole_weights(model: torch.nn.Module) -> Iterator[int]:
     Yields:
         How many layers do: none where they would not fit.
     """
-    packed = [module for module in model.modules() if _is_packed(module)]
+    packed: list[Any] = [module for module in model.modules() if _is_packed(module)]
     needed = sum(module.in_features * module.out_features * module.compute_dtype.itemsize for module in packed)
     if needed > SHARE * free_memory(torch.device("cpu")):
         packed = []
