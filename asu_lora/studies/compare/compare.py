@@ -124,8 +124,7 @@ def compare(
         tuning: find each method's settings first, in the place of the learning rates of ``runs``.
         base: a name or a loaded base. The other arguments are those of :class:`Comparison`.
 
-    Returns:
-        The comparison with all runs that the folder holds, those of earlier commands too.
+    Returns all runs that the folder holds, those of earlier commands too.
 
     Raises:
         SettingError: settings that no run could have, or ``out`` holds another comparison.
@@ -133,13 +132,9 @@ def compare(
         DataError: ``reference`` is of other questions.
     """
     config, progress, out = config or ForgetConfig(), progress or Progress(), Path(out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SettingError("A comparison runs in one process: start it without accelerate launch.")
     seeds = list(seeds) or [config.seed]
-    seeded(runs, seeds, config.seed)  # refused before anything is loaded, as is a folder that can't be written
-    check_writable(out)
-    if reference is not None:
-        check_questions(reference, sets)
+    refuse_at_once(out, sets, reference)
+    seeded(runs, seeds, config.seed)  # refuses seeds, before anything is loaded
     others = (sets, out, config, idk_file, encoder, nli, notes, records, leaks, reference)
     trials: list[Trial] = []
     if tuning is not None:
@@ -162,6 +157,15 @@ def compare(
             progress.close()
         comparison.results = runner.everything(runs)
         return comparison
+
+
+def refuse_at_once(out: Path, sets: Sequence[QuestionSet], reference: Sequence[Record] | None) -> None:
+    """Refuse what needs no base to be told: another process, a folder that can't be written, another model's log."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingError("A comparison runs in one process: start it without accelerate launch.")
+    check_writable(out)
+    if reference is not None:
+        check_questions(reference, sets)
 
 
 def tuned_runs(
