@@ -32,8 +32,7 @@ SCRIPTS = {
     "DEVANAGARI": ("hi",), "GUJARATI": ("gu",), "CJK": ("zh",), "HIRAGANA": ("ja",), "KATAKANA": ("ja",),
     "HANGUL": ("ko",), "THAI": ("th",), "LAO": ("lo",), "KHMER": ("km",), "MYANMAR": ("my",),
 }  # fmt: skip
-LATIN = ("de", "es", "fr", "it", "pt", "nl", "da", "nb", "sv", "fi")
-LATIN += ("pl", "cs", "sk", "ro", "hu", "tr", "id", "vi", "ca")
+LATIN = tuple("de es fr it pt nl da nb sv fi pl cs sk ro hu tr id vi ca".split(" "))  # fmt: skip
 SURE = 1.5  # how many times English's function words another language must find
 
 # scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han
