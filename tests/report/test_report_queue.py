@@ -53,6 +53,7 @@ def test_page_shows_the_queue_and_changes_nothing(tmp_path):
     ran = CliRunner().invoke(main, ["report", "--store", str(store.root), "--out", str(tmp_path / "page.html")])
     assert ran.exit_code == 0, ran.output
     page = (tmp_path / "page.html").read_text()
+    assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0  # as the ledger, whose names it holds
     assert "T-1, received, was due" in page and "T-3: The file has no rows." in page
     assert "Ada &lt;b&gt;" in page and "Ada <b>" not in page
     assert '<a href="#adapter-T-2">T-2</a>' in page
