@@ -59,7 +59,7 @@ def render_report(contents: StoreContents, queue: Queue | None, link: Link) -> s
             known.certificate is not None and known.certificate.state == "valid" for known in contents.adapters
         ),
         attention=list(attention(contents, queue)),
-        figures=figures(contents),
+        figures=figures(contents, queue),
         states=sorted({_state(known) for known in contents.adapters}),
         own_style=(HERE / "report.css").read_text(encoding="utf-8"),
         script=script,

@@ -70,9 +70,10 @@ def remove_adapter(ledger: Ledger, store: AdapterStore, request: str) -> tuple[s
     return removed, above
 
 
-def finish_withdrawals(ledger: Ledger, store: AdapterStore) -> list[str]:
-    """Finish what was cut off: withdrawn requests whose adapter is still, or again, in the store."""
+def finish_withdrawals(ledger: Ledger, store: AdapterStore, results: ResultStore | None = None) -> list[str]:
+    """Finish what was cut off: withdrawn requests whose adapter is still, or again, in the store or at the address."""
     there, done = set(store.names()), []
+    published = set(results.names()) if results else set()
     for request in ledger.requests([WITHDRAWN]):
         if request.adapter is not None:
             remove_adapter(ledger, store, request.id)
@@ -80,6 +81,8 @@ def finish_withdrawals(ledger: Ledger, store: AdapterStore) -> list[str]:
         elif request.id in there and _is_of_a_runner(ledger, store, request.id):
             store.remove(request.id)  # it was published just as it was withdrawn, and the runner was killed
             ledger.record(ADAPTER_REMOVED, request.id, {"adapter": request.id})
+            done.append(request.id)
+        if results and request.id in published and results.remove(request.id) and request.id not in done:
             done.append(request.id)
     return done
 

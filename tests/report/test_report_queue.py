@@ -43,6 +43,11 @@ def test_queue_is_the_ledgers(tmp_path):
     ]  # fmt: skip
     assert (queue.open, queue.overdue) == (2, 1)
     assert queue.served[-1].requests == ["T-2"] and queue.served[-1].where is None
+    ledger = open_ledger(store.root)
+    ledger.record("re-audited", "T-2", {"worst": 0.25})
+    assert read_queue(store).worst == {"T-2": 0.25}
+    ledger.record("withdrawn", "T-2")
+    assert read_queue(store).worst == {}
 
 
 def test_page_shows_the_queue_and_changes_nothing(tmp_path):

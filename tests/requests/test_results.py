@@ -149,3 +149,5 @@ def test_a_queue_publishes_what_it_trains_and_another_machine_goes_on_with_it(qu
     assert queue.store.verify("b").ok and "combined-001" in here.names() and ("b",) in seen
     withdraw(queue.ledger, queue.store, "b")
     assert here.names() == ["a", "c", "combined-001"]
+    here.publish(queue.store.root / "c", "b")  # as a runner would that was killed before it heard of the withdrawal
+    assert run(queue.shop(results=address)).withdrawn == ["b"] and "b" not in here.names()

@@ -33,7 +33,7 @@ from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.one_request import ENDS_THE_RUN
 from asu_lora.requests.runner.workshop import AuditTask, Workshop
 
-COMBINING = "*combining"  # no request can be called so
+COMBINING, PUBLISHING = "*combining", "*publishing"  # no request can be called so
 
 
 @dataclass
@@ -45,7 +45,7 @@ class FollowUp:
         not_re_audited: requests that should have been, and why they weren't.
         combined: adapters that were made, and of how many requests.
         stale: combined adapters that hold a withdrawn request, and were built anew under another name.
-        published: requests trained without an address, whose adapters were published now.
+        published: adapters that were made without an address, or with another, and were published now.
     """
 
     re_audited: list[str] = field(default_factory=list)
@@ -68,14 +68,18 @@ def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -
 
 def _publish_rest(shop: Workshop, done: FollowUp, tell: Callable[[str], None]) -> None:
     """Publish what was trained before there was an address, or another one."""
-    if shop.results is None:
+    if shop.results is None or (claim := claim_duty(shop.ledger, shop.worker, PUBLISHING)) is None:
         return
-    there = set(shop.store.names()) - set(shop.results.names())
-    for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]):
-        if request.adapter in there:
-            tell(f"Publishing {request.id}")
-            shop.ledger.record(PUBLISHED, request.id, shop.publish(request.adapter))
-            done.published.append(request.id)
+    try:
+        with heartbeat(shop.ledger, claim, Progress()):
+            there = set(shop.store.names()) - set(shop.results.names())
+            ours = {r.adapter: r.id for r in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if r.adapter in there}
+            for name in [*ours, *(name for name in groups(shop)[0] if name in there)]:
+                tell(f"Publishing {name}")
+                shop.ledger.record(PUBLISHED, ours.get(name), {"adapter": name} | shop.publish(name))
+                done.published.append(name)
+    finally:
+        release(shop.ledger, claim)
 
 
 # ---- audits after additions and withdrawals
@@ -128,7 +132,7 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
     assert shop.audit is not None
     try:
         task = AuditTask(stack, shop.text(name).request(name), shop.store, shop.base, shop.settings.config)
-        found, event = shop.audit(task) | {"under": len(stack)}, RE_AUDITED
+        found, event = shop.audit(task) | {"under": len(stack)} | shop.publish(name), RE_AUDITED
         done.re_audited.append(name)
     except ENDS_THE_RUN:
         raise

@@ -205,3 +205,5 @@ def _tidy_lost(shop: Workshop, name: str) -> None:
             if name in shop.store.names():
                 shop.store.remove(name)
             remove_leftovers(shop.store, name)
+            if shop.results is not None:
+                shop.results.remove(name)

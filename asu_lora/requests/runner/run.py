@@ -91,7 +91,7 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     """
     engine, listener = engine or Engine(), listener or Listener()
     report, started = RunReport(), time.monotonic()
-    report.withdrawn = finish_withdrawals(shop.ledger, shop.store)
+    report.withdrawn = finish_withdrawals(shop.ledger, shop.store, shop.results)
 
     def tell(outcome: Outcome) -> None:
         report.outcomes.append(outcome)
