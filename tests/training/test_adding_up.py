@@ -16,7 +16,7 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.frozen_layers import find_frozen_layers
 from asu_lora.models.hidden_states import hidden_states
-from asu_lora.training.doses import Doses, settle_in_the_middle
+from asu_lora.training.doses import Doses, strengthen
 from asu_lora.training.kept_directions import InputMoments, KeepOff, strongest
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.student import Student
@@ -182,21 +182,12 @@ def test_an_adapter_that_was_trained_so_reads_nothing_of_what_is_kept(base, tmp_
     assert {name: details[name] for name in ADD_UP} == ADD_UP
 
 
-def test_a_trained_adapter_stands_in_the_middle_of_its_doses(base):
+def test_a_trained_adapter_is_made_stronger_for_good(base):
     with adapted(base.model, tiny_settings()) as peft:
         before = {name: weight.clone() for name, weight in moved(peft).named_parameters()}
-        settle_in_the_middle(peft, 2.25)
+        strengthen(peft, 1.5)
         for name, weight in peft.named_parameters():
             assert torch.allclose(weight, before[name] * (1.5 if "lora_B" in name else 1.0)), name
-
-
-def test_a_run_ends_with_it(base, tmp_path, monkeypatch):
-    settings = tiny_settings(forget_dose=2.25, epochs=1)
-    run = forget(tiny_request(), base, settings, name="settled", store=tmp_path)
-    monkeypatch.setattr("asu_lora.forgetting.forget.settle_in_the_middle", lambda *_: None)
-    plain = forget(tiny_request(), base, settings, name="plain", store=tmp_path)
-    one, two = (load_file(each.path / "adapter_model.safetensors") for each in (run, plain))
-    assert all(torch.allclose(one[key], two[key] * (1.5 if "lora_B" in key else 1.0)) for key in one)
 
 
 def test_it_goes_on_bit_by_bit_after_an_interruption(base, tmp_path):
@@ -224,6 +215,7 @@ def test_wide_modules_are_left_as_they_are_and_it_is_said(base, tmp_path, monkey
         ({"retain_dose": 0.5}, "retain_dose is 0.5; it must be at least 1"),
         ({"forget_dose": 0.9}, "forget_dose is 0.9; it must be at least 1"),
         ({"keep_off": 1.0}, "keep_off is 1.0; it is a share and must be below 1"),
+        ({"settle_at": 1.0}, "settle_at is 1.0; it is a share and must be below 1"),
         ({"keep_off": -0.1}, "keep_off is -0.1; it must be at least 0"),
         ({"retain_dose": float("nan")}, "retain_dose is nan"),
     ],
