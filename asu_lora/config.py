@@ -114,7 +114,7 @@ class ForgetConfig:
     )
     forget_dose: float = setting(
         1.0,
-        "For adapters that add up: the forget loss sees the adapter at strengths from 1 to this; it ends in their middle.",
+        "For adapters that add up: the forget loss sees strengths from 1 to this; the adapter ends in their middle.",
         group="Method",
     )
     settle_at: float = setting(
