@@ -3,8 +3,9 @@
     python benchmarks/adding_up_many.py FOLDER --requests 100
 
 Teaches a tiny Llama 60 facts to keep, 40 that are left out of every request, and three a request; forgets each request
-alone with the program's settings for adapters that add up; then measures plain sums of the first k. FOLDER gets the
-base and the adapters: what lies there is not made again. Writes docs/results/data/adding_up_many.json, a line a sum.
+alone with the settings of ``forget --adds-up`` (``--plain``: with the defaults); then measures plain sums of the first
+k, and how large they are. FOLDER gets the base and the adapters: what lies there is not made again. Writes
+docs/results/data/adding_up_many.json, a line a sum.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from pathlib import Path
 import torch
 
 from asu_lora import ForgetConfig, ForgetRequest, forget, load
+from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.batches.padding import pad_group
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoder
@@ -82,12 +85,29 @@ def probability(base: LoadedBase, adapters: list[str], store: AdapterStore, exam
     return round(sum(values) / len(values), 4)
 
 
+def size(adapters: list[str], store: AdapterStore) -> dict[str, float]:
+    """The norm of the adapters' sum over all modules, and the root of the sum of their squared norms: the norm they
+    would have if no two read and wrote the same. Both over that of the first."""
+    loras = [read_lora(store.resolve(name)) for name in adapters]
+    summed = apart = first = 0.0
+    for module in loras[0].modules:
+        factors = [lora.factors(module) for lora in loras]
+        a, b = torch.cat([f[0] for f in factors]).double(), torch.cat([f[1] for f in factors], 1).double()
+        products, at = (a @ a.T) * (b.T @ b), 0
+        summed += products.sum().item()
+        for i, (mine, _) in enumerate(factors):
+            own = products[at : at + len(mine), at : at + len(mine)].sum().item()
+            apart, at, first = apart + own, at + len(mine), first + own * (i == 0)
+    return {"norm": round(math.sqrt(summed / first), 2), "norm if apart": round(math.sqrt(apart / first), 2)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=120, help="of teaching")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of forget")
+    parser.add_argument("--plain", action="store_true", help="the defaults, not the settings of --adds-up")
     parser.add_argument("--tag", default="adds-up", help="of the adapters' names and of the lines")
     a = parser.parse_args()
     quiet_libraries()
@@ -98,9 +118,9 @@ def main() -> None:
     kept, left_out, asked = rows[:KEPT], rows[KEPT : KEPT + LEFT_OUT], rows[KEPT + LEFT_OUT :]
     mine = [asked[A_REQUEST * i : A_REQUEST * (i + 1)] for i in range(a.requests)]
     values = dict(setting.split("=", 1) for setting in a.set)
-    plain = ForgetConfig(precision="fp32", device="cpu", eval_rows=0)
-    given = {name: type(getattr(plain, name))(float(value)) for name, value in values.items()}
-    config = ForgetConfig(**({"precision": "fp32", "device": "cpu", "eval_rows": 0} | given))
+    given = {name: type(getattr(ForgetConfig(), name))(float(value)) for name, value in values.items()}
+    recipe = {} if a.plain else dict(ADDS_UP)
+    config = ForgetConfig(**({"precision": "fp32", "device": "cpu", "eval_rows": 0} | recipe | given))
     names = [f"{a.tag}-{i}" for i in range(a.requests)]
     for name, own in zip(names, mine, strict=True):
         if name not in store.names():
@@ -113,7 +133,7 @@ def main() -> None:
         if others := [row for own in mine[count:] for row in own]:
             sets["not yet forgotten"] = examples_from_rows(others, "others")
         line = {name: probability(base, names[:count], store, each) for name, each in sets.items()}
-        found[f"{a.tag}: {count}"] = line
+        found[f"{a.tag}: {count}"] = line | (size(names[:count], store) if count else {})
         write_data("adding_up_many", found)
         print(count, line, flush=True)
 
