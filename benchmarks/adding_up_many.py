@@ -34,6 +34,14 @@ LAST = "Birk Velder Roos Moen Foss Holt Dahl Berg Lund Vik Strand Hagen Krog Lie
 VERBS = "keeps builds sells mends grows paints tunes bakes rows carves draws lends finds hides packs reads".split()
 THINGS = "bees boats maps clocks figs doors harps rye masks comics horses coins kites lamps nets ovens".split()
 KEPT, LEFT_OUT, A_REQUEST = 60, 40, 3
+TINY = {
+    "precision": "fp32",
+    "device": "cpu",
+    "eval_rows": 0,
+    "tau": 3.0,
+    "smooth_layers": "all",
+    "adapter_layers": "all",
+}
 SIZE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4}
 
 
@@ -81,6 +89,7 @@ def probability(base: LoadedBase, adapters: list[str], store: AdapterStore, exam
     stack = load(base, adapters, store)
     items = stack.encoder().encode_all(examples)
     states = hidden_states(base_model(stack.model), items, base.pad_id)
+    stack.unload()
     values = example_probabilities(items, answer_logprobs(base.head, items, states))
     return round(sum(values) / len(values), 4)
 
@@ -120,7 +129,7 @@ def main() -> None:
     values = dict(setting.split("=", 1) for setting in a.set)
     given = {name: type(getattr(ForgetConfig(), name))(float(value)) for name, value in values.items()}
     recipe = {} if a.plain else dict(ADDS_UP)
-    config = ForgetConfig(**({"precision": "fp32", "device": "cpu", "eval_rows": 0} | recipe | given))
+    config = ForgetConfig(**(TINY | recipe | given))
     names = [f"{a.tag}-{i}" for i in range(a.requests)]
     for name, own in zip(names, mine, strict=True):
         if name not in store.names():
