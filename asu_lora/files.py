@@ -52,14 +52,18 @@ def fsync_tree(folder: Path) -> None:
         fsync_path(Path(parent))
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, mode: int = 0o666) -> None:
     """Write ``text`` beside ``path``, then rename: a reader sees the old file or the new one, whole.
 
     The rename also gives the file a new inode, so hard links to the old one keep the old content.
+
+    Args:
+        mode: who may read and write it, less what the umask takes away.
     """
     beside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -86,6 +90,17 @@ def read_json(path: Path) -> Any:
         value = json.loads(data.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+    refuse_depth(value)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair can't be encoded
+    return value
+
+
+def refuse_depth(value: Any) -> None:
+    """Refuse a JSON value whose depth breaks what walks it by recursion: depth is what a forger may choose.
+
+    Raises:
+        ValueError: it is nested more than MAX_DEPTH deep.
+    """
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -96,8 +111,6 @@ def read_json(path: Path) -> Any:
         ]
     if level:
         raise ValueError("it is nested too deep")
-    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair can't be encoded
-    return value
 
 
 def discard(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What it costs that a merge is on the disk before it takes its name: with fsync, without, and the copying of the files.
+"""What it costs that a merge is on the disk before it takes its name: with fsync, without, and copying the files.
 
     python benchmarks/merge_fsync.py                # 1 GB, 5 rounds
     python benchmarks/merge_fsync.py --gb 0.3 --rounds 2
