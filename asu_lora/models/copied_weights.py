@@ -57,9 +57,10 @@ def refuse_misplaced_copies(lora: LoraFolder, base: torch.nn.Module) -> None:
 
 
 def _refusal(lora: LoraFolder, info: TensorInfo, why: str) -> AdapterError:
+    own = info.name.removeprefix(PREFIX)
     return AdapterError(
-        f"The adapter '{lora.path.name}' can't be used: it carries the tensor {info.name.removeprefix(PREFIX)}, which "
-        f"{why}, and would stay when the adapter is switched off; if it was meant to be the base's own, save the adapter anew with "
+        f"The adapter '{lora.path.name}' can't be used: it carries the tensor {own}, which {why}, and would stay when "
+        "the adapter is switched off; if it was meant to be the base's own, save it anew with "
         "save_embedding_layers=False."
     )
 
