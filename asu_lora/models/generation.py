@@ -47,8 +47,8 @@ def generate_answers(
 ) -> list[list[int]]:
     """Answer every prompt greedily.
 
-    An answer ends at the end of the turn; for a tokenizer without a chat template, also where the next question
-    begins; and at the latest where the base has no more positions.
+    An answer ends at the end of the turn, or where the base has no more positions; without a chat template, also where
+    the next question begins.
 
     Args:
         model: the causal LM, with whatever adapters are active.
@@ -61,8 +61,7 @@ def generate_answers(
         whole: whether an answer may go on to a next question (the continuation of a passage, say).
         endings: counts how the answers end.
 
-    Returns:
-        The token ids of each answer, without the end-of-turn token.
+    Returns: the token ids of each answer, without the end-of-turn token.
 
     Raises:
         DataError: a prompt leaves the base no position for an answer.
