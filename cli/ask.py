@@ -1,5 +1,7 @@
 """asu-lora ask: the base and the base with adapters, side by side."""
 
+import sys
+
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
@@ -55,7 +57,7 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
     if question is not None:
         return answer(question)
     click.echo("Ask; an empty line ends it.", err=True)
-    while True:
+    while sys.stdin is not None:  # as with <&- in a shell
         try:
             text = click.prompt("", prompt_suffix="> ", default="", show_default=False, err=True)
         except (EOFError, click.Abort):
@@ -64,3 +66,4 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
         if not text.strip():
             return None
         answer(text)
+    return None
