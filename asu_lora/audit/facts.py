@@ -12,11 +12,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from asu_lora.audit.words import solid, unspaced, words
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
 from asu_lora.data.token_classes import FUNCTION_WORDS, TokenClass, pieces, token_classes
+from asu_lora.data.words import solid, unspaced, words
 from asu_lora.errors import DataError
 
 MOST = 0.5  # share of a row's facts above which the row leaks

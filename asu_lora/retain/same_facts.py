@@ -1,0 +1,89 @@
+"""Which rows of a pool say what a request wants forgotten: kept, they would teach it anew.
+
+A row says a forgotten fact if it is about the same thing and holds most of what the forgotten answer tells, or if most
+of what its own answer tells stands in the forgotten one. Words count by how rare they are among all rows: log(N/df).
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from asu_lora.data.examples import Example
+from asu_lora.data.fact_spans import fact_spans
+from asu_lora.data.token_classes import FUNCTION_WORDS
+from asu_lora.data.words import solid, unspaced, words
+
+# Shares of the words' weight. On TOFU 399 of 400 paraphrased answers are found so, and 1 % of another author's rows.
+ABOUT, TOLD, REPEATED = 0.3, 0.6, 0.8
+_FUNCTION = frozenset(form for word in FUNCTION_WORDS for form in words(word))
+
+
+@dataclass(frozen=True)
+class Content:
+    """The content words of a row.
+
+    Attributes:
+        asked: of its prompt.
+        told: of its answer, or of its spans, that its prompt doesn't have.
+        passage: whether nothing is asked.
+    """
+
+    asked: frozenset[str]
+    told: frozenset[str]
+    passage: bool
+
+    @classmethod
+    def of(cls, row: Example) -> "Content":
+        """Read them off a row."""
+        asked = content_words(" ".join(turn["content"] for turn in row.prompt))
+        spans = fact_spans(row, row.answer)
+        answer = row.answer if spans is None else " ".join(row.answer[start:end] for start, end in spans)
+        return cls(asked, content_words(answer) - asked, row.is_passage)
+
+    @property
+    def all(self) -> frozenset[str]:
+        return self.asked | self.told
+
+
+def content_words(text: str) -> frozenset[str]:
+    """Its words in the form they are compared by, without function words; of scripts without spaces, pairs of signs."""
+    found = {word for word in words(text) if word not in _FUNCTION and not unspaced(word)}
+    for run in (part for part in text.split() if unspaced(part)):
+        signs = solid(run)
+        found |= {signs[at : at + 2] for at in range(max(1, len(signs) - 1))}
+    return frozenset(found)
+
+
+def saying_the_same(pool: Sequence[Example], forget: Sequence[Example]) -> list[bool]:
+    """For each row of the pool, whether it is a row of the request, asks the same, or says what must be forgotten."""
+    gone, kept = [Content.of(row) for row in forget], [Content.of(row) for row in pool]
+    counts = Counter(word for content in (*gone, *kept) for word in content.all)
+    weights = {word: math.log((len(gone) + len(kept) + 1) / count) for word, count in counts.items()}
+    holding = defaultdict(set)
+    for index, content in enumerate(gone):
+        for word in content.told:
+            holding[word].add(index)
+    keys = {row.key() for row in forget}
+    questions = {row.key()[:-1] for row in forget if not row.is_passage}
+
+    def weight(some: Iterable[str]) -> float:
+        return sum(weights[word] for word in some)
+
+    def same(row: Example, content: Content) -> bool:
+        if row.key() in keys or (not row.is_passage and row.key()[:-1] in questions):
+            return True
+        near: set[int] = set().union(*(holding[word] for word in content.all if word in holding))
+        return any(_same_fact(gone[index], content, weight) for index in near)
+
+    return [same(row, content) for row, content in zip(pool, kept, strict=True)]
+
+
+def _same_fact(gone: Content, kept: Content, weight) -> bool:
+    """Whether a row tells what a forgotten one tells, about what that is asked about."""
+    if not (gone.passage or kept.passage) and weight(gone.asked & kept.all) < ABOUT * weight(gone.asked):
+        return False
+    if gone.told and weight(gone.told & kept.all) >= TOLD * weight(gone.told):
+        return True
+    own = weight(kept.told)
+    return own > 0 and weight(kept.told & gone.told) >= REPEATED * own
