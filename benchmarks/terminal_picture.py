@@ -3,8 +3,9 @@
     python benchmarks/terminal_picture.py record   # runs 'asu-lora demo', some minutes
     python benchmarks/terminal_picture.py draw     # docs/images/demo.svg
 
-The recording is docs/results/data/demo_run.txt: all that the run printed, but for the counts of its progress. rich draws
-the terminal; what is added here is when each line appears, and that the screen scrolls. Waiting is shortened, no word is.
+The recording is docs/results/data/demo_run.txt: all that the run printed, but for the counts of its progress. rich
+draws the terminal; what is added here is when each line appears, and that the screen scrolls. Waiting is shortened, no
+word is.
 """
 
 import argparse
@@ -79,7 +80,8 @@ def animated(svg: str, times: list[float]) -> str:
     whole = times[-1] + AT_THE_END
     last = max(0, len(times) - ROWS)
     steps = [(times[at + ROWS - 1], at) for at in range(1, last + 1)]
-    scroll = "".join(f"{100 * at / whole:.2f}% {{ transform: translateY({-by * LINE_HEIGHT:.1f}px) }}" for at, by in steps)
+    moves = ((100 * at / whole, -by * LINE_HEIGHT) for at, by in steps)
+    scroll = "".join(f"{share:.2f}% {{ transform: translateY({up:.1f}px) }}" for share, up in moves)
     end = f"translateY({-last * LINE_HEIGHT:.1f}px)"
     style = "\n".join(
         [

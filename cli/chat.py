@@ -115,8 +115,8 @@ class Chat:
         with stderr().status("Thinking ..."):
             plain = self.talk.base_says()
             changed = self.talk.adapters_say() if self.talk.stack.adapters else None
-        columns, row = ("base", names_of(self.talk)), (plain, changed)
-        print_table(None, *((columns, [row]) if changed is not None else (columns[:1], [row[:1]])), wrap=(0, 1))
+        shown = {"base": plain} | ({names_of(self.talk): changed} if changed is not None else {})
+        print_table(None, list(shown), [list(shown.values())], wrap=(0, 1))
 
     def clear(self, rest: str) -> None:
         """Begin anew."""

@@ -1,6 +1,5 @@
 """The notebook runs from its first cell to its last, on the tiny base in place of SmolLM2."""
 
-import json
 import os
 
 import pytest
@@ -36,12 +35,3 @@ def test_every_cell_runs_and_the_adapter_is_made_and_taken_back(executed):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) >= 7 and all(cell.execution_count for cell in cells)
     assert (folder / "adapters").is_dir() and not (folder / "adapters" / "shakespeare").exists()
-
-
-def test_the_printed_answers_are_of_the_run_on_smollm2():
-    """What the page shows was made by the cells it shows: none is empty, none is of another run."""
-    notebook = json.loads(NOTEBOOK.read_text())
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    told = json.dumps([cell["outputs"] for cell in cells])
-    assert "/root" not in told and "/tmp" not in told and "Traceback" not in told

@@ -68,6 +68,8 @@ def test_a_talk_through_a_terminal(taught_base, store, tmp_path):
         assert "base + forgetting answers." in terminal.until(r"/quit ends it\.\r?\n> ")
         terminal.type(f"{ASKED[6]}\n")
         assert SAID[6] in terminal.until(r"\n> ").replace("\r", "")
+        terminal.type("/clear\n")  # the tiny base learned single questions
+        terminal.until(r"new conversation\.\r?\n> ")
         terminal.type(f"{ASKED[0]}\n")
         assert SAID[0] not in terminal.until(r"\n> ")
         terminal.type("/base\n")
@@ -123,7 +125,7 @@ def test_help_names_every_command(chat):
 def test_the_base_stands_beside_every_answer_where_that_is_asked_for(chat, capsys):
     told = said(chat, capsys, "/base on", ASKED[0])
     assert f"base: {SAID[0]}" in told
-    told = said(chat, capsys, "/base off", "/adapters off", ASKED[1])
+    told = said(chat, capsys, "/clear", "/base off", "/adapters off", ASKED[1])
     assert "base:" not in told and SAID[1] in told
 
 
