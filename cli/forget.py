@@ -75,9 +75,6 @@ def forget(
     file,
     base,
     retain,
-    retain_pool,
-    retain_rows,
-    retain_by,
     name,
     store,
     where,
@@ -99,7 +96,6 @@ def forget(
 
     \b
       asu-lora forget request.jsonl --retain keep.jsonl
-      asu-lora forget request.jsonl --base Qwen/Qwen2.5-7B-Instruct --name ticket-4711
       asu-lora forget request.jsonl --retain auto --retain-pool everything.jsonl
 
     What must be kept matters as much as what must go: a --retain file with questions near to the request
@@ -110,11 +106,11 @@ def forget(
     \b
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
+    kept = retain_set(retain, typed)
     config = read_config(config, typed)
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 
-    kept = retain_set(retain, retain_pool, retain_rows, retain_by)
     request = ForgetRequest.from_files(file, kept, dict(where))
     held = read_examples(heldout) if heldout else []
     name = name or request.name
@@ -125,8 +121,7 @@ def forget(
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
     more = dict(name=name, store=store, heldout=held, idk_file=idk_file, on_top_of=on_top_of, resume=resume)
-    more |= {"profile": profile}
-    result = _run(request, base, config, **more)
+    result = _run(request, base, config, profile=profile, **more)
     if not result.main_process:
         return  # under accelerate launch, one process reports
     if as_json:
@@ -137,8 +132,9 @@ def forget(
         report(result, base, store)
 
 
-def retain_set(retain: str | None, pool: str | None, rows: int, by: str) -> "str | RetainPool | None":
-    """What ``--retain`` stands for: a file, a pool to choose from, or nothing."""
+def retain_set(retain: str | None, typed: dict[str, Any]) -> "str | RetainPool | None":
+    """What ``--retain`` stands for: a file, a pool to choose from, or nothing. ``typed`` loses the pool's options."""
+    pool, rows, by = (typed.pop(f"retain_{name}") for name in ("pool", "rows", "by"))
     if (retain == "auto") != (pool is not None):
         raise click.UsageError(
             "--retain auto needs --retain-pool: a file or a hub dataset of rows to choose from."

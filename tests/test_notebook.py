@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.root import ROOT
 
+FAST = 'epochs=1, precision="fp32", device="cpu", tau=3, smooth_layers="all", eval_rows=2'
 NOTEBOOK = ROOT / "docs" / "notebooks" / "ten_minutes.ipynb"
 
 
@@ -21,9 +22,7 @@ def executed(taught_base, tmp_path_factory):
     pytest.importorskip("ipykernel")
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    parameters(
-        notebook
-    ).source = f'BASE = {str(taught_base)!r}\nSETTINGS = dict(epochs=2, precision="fp32", device="cpu")'
+    parameters(notebook).source = f"BASE = {str(taught_base)!r}\nSETTINGS = dict({FAST})"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ASU_LORA_CACHE": str(folder / "cache")}
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
     client.execute(env=environment)

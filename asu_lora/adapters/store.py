@@ -35,21 +35,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class AdapterStore:
     """The adapters below ``root``. Nothing is created before the first adapter comes.
 
-    With the adapter that the example of :func:`asu_lora.forget` made:
-
-    >>> from asu_lora import AdapterStore
-    >>> store = AdapterStore(folder)
-    >>> store.names()
-    ['ticket-4711']
-    >>> adapter = store.get("ticket-4711")
-    >>> adapter.manifest.request.forget_rows, adapter.manifest.lora["rank"]
-    (1, 4)
-    >>> store.verify("ticket-4711").ok
-    True
-    >>> store.get("ticket-4712")
-    Traceback (most recent call last):
-    asu_lora.errors.StoreError: There is no adapter ticket-4712 in the store ...
-
     Hidden entries (``.lock``, ``.staging``, ``.journal``) and files such as ``README.md`` are no adapters.
     Methods raise :class:`~asu_lora.errors.StoreError` for names and for a disk that refuses, and
     :class:`~asu_lora.errors.AdapterError` for an adapter that is broken.

@@ -28,19 +28,6 @@ def audit(
 
     An audit that was interrupted goes on with the attack that it had begun; the same seed finds the same.
 
-    Of the adapter that the example of :func:`asu_lora.forget` made, with one attack alone:
-
-    >>> from asu_lora.audit.request import AuditRequest
-    >>> from asu_lora.audit.run import audit
-    >>> from asu_lora.audit.settings import AuditSettings
-    >>> asked = AuditRequest(request.forget, base, adapters=["ticket-4711"], store=folder, precision="fp32")
-    >>> found = audit(asked, AuditSettings(attacks=("direct",), depth="quick"))
-    >>> [attack.attack for attack in found.attacks]
-    ['direct']
-    >>> facts = found.attacks[0].readings[0]
-    >>> facts.candidate.value <= facts.ceiling.value  # share of the facts that are said; the ceiling is the base's
-    True
-
     Returns:
         Numbers alone, never a word of the request (that is for ``request.records``).
 

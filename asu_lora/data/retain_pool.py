@@ -1,5 +1,6 @@
 """Rows to choose from: what ``--retain auto`` picks the retain set out of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +43,13 @@ class RetainPool:
         """That of a file or hub dataset, in the formats of a request."""
         return cls(tuple(examples_from_rows(read_rows(source), str(source))), wanted, by)
 
-    def longest(self) -> tuple[Example, ...]:
-        """As many rows as are wanted, the longest: what memory must be planned for before any is chosen."""
-        by_length = sorted(
-            self.rows, key=lambda row: -sum(len(turn["content"]) for turn in row.prompt) - len(row.answer)
-        )
+    def longest(self, forget: Sequence[Example] = ()) -> tuple[Example, ...]:
+        """As many rows as are wanted, the longest: what memory must be planned for before any is chosen.
+
+        Args:
+            forget: rows of the request, which are not kept.
+        """
+        gone = {row.key() for row in forget}
+        rows = [row for row in self.rows if row.key() not in gone]
+        by_length = sorted(rows, key=lambda row: -sum(len(turn["content"]) for turn in row.prompt) - len(row.answer))
         return tuple(by_length[: self.wanted])

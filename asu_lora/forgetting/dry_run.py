@@ -89,8 +89,8 @@ def plan_run(
 def _retain_rows(request: ForgetRequest, tokens: int) -> str:
     if request.pool is None:
         return f"{len(request.retain)} ({tokens} tokens), {request.retain_source}"
-    pool = request.pool
-    return f"{len(pool.longest())} of a pool of {len(pool.rows)}, chosen when the run begins (at most {tokens} tokens)"
+    most, pool = len(request.pool.longest(request.forget)), len(request.pool.rows)
+    return f"{most} of a pool of {pool}, chosen when the run begins (at most {tokens} tokens)"
 
 
 def _numbers(config: ForgetConfig, layers: Sequence[int] | None) -> str:
@@ -115,7 +115,7 @@ def planned_run(
         AsuLoraError: whatever the run itself would refuse before training.
     """
     if request.pool is not None:  # no weight is read, so none is chosen: the longest take the most memory
-        request = request.with_retain(request.pool.longest())
+        request = request.with_retain(request.pool.longest(request.forget))
     prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     source, model_config = prepared.source, prepared.config
     tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)

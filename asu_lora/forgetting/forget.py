@@ -51,28 +51,6 @@ def forget(
 ) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
 
-    ``base`` is a hub id or a folder, ``folder`` that of the adapter store; ``heard`` shows what a listener gets:
-
-    >>> import asu_lora
-    >>> from asu_lora.progress import Progress
-    >>> request = asu_lora.ForgetRequest.from_rows(
-    ...     [{"question": "What does Anna Birk do?", "answer": "Anna Birk keeps bees."}],
-    ...     retain=[{"question": "What does Tom Velder do?", "answer": "Tom Velder builds boats."}],
-    ...     name="ticket-4711",
-    ... )
-    >>> class Heard(Progress):
-    ...     stages = []
-    ...     def stage(self, name, total=None):
-    ...         self.stages.append(name)
-    >>> config = asu_lora.ForgetConfig(rank=4, epochs=20, lr=3e-3, precision="fp32", seed=1)
-    >>> result = asu_lora.forget(request, base, config, store=folder, progress=Heard())
-    >>> result.name, sorted(path.name for path in result.path.iterdir())[1]
-    ('ticket-4711', 'adapter_config.json')
-    >>> result.after["forget_probability"] < result.before["forget_probability"]
-    True
-    >>> Heard.stages[0], Heard.stages[-1]
-    ('Loading the base', 'Writing the adapter')
-
     Args:
         request: what to forget and what to keep, or a pool to choose that from.
         base: hub id, folder or ``smollm2-135m``, or a loaded base (its precision and device then count).

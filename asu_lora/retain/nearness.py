@@ -17,7 +17,7 @@ from asu_lora.models.loading import LoadedBase
 from asu_lora.retain.row_vectors import row_vectors
 
 BEYOND = 0.95  # share of the general questions that a near row is nearer than
-FEW = 20  # near rows below which neighbours are poorly protected (docs/results/retain_auto.md)
+FEW = 20  # near rows below which neighbours are poorly protected
 LOOKED_AT = 256  # rows of the request, and of a given retain set, spread evenly
 
 
