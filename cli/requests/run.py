@@ -20,6 +20,18 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
     "--address", help="With --engine ray: a cluster to join, 'auto' for this machine's.  [default: start one here]"
 )
 @click.option("--workers", type=click.IntRange(1), help="With --engine ray: how many processes.  [default: what fits]")
+@click.option(
+    "--publish",
+    envvar="ASU_LORA_PUBLISH",
+    show_envvar=True,
+    metavar="ADDRESS",
+    help="Put each finished adapter there too: s3://bucket/adapters, or any address fsspec knows.",
+)
+@click.option(
+    "--launch",
+    metavar="COMMAND",
+    help="Train under a launcher, for a base too large for one process: 'accelerate launch --num_processes 2'.",
+)
 @click.option("--most", type=click.IntRange(1), help="Stop after so many requests.")
 @click.option("--audit/--no-audit", default=True, show_default=True, help="Audit each adapter once it is trained.")
 @click.option(
@@ -47,6 +59,8 @@ def run(
     engine,
     address,
     workers,
+    publish,
+    launch,
     most,
     audit,
     re_audit,
@@ -81,10 +95,10 @@ def run(
     from asu_lora.requests.runner.settings import Places, RunSettings
     from asu_lora.requests.runner.workshop import Workshop
 
-    wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most)
+    wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most, launch)
     where = Engine(engine, address, workers)
-    shop = Workshop.open(Places(store, database, key_file, acting(actor)), wanted, audit=quick_audit)
-    waiting = len(shop.ledger.requests(shop.claimable))
+    shop = Workshop.open(Places(store, database, key_file, acting(actor), publish), wanted, audit=quick_audit)
+    waiting = len(shop.waiting())
     report = work_through(shop, where, Telling(waiting))
     if as_json:
         print_json(as_dict(report))
