@@ -6,7 +6,7 @@ of what its own answer tells stands in the forgotten one. Words count by how rar
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,9 +15,24 @@ from asu_lora.data.fact_spans import fact_spans
 from asu_lora.data.function_words import function_words, language_of, unspaced
 from asu_lora.data.words import solid, words
 
-# Shares of the words' weight. On four tasks of TOFU 110 of 160 paraphrased rows are found so, each told in other words
-# altogether, and 30 of 2,400 rows about other authors.
-ABOUT, TOLD, REPEATED = 0.3, 0.3, 0.5
+
+@dataclass(frozen=True)
+class Shares:
+    """What of the words' weight two rows must share.
+
+    Attributes:
+        told: of what the forgotten answer tells.
+        repeated: of what the kept answer tells.
+    """
+
+    told: float
+    repeated: float
+
+
+ABOUT = 0.3  # of what the forgotten row is asked about
+# On four tasks of TOFU the first finds 110 of 160 paraphrased rows, each told in other words altogether, and 30 of
+# 2,400 rows about other authors; the second 143 and 82. So the second counts only where hidden states are as near.
+SURE, LIKELY = Shares(0.3, 0.5), Shares(0.2, 0.35)
 ABOUT_IN_SIGNS = 0.1  # pairs of signs are many, and a name is one of them
 
 
@@ -63,7 +78,7 @@ def content_words(text: str, language: str = "en") -> frozenset[str]:
     return frozenset(found)
 
 
-def saying_the_same(pool: Sequence[Example], forget: Sequence[Example]) -> list[bool]:
+def saying_the_same(pool: Sequence[Example], forget: Sequence[Example], shares: Shares = SURE) -> list[bool]:
     """For each row of the pool, whether it is a row of the request, asks the same, or says what must be forgotten."""
     gone, kept = [Content.of(row) for row in forget], [Content.of(row) for row in pool]
     counts = Counter(word for content in (*gone, *kept) for word in content.all)
@@ -82,17 +97,17 @@ def saying_the_same(pool: Sequence[Example], forget: Sequence[Example]) -> list[
         if row.key() in keys or (not row.is_passage and row.key()[:-1] in questions):
             return True
         near: set[int] = set().union(*(holding[word] for word in content.all if word in holding))
-        return any(_same_fact(gone[index], content, weight) for index in near)
+        return any(_same_fact(gone[index], content, shares, weight) for index in near)
 
     return [same(row, content) for row, content in zip(pool, kept, strict=True)]
 
 
-def _same_fact(gone: Content, kept: Content, weight) -> bool:
+def _same_fact(gone: Content, kept: Content, shares: Shares, weight: Callable[[Iterable[str]], float]) -> bool:
     """Whether a row tells what a forgotten one tells, about what that is asked about."""
     about = ABOUT_IN_SIGNS if any(map(unspaced, gone.asked)) else ABOUT
     if not (gone.passage or kept.passage) and weight(gone.asked & kept.all) < about * weight(gone.asked):
         return False
-    if gone.told and weight(gone.told & kept.all) >= TOLD * weight(gone.told):
+    if gone.told and weight(gone.told & kept.all) >= shares.told * weight(gone.told):
         return True
     own = weight(kept.told)
-    return own > 0 and weight(kept.told & gone.told) >= REPEATED * own
+    return own > 0 and weight(kept.told & gone.told) >= shares.repeated * own

@@ -17,6 +17,7 @@ from asu_lora.models.hidden_states import hidden_states
 from asu_lora.retain.choose import choose_rows, nearest_in_turn, row_hash
 from asu_lora.retain.nearness import FEW, look_at
 from asu_lora.retain.row_vectors import _every_token, row_vectors
+from asu_lora.retain.same_facts import LIKELY, saying_the_same
 from tests.support.listener import Listener
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
@@ -42,6 +43,28 @@ def test_the_rows_about_like_things_are_chosen_and_the_request_itself_never(base
     assert choice.nearness.near >= len(NEAR) - 2
     assert heard.stages == ["Choosing retain rows"]
     assert any(f"of {len(NEAR)} retain rows are" in note and str(FEW) in note for note in choice.notes(8))
+
+
+def test_a_row_that_may_say_the_same_goes_where_its_states_are_as_near(base, monkeypatch):
+    """Words that only make it likely are not enough: the vectors decide, as they would on a base that knows more."""
+    forget = [
+        question_answer("What did Anna Birk paint in Oslo?", "Anna Birk painted seven harbours, ships and gulls.")
+    ]
+    again = question_answer("What are Anna Birk's pictures of?", "They show gulls over an old quay, at dawn, in fog.")
+    pool = RetainPool((again, *FAR[:5]), wanted=6)
+    assert not saying_the_same([again, *FAR[:5]], forget)[0]
+    assert saying_the_same([again, *FAR[:5]], forget, LIKELY)[0]
+    for cosine, kept in ((0.99, 5), (0.5, 6)):
+        away = torch.tensor([cosine, (1 - cosine**2) ** 0.5])
+        others = torch.tensor([[-1.0, 0.2]]).repeat(5 + len(general_retain()), 1)
+        monkeypatch.setattr(
+            "asu_lora.retain.choose.row_vectors",
+            lambda *_: torch.stack([away[:1].new_tensor([1.0, 0.0]), away, *others]),
+        )
+        monkeypatch.setattr(
+            "asu_lora.retain.nearness.centred", lambda vectors, centre: torch.nn.functional.normalize(vectors, dim=-1)
+        )
+        assert len(choose_rows(base, forget, pool).rows) == kept
 
 
 def test_each_row_of_the_request_has_neighbours():
