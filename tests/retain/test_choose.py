@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.nn.functional import normalize
 
 import asu_lora
 from asu_lora.adapters.store import AdapterStore
@@ -55,15 +56,11 @@ def test_a_row_that_may_say_the_same_goes_where_its_states_are_as_near(base, mon
     assert not saying_the_same([again, *FAR[:5]], forget)[0]
     assert saying_the_same([again, *FAR[:5]], forget, LIKELY)[0]
     for cosine, kept in ((0.99, 5), (0.5, 6)):
-        away = torch.tensor([cosine, (1 - cosine**2) ** 0.5])
+        vectors = torch.tensor([[1.0, 0.0], [cosine, (1 - cosine**2) ** 0.5]])
         others = torch.tensor([[-1.0, 0.2]]).repeat(5 + len(general_retain()), 1)
-        monkeypatch.setattr(
-            "asu_lora.retain.choose.row_vectors",
-            lambda *_: torch.stack([away[:1].new_tensor([1.0, 0.0]), away, *others]),
-        )
-        monkeypatch.setattr(
-            "asu_lora.retain.nearness.centred", lambda vectors, centre: torch.nn.functional.normalize(vectors, dim=-1)
-        )
+        everything = torch.cat([vectors, others])
+        monkeypatch.setattr("asu_lora.retain.choose.row_vectors", lambda *_, found=everything: found)
+        monkeypatch.setattr("asu_lora.retain.nearness.centred", lambda vectors, centre: normalize(vectors, dim=-1))
         assert len(choose_rows(base, forget, pool).rows) == kept
 
 
