@@ -8,6 +8,8 @@ from typing import cast
 import torch
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -45,8 +47,8 @@ def generate_answers(
 ) -> list[list[int]]:
     """Answer every prompt greedily.
 
-    An answer ends at the end of the turn; for a tokenizer without a chat template, also where the next question
-    begins; and at the latest where the base has no more positions.
+    An answer ends at the end of the turn, or where the base has no more positions; without a chat template, also where
+    the next question begins.
 
     Args:
         model: the causal LM, with whatever adapters are active.
@@ -59,11 +61,11 @@ def generate_answers(
         whole: whether an answer may go on to a next question (the continuation of a passage, say).
         endings: counts how the answers end.
 
-    Returns:
-        The token ids of each answer, without the end-of-turn token.
+    Returns: the token ids of each answer, without the end-of-turn token.
 
     Raises:
         DataError: a prompt leaves the base no position for an answer.
+        BaseModelError: the architecture can't be asked, or its logits are not finite.
     """
     positions = BaseLimits.of(base_model(model).config).positions
 
@@ -129,7 +131,10 @@ def _greedy(
     with _only_setting(model, greedy):
         try:
             output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-                input_ids=ids.to(device), attention_mask=mask.to(device), stopping_criteria=criteria
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                stopping_criteria=criteria,
+                logits_processor=LogitsProcessorList([_Finite(class_name(base_model(model)))]),
             )
         except (ValueError, LookupError, TypeError, AttributeError) as error:  # an architecture that it can't handle
             raise BaseModelError(
@@ -205,6 +210,21 @@ class _GiveBack(StoppingCriteria):
         if input_ids.device.type == "cpu" and input_ids.shape[1] % GIVEN_BACK == 0:
             release_freed_memory()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class _Finite(LogitsProcessor):
+    """Changes nothing: refuses logits without a largest one, of which greedy decoding would make gibberish."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not torch.isfinite(scores.amax(-1)).all():  # NaN is passed on by it; a masked word at -inf is none
+            raise BaseModelError(
+                f"The logits of {self.name} are not finite: the weights of the base or of an adapter on it are damaged "
+                "or hold NaN, or are too large for this precision (try --precision fp32)."
+            )
+        return scores
 
 
 @contextmanager
