@@ -86,7 +86,7 @@ def forget(
             train_phase(run, student, sets, first)
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])
-                train_phase(run, student, sets, on_policy)
+                train_phase(run, student, sets, on_policy.shortened(run.record.training["steps"] / first.steps))
             settle_in_the_middle(student, run.config.forget_dose)
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

@@ -63,7 +63,7 @@ class RunRecord:
     request_hash: str = ""  # keyed: see asu_lora.adapters.request_key
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
-    training: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -88,14 +88,14 @@ class RunRecord:
         own = own_settings(config.objective, config.retain_loss, config.loss_settings)
         return {"loss_settings": {name: each for name, each in own.items() if each}} if any(own.values()) else {}
 
-    def add_training(self, closing: Mapping[str, float]) -> None:
+    def add_training(self, closing: Mapping[str, Any]) -> None:
         """Add a phase's steps, seconds and mean loss to those so far."""
         if not self.training:
             self.training = dict(closing)
             return
         steps, so_far = closing["steps"], self.training["steps"]
         loss = (self.training["train_loss"] * so_far + closing["train_loss"] * steps) / max(so_far + steps, 1)
-        self.training = {
+        self.training |= {
             "steps": so_far + steps,
             "train_loss": loss,
             "train_seconds": self.training["train_seconds"] + closing["train_seconds"],

@@ -20,6 +20,14 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
     "--address", help="With --engine ray: a cluster to join, 'auto' for this machine's.  [default: start one here]"
 )
 @click.option("--workers", type=click.IntRange(1), help="With --engine ray: how many processes.  [default: what fits]")
+@click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="With --engine local: train so many requests together. Their adapters are those of one after the other.",
+)
 @click.option("--most", type=click.IntRange(1), help="Stop after so many requests.")
 @click.option("--audit/--no-audit", default=True, show_default=True, help="Audit each adapter once it is trained.")
 @click.option(
@@ -47,6 +55,7 @@ def run(
     engine,
     address,
     workers,
+    at_once,
     most,
     audit,
     re_audit,
@@ -82,7 +91,7 @@ def run(
     from asu_lora.requests.runner.workshop import Workshop
 
     wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most)
-    where = Engine(engine, address, workers)
+    where = Engine(engine, address, workers, at_once)
     shop = Workshop.open(Places(store, database, key_file, acting(actor)), wanted, audit=quick_audit)
     waiting = len(shop.ledger.requests(shop.claimable))
     report = work_through(shop, where, Telling(waiting))

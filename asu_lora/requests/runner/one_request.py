@@ -15,6 +15,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import AsuLoraError, BaseModelError, KeyFault, LedgerError, NameAtWork, StoreError, TrainingError
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.result import ForgetResult
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
@@ -27,6 +28,9 @@ from asu_lora.requests.runner.workshop import AuditTask, Workshop
 ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
 # what is no fault of the request: the run ends, and the request waits for the next
 ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError)
+
+
+Made = ForgetResult | AsuLoraError  # what a training gave
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,11 @@ class Outcome:
     text_gone: bool = False
 
 
-def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
+def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None = None) -> Outcome:
     """Do all that is left to do for a claimed request; its own faults are written down and returned.
+
+    Args:
+        made: what its training gave, where it was trained beside others; the ledger has been told that it was begun.
 
     Raises:
         StoreError, LedgerError, KeyFault, BaseModelError: nothing can go on; the request is queued again.
@@ -59,7 +66,7 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
     try:
         with heartbeat(shop.ledger, claim, progress) as beats:
             request = shop.text(name).request(name)
-            trained = claim.request.state != TRAINED and _train(shop, claim, request, beats)
+            trained = claim.request.state != TRAINED and _train(shop, claim, request, beats, made)
             return _audit(shop, claim, request, trained, lambda: time.monotonic() - started)
     except LostClaim as lost:
         _tidy_lost(shop, name)
@@ -68,10 +75,10 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
         release(shop.ledger, claim)
         return Outcome(name, "busy", sentence=str(error))
     except ENDS_THE_RUN:
-        _put_back(shop, claim, "the run could not go on")
+        put_back(shop, claim, "the run could not go on")
         raise
     except KeyboardInterrupt:
-        _put_back(shop, claim, "interrupted")
+        put_back(shop, claim, "interrupted")
         raise
     except Exception as error:  # whatever it is, the other ninety-nine go on
         if not isinstance(error, AsuLoraError):
@@ -80,10 +87,10 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
         return _fail(shop, claim, sentence)
 
 
-def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any) -> bool:
+def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, made: Made | None) -> bool:
     """Bring the adapter into the store and write it down; False where a killed run had brought it already."""
     name, settings = claim.request.id, shop.settings
-    if name in shop.store.names():
+    if made is None and name in shop.store.names():
         manifest = shop.store.get(name).manifest
         ours = manifest and shop.store.is_request(manifest.request.fingerprint, request.fingerprint())
         if not ours or not claim.request.attempts:
@@ -93,11 +100,11 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any) -> 
         told = _told(name, manifest, manifest.wall_time_s, figures) | {"found": True}
         record(shop.ledger, claim, TRAINED, told, release=shop.audit is None)
         return False
-    identity = settings.identity()
-    resume = claim.request.state == TRAINING and _was_begun_alike(shop, name, identity)
-    began = {"runner": shop.worker.runner, "base": settings.base, "settings": identity, "resumed": resume}
-    record(shop.ledger, claim, TRAINING, began)
-    made = forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
+    if made is None:
+        resume = begin(shop, claim)
+        made = forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
+    if isinstance(made, AsuLoraError):
+        raise made
     manifest = shop.store.get(name).manifest
     assert manifest is not None  # it was written a moment ago
     record(
@@ -108,6 +115,15 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any) -> 
         release=shop.audit is None,
     )
     return True
+
+
+def begin(shop: Workshop, claim: Claim) -> bool:
+    """Write down that a request's training begins; whether it goes on where an interrupted one stopped."""
+    name, identity = claim.request.id, shop.settings.identity()
+    resume = claim.request.state == TRAINING and _was_begun_alike(shop, name, identity)
+    told = {"runner": shop.worker.runner, "base": shop.settings.base, "settings": identity, "resumed": resume}
+    record(shop.ledger, claim, TRAINING, told)
+    return resume
 
 
 def _audit(
@@ -178,11 +194,11 @@ def _end_if_full(shop: Workshop, claim: Claim) -> None:
             file.write(bytes(ROOM))
             file.flush()
     except StoreError:
-        _put_back(shop, claim, "the disk is full")
+        put_back(shop, claim, "the disk is full")
         raise
 
 
-def _put_back(shop: Workshop, claim: Claim, why: str) -> None:
+def put_back(shop: Workshop, claim: Claim, why: str) -> None:
     """Queue a request again whose work was cut off; its checkpoints stay. If the ledger is away, the lease runs out."""
     with suppress(AsuLoraError):
         if shop.ledger.get(claim.request.id).state == TRAINING:
