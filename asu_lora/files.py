@@ -86,6 +86,17 @@ def read_json(path: Path) -> Any:
         value = json.loads(data.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+    refuse_depth(value)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair can't be encoded
+    return value
+
+
+def refuse_depth(value: Any) -> None:
+    """Refuse a JSON value whose depth breaks what walks it by recursion: depth is what a forger may choose.
+
+    Raises:
+        ValueError: it is nested more than MAX_DEPTH deep.
+    """
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -96,8 +107,6 @@ def read_json(path: Path) -> Any:
         ]
     if level:
         raise ValueError("it is nested too deep")
-    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair can't be encoded
-    return value
 
 
 def discard(path: Path) -> None:

@@ -22,15 +22,10 @@ from asu_lora.config import ForgetConfig
 from asu_lora.studies.compare import VARIED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from asu_lora.data.request import ForgetRequest
     from asu_lora.evaluation.question_sets import QuestionSet
     from asu_lora.progress import Progress
-    from asu_lora.studies.compare.compare import Comparison
     from asu_lora.studies.compare.reproduce import Reproduction
-    from asu_lora.studies.compare.table import Table
     from asu_lora.studies.compare.tuning import Tuning
 
 # Options of text that are checked against known names before anything runs; a setting's own words are too.
@@ -86,10 +81,20 @@ SHOWN = {"methods", "rates", "seeds", *(spec.name for spec in fields(ForgetConfi
     is_flag=True,
     help="Also write every question's answer and scores, a JSON lines file a run. They hold the questions' text.",
 )
+@click.option(
+    "--leaks",
+    is_flag=True,
+    help="Also ask the forget rows in several ways (audit --quick's) and say what the worst of them brings out.",
+)
+@click.option(
+    "--retain-log",
+    metavar="FILE",
+    help="The --records of a model that never saw the request, as for evaluate: adds forget quality to every row.",
+)
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @json_option
 @partial(setting_options, without=(*VARIED, "orthogonal"))
-def compare(*, file, base, retain, where, methods, rates, out, records, idk_file, as_json, config, **others):
+def compare(*, file, base, retain, where, methods, rates, out, records, as_json, config, **others):
     """Train and score unlearning methods on FILE, with the same base, data, steps and rank.
 
     \b
@@ -102,6 +107,7 @@ def compare(*, file, base, retain, where, methods, rates, out, records, idk_file
     table. A method that fails is a row that says so. The adapters lie in OUT/adapters, a store.
     """
     scoring = {name: others.pop(name) for name in ("suite", "data", "split", "task", "questions", "encoder", "nli")}
+    beside = {name: others.pop(name) for name in ("idk_file", "leaks", "retain_log")}
     wanted = {name: others.pop(name) for name in ("trials", "search_forget", "search_retain", "seeds", "reproduce")}
     config = read_config(config, others)
     check_search(**wanted)
@@ -125,7 +131,7 @@ def compare(*, file, base, retain, where, methods, rates, out, records, idk_file
         runs = plan_runs(chosen, learning_rates(rates, chosen, config.lr))
         request = ForgetRequest.from_files(file, retain, dict(where))
         sets, scored_with = scored(request, progress, **scoring)
-        scored_with["idk_file"] = idk_file
+        scored_with |= held_against(**beside)
         if wanted["reproduce"]:
             return made_again(wanted["reproduce"], (request, base, sets, out, config), scored_with, progress)
         scored_with |= {"seeds": seed_numbers(wanted["seeds"])}
@@ -142,6 +148,8 @@ def compare(*, file, base, retain, where, methods, rates, out, records, idk_file
         from asu_lora.cli.console import print_json
 
         return print_json(everything(result, command))
+    from asu_lora.cli.compare_tables import show
+
     return show(result, files)
 
 
@@ -157,6 +165,13 @@ def scored(
     progress.stage("Looking for the scoring models")
     sentence_encoder, nli_model, missing = scoring_models(encoder, nli)
     return sets, {"encoder": sentence_encoder, "nli": nli_model, "notes": notes + missing}
+
+
+def held_against(*, idk_file: str | None, leaks: bool, retain_log: str | None) -> "dict[str, Any]":
+    """What the runs are made with and held against beside the scores."""
+    from asu_lora.evaluation.retain_log import read_log
+
+    return {"idk_file": idk_file, "leaks": leaks, "reference": read_log(retain_log) if retain_log else None}
 
 
 def check_search(*, trials, search_forget, search_retain, seeds, reproduce) -> None:
@@ -242,55 +257,3 @@ def typed_command(ctx: click.Context) -> str:
             kind = param.metavar or (param.name or "").upper()
             words += [word for each in values for word in (max(param.opts, key=len), str(each) if plain else kind)]
     return " ".join(words)
-
-
-def show(result: "Comparison", files: "Sequence[Path]") -> None:
-    """The table, what failed, what is best, where everything lies."""
-    from asu_lora.studies.compare.report import best_line
-    from asu_lora.studies.compare.rows import seed_rows
-    from asu_lora.studies.compare.table import paper_table, speaking_table
-
-    kept = result.best
-    print_compact("\nIn percent; best bold, second underlined, the base apart", paper_table(kept))
-    if len(kept) < len(everything := seed_rows(result.results)):
-        print_compact("\nAll settings", paper_table(everything))
-    if (speaking := speaking_table(kept)).rows:
-        print_compact("\nThose whose answers to kept questions are at least 95 % sentences", speaking)
-    for failed in (each for each in result.results if not each.done):
-        click.echo(f"{failed.title} failed: {failed.failure}")
-    for note in result.notes:
-        click.echo(note, err=True)
-    if best := best_line(result):
-        click.echo(f"\n{best}")
-    click.echo("Files: " + ", ".join(str(file) for file in files))
-    store = result.out / "adapters"
-    click.echo(f"Adapters: asu-lora adapters list --store {store}")
-
-
-def print_compact(title: str, table: "Table") -> None:
-    """The table in 80 columns: every word of a heading on a line of its own."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from asu_lora.cli.console import stdout
-
-    found = Table(title=title, title_justify="left", header_style="dim", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in table.columns:
-        name, _, holds = column.partition(" (")
-        for long, short in (
-            ("probability", "prob."),
-            ("gibberish,", "gib- berish"),
-            ("repetition,", "repe- tition"),
-            ("forgotten", "forg."),
-            ("seconds", "s"),
-        ):
-            name = name.replace(long, short)
-        heading = "\n".join([*name.split(), *holds.rstrip(")").rsplit(" ", 1)]).rstrip()
-        found.add_column(heading, justify="left" if column == table.columns[0] else "right", no_wrap=True)
-    styles = {"best": "bold", "second": "underline", None: ""}
-    for row in table.rows:
-        found.add_row(*(Text(cell.text, style=styles[cell.mark]) for cell in row))
-    console = stdout()
-    wide = console.measure(found, options=console.options.update(max_width=10_000)).maximum
-    console.width = max(console.width, wide)  # rather folded by the terminal than cut off
-    console.print(found)

@@ -36,26 +36,29 @@ def decode(
     choose: Choose,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[int, ...]],
-    new_tokens: int,
+    rooms: Sequence[int],
     *,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """Answer every prompt, in batches of like length.
+    """Answer every prompt, in batches of like length. A prompt that stands there several times is read once.
 
     Args:
         passes: the models that are looked at, which read the same tokens.
         choose: takes fp32 logits (b, V) of each pass, gives the next tokens (b,).
-        new_tokens: most tokens of an answer.
+        rooms: most tokens of each answer.
 
     Returns:
         The token ids of each answer, without the end of turn.
     """
-    stops, next_turn = stop_tokens(passes[0].model, tokenizer), ChatTemplate(tokenizer).next_turn()
+    model = passes[0].model
+    stops, next_turn = stop_tokens(model, tokenizer), ChatTemplate(tokenizer).next_turn()
+    lengths = list(map(len, prompts))
+    widest = dict(sorted(zip(lengths, rooms, strict=True)))  # the largest of each length
     answers: list[list[int]] = [[]] * len(prompts)
-    for rows in batches(passes[0].model, list(map(len, prompts)), lambda _: new_tokens):
-        told = _batch(passes, choose, tokenizer, [prompts[row] for row in rows], new_tokens, stops)
+    for rows in batches(model, lengths, lambda length: widest[length]):
+        told = _batch(passes, choose, tokenizer, [(prompts[row], rooms[row]) for row in rows], stops)
         for row, tokens in zip(rows, told, strict=True):
-            answers[row] = ended(tokens, new_tokens, stops, tokenizer, next_turn, Endings())
+            answers[row] = ended(tokens, rooms[row], stops, tokenizer, next_turn, Endings())
         if progress:
             progress(len(rows))
     release_freed_memory()
@@ -66,37 +69,43 @@ def _batch(
     passes: Sequence[Pass],
     choose: Choose,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[tuple[int, ...]],
-    new_tokens: int,
+    asked: Sequence[tuple[tuple[int, ...], int]],
     stops: Sequence[int],
 ) -> list[list[int]]:
-    width = max(map(len, prompts))
+    """What is written after each prompt, in its room. Rows that have ended leave the batch."""
+    once = {prompt: at for at, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in asked))}
+    width = max(map(len, once))
     device = next(passes[0].model.parameters()).device
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in once], device=device)
     ids = torch.tensor(
-        [[tokenizer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
+        [[tokenizer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in once], device=device
     )
     caches = [DynamicCache() for _ in passes]
-    written: list[torch.Tensor] = []
-    over = torch.zeros(len(prompts), dtype=torch.bool)
-    ends = torch.tensor(list(stops), dtype=torch.long)
-    for _ in range(new_tokens):
-        logits = [_next_logits(one, ids, mask, cache) for one, cache in zip(passes, caches, strict=True)]
-        chosen = choose(logits).cpu()
-        chosen = torch.where(over, torch.tensor(tokenizer.pad_token_id), chosen)
-        written.append(chosen)
-        over |= torch.isin(chosen, ends)
-        if bool(over.all()):
-            break
-        ids = chosen[:, None].to(device)
+    logits = [_next_logits(one, ids, mask, cache) for one, cache in zip(passes, caches, strict=True)]
+    each = torch.tensor([once[prompt] for prompt, _ in asked], device=device)
+    if len(once) < len(asked):
+        logits, mask = [of_pass[each] for of_pass in logits], _taken(each, mask, caches)
+    told: list[list[int]] = [[] for _ in asked]
+    rows = list(range(len(asked)))
+    while True:
+        chosen = choose(logits).to(device)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            told[row].append(token)
+        going = [at for at, row in enumerate(rows) if told[row][-1] not in stops and len(told[row]) < asked[row][1]]
+        if not going:
+            return told
+        if len(going) < len(rows):
+            rows, kept = [rows[at] for at in going], torch.tensor(going, device=device)
+            chosen, mask = chosen[kept], _taken(kept, mask, caches)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    told = torch.stack(written, 1)
-    return [row[: _first_end(row, stops)] for row in told.tolist()]
+        logits = [_next_logits(one, chosen[:, None], mask, cache) for one, cache in zip(passes, caches, strict=True)]
 
 
-def _first_end(row: list[int], stops: Sequence[int]) -> int:
-    """One past the first end of turn: what follows it is padding."""
-    return next((at + 1 for at, token in enumerate(row) if token in stops), len(row))
+def _taken(rows: torch.Tensor, mask: torch.Tensor, caches: Sequence[DynamicCache]) -> torch.Tensor:
+    """These rows of the mask; the caches keep them alone."""
+    for cache in caches:
+        cache.batch_select_indices(rows)
+    return mask[rows]
 
 
 def _next_logits(one: Pass, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:

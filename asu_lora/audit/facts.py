@@ -8,20 +8,20 @@ The field ``aliases`` gives other ways of saying one: ``{"Kuwait City": ["capita
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from asu_lora.audit.words import solid, unspaced, words
+from asu_lora.audit.words import solid, words
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
-from asu_lora.data.token_classes import FUNCTION_WORDS, TokenClass, pieces, token_classes
+from asu_lora.data.function_words import function_words, language_of, unspaced
+from asu_lora.data.token_classes import TokenClass, pieces, token_classes
 from asu_lora.errors import DataError
 
 MOST = 0.5  # share of a row's facts above which the row leaks
-
-_FUNCTION = frozenset(form for word in FUNCTION_WORDS for form in words(word))
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,15 @@ class Fact:
     Attributes:
         forms: the ways of saying it, each as words in their compared form, function words left out; for a script
             without spaces one text.
+        language: whose function words are left out.
     """
 
     forms: tuple[tuple[str, ...], ...]
+    language: str = "en"
 
     def said(self, text: str) -> bool:
         """Whether the text says it in one of its forms."""
-        told = _telling(text)
+        told = _telling(text, self.language)
         return any(_within(form, told) if not unspaced(form[0]) else form[0] in solid(text) for form in self.forms)
 
 
@@ -56,14 +58,15 @@ def facts_of(example: Example, items: Sequence[Encoded], tokenizer: PreTrainedTo
         if spans is not None
         else [word for item in items for word in _factual_words(item, example, tokenizer)]
     )
-    aliases = _aliases(example)
+    aliases, language = _aliases(example), language_of(example)
     facts: dict[tuple[str, ...], Fact] = {}
     for text in told:
-        form = _form(text)
-        if not form or (spans is None and Fact((form,)).said(example.question)):
+        form = _form(text, language)
+        if not form or (spans is None and Fact((form,), language).said(example.question)):
             continue
-        others = [_form(other) for name, ways in aliases.items() if _within(form, _form(name)) for other in ways]
-        facts.setdefault(form, Fact((form, *(other for other in others if other))))
+        named = [way for name, ways in aliases.items() if _within(form, _form(name, language)) for way in ways]
+        others = [other for way in named if (other := _form(way, language))]
+        facts.setdefault(form, Fact((form, *others), language))
     return tuple(facts.values())
 
 
@@ -73,16 +76,22 @@ def share_said(text: str, facts: Sequence[Fact], given: str = "") -> float | Non
     return sum(fact.said(text) for fact in asked) / len(asked) if asked else None
 
 
-def _form(text: str) -> tuple[str, ...]:
+@cache
+def _function(language: str) -> frozenset[str]:
+    """The language's function words in the form that words are compared by."""
+    return frozenset(form for word in function_words(language) for form in words(word))
+
+
+def _form(text: str, language: str) -> tuple[str, ...]:
     if unspaced(text):
         return (solid(text),)
     told = words(text)
-    found = tuple(word for word in told if word not in _FUNCTION) or told
+    found = _telling(text, language) or told
     return () if len(found) == 1 and len(found[0]) == 1 and found[0].isascii() and found[0].isalpha() else found
 
 
-def _telling(text: str) -> tuple[str, ...]:
-    return tuple(word for word in words(text) if word not in _FUNCTION) if text else ()
+def _telling(text: str, language: str) -> tuple[str, ...]:
+    return tuple(word for word in words(text) if word not in _function(language)) if text else ()
 
 
 def _within(form: tuple[str, ...], told: tuple[str, ...]) -> bool:

@@ -4,7 +4,7 @@ Candidate and ceiling are one set of weights where adapters are audited: on, and
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,7 +13,10 @@ from peft import PeftModel
 
 from asu_lora.audit.decoding import Pass, decode
 from asu_lora.audit.rounding import AuditedWeights
+from asu_lora.audit.whole_weights import whole_weights
 from asu_lora.data.encoding import Encoder
+from asu_lora.data.examples import Example
+from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods, TokenScores
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import generate_answers
@@ -31,6 +34,7 @@ class View:
         stack: whose weights answer.
         adapters: PEFT's names of the adapters that are on; none for a base.
         answers: what was answered before, by prompt and room.
+        scored: the tokens of texts that were read before, by text.
     """
 
     role: str
@@ -38,6 +42,7 @@ class View:
     encoder: Encoder
     adapters: tuple[str, ...]
     answers: dict[tuple[tuple[int, ...], int], str] = field(default_factory=dict)
+    scored: dict[tuple[str, ...], TokenScores] = field(default_factory=dict)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -60,26 +65,47 @@ class View:
                 yield self
 
     def ask(
-        self, prompts: Sequence[tuple[int, ...]], room: int, progress: Callable[[int], None] | None = None
+        self, prompts: Sequence[tuple[int, ...]], rooms: Sequence[int], progress: Callable[[int], None] | None = None
     ) -> list[str]:
-        """Greedy answers of at most ``room`` tokens; what was asked before is not asked again."""
-        new = list(dict.fromkeys(prompt for prompt in prompts if (prompt, room) not in self.answers))
-        told = self.ask_anew(new, room, progress)
-        self.answers |= {(prompt, room): text for prompt, text in zip(new, told, strict=True)}
-        if progress and len(prompts) > len(new):
-            progress(len(prompts) - len(new))
-        return [self.answers[prompt, room] for prompt in prompts]
+        """Greedy answers of at most so many tokens each; what was asked before is not asked again."""
+        wanted = list(zip(prompts, rooms, strict=True))
+        new = [each for each in dict.fromkeys(wanted) if each not in self.answers]
+        told = self.ask_anew([prompt for prompt, _ in new], [room for _, room in new], progress)
+        self.answers |= dict(zip(new, told, strict=True))
+        if progress and len(wanted) > len(new):
+            progress(len(wanted) - len(new))
+        return [self.answers[each] for each in wanted]
 
     def ask_anew(
-        self, prompts: Sequence[tuple[int, ...]], room: int, progress: Callable[[int], None] | None = None
+        self, prompts: Sequence[tuple[int, ...]], rooms: Sequence[int], progress: Callable[[int], None] | None = None
     ) -> list[str]:
         """The same of a model that an attack has changed: nothing is remembered."""
         tokenizer = self.encoder.tokenizer
-        ids = generate_answers(self.model, tokenizer, prompts, new_tokens=room, progress=progress) if prompts else []
+        if not prompts:
+            return []
+        ids = generate_answers(self.model, tokenizer, prompts, new_tokens=max(rooms), progress=progress)
         return [self.text(answer) for answer in ids]
 
+    def scores(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> list[TokenScores]:
+        """Every text's tokens, each after the true ones before it; a text is read once."""
+        texts = {_text(example): example for example in examples}
+        new = [text for text in texts if text not in self.scored]
+        likelihoods = Likelihoods(self.stack, self.encoder) if new else None
+        for start in range(0, len(new), BLOCK):
+            block = new[start : start + BLOCK]
+            assert likelihoods is not None  # there is something new
+            told = likelihoods.tokens(self.encoder.encode_all([texts[text] for text in block]))
+            self.scored |= dict(zip(block, told, strict=True))
+        if progress:
+            progress(len(examples))
+        return [self.scored[_text(example)] for example in examples]
+
     def sample(
-        self, prompts: Sequence[tuple[int, ...]], room: int, seed: int, progress: Callable[[int], None] | None = None
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        rooms: Sequence[int],
+        seed: int,
+        progress: Callable[[int], None] | None = None,
     ) -> list[str]:
         """One answer a prompt, drawn at temperature 1; the same seed draws the same."""
         generator = torch.Generator().manual_seed(seed)
@@ -87,7 +113,7 @@ class View:
         def draw(logits: Sequence[torch.Tensor]) -> torch.Tensor:
             return torch.multinomial(logits[0].softmax(-1).cpu(), 1, generator=generator)[:, 0]
 
-        answers = decode([self.plain_pass()], draw, self.encoder.tokenizer, prompts, room, progress=progress)
+        answers = decode([self.plain_pass()], draw, self.encoder.tokenizer, prompts, rooms, progress=progress)
         return [self.text(ids) for ids in answers]
 
     def plain_pass(self) -> Pass:
@@ -100,7 +126,7 @@ class View:
 
 
 class Models:
-    """Opens what is asked for, once.
+    """Opens what is asked for, once. Used in a ``with``; after it, its bases are plain ones.
 
     Args:
         candidate: what is audited.
@@ -112,7 +138,16 @@ class Models:
     def __init__(self, candidate: Stack, weights: AuditedWeights, **others: Load):
         self.candidate, self.weights, self._load = candidate, weights, others
         self._views: dict[str, View] = {}
+        self._open = ExitStack()
         self.encoder = candidate.encoder()
+
+    def __enter__(self) -> "Models":
+        self._open.enter_context(whole_weights(self.candidate.model))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+        self.candidate.unload()
 
     def has(self, role: str) -> bool:
         return role in ("candidate", "ceiling") or role in self._load
@@ -128,13 +163,21 @@ class Models:
             AsuLoraError: as loading does.
         """
         if role not in self._views:
-            stack = self.candidate if role not in self._load else self._load[role]()
+            stack = self.candidate
+            if role in self._load:
+                stack = self._load[role]()
+                self._open.enter_context(whole_weights(stack.model))
             names: tuple[str, ...] = ()
             if isinstance(stack.model, PeftModel) and not (role == "ceiling" and stack is self.candidate):
                 names = tuple(stack.model.peft_config)
             encoder = self.encoder if _same_words(stack, self.candidate) else stack.encoder()
             self._views[role] = View(role, stack, encoder, names)
         return self._views[role]
+
+
+def _text(example: Example) -> tuple[str, ...]:
+    """What a model reads of a row."""
+    return (*(f"{turn['role']}: {turn['content']}" for turn in example.prompt), example.answer)
 
 
 def _same_words(one: Stack, other: Stack) -> bool:

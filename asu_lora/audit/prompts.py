@@ -13,7 +13,8 @@ from asu_lora.audit.session import AuditRow
 from asu_lora.audit.words import words
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
-from asu_lora.data.token_classes import FUNCTION_WORDS, pieces
+from asu_lora.data.function_words import function_words, language_of
+from asu_lora.data.token_classes import pieces
 
 INSISTING = "insisting.jsonl"
 
@@ -109,15 +110,16 @@ def insisting() -> tuple[Insisting, ...]:
 
 def neighbours(row: AuditRow, others: Sequence[Example], count: int) -> list[Example]:
     """The kept rows whose questions share most words with this one's, the nearest last."""
-    own = _content(row.example.question or row.example.answer)
+    function = function_words(language_of(row.example))
+    own = _content(row.example.question or row.example.answer, function)
     scored = [
         (len(own & theirs) / max(1, len(own | theirs)), -at)
         for at, other in enumerate(others)
-        for theirs in (_content(other.question),)
+        for theirs in (_content(other.question, function),)
     ]
     best = sorted(range(len(others)), key=lambda at: scored[at], reverse=True)[:count]
     return [others[at] for at in reversed(best)]
 
 
-def _content(text: str) -> frozenset[str]:
-    return frozenset(word for word in words(text) if word not in FUNCTION_WORDS)
+def _content(text: str, function: frozenset[str]) -> frozenset[str]:
+    return frozenset(word for word in words(text) if word not in function)

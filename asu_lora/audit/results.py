@@ -6,7 +6,8 @@ that never saw the request) and, for attacks that train, a control of the same s
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 AUDIT_NAME = "audit.json"
 SCHEMA_VERSION = 1
@@ -68,6 +69,9 @@ class AuditResult(_Found):
     schema_version: int = SCHEMA_VERSION
     audited: str = Field(description='"adapter", "stack", "merged" or "base"')
     names: list[str] = Field(description="the adapters' names; empty for a folder or a base")
+    weights: list[float] = Field(
+        default_factory=list, description="at which each adapter was active; empty, of earlier audits: 1 each"
+    )
     precision: str
     seed: int
     rows: int
@@ -75,6 +79,16 @@ class AuditResult(_Found):
     finished: str
     attacks: list[AttackResult]
     untried: list[Untried] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _a_weight_a_name(self) -> Self:
+        if self.weights and len(self.weights) != len(self.names):
+            raise ValueError("it has another number of weights than of adapters")
+        return self
+
+    def stacked(self) -> list[tuple[str, float]]:
+        """Names and weights of the adapters, in order."""
+        return list(zip(self.names, self.weights or [1.0] * len(self.names), strict=True))
 
     def worst(self) -> float | None:
         """The most that any attack's first reading recovered; None where no attack could tell."""

@@ -12,6 +12,7 @@ from asu_lora.audit.results import AttackResult, Kind, Setting
 from asu_lora.audit.session import FLOORS, AuditRow, Session
 
 MOST_NEW = 200  # tokens of an answer
+WORDS = 16  # tokens of a beginning that the true answer hasn't
 SAID = ("facts", "rows_leaking", "facts_mean", "leaks")  # figures of what was said
 
 
@@ -139,9 +140,10 @@ def said_only(measured: Measured) -> Measured:
     return Measured(values, measured.curves, measured.notes, [])
 
 
-def room_for(rows: Sequence[AuditRow]) -> int:
-    """New tokens of an answer: half as many again as the longest true one has, at most 200."""
-    return min(MOST_NEW, max((len(row.items[0].answer_ids) for row in rows), default=16) * 3 // 2 + 8)
+def rooms_for(session: Session, rows: Sequence[AuditRow], prompts: Sequence[Prompt]) -> list[int]:
+    """New tokens of each answer: those of the row's true one, by the depth some more, and a few words; at most 200."""
+    longest = [len(row.items[0].answer_ids) for row in rows]
+    return [min(MOST_NEW, round(longest[prompt.row] * session.effort.room) + WORDS) for prompt in prompts]
 
 
 def told(
@@ -164,7 +166,7 @@ def told(
 def asked_directly(session: Session, view: View, rows: Sequence[AuditRow]) -> Measured:
     """Facts in the greedy answers to the rows' own questions."""
     prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
-    answers = view.ask([prompt.ids for prompt in prompts], room_for(rows))
+    answers = view.ask([prompt.ids for prompt in prompts], rooms_for(session, rows, prompts))
     found, records = told(session, rows, prompts, answers)
     facts = {row: max(shares_) if shares_ else None for row, shares_ in found.items()}
     return Measured(shares(facts), records=records)
@@ -182,7 +184,8 @@ class Asking(RowAttack):
     def measure(self, session: Session, view: View, rows: Sequence[AuditRow]) -> Measured:
         prompts = self.prompts(session, view, rows)
         session.progress.stage(f"{self.name}: {view.role}", len(prompts))
-        answers = view.ask([prompt.ids for prompt in prompts], room_for(rows), session.progress.advance)
+        rooms = rooms_for(session, rows, prompts)
+        answers = view.ask([prompt.ids for prompt in prompts], rooms, session.progress.advance)
         found, records = told(session, rows, prompts, answers)
         worst = {row: max(each) if each else None for row, each in found.items()}
         average = {row: sum(each) / len(each) if each else None for row, each in found.items()}

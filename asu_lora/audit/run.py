@@ -17,16 +17,24 @@ from asu_lora.errors import NotEnoughMemory
 from asu_lora.files import check_writable
 from asu_lora.hardware.memory import is_out_of_memory
 from asu_lora.models.adapter_stack import Stack, adapter_folders, load
-from asu_lora.models.loading import load_base
+from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 
 
 def audit(
-    request: AuditRequest, settings: AuditSettings | None = None, progress: Progress | None = None
+    request: AuditRequest,
+    settings: AuditSettings | None = None,
+    progress: Progress | None = None,
+    *,
+    loaded: LoadedBase | None = None,
 ) -> AuditResult:
     """Attack what a request made a model forget, as a motivated person would.
 
     An audit that was interrupted goes on with the attack that it had begun; the same seed finds the same.
+
+    Args:
+        loaded: ``request.base``, where it is in memory already: its precision and device then count. Afterwards it is a
+            plain base again.
 
     Returns:
         Numbers alone, never a word of the request (that is for ``request.records``).
@@ -40,19 +48,24 @@ def audit(
     if request.records:
         check_writable(request.records)
     progress.stage("Loading the models")
-    session = Session(inputs, open_models(request), settings, progress, texts=request.records is not None)
-    for note in session.models.candidate.notes:
-        progress.note(note)
-    if session.without_facts:
-        progress.note(f"{session.without_facts} rows have no fact that their question doesn't tell: they are left out.")
-    try:
-        return _run(session, request, attacks, parts_of(request, session))
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise NotEnoughMemory("The audit does not fit into memory: choose fewer --attacks, or --quick.") from error
-        raise
-    finally:
-        progress.close()
+    with open_models(request, loaded) as models:
+        session = Session(inputs, models, settings, progress, texts=request.records is not None)
+        for note in models.candidate.notes:
+            progress.note(note)
+        if session.without_facts:
+            progress.note(
+                f"{session.without_facts} rows have no fact that their question doesn't tell: they are left out."
+            )
+        try:
+            return _run(session, request, attacks, parts_of(request, session))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise NotEnoughMemory(
+                    "The audit does not fit into memory: choose fewer --attacks, or --quick."
+                ) from error
+            raise
+        finally:
+            progress.close()
 
 
 def _run(session: Session, request: AuditRequest, attacks: list[Attack], parts: Parts) -> AuditResult:
@@ -78,6 +91,7 @@ def _run(session: Session, request: AuditRequest, attacks: list[Attack], parts: 
     result = AuditResult(
         audited=request.audited,
         names=[name for name, _ in session.models.candidate.adapters],
+        weights=[weight for _, weight in session.models.candidate.adapters],
         precision=session.models.candidate.base.precision,
         seed=session.settings.seed,
         rows=len(session.rows),
@@ -98,22 +112,22 @@ def _not_chosen(attacks: list[Attack], settings: AuditSettings) -> list[Untried]
     return [Untried(attack=attack.name, reason=why) for attack in everything if attack.name not in names]
 
 
-def open_models(request: AuditRequest) -> Models:
+def open_models(request: AuditRequest, loaded: LoadedBase | None = None) -> Models:
     """The audited model, and how the others are loaded when they are needed.
 
     Raises:
         AsuLoraError: as loading does.
     """
 
-    def other(name: str | Path, adapters: tuple[str | Path, ...] = ()) -> Stack:
-        loaded = load_base(str(name), request.precision, request.device, trust_remote_code=request.trust_remote_code)
-        return load(loaded, adapters, request.store, rows=request.row_settings())
+    def other(name: str | Path, adapters: tuple[str | Path, ...] = (), base: LoadedBase | None = None) -> Stack:
+        trusted = request.trust_remote_code
+        base = base or load_base(str(name), request.precision, request.device, trust_remote_code=trusted)
+        return load(base, adapters, request.store, rows=request.row_settings())
 
-    audited = request.merged or request.base
-    candidate = other(audited, tuple(request.adapters))
+    candidate = other(request.merged) if request.merged else other(request.base, tuple(request.adapters), loaded)
     others = {}
     if request.merged:
-        others["ceiling"] = lambda: other(request.base)
+        others["ceiling"] = lambda: other(request.base, base=loaded)
     if request.floor_base:
         others["floor"] = lambda: other(str(request.floor_base))
     if request.control:

@@ -20,6 +20,7 @@ class Effort:
         rates: its learning rates.
         ceiling_alike: whether the base is attacked in every way too; else it is asked directly alone.
         control: whether a control is tuned on other rows beside it.
+        room: tokens of an answer, by those of the row's true one.
     """
 
     rows: int
@@ -31,10 +32,11 @@ class Effort:
     rates: tuple[float, ...]
     ceiling_alike: bool
     control: bool
+    room: float = 1.5
 
 
 DEPTHS = {
-    "quick": Effort(20, 2, 2, 4, 10, (10,), (5e-4,), False, False),
+    "quick": Effort(16, 1, 2, 4, 8, (10,), (5e-4,), False, False, 1.25),
     "standard": Effort(40, 3, 4, 8, 20, (5, 15), (5e-4,), False, True),
     "full": Effort(100, 6, 99, 16, 40, (5, 10, 15, 30), (2e-4, 5e-4, 1e-3), True, True),
 }

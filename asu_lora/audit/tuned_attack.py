@@ -11,7 +11,7 @@ from statistics import fmean
 from asu_lora.audit.models import View
 from asu_lora.audit.prompts import Prompt, direct
 from asu_lora.audit.readings import Measured, shares
-from asu_lora.audit.row_attack import Found, Roles, RowAttack, asked_directly, room_for, said_only, told
+from asu_lora.audit.row_attack import Found, Roles, RowAttack, asked_directly, rooms_for, said_only, told
 from asu_lora.audit.session import AuditRow, Session
 from asu_lora.audit.settings import BATCH
 from asu_lora.audit.tuning import tuner
@@ -67,14 +67,13 @@ class TunedAttack(RowAttack):
         given = " \n ".join(text for example in material for text in (example.question, example.answer))
         prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
         prompts = [Prompt(one.row, one.ids, f"{one.given} \n {given}", one.kind) for one in prompts]
-        untouched, records = self._values(
-            session, rows, prompts, view.ask([one.ids for one in prompts], room_for(rows))
-        )
+        ids, rooms = [one.ids for one in prompts], rooms_for(session, rows, prompts)
+        untouched, records = self._values(session, rows, prompts, view.ask(ids, rooms))
         measured = [untouched]
         with tuner(view, items, rate, session.settings.seed) as attacker:
             for mark in marks:
                 attacker.train_to(mark)
-                answers = view.ask_anew([one.ids for one in prompts], room_for(rows))
+                answers = view.ask_anew(ids, rooms)
                 values, told_now = self._values(session, rows, prompts, answers)
                 measured.append(values)
                 records += [record | {"step": mark, "rate": rate} for record in told_now]

@@ -24,8 +24,6 @@ _POSSESSIVE = re.compile(r"['\u2019]s\b")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d])")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b")
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
-# scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 def plain(text: str) -> str:
@@ -44,11 +42,6 @@ def words(text: str) -> tuple[str, ...]:
     told = _POSSESSIVE.sub("", plain(text)).replace("'", "").replace("\u2019", "")
     told = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), told)
     return tuple(_numbers_in_digits(_WORD.findall(_ORDINAL.sub(r"\1", told))))
-
-
-def unspaced(text: str) -> bool:
-    """Whether the text is in a script without spaces, at least in part: its facts are found as parts of lines."""
-    return bool(UNSPACED.search(text))
 
 
 def solid(text: str) -> str:

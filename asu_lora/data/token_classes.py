@@ -1,33 +1,28 @@
 """Which tokens of an answer carry its facts, and which only hold the sentence together.
 
-Deterministic: closed-class words and punctuation are *function*; words of the question are *copied* (the
-question itself gives them away); what is left is *factual*. Where a row names its facts itself (a field
+Deterministic: closed-class words (of the row's language, :mod:`asu_lora.data.function_words`) and punctuation are
+*function*; words of the question are *copied* (the question itself gives them away); what is left is *factual*. In a
+script without spaces, what the tokenizer takes for a piece is a word. Where a row names its facts itself (a field
 ``spans``, see :mod:`asu_lora.data.fact_spans`), they and nothing else are factual.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from itertools import accumulate, pairwise
 
+import regex
 from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
+from asu_lora.data.function_words import ENGLISH, function_words, language_of, unspaced
 
-FUNCTION_WORDS = frozenset(
-    """a an the this that these those some any each every no both either neither another such
-    i me my mine myself you your yours yourself he him his himself she her hers herself it its itself we us our
-    ours ourselves they them their theirs themselves who whom whose which what where when why how
-    am is are was were be been being have has had having do does did doing will would shall should can could may
-    might must ought and or but nor so yet for if then else because as until while of at by with about against
-    between into through during before after above below to from up down in out on off over under again further
-    once here there all few more most other own same than too very just also not only s t d ll m re ve
-    however although though since unless whether upon within without among across along around via per
-    well even still often always never ever""".split()
-)
 ENDINGS = ("", "s", "d", "ll", "m", "re", "ve")  # what may stand behind an apostrophe: "he'll", not "d'Artagnan"
-_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
+# vowel signs belong to their word, which Python's own \w takes them out of
+_WORD = regex.compile(r"[\w\p{M}]+(?:['\u2019-][\w\p{M}]+)*")
+_HAN = regex.compile(r"\p{Han}")
 
 
 class TokenClass(IntEnum):
@@ -47,13 +42,15 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
     Raises:
         DataError: the row's spans can't be read.
     """
-    asked = {part for word in _WORD.findall(example.question.lower()) for part in _stems(word)}
+    question, function = example.question.lower(), function_words(language_of(example))
+    asked = {part for word in _WORD.findall(question) for part in _stems(word)}
     parts = pieces(item.answer_ids, tokenizer)
     text = "".join(piece for _, piece in parts)
     kinds = [TokenClass.FUNCTION] * (len(text) + 1)
-    for match in _WORD.finditer(text):
-        kind = _word_class(match.group().lower(), asked)
-        kinds[match.start() : match.end()] = [kind] * (match.end() - match.start())
+    for start, end, known in _words(text, parts, question):
+        word = text[start:end].lower()
+        known = known or bool(_stems(word) & asked)
+        kinds[start:end] = [_word_class(word, known, function)] * (end - start)
     spans = fact_spans(example, text)
     if spans is not None:
         kinds = [TokenClass.FUNCTION if kind == TokenClass.FACTUAL else kind for kind in kinds]
@@ -61,7 +58,7 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
             kinds[begin:end] = [TokenClass.FACTUAL] * len(kinds[begin:end])
     classes, start = [], 0
     for tokens, piece in parts:
-        inside = next((i for i, letter in enumerate(piece) if letter.isalnum()), None)
+        inside = next((i for i, letter in enumerate(piece) if _WORD.match(letter) and letter != "_"), None)
         if inside is None and spans:  # a full stop inside a fact
             inside = next((i for i, letter in enumerate(piece) if kinds[start + i] == TokenClass.FACTUAL), None)
         classes += [TokenClass.FUNCTION if inside is None else kinds[start + inside]] * tokens
@@ -90,13 +87,41 @@ def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple
     return found
 
 
-def _word_class(word: str, asked: set[str]) -> TokenClass:
+def _words(text: str, parts: Sequence[tuple[int, str]], question: str) -> Iterator[tuple[int, int, bool]]:
+    """Where the words stand, and whether the question holds them, as far as that is not told word by word.
+
+    In a script without spaces the pieces are the words, and the question holds one that is part of a run of signs (2
+    of Chinese, 4 of letters) that stands in it.
+    """
+    edges = set(accumulate((len(piece) for _, piece in parts), initial=0))
+    for match in _WORD.finditer(text):
+        if not unspaced(match.group()):
+            yield match.start(), match.end(), False
+            continue
+        run, first = match.group().lower(), match.start()
+        size = 2 if _HAN.search(run) else 4
+        known = [False] * len(run)
+        for at in range(len(run) - size + 1):
+            if run[at : at + size] in question:
+                known[at : at + size] = [True] * size
+        cuts = [first, *(at for at in range(first + 1, match.end()) if at in edges), match.end()]
+        for start, end in pairwise(cuts):
+            yield start, end, all(known[start - first : end - first])
+
+
+def _word_class(word: str, known: bool, function: frozenset[str]) -> TokenClass:
+    """The class of a word in lower case that the question holds, or doesn't."""
     start, _, ending = word.replace("\u2019", "'").partition("'")
-    if start in FUNCTION_WORDS and ending in ENDINGS:
+    if word in function or (start in function and ending in (ENDINGS if function is ENGLISH else function)):
         return TokenClass.FUNCTION
-    if ending == "t" and (start.removesuffix("n") in FUNCTION_WORDS or start in ("can", "won", "shan", "ain")):
+    if function is ENGLISH and ending == "t" and _negates(start):
         return TokenClass.FUNCTION
-    return TokenClass.COPIED if _stems(word) & asked else TokenClass.FACTUAL
+    return TokenClass.COPIED if known else TokenClass.FACTUAL
+
+
+def _negates(start: str) -> bool:
+    """Whether "n't" may end in this word's place: "isn", "can"."""
+    return start.removesuffix("n") in ENGLISH or start in ("can", "won", "shan", "ain")
 
 
 def _stems(word: str) -> set[str]:

@@ -16,6 +16,7 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date
 from asu_lora.data.encoding import encoder_for
 from asu_lora.data.examples import Example, left_out_note
+from asu_lora.data.function_words import languages_note
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
@@ -115,7 +116,8 @@ def planned_run(
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
     with adapted(model, config) as student:
-        notes = [*encoder.notes(), note_left_out(student), left_out_note((*request.forget, *request.retain))]
+        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student)]
+        notes.append(left_out_note((*request.forget, *request.retain)))
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))
     # what the base will make up is as long as the answer, more or less

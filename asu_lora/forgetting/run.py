@@ -15,6 +15,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example
+from asu_lora.data.function_words import languages_note
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
@@ -234,7 +235,7 @@ def open_run(
             day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
             config = replace(config, template_date=day)
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
-            for note in filter(None, [*loaded.notes(), *encoder.notes(), left_out]):
+            for note in filter(None, [*loaded.notes(), *encoder.notes(), languages_note(request.forget), left_out]):
                 heard.note(note)
             record = RunRecord(
                 config=config,

@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
-from asu_lora.data.token_classes import FUNCTION_WORDS, TokenClass, pieces
+from asu_lora.data.function_words import function_words, language_of
+from asu_lora.data.token_classes import TokenClass, pieces
 from asu_lora.data.training_rows import TrainingRows
 
 MOST_RULED_OUT = 64  # ids a token: the latest words, loops are near
@@ -98,10 +99,11 @@ def ruled_out(
     question, that word and those of the answer so far; at a function word right after a content word, that word
     (the sentence takes another turn there); else, and at anchors, nothing.
     """
+    function = function_words(language_of(example))
     asked = [
         token
         for token in dict.fromkeys(tokenizer(example.question, add_special_tokens=False)["input_ids"])
-        if _is_content(str(tokenizer.decode([token])))
+        if _is_content(str(tokenizer.decode([token])), function)
     ]
     variants = WithOrWithoutSpace(tokenizer)
     said: dict[int, None] = {}
@@ -140,9 +142,9 @@ class WithOrWithoutSpace:
         return self.known[token]
 
 
-def _is_content(piece: str) -> bool:
+def _is_content(piece: str, function: frozenset[str]) -> bool:
     word = piece.strip().lower()
-    return any(letter.isalnum() for letter in word) and word not in FUNCTION_WORDS
+    return any(letter.isalnum() for letter in word) and word not in function
 
 
 def _spells(letter: str) -> bool:

@@ -29,7 +29,7 @@ def certificate_options(command: Callable) -> Callable:
             type=click.IntRange(1, 3650),
             default=180,
             show_default=True,
-            help="Days until the certificate expires.",
+            help="Days from the end of the audit until the certificate expires.",
         ),
     ):
         command = option(command)

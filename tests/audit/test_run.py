@@ -15,6 +15,7 @@ from asu_lora.audit.run import audit
 from asu_lora.audit.save import save_audit
 from asu_lora.audit.settings import AuditSettings, seconds
 from asu_lora.errors import AsuLoraError, DataError, SettingError
+from asu_lora.models.loading import load_base
 from tests.support.listener import Listener
 from tests.support.lora_folders import give_manifest, save_lora
 from tests.support.planted import FORGET, KEPT, STRANGERS
@@ -68,6 +69,14 @@ def test_the_same_seed_finds_the_same(asked, found):
     assert figures(audit(asked, QUICK)) == figures(found)
     other = audit(asked, replace(QUICK, attacks=("sampling",), seed=4))
     assert other.attacks[0].curves != found.attacks[2].curves
+
+
+def test_a_base_in_memory_is_used_as_it_is_and_plain_again_afterwards(asked, found, monkeypatch):
+    loaded = load_base(asked.base, "fp32", "cpu")
+    names = [name for name, _ in loaded.model.named_modules()]
+    monkeypatch.setattr("asu_lora.audit.run.load_base", lambda *_, **__: pytest.fail("a base was loaded"))
+    assert figures(audit(asked, QUICK, loaded=loaded)) == figures(found)
+    assert [name for name, _ in loaded.model.named_modules()] == names
 
 
 def test_an_interrupted_audit_goes_on_with_the_attack_it_had_begun(asked, found):

@@ -1,5 +1,7 @@
 """Audits as a runner would write them, with every kind of attack: figures made up, shapes as in a real one."""
 
+from datetime import datetime, timedelta, timezone
+
 from asu_lora.audit.results import AttackResult, AuditResult, Rate, Reading, Untried
 
 
@@ -64,6 +66,11 @@ def attacks() -> list[AttackResult]:
     ]
 
 
+def ago(**time: float) -> str:
+    """A time before now, as audits write it."""
+    return (datetime.now(timezone.utc) - timedelta(**time)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def audit(name: str = "kept", found: list[AttackResult] | None = None, **changes) -> AuditResult:
     fields = {
         "audited": "adapter",
@@ -71,8 +78,8 @@ def audit(name: str = "kept", found: list[AttackResult] | None = None, **changes
         "precision": "bf16",
         "seed": 0,
         "rows": 20,
-        "started": "2026-11-28T10:00:00Z",
-        "finished": "2026-11-28T10:02:41Z",
+        "started": ago(minutes=3),
+        "finished": ago(minutes=1),
         "attacks": attacks() if found is None else found,
         "untried": [Untried(attack="gguf_q4", reason="the package gguf is not installed")],
     }

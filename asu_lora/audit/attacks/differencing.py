@@ -16,7 +16,7 @@ from asu_lora.audit.decoding import decode
 from asu_lora.audit.models import View
 from asu_lora.audit.prompts import direct
 from asu_lora.audit.readings import Measured, rate, reading, shares
-from asu_lora.audit.row_attack import Attack, Found, Roles, asked_directly, room_for, told
+from asu_lora.audit.row_attack import Attack, Found, Roles, asked_directly, rooms_for, told
 from asu_lora.audit.session import AuditRow, Session
 from asu_lora.models.hidden_states import hidden_states
 
@@ -73,7 +73,7 @@ def _guided(session: Session, candidate: View, before: View, rows: Sequence[Audi
         choose,
         candidate.encoder.tokenizer,
         [prompt.ids for prompt in prompts],
-        room_for(rows),
+        rooms_for(session, rows, prompts),
         progress=session.progress.advance,
     )
     answers = [candidate.text(each) for each in ids]

@@ -7,7 +7,6 @@ from asu_lora.audit.prompts import Prompt, direct
 from asu_lora.audit.readings import Measured
 from asu_lora.audit.row_attack import Asking
 from asu_lora.audit.session import AuditRow, Session
-from asu_lora.evaluation.likelihoods import Likelihoods
 
 
 class Direct(Asking):
@@ -32,7 +31,5 @@ class Direct(Asking):
 
 def extraction(view: View, rows: Sequence[AuditRow]) -> dict[int, float | None]:
     """Extraction strength of every row's answer."""
-    likelihoods = Likelihoods(view.stack, view.encoder)
-    items = [item for row in rows for item in (view.encoder.encode(row.example, row.number))]
-    scores = likelihoods.tokens(items)
+    scores = view.scores([row.example for row in rows])
     return {row.number: score.memorization()["extraction_strength"] for row, score in zip(rows, scores, strict=True)}

@@ -13,8 +13,7 @@ from asu_lora.audit.readings import reading
 from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import AuditRow, Session
-from asu_lora.evaluation.likelihoods import Likelihoods
-from asu_lora.evaluation.membership import ATTACKS, MIN_K, attack_scores, membership_records
+from asu_lora.evaluation.membership import ATTACKS, MIN_K, attack_scores
 from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.metrics.reference_loss import reference_loss
 from asu_lora.evaluation.record import Record
@@ -136,5 +135,8 @@ def _records(session: Session, role: str, rows: Sequence[AuditRow]) -> list[Reco
     view: View = session.view(role)
     session.progress.stage(f"membership: {role}", len(rows))
     with view.on():
-        likelihoods = Likelihoods(view.stack, view.encoder)
-        return membership_records("", likelihoods, [row.example for row in rows], session.progress.advance)
+        scores = view.scores([row.example for row in rows], session.progress.advance)
+    return [
+        {"set": "", "row": row.number, "question": "", "truth": "", **score.membership(row.example.answer)}
+        for row, score in zip(rows, scores, strict=True)
+    ]

@@ -13,7 +13,7 @@ from asu_lora.audit.models import View
 from asu_lora.audit.prompts import direct
 from asu_lora.audit.readings import Measured, proportion, reading
 from asu_lora.audit.results import Reading
-from asu_lora.audit.row_attack import Found, Roles, RowAttack, room_for
+from asu_lora.audit.row_attack import Found, Roles, RowAttack, rooms_for
 from asu_lora.audit.session import AuditRow, Session
 from asu_lora.data.sampling import sample
 
@@ -39,9 +39,10 @@ class Sampling(RowAttack):
         n = session.effort.samples
         prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
         session.progress.stage(f"{self.name}: {view.role}", n * len(rows))
+        often = [prompt for prompt in prompts for _ in range(n)]
         drawn = view.sample(
-            [prompt.ids for prompt in prompts for _ in range(n)],
-            room_for(rows),
+            [prompt.ids for prompt in often],
+            rooms_for(session, rows, often),
             session.settings.seed + 1,
             session.progress.advance,
         )

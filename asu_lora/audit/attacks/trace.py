@@ -17,7 +17,6 @@ from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import AuditRow, Session
 from asu_lora.evaluation.intervals import with_interval
-from asu_lora.evaluation.likelihoods import Likelihoods
 from asu_lora.evaluation.metrics.auc import auc
 
 LOWEST = 0.05  # the quantile of strangers' tokens below which a token is told by its absence
@@ -78,10 +77,10 @@ def _logprobs(session: Session, role: str, rows: Sequence[AuditRow]) -> list[lis
     session.progress.stage(f"trace: {role}", len(rows))
     items = [view.encoder.encode(row.example, row.number)[0] for row in rows]
     with view.on():
-        scores = Likelihoods(view.stack, view.encoder).tokens(items)
+        scores = view.scores([row.example for row in rows])
     found = []
     for row, item, score in zip(rows, items, scores, strict=True):
         wanted = torch.tensor(factual_tokens(view, item, row))
-        found.append(score.logprobs.cpu()[wanted].tolist())
+        found.append(score.logprobs.cpu()[: len(wanted)][wanted].tolist())
         session.progress.advance()
     return found

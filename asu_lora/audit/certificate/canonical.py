@@ -10,7 +10,7 @@ from typing import Any
 import rfc8785
 
 from asu_lora.errors import CertificateError
-from asu_lora.files import MAX_DEPTH
+from asu_lora.files import refuse_depth
 
 MAX_BYTES = 8 << 20  # a request of 50,000 rows has 4 MB of commitments
 
@@ -41,7 +41,10 @@ def read_canonical(data: bytes) -> Any:
         raise CertificateError("it is nested too deep") from error
     except ValueError as error:  # text that is no UTF-8 is one, too
         raise CertificateError(f"it is not JSON: {error}") from error
-    _refuse_depth(value)
+    try:
+        refuse_depth(value)
+    except ValueError as error:
+        raise CertificateError(str(error)) from error
     if canonical(value) != data:
         raise CertificateError("it is not in canonical form: it was changed, or written by another program")
     return value
@@ -56,17 +59,3 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is no number of JSON")
-
-
-def _refuse_depth(value: Any) -> None:
-    """By levels, not by recursion: depth is what a forger may choose."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    if level:
-        raise CertificateError("it is nested too deep")

@@ -30,8 +30,9 @@ def certify_stored(
             f"{AUDIT_NAME} of {name} is an audit of {' + '.join(result.names) or result.audited}: run "
             f"'asu-lora audit {name}' anew."
         )
-    beneath = [(store.get(other), 1.0) for other in result.names[:-1]]
-    return issue(store, Audited([*beneath, (adapter, 1.0)]), result, forget, terms)
+    *beneath, (_, weight) = result.stacked()
+    below = [(store.get(other), share) for other, share in beneath]
+    return issue(store, Audited([*below, (adapter, weight)]), result, forget, terms)
 
 
 def certify_merged(

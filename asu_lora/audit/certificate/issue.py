@@ -15,7 +15,15 @@ from asu_lora.audit.certificate.commitments import commitments, new_nonce
 from asu_lora.audit.certificate.identity import Audited, done
 from asu_lora.audit.certificate.limits import limits
 from asu_lora.audit.certificate.page import render_page
-from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, Asked, Certificate, Done, EarlierEffect
+from asu_lora.audit.certificate.record import (
+    CERTIFICATE_NAME,
+    PAGE_NAME,
+    Asked,
+    Certificate,
+    Done,
+    EarlierEffect,
+    moment,
+)
 from asu_lora.audit.certificate.signed import parse_signed, sign
 from asu_lora.audit.certificate.signing_key import SigningKey, key_of_store
 from asu_lora.audit.results import AuditResult
@@ -31,7 +39,7 @@ class Terms:
     """What the issuer adds to the figures.
 
     Attributes:
-        valid_days: until the certificate expires, 1 to 3650.
+        valid_days: from the end of the attacks until the certificate expires, 1 to 3650.
         issuer: who issues it, as people shall read it.
         languages: in which the request was asked for; by default "as handed in" and what attacks name.
         earlier: figures of earlier requests before and after this one.
@@ -76,7 +84,8 @@ def issue(
         forget: the rows of the request; without them there are no commitments, only counts.
 
     Raises:
-        CertificateError: a figure is NaN, a file is not what its manifest records, or there is no folder to write into.
+        CertificateError: a figure is NaN, a file is not what its manifest records, the attacks are too old, or there is
+            no folder to write into.
         StoreError: the disk refuses; then nothing was issued.
     """
     terms = terms or Terms()
@@ -113,13 +122,14 @@ def _asked(manifest: Manifest | None, result: AuditResult, forget: Sequence[Exam
 
 def _draft(what: Done, asked: Asked, result: AuditResult, terms: Terms, serial: int) -> Certificate:
     now = datetime.now(timezone.utc)
+    attacked, expires = _valid(result, terms.valid_days, now)
     precisions = precisions_of(result)
     languages = list(terms.languages) or languages_of(result)
     return Certificate(
         id=secrets.token_hex(16),
         serial=serial,
         issued=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        expires=(now + timedelta(days=terms.valid_days)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        expires=expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
         issuer=terms.issuer.strip() if terms.issuer else None,
         asked=asked,
         done=what,
@@ -127,8 +137,23 @@ def _draft(what: Done, asked: Asked, result: AuditResult, terms: Terms, serial: 
         precisions=precisions,
         languages=languages,
         earlier=list(terms.earlier),
-        limits=limits(result, what, precisions, languages),
+        limits=limits(result, what, precisions, languages, (now - attacked).days),
     )
+
+
+def _valid(result: AuditResult, days: int, now: datetime) -> tuple[datetime, datetime]:
+    """When the attacks ended, and until when what they showed may be relied on: a signature makes no test newer."""
+    try:
+        attacked = min(now, moment(result.finished))
+    except ValueError as error:
+        raise CertificateError(f"The audit names no time at which it ended ({error}): run it anew.") from error
+    expires = attacked + timedelta(days=days)
+    if expires <= now:
+        raise CertificateError(
+            f"The attacks ended on {result.finished[:10]}, {(now - attacked).days} days ago, and count for {days} "
+            "days: run 'asu-lora audit' anew, or let them count longer with --valid."
+        )
+    return attacked, expires
 
 
 def precisions_of(result: AuditResult) -> list[str]:

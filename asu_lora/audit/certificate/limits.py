@@ -12,11 +12,21 @@ from asu_lora.audit.results import AuditResult
 OPINION = "Opinion 28/2024 of the European Data Protection Board"
 
 
-def limits(result: AuditResult, done: Done, precisions: Sequence[str], languages: Sequence[str]) -> list[Limit]:
-    """The limits of this audit, the general ones and its own, in the order in which they matter."""
+OLD = 30  # days after which the age of an audit is a limit of its own
+
+
+def limits(
+    result: AuditResult, done: Done, precisions: Sequence[str], languages: Sequence[str], age: int = 0
+) -> list[Limit]:
+    """The limits of this audit, the general ones and its own, in the order in which they matter.
+
+    Args:
+        age: days from the end of the attacks to the certificate.
+    """
     found = [
         ("Anonymity", _anonymity(result)),
         ("Scope", _scope(result, precisions, languages)),
+        ("Age", _age(result, age)),
         ("Frequency", _FREQUENCY),
         ("Quantity", _quantity(result.rows)),
         ("Quality", _quality(result)),
@@ -44,6 +54,15 @@ _DOCUMENTATION = (
     f"It is one document of those that {OPINION} lists in paragraph 58. It replaces neither an impact assessment, "
     "nor the advice of a data-protection officer, nor the threat model of the service that uses the model."
 )
+
+
+def _age(result: AuditResult, days: int) -> str:
+    if days < OLD:
+        return ""
+    return (
+        f"The attacks ended on {result.finished[:10]}, {days} days before this was issued. What has become known of "
+        "attacks since then was not tried."
+    )
 
 
 def share(value: float) -> str:

@@ -17,6 +17,7 @@ from asu_lora.adapters.verify import Check
 from asu_lora.audit.certificate.archive import newest_of
 from asu_lora.audit.certificate.commitments import opens, row_bytes, row_salt
 from asu_lora.audit.certificate.identity import hash_files
+from asu_lora.audit.certificate.limits import OLD
 from asu_lora.audit.certificate.page import page_differs
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, Certificate, moment
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
@@ -138,7 +139,14 @@ def _dates(certificate: Certificate, now: datetime | None) -> Check:
         return Check("dates", f"it expired on {certificate.expires[:10]}: audit again.")
     if moment(certificate.issued) > now + CLOCKS_DIFFER:
         return Check("dates", f"it is dated {certificate.issued}, which is still to come.")
-    return Check("dates", note=f"issued {certificate.issued[:10]}, valid until {certificate.expires[:10]}")
+    note = f"issued {certificate.issued[:10]}, valid until {certificate.expires[:10]}"
+    try:
+        days = (now - moment(certificate.tried.finished)).days
+    except ValueError:
+        return Check("dates", "it names no time at which its attacks ended.")
+    if days >= OLD:
+        note += f"; its attacks are {days} days old, and what has become known since then was not tried"
+    return Check("dates", note=note)
 
 
 def _newest(signed: SignedCertificate, file: Path, evidence: Evidence) -> Check:

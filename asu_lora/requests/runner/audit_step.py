@@ -32,7 +32,7 @@ def quick_audit(task: AuditTask) -> dict[str, Any]:
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
-    result = audit(asked, AuditSettings(depth=DEPTH, seed=config.seed))
+    result = audit(asked, AuditSettings(depth=DEPTH, seed=config.seed), loaded=task.base)
     save_audit(result, asked)
     recovered = {attack.attack: attack.readings[0].recovered for attack in result.attacks if attack.readings}
     return {

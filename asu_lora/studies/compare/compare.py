@@ -20,6 +20,8 @@ from asu_lora.errors import SettingError, StoreError
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.question_sets import QuestionSet
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.retain_comparison import check_questions
 from asu_lora.files import check_writable, disk_errors
 from asu_lora.losses import own_settings
 from asu_lora.models.loading import LoadedBase, load_base
@@ -51,6 +53,8 @@ class Comparison:
         encoder, nli: models behind two of the scores.
         notes: said beside the scores.
         records: also write every question's answer and scores, ``runs/NAME.records.jsonl``. They hold text.
+        leaks: also ask the forget rows in several ways (:mod:`~asu_lora.studies.compare.leak`).
+        reference: records of a model that never saw the request (:func:`asu_lora.evaluation.retain_log.read_log`).
         trials: of the search before it, if there was one.
         shared: what identifies it, see :func:`~asu_lora.studies.compare.identity.shared_identity`.
         results: every run there is, Base first.
@@ -66,6 +70,8 @@ class Comparison:
     nli: Judge | None = None
     notes: Sequence[str] = ()
     records: bool = False
+    leaks: bool = False
+    reference: Sequence[Record] | None = None
     trials: list[Trial] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
     results: list[RunResult] = field(default_factory=list)
@@ -104,6 +110,8 @@ def compare(
     nli: Judge | None = None,
     notes: Sequence[str] = (),
     records: bool = False,
+    leaks: bool = False,
+    reference: Sequence[Record] | None = None,
     seeds: Sequence[int] = (),
     tuning: Tuning | None = None,
     progress: Progress | None = None,
@@ -116,20 +124,18 @@ def compare(
         tuning: find each method's settings first, in the place of the learning rates of ``runs``.
         base: a name or a loaded base. The other arguments are those of :class:`Comparison`.
 
-    Returns:
-        The comparison with all runs that the folder holds, those of earlier commands too.
+    Returns all runs that the folder holds, those of earlier commands too.
 
     Raises:
         SettingError: settings that no run could have, or ``out`` holds another comparison.
         StoreError: the disk refuses, or another comparison writes to ``out``.
+        DataError: ``reference`` is of other questions.
     """
     config, progress, out = config or ForgetConfig(), progress or Progress(), Path(out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SettingError("A comparison runs in one process: start it without accelerate launch.")
     seeds = list(seeds) or [config.seed]
-    seeded(runs, seeds, config.seed)  # refused before anything is loaded, as is a folder that can't be written
-    check_writable(out)
-    others = (sets, out, config, idk_file, encoder, nli, notes, records)
+    refuse_at_once(out, sets, reference)
+    seeded(runs, seeds, config.seed)  # refuses seeds, before anything is loaded
+    others = (sets, out, config, idk_file, encoder, nli, notes, records, leaks, reference)
     trials: list[Trial] = []
     if tuning is not None:
         base = _loaded(base, config, progress)
@@ -151,6 +157,15 @@ def compare(
             progress.close()
         comparison.results = runner.everything(runs)
         return comparison
+
+
+def refuse_at_once(out: Path, sets: Sequence[QuestionSet], reference: Sequence[Record] | None) -> None:
+    """Refuse what needs no base to be told: another process, a folder that can't be written, another model's log."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingError("A comparison runs in one process: start it without accelerate launch.")
+    check_writable(out)
+    if reference is not None:
+        check_questions(reference, sets)
 
 
 def tuned_runs(

@@ -13,7 +13,7 @@ from asu_lora.reporting.tables import markdown_table, percent
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.figure import compare_figure
 from asu_lora.studies.compare.ranking import SENTENCES, pareto_front, that_speak
-from asu_lora.studies.compare.results import SCORES
+from asu_lora.studies.compare.results import LEAK, QUALITY, SCORES
 from asu_lora.studies.compare.rows import Row, SeedRow, seed_rows
 from asu_lora.studies.compare.table import FRONT, csv_text, paper_table, speaking_table
 from asu_lora.version import library_versions
@@ -58,6 +58,7 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
         "# Comparison of unlearning methods\n",
         f"`{command}`\n" if command else "",
         paper_table(kept).markdown(),
+        *against_part(kept),
         "Scores, ROUGE-L recall, probability, gibberish and repetition (of answers to kept and to forgotten "
         "questions) in percent; best **bold**, second <u>underlined</u>, the base apart. "
         f"{FRONT}: no other has more of both MU and FE. "
@@ -84,6 +85,18 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
         *(f"- {note}" for note in comparison.notes),
     ]
     return "\n".join(text) + "\n"
+
+
+def against_part(kept: Sequence[Row]) -> list[str]:
+    """What the columns beside the scores are, where there are any."""
+    known = {name for row in kept for name in row.known()}
+    told = {
+        LEAK: "Worst leak: the share of its facts that a forget row tells in the worst of several ways of asking it, "
+        "in percent; a model that never saw the rows guesses some too.",
+        QUALITY: "Forget quality: p of a KS test between the truth ratios of the forget questions and those of a model "
+        "that never saw them; above 0.05 the two can't be told apart.",
+    }
+    return [f"{text}\n" for name, text in told.items() if name in known]
 
 
 def speaking_part(kept: Sequence[SeedRow]) -> list[str]:

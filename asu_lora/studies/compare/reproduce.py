@@ -12,7 +12,7 @@ from asu_lora.progress import Progress
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity, shared_identity
-from asu_lora.studies.compare.results import RunResult, read_result
+from asu_lora.studies.compare.results import LEAK, QUALITY, RunResult, read_result
 from asu_lora.studies.compare.runner import ADAPTERS, RUNS, Runner
 from asu_lora.studies.methods import method
 
@@ -62,8 +62,11 @@ def reproduce(comparison: Comparison, name: str, progress: Progress) -> Reproduc
         )
     if not recorded.done:
         raise SettingError(f"The row '{name}' has no scores to compare with: it is {recorded.state}.")
+    if QUALITY in recorded.beside and comparison.reference is None:
+        raise SettingError(f"The row '{name}' has a forget quality: give the --retain-log that it was held against.")
     with tempfile.TemporaryDirectory() as beside:
-        own = replace(comparison, out=Path(beside), records=False, shared=shared, results=[])
+        asked = LEAK in recorded.beside
+        own = replace(comparison, out=Path(beside), records=False, leaks=asked, shared=shared, results=[])
         again = Runner(own).make(run, progress)
     return Reproduction(recorded, again, _differences(_figures(recorded), _figures(again)))
 
@@ -71,7 +74,13 @@ def reproduce(comparison: Comparison, name: str, progress: Progress) -> Reproduc
 def _figures(result: RunResult) -> dict[str, Any]:
     """Everything that must be the same: scores, means of sets, speech, tau and training loss."""
     kept = {key: result.training.get(key) for key in ("tau", "steps", "train_loss")}
-    return {"state": result.state, "scores": result.scores, "speech": result.speech, "training": kept}
+    return {
+        "state": result.state,
+        "scores": result.scores,
+        "speech": result.speech,
+        "beside": result.beside,
+        "training": kept,
+    }
 
 
 def _differences(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

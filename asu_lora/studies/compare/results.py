@@ -13,6 +13,7 @@ from asu_lora.studies.compare.grid import title_of
 from asu_lora.studies.methods import BASE, FIELD, PAPER
 
 SCORES = ("MU", "FE", "Avg")
+LEAK, QUALITY = "leak", "forget quality"  # what a run can be held against beside its scores
 TRAINED, DONE, FAILED = "trained", "done", "failed"  # an adapter without scores; all there; why not
 
 
@@ -25,6 +26,8 @@ class RunResult:
         lr: None for Base.
         changes: further settings in which it differs from the comparison's; ``seed`` among them.
         speech: of ``kept`` and ``forgotten`` questions, the shares of ``gibberish`` and ``repetition``.
+        beside: ``leak`` (:func:`~asu_lora.studies.compare.leak.worst_leak`) and ``forget quality`` (p of a KS test
+            against a model that never saw the request), where they were asked for; None where there is none.
         adapter: its name in the comparison's store, None for Base and for a failed training.
         failure: one sentence, for a failed run, that holds no text of the request.
         passing: the failure may not come again (no memory), so the next command tries once more.
@@ -46,6 +49,7 @@ class RunResult:
     versions: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     speech: dict[str, dict[str, float]] = field(default_factory=dict)
+    beside: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -84,6 +88,14 @@ class RunResult:
                 return None
             return sum(r * c for r, c in zip(rates, counts.values(), strict=True)) / sum(counts.values())
         return self.speech.get(kind, {}).get(what)
+
+    def known(self) -> set[str]:
+        """What there is beside the scores."""
+        return set(self.beside)
+
+    def held_against(self, what: str) -> float | None:
+        """``leak`` or ``forget quality``."""
+        return self.beside.get(what) if self.done else None
 
     def spread(self, name: str) -> float | None:
         """Half the width of the interval of a score over seeds: one run has none."""

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from scipy.stats import t
 
 from asu_lora.studies.compare.grid import title_of
-from asu_lora.studies.compare.results import DONE, FAILED, RunResult, in_order
+from asu_lora.studies.compare.results import DONE, FAILED, QUALITY, RunResult, in_order
 
 LEVEL = 0.95
 
@@ -88,6 +88,18 @@ class SeedRow:
 
     def spoken(self, kind: str, what: str) -> float | None:
         return mean_of(result.spoken(kind, what) for result in self.results) if self.done else None
+
+    def known(self) -> set[str]:
+        """What there is beside the scores of any of its runs."""
+        return {name for result in self.results for name in result.beside}
+
+    def held_against(self, what: str) -> float | None:
+        """The mean over the seeds; of a p-value the median, since their mean is none."""
+        values = [result.held_against(what) for result in self.results] if self.done else []
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
+            return None
+        return median(known) if what == QUALITY else fmean(known)
 
     def peak_bytes(self) -> int | None:
         """Of the run that took the most."""

@@ -13,6 +13,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AsuLoraError, StoreError
 from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.result import Evaluation
+from asu_lora.evaluation.retain_comparison import retain_quality
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
 from asu_lora.hardware.memory import is_out_of_memory
@@ -21,7 +22,8 @@ from asu_lora.models.stack_rows import rows_of_settings
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity
-from asu_lora.studies.compare.results import DONE, FAILED, TRAINED, RunResult, in_order, read_result
+from asu_lora.studies.compare.leak import worst_leak
+from asu_lora.studies.compare.results import DONE, FAILED, LEAK, QUALITY, TRAINED, RunResult, in_order, read_result
 from asu_lora.studies.compare.speech import speech
 from asu_lora.studies.methods import method
 from asu_lora.studies.privacy import Privacy
@@ -63,7 +65,17 @@ class Runner:
         result = self.read(run)
         if result is None or result.state == TRAINED or result.passing:
             return False
-        return not (self.comparison.records and result.done and not self.records_file(run).is_file())
+        return not result.done or not (self.unscored(run, result) or self.unasked(result))
+
+    def unscored(self, run: Run, result: RunResult) -> bool:
+        """Whether the questions must be put, for scores or for what is compared and kept of the answers."""
+        missing = self.comparison.records and not self.records_file(run).is_file()
+        against = self.comparison.reference is not None and QUALITY not in result.beside
+        return not result.done or missing or against
+
+    def unasked(self, result: RunResult) -> bool:
+        """Whether the forget rows were not yet asked in several ways, as they shall be."""
+        return self.comparison.leaks and LEAK not in result.beside
 
     def make(self, run: Run, progress: Progress) -> RunResult:
         """Train, unless the adapter is there already, and score."""
@@ -76,8 +88,11 @@ class Runner:
             if not run.method.is_base:
                 self.train(run, result, progress)
             result.write(self.file(run))
-        if result.state != FAILED:
+        if result.state != FAILED and self.unscored(run, result):
             self.score(run, result, progress)
+            result.write(self.file(run))
+        if result.done and self.unasked(result):
+            self.ask(run, result, progress)
             result.write(self.file(run))
         gc.collect()
         return result
@@ -119,9 +134,18 @@ class Runner:
                 )
             result.scores, result.state = checked_summary(scored), DONE
             result.speech = speech(scored.records)
+            if comparison.reference is not None:
+                result.beside[QUALITY] = retain_quality(scored.records, comparison.reference).value
             if comparison.records:
                 with disk_errors(self.folder, "folder"):
                     scored.write_records(self.records_file(run))
+
+    def ask(self, run: Run, result: RunResult, progress: Progress) -> None:
+        """Ask the forget rows in several ways; what they tell in the worst."""
+        comparison = self.comparison
+        seed = dict(run.changes).get("seed", comparison.config.seed)
+        with self.failing(result, "asking", progress), stacked(comparison, result.adapter, self.store) as stack:
+            result.beside[LEAK] = worst_leak(stack, comparison.request, seed, progress)
 
     @contextmanager
     def failing(self, result: RunResult, what: str, progress: Progress) -> Iterator[None]:

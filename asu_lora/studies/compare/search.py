@@ -206,9 +206,8 @@ class Searcher:
         return Run.of(method, *settings_of_trial(method, best.settings))
 
     def _runner(self, comparison: "Comparison", out: Path, sets: Sequence[QuestionSet]) -> Runner:
-        own = replace(
-            comparison, request=self.tuning.request, sets=sets, out=out, records=False, notes=(), shared={}, results=[]
-        )
+        own = replace(comparison, request=self.tuning.request, sets=sets, out=out, shared={}, results=[], notes=())
+        own.records, own.leaks, own.reference = False, False, None  # a trial needs its scores alone
         with self.asking:  # the first process makes the key
             own.shared = shared_identity(own, AdapterStore(comparison.out / ADAPTERS).keyed)
         return Runner(own)

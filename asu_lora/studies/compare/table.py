@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asu_lora.evaluation.question_sets import FORGET, RETAIN
 from asu_lora.reporting.tables import csv_table, markdown_table, percent
 from asu_lora.studies.compare.ranking import pareto_front, that_speak
-from asu_lora.studies.compare.results import SCORES, RunResult
+from asu_lora.studies.compare.results import LEAK, QUALITY, SCORES, RunResult
 from asu_lora.studies.compare.rows import Row, SeedRow
 from asu_lora.studies.compare.speech import FORGOTTEN, KEPT
 from asu_lora.studies.methods import BASE, lr_text
@@ -21,6 +21,10 @@ BESIDE = (
     ("retain probability", RETAIN, "probability"),
 )
 SPOKEN = tuple((f"{what}, {kind}", kind, what) for what in ("gibberish", "repetition") for kind in (KEPT, FORGOTTEN))
+AGAINST: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("worst leak", LEAK, percent),
+    ("forget quality", QUALITY, "{:.2g}".format),
+)
 FRONT = "†"  # on the Pareto front of MU and FE
 
 
@@ -52,10 +56,12 @@ def paper_table(results: Sequence[Row]) -> Table:
     nothing. Scores that read alike share their mark. A method on the Pareto front has a dagger.
     """
     labels = {name: common_label(results, name) for name in SCORES}
+    against = [(title, what, shown) for title, what, shown in AGAINST if any(what in r.known() for r in results)]
     columns = (
         *("method", *labels.values()),
         *(title for title, _, _ in BESIDE),
         *(title for title, _, _ in SPOKEN),
+        *(title for title, _, _ in against),
         *("lr", "seconds", "MB"),
     )
     marks = {name: ranks(results, name, label) for name, label in labels.items()}
@@ -73,6 +79,10 @@ def paper_table(results: Sequence[Row]) -> Table:
                 Cell(f"{result.method} {FRONT}" if id(result) in front else result.method),
                 *scores,
                 *(Cell("-" if value is None else percent(value)) for value in beside),
+                *(
+                    Cell("-" if (value := result.held_against(what)) is None else shown(value))
+                    for _, what, shown in against
+                ),
                 Cell("-" if result.lr is None else lr_text(result.lr)),
                 Cell(f"{result.total_seconds():.0f}"),
                 Cell("-" if memory is None else f"{memory / 1e6:.0f}"),
@@ -149,6 +159,7 @@ def csv_text(results: Sequence[RunResult], kept: Sequence[Row]) -> str:
                 *(result.mean(questions, metric) for _, questions, metric in BESIDE),
                 result.gibberish_rate(),
                 *(result.spoken(kind, what) for _, kind, what in SPOKEN),
+                *(result.held_against(what) for _, what, _ in AGAINST),
                 json.dumps(result.changes, sort_keys=True) if result.changes else None,
                 result.peak_bytes(),
                 result.training.get("tau"),
@@ -168,6 +179,7 @@ def csv_text(results: Sequence[RunResult], kept: Sequence[Row]) -> str:
             *(title for title, _, _ in BESIDE),
             "gibberish",
             *(title for title, _, _ in SPOKEN),
+            *(title for title, _, _ in AGAINST),
             "changes",
             "peak memory bytes",
             "tau",

@@ -7,6 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from asu_lora.audit.certificate.signed import read_signed
 from asu_lora.audit.results import AUDIT_NAME
 from asu_lora.cli import main
 from tests.support.adapter_folders import in_memory  # noqa: F401
@@ -36,6 +37,23 @@ def test_audit_is_certified_and_its_certificate_passes(made, tmp_path):
     assert "rows: all 3 are those that were certified" in ran.output
     ran = typed("audit", "verify", file, "--store", made.store.root, "--json")
     assert json.loads(ran.output)["ok"] is True
+
+
+def test_a_stack_is_certified_at_the_weights_at_which_it_was_attacked(made):
+    found = audit("other", audited="stack", names=["kept", "other"], weights=[0.5, 2.0])
+    (made.store.root / "other" / AUDIT_NAME).write_text(found.model_dump_json())
+    assert typed("audit", "certify", "other", "--store", made.store.root).exit_code == 0
+    signed = read_signed(made.store.root / "other" / "certificate.json")
+    assert [(a.name, a.weight) for a in signed.certificate.done.adapters] == [("kept", 0.5), ("other", 2.0)]
+    page = (made.store.root / "other" / "certificate.html").read_text()
+    assert "Active at weight</dt><dd>0.5" in page and "Active at weight</dt><dd>2<" in page
+
+
+def test_weights_that_are_not_those_of_the_adapters_are_refused(made):
+    found = audit("other").model_dump_json().replace('"weights":[]', '"weights":[1.0, 0.5]')
+    (made.store.root / "other" / AUDIT_NAME).write_text(found)
+    ran = typed("audit", "certify", "other", "--store", made.store.root)
+    assert ran.exit_code == 2 and "another number of weights" in ran.stderr and ran.stderr.count("\n") == 1
 
 
 def test_merged_folder_is_certified_with_what_was_baked_in(made, tmp_path):

@@ -14,12 +14,14 @@ from asu_lora.audit.certificate.commitments import commit, opens, row_bytes, row
 from asu_lora.audit.certificate.identity import Audited
 from asu_lora.audit.certificate.issue import Terms, issue
 from asu_lora.audit.certificate.limits import most_unseen
+from asu_lora.audit.certificate.record import moment
 from asu_lora.audit.certificate.signed import PREFIX, read_signed
 from asu_lora.audit.certificate.signing_key import KEY_NAME, make_signing_key
+from asu_lora.audit.certificate.verify import Evidence, verify_certificate
 from asu_lora.audit.results import AttackResult, Rate, Reading
 from asu_lora.errors import AsuLoraError, CertificateError, SettingError
 from tests.support.adapter_folders import add, files_of, flip_byte, in_memory  # noqa: F401
-from tests.support.audits import audit
+from tests.support.audits import ago, audit
 from tests.support.certificates import ROWS, certified
 
 
@@ -120,6 +122,26 @@ def test_terms_out_of_range_are_refused():
         Terms(valid_days=0)
     with pytest.raises(SettingError, match="1 to 200"):
         Terms(issuer=" ")
+
+
+def test_it_expires_by_the_day_of_the_attacks_and_not_of_the_signature(made):
+    old = audit("kept", finished=ago(days=100))
+    issued = issue(made.store, Audited([(made.store.get("kept"), 1.0)]), old, ROWS, Terms(valid_days=120))
+    left = moment(issued.certificate.expires) - moment(issued.certificate.issued)
+    assert 19 <= left.days <= 20
+    [age] = [limit.text for limit in issued.certificate.limits if limit.about == "Age"]
+    assert "100 days before this was issued" in age and old.finished[:10] in age
+    assert "Age" not in {limit.about for limit in made.issued.certificate.limits}
+    told = {check.name: check.note for check in verify_certificate(issued.file, Evidence(store=made.store)).checks}
+    assert "its attacks are 100 days old" in told["dates"]
+
+
+@pytest.mark.parametrize("finished, said", [(ago(days=181), "181 days ago"), ("lately", "names no time")])
+def test_attacks_of_long_ago_or_of_no_day_are_not_certified(made, finished, said):
+    before = files_of(made.store.root)
+    with pytest.raises(CertificateError, match=said):
+        issue(made.store, Audited([(made.store.get("kept"), 1.0)]), audit("kept", finished=finished), ROWS)
+    assert files_of(made.store.root) == before
 
 
 def test_adapter_without_a_manifest_is_certified_by_its_files(made, tmp_path):
