@@ -1,9 +1,9 @@
 """The scores of a forget run, before and after: what the model gives away, what it still knows, how it speaks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -22,6 +22,8 @@ from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.progress import Progress
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass
@@ -116,21 +118,21 @@ def scores_together(
     model: torch.nn.Module,
     head: FrozenHead,
     tokenizer: PreTrainedTokenizerBase,
-    sets: Mapping[str, Asked],
+    sets: Mapping[K, Asked],
     progress: Progress | None = None,
     *,
     acting: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
-) -> dict[str, SetScores]:
+) -> dict[K, SetScores]:
     """Scores of several sets, whose questions are answered together: those of like length, wherever they belong.
 
     Args:
-        sets: by name. Sets that are equal are measured once.
+        sets: by whatever names them. Sets that are equal are measured once.
         acting: gives what must be on, by the number of an adapter or by those of the rows.
     """
     base, progress = base_model(model), progress or Progress()
-    probabilities: dict[str, list[float]] = {}
+    probabilities: dict[K, list[float]] = {}
     prompts: list[list[int]] = []
-    rooms, by, found = list[int](), list[int | None](), dict[str, SetScores]()
+    rooms, by, found = list[int](), list[int | None](), dict[K, SetScores]()
     first = {name: next(other for other, theirs in sets.items() if theirs == each) for name, each in sets.items()}
     own = {name: [e for e in sets[name].examples if not e.is_passage] for name in dict.fromkeys(first.values())}
     for name, questions in own.items():

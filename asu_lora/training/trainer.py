@@ -32,6 +32,10 @@ from asu_lora.training.step_losses import add_totals, views_of
 from asu_lora.training.stop_early import StopEarly
 from asu_lora.training.student import Student
 
+TOO_LITTLE_MEMORY = (
+    "There is not enough memory for a training step: lower --micro-batch-tokens or add --gradient-checkpointing."
+)
+
 
 class UnlearningTrainer(Trainer):
     """Trainer whose loss is forget_coeff * forget loss + retain_coeff * retain loss (ASU, eq. 9).
@@ -164,8 +168,10 @@ def train(
     checkpoint = last_checkpoint(folder) if resume else None
     dual, stopper = add_dual(trainer), add_stopper(trainer, phase)
     if checkpoint:
-        for each in filter(None, (dual, stopper)):
-            each.restore(checkpoint)
+        if dual:
+            dual.restore(checkpoint)
+        if stopper:
+            stopper.restore(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         # after part of an epoch, Trainer would do one step more
         if state.global_step >= state.max_steps or (stopper and stopper.stopped):
@@ -177,10 +183,7 @@ def train(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise NotEnoughMemory(
-            "There is not enough memory for a training step: lower --micro-batch-tokens or add "
-            "--gradient-checkpointing."
-        ) from error
+        raise NotEnoughMemory(TOO_LITTLE_MEMORY) from error
     return closing_figures(trainer.state, result.metrics["train_runtime"], stopper.stopped if stopper else None)
 
 
