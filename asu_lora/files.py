@@ -52,14 +52,18 @@ def fsync_tree(folder: Path) -> None:
         fsync_path(Path(parent))
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, mode: int = 0o666) -> None:
     """Write ``text`` beside ``path``, then rename: a reader sees the old file or the new one, whole.
 
     The rename also gives the file a new inode, so hard links to the old one keep the old content.
+
+    Args:
+        mode: who may read and write it, less what the umask takes away.
     """
     beside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

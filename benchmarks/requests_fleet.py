@@ -108,12 +108,13 @@ def left(ledger: Ledger) -> int:
 
 
 def chaos(
-    start_run: Callable[[], subprocess.Popen], ledger: Ledger, state: dict, *, every: float, until: float
+    start_run: Callable[[], subprocess.Popen], ledger: Ledger, state: dict, *, every: float, until: float, folder: Path
 ) -> None:
     """Run until the queue is empty or the time is up, and kill something every so many seconds.
 
     Args:
         state: counts of kills, starts, seconds and trained requests, which go on from what they are.
+        folder: where they are written down as they come.
     """
     draw, driver, at = random.Random(state["starts"]), None, time.monotonic()
     waiting, began, seconds = left(ledger), time.monotonic(), state["seconds"]
@@ -129,6 +130,7 @@ def chaos(
             state["killed"][what] = state["killed"].get(what, 0) + kill(driver, what, draw)
             at = time.monotonic() + draw.uniform(0.5, 1.5) * every
         state |= {"seconds": seconds + time.monotonic() - began, "trained": trained + waiting - left(ledger)}
+        write_data("fleet", state, folder)
     if driver is not None and driver.poll() is None:
         if left(ledger):
             kill(driver, "everything", draw)
@@ -252,10 +254,7 @@ def main() -> None:
     ledger = take_in(folder / "store", given.count)
     state = read_data("fleet", {"killed": {}, "starts": 0, "seconds": 0.0, "trained": 0}, folder)
     ray = ("--engine", "ray", "--workers", str(given.workers))
-    try:
-        chaos(lambda: start(base, folder / "store", *ray), ledger, state, every=given.every, until=until)
-    finally:
-        write_data("fleet", state, folder)
+    chaos(lambda: start(base, folder / "store", *ray), ledger, state, every=given.every, until=until, folder=folder)
     if left(ledger):
         print(f"{left(ledger)} requests are left: the same command with --work {folder} goes on.")
         return

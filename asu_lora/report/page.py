@@ -20,6 +20,7 @@ from asu_lora.reporting.html.pages import environment, stamp
 from asu_lora.version import __version__
 
 HERE = Path(__file__).parent
+OWNER_ALONE = 0o600  # as the ledger, whose names and notes the page then holds
 
 # (adapter's name) -> address of its certificate's page, "" where there is none
 Link = Callable[[str], str]
@@ -37,10 +38,11 @@ def write_report(store: AdapterStore, out: Path, progress: Callable[[int], None]
     """
     contents = gather(store, progress)
     below = _way(out.resolve().parent, store.root.resolve())
-    text = render_report(contents, read_queue(store), lambda name: f"{below}{name}/{PAGE_NAME}")
+    queue = read_queue(store)
+    text = render_report(contents, queue, lambda name: f"{below}{name}/{PAGE_NAME}")
     with disk_errors(out.parent, "folder"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, text)
+        write_atomic(out, text, 0o666 if queue is None else OWNER_ALONE)
     return out
 
 
@@ -57,7 +59,7 @@ def render_report(contents: StoreContents, queue: Queue | None, link: Link) -> s
             known.certificate is not None and known.certificate.state == "valid" for known in contents.adapters
         ),
         attention=list(attention(contents, queue)),
-        figures=figures(contents),
+        figures=figures(contents, queue),
         states=sorted({_state(known) for known in contents.adapters}),
         own_style=(HERE / "report.css").read_text(encoding="utf-8"),
         script=script,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.requests.ledger.database import Database
 from asu_lora.requests.ledger.ledger import open_ledger
-from asu_lora.requests.ledger.states import CLOSED, Line, Request
+from asu_lora.requests.ledger.states import AUDITED, CLOSED, RE_AUDITED, WITHDRAWN, Line, Request
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,27 @@ class Served:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What an audit of the queue brought back of one request; None where the request was withdrawn."""
+
+    request: str
+    at: str
+    worst: float | None
+
+
+@dataclass(frozen=True)
 class Queue:
-    """All requests, in the order of the ledger (overdue first), and what was served, oldest first."""
+    """All requests, in the order of the ledger (overdue first), what was served and the audits, oldest first."""
 
     requests: Sequence[Request]
     served: Sequence[Served]
+    readings: Sequence[Reading] = ()
+
+    @property
+    def worst(self) -> dict[str, float]:
+        """{request: what the newest audit of it brought back}."""
+        newest = {reading.request: reading.worst for reading in self.readings}
+        return {request: worst for request, worst in newest.items() if worst is not None}
 
     @property
     def states(self) -> list[str]:
@@ -52,9 +68,18 @@ def read_queue(store: AdapterStore) -> Queue | None:
     if not Database(store.root, address).exists():
         return None
     ledger = open_ledger(store.root, address)
-    return Queue(ledger.requests(), [_served(line) for line in ledger.served()])
+    return Queue(
+        ledger.requests(),
+        [_served(line) for line in ledger.served()],
+        [_reading(line) for line in ledger.history(events=[AUDITED, RE_AUDITED, WITHDRAWN])],
+    )
 
 
 def _served(line: Line) -> Served:
     told = line.payload
     return Served(told["name"], told["kind"], told["hash"], line.at, told.get("where"), told["requests"])
+
+
+def _reading(line: Line) -> Reading:
+    worst = None if line.event == WITHDRAWN else line.payload.get("worst")
+    return Reading(str(line.request), line.at, float(worst) if isinstance(worst, int | float) else None)

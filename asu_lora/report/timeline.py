@@ -5,6 +5,7 @@ from datetime import datetime
 
 from asu_lora.report.certificates import KnownCertificate
 from asu_lora.report.contents import KnownAdapter, StoreContents
+from asu_lora.report.queue import Queue, Reading
 from asu_lora.reporting.html.curves import Curve, plot
 from asu_lora.reporting.html.shapes import Role
 
@@ -38,6 +39,21 @@ def brought_back(certificates: Sequence[KnownCertificate]) -> str:
     return _over_time("Share brought back by attacks", moments, [Curve(WORST, worst), Curve(MEAN, mean)])
 
 
+def audited(readings: Sequence[Reading]) -> str:
+    """What the queue's own audits bring back, over the newest of every request that stands at each time."""
+    current: dict[str, float] = {}
+    moments, worst, mean = [], [], []
+    for reading in readings:
+        current.pop(reading.request, None)
+        if reading.worst is not None:
+            current[reading.request] = reading.worst
+        if current:
+            moments.append(reading.at)
+            worst.append(max(current.values()))
+            mean.append(sum(current.values()) / len(current))
+    return _over_time("Share brought back by the queue's audits", moments, [Curve(WORST, worst), Curve(MEAN, mean)])
+
+
 def kept(adapters: Iterable[KnownAdapter]) -> str:
     """What adapters forgot and kept when they were made, one after another."""
     made = sorted(
@@ -58,10 +74,11 @@ def kept(adapters: Iterable[KnownAdapter]) -> str:
     )
 
 
-def figures(contents: StoreContents) -> list[tuple[str, str]]:
+def figures(contents: StoreContents, queue: Queue | None = None) -> list[tuple[str, str]]:
     """(title, figure) of the curves for which there is enough."""
     found = [
-        ("What attacks bring back", brought_back(contents.certificates)),
+        ("What attacks bring back, by certificates", brought_back(contents.certificates)),
+        ("What attacks bring back, by the audits of the queue", audited(queue.readings) if queue else ""),
         ("What was forgotten and kept, adapter after adapter", kept(contents.adapters)),
     ]
     return [(title, figure) for title, figure in found if figure]

@@ -9,8 +9,10 @@ from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import LedgerError, StoreError
 from asu_lora.files import adapter_files, sha256_file
+from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import AUDITED, DEPLOYED, SERVED, TRAINED
+from asu_lora.requests.ledger.words import check_words
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def look_at(ledger: Ledger, store: AdapterStore, artefact: str, requests: Sequen
         StoreError: there is nothing of that name.
         LedgerError: nothing tells which requests are in it.
     """
+    must_be_home(ledger, store)
     if artefact in store.names():
         found = store.get(artefact)
         inside = found.manifest.method.contents() if found.manifest else []
@@ -79,6 +82,8 @@ def deploy(ledger: Ledger, artefact: Artefact, where: str | None = None) -> Depl
     Raises:
         LedgerError: a request in it isn't trained, or was withdrawn; nothing is written then.
     """
+    check_words("place", where)
+    check_words("artefact's name", artefact.name)
     with ledger.changing() as change:
         for request in artefact.requests:
             found = change.get(request)

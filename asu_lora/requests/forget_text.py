@@ -2,6 +2,7 @@
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import LedgerError
+from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Change, Ledger
 from asu_lora.requests.ledger.states import TEXT_DESTROYED, TEXT_SEALED, TRAINED, WITHDRAWN, Request
 from asu_lora.requests.leftovers import remove_leftovers
@@ -20,8 +21,9 @@ def forget_text(ledger: Ledger, store: AdapterStore, request: str, unaudited: bo
         unaudited: destroy it although its adapter was not audited.
 
     Raises:
-        LedgerError: its adapter is not trained, or not audited.
+        LedgerError: its adapter is not trained, or not audited; or the ledger is another store's.
     """
+    must_be_home(ledger, store)
     with ledger.changing() as change:
         found = change.get(request)
         if found is None:

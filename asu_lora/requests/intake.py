@@ -12,8 +12,10 @@ from typing import Any
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import DataError, LedgerError
+from asu_lora.requests.ledger.home import bind, id_of
 from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import FAILED, QUEUED, RECEIVED, Request
+from asu_lora.requests.ledger.words import NOT_WORDS, check_words
 from asu_lora.requests.text_vault import RequestText, TextVault
 
 OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reasoning_content", "tool_calls")
@@ -35,6 +37,10 @@ class Details:
     owner: str | None = None
     basis: str | None = None
     note: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, words in (("owner", self.owner), ("basis", self.basis), ("note", self.note)):
+            check_words(what, words)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def add(
 
     Raises:
         StoreError: the id can't be an adapter's name, or an adapter has it already.
-        LedgerError: there is a request of that id.
+        LedgerError: there is a request of that id, or the ledger is another store's.
         DataError: there is no such file.
     """
     store.check_name(request)
@@ -72,7 +78,9 @@ def add(
     if ledger.find(request) is not None:
         raise _taken(request)
     text, fault = _try(files)
+    home = id_of(ledger, store)
     with ledger.changing() as change:
+        bind(ledger, change, home)
         if change.get(request) is not None:
             raise _taken(request)
         change.append(RECEIVED, request, asdict(details))
@@ -95,6 +103,8 @@ def hand_in_again(ledger: Ledger, vault: TextVault, request: str, files: Files |
         raise LedgerError(f"The request {request} is {found.state}: only one that failed is tried again.")
     text = files.read() if files else None
     with ledger.changing() as change:
+        if (now := change.get(request)) is None or now.state != FAILED:
+            raise LedgerError(f"The request {request} was tried again by somebody else just now.")
         if text is None:
             vault.get(change.connection, request)  # says so where it is gone
         payload = {"why": "retry"} | (_sealed(vault, change, request, text) if text else {})
@@ -118,7 +128,7 @@ def masked(sentence: str) -> str:
         ours = inside in OWN_WORDS or not re.search(r"\w", inside)  # a comma that is missing tells nothing
         return found[0] if ours else "'...'"
 
-    return QUOTED.sub(mask, sentence)
+    return NOT_WORDS.sub("?", QUOTED.sub(mask, sentence))
 
 
 def _try(files: Files) -> tuple[RequestText | None, str]:

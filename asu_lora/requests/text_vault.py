@@ -54,7 +54,15 @@ class RequestText:
         rows = read_rows(forget)
         if where:
             rows = select_rows(rows, dict(where), str(forget))
-        return cls(_plain(rows), None if retain is None else _plain(read_rows(retain)))
+        text = cls(_plain(rows), None if retain is None else _plain(read_rows(retain)))
+        try:
+            for row in text.rows():
+                row.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{forget} or its retain file holds half a surrogate pair (\\ud800 and the like), which is no text."
+            ) from error
+        return text
 
     def request(self, name: str) -> ForgetRequest:
         """What a forget run takes."""
@@ -173,8 +181,8 @@ def _other_key(what: str) -> KeyFault:
 
 
 def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as JSON can hold them: a date out of a Parquet file becomes its text."""
-    return json.loads(json.dumps(rows, ensure_ascii=False, default=str))
+    """Rows as JSON can hold them: a date out of a Parquet file becomes its text, and what is no number nothing."""
+    return json.loads(json.dumps(rows, ensure_ascii=False, default=str), parse_constant=lambda name: None)
 
 
 def _commit(salt: bytes, row: str) -> str:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.requests.ledger.claims import break_claim
+from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
-from asu_lora.requests.ledger.states import ADAPTER_REMOVED, WITHDRAWN
+from asu_lora.requests.ledger.states import ADAPTER_REMOVED, AUDITED, PUBLISHED, TRAINED, TRAINING, WITHDRAWN
+from asu_lora.requests.ledger.words import check_words
 from asu_lora.requests.leftovers import remove_leftovers
+from asu_lora.requests.results import ResultStore
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,12 @@ def withdraw(ledger: Ledger, store: AdapterStore, request: str, reason: str | No
     """Take a request back and remove its adapter; its text stays sealed, or destroyed, as it is.
 
     Raises:
-        LedgerError: there is no such request, or it was withdrawn and nothing is left to do.
-        StoreError: the adapter can't be removed; the same command goes on.
+        LedgerError: there is no such request, or it was withdrawn and nothing is left to do; or the ledger is another
+            store's.
+        StoreError: the adapter can't be removed, here or where it was published; the same command goes on.
     """
+    check_words("reason", reason)
+    must_be_home(ledger, store)
     with ledger.changing() as change:
         found = change.get(request)
         if found is None or found.state != WITHDRAWN or found.adapter is None:
@@ -56,23 +62,36 @@ def remove_adapter(ledger: Ledger, store: AdapterStore, request: str) -> tuple[s
         above = [other.name for other in store.remove(name)]
         removed = name
     remove_leftovers(store, request)
+    told = [line.payload.get("published") for line in ledger.history(request, [TRAINED, AUDITED, PUBLISHED])]
+    for address in dict.fromkeys(filter(None, told)):
+        ResultStore(address).remove(name or request)
     if name is not None:
         ledger.record(ADAPTER_REMOVED, request, {"adapter": removed} if removed else {})
     return removed, above
 
 
-def finish_withdrawals(ledger: Ledger, store: AdapterStore) -> list[str]:
-    """Finish what was cut off: withdrawn requests whose adapter is still, or again, in the store."""
+def finish_withdrawals(ledger: Ledger, store: AdapterStore, results: ResultStore | None = None) -> list[str]:
+    """Finish what was cut off: withdrawn requests whose adapter is still, or again, in the store or at the address."""
     there, done = set(store.names()), []
+    published = set(results.names()) if results else set()
     for request in ledger.requests([WITHDRAWN]):
         if request.adapter is not None:
             remove_adapter(ledger, store, request.id)
             done.append(request.id)
-        elif request.id in there and request.attempts:
-            store.remove(request.id)  # a runner published it just as it was withdrawn, and was killed
+        elif request.id in there and _is_of_a_runner(ledger, store, request.id):
+            store.remove(request.id)  # it was published just as it was withdrawn, and the runner was killed
             ledger.record(ADAPTER_REMOVED, request.id, {"adapter": request.id})
             done.append(request.id)
+        if results and request.id in published and results.remove(request.id) and request.id not in done:
+            done.append(request.id)
     return done
+
+
+def _is_of_a_runner(ledger: Ledger, store: AdapterStore, name: str) -> bool:
+    """Whether an adapter is of the request of that name; somebody may have made another since."""
+    manifest = store.get(name).manifest
+    begun = {line.payload.get("request") for line in ledger.history(name, [TRAINING])}
+    return manifest is not None and manifest.request.fingerprint in begun
 
 
 def holders(ledger: Ledger, store: AdapterStore, request: str) -> list[str]:

@@ -36,5 +36,5 @@ def export(format_: str, what: str, out: Path | None, store: Path, database: str
             click.echo(line)
         return
     with disk_errors(out, "file"):
-        write_atomic(out, "".join(f"{line}\n" for line in lines))
+        write_atomic(out, "".join(f"{line}\n" for line in lines), mode=0o600)
     click.echo(f"{out}: {len(lines) - (format_ == 'csv')} lines of the {what}.", err=True)

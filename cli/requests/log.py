@@ -24,7 +24,7 @@ def log(request: str | None, last: int | None, store: Path, database: str | None
     from asu_lora.cli.requests.show import summary
 
     ledger = read_ledger(store, database)
-    lines = ledger.history(request)[-(last or 0) :]
+    lines = ledger.history(request, last=last)
     if as_json:
         print_json([asdict(line) for line in lines])
         return

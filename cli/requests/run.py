@@ -28,6 +28,18 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
     metavar="K",
     help="With --engine local: train so many requests together. Their adapters are those of one after the other.",
 )
+@click.option(
+    "--publish",
+    envvar="ASU_LORA_PUBLISH",
+    show_envvar=True,
+    metavar="ADDRESS",
+    help="Put each finished adapter there too: s3://bucket/adapters, or any address fsspec knows.",
+)
+@click.option(
+    "--launch",
+    metavar="COMMAND",
+    help="Train under a launcher, for a base too large for one process: 'accelerate launch --num_processes 2'.",
+)
 @click.option("--most", type=click.IntRange(1), help="Stop after so many requests.")
 @click.option("--audit/--no-audit", default=True, show_default=True, help="Audit each adapter once it is trained.")
 @click.option(
@@ -56,6 +68,8 @@ def run(
     address,
     workers,
     at_once,
+    publish,
+    launch,
     most,
     audit,
     re_audit,
@@ -90,10 +104,10 @@ def run(
     from asu_lora.requests.runner.settings import Places, RunSettings
     from asu_lora.requests.runner.workshop import Workshop
 
-    wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most)
+    wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most, launch)
     where = Engine(engine, address, workers, at_once)
-    shop = Workshop.open(Places(store, database, key_file, acting(actor)), wanted, audit=quick_audit)
-    waiting = len(shop.ledger.requests(shop.claimable))
+    shop = Workshop.open(Places(store, database, key_file, acting(actor), publish), wanted, audit=quick_audit)
+    waiting = len(shop.waiting())
     report = work_through(shop, where, Telling(waiting))
     if as_json:
         print_json(as_dict(report))

@@ -54,6 +54,8 @@ def tell(report: RunReport, shop: Workshop) -> None:
         click.echo(f"Withdrawals that had been cut off, now finished: {', '.join(report.withdrawn)}.")
     if after.re_audited:
         click.echo(f"Audited again, under all adapters: {', '.join(after.re_audited)}.")
+    if after.published:
+        click.echo(f"Published, as they were not yet: {_some(after.published)}.")
     for name, count in after.combined.items():
         click.echo(f"{name} holds the adapters of {count} requests: serve it, then 'asu-lora requests deploy {name}'.")
     if after.stale:
@@ -68,6 +70,8 @@ def _not_done(report: RunReport, shop: Workshop) -> None:
         why = "their audit did not succeed" if shop.audit else "audits are off (--no-audit)"
         kept = "; their texts are kept until they are" if shop.settings.forget_text else ""
         click.echo(f"Not audited: {_some(report.unaudited)}; {why}{kept}.")
+    if report.never_audited:
+        click.echo(f"Never audited: {_some(report.never_audited)}; their texts are destroyed.")
     for why in dict.fromkeys(report.follow_up.not_re_audited.values()):
         names = [name for name, told in report.follow_up.not_re_audited.items() if told == why]
         click.echo(f"Not audited again: {_some(names)}; {why.rstrip('.')}.")

@@ -14,22 +14,32 @@ from asu_lora.cli.requests.common import ledger_options, read_ledger
 @click.option(
     "--expect", metavar="HEAD", help="A head noted earlier: it must still be in the history. Tells a restored old copy."
 )
+@click.option(
+    "--heads",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file elsewhere: every head in it must still be in the history, and this one is added.",
+)
 @ledger_options
 @json_option
-def verify(expect: str | None, store: Path, database: str | None, as_json: bool) -> None:
+def verify(expect: str | None, heads: Path | None, store: Path, database: str | None, as_json: bool) -> None:
     """Check that no line of the history was changed, dropped or moved; exit code 1 if one was.
 
     Each line holds the hash of the one before, and the head of the history is recorded beside it, signed wherever the
     key is at hand. Who can write to the database can still put back a whole earlier copy of it. So note the head that
-    is printed here where they can't change it, and give it back later:
+    is printed here where they can't change it, and give it back later; --heads does both with a file:
 
     \b
       asu-lora requests verify --expect 128:9f2c...
+      asu-lora requests verify --heads /mnt/append-only/heads.txt
     """
     from asu_lora.requests.ledger.history import Head
+    from asu_lora.requests.ledger.noted_heads import note_head, read_heads
 
-    wanted = Head.parse(expect) if expect else None
-    found = read_ledger(store, database).verify(wanted)
+    wanted = [Head.parse(expect)] if expect else []
+    wanted += read_heads(heads) if heads else []
+    found = read_ledger(store, database).verify(*wanted)
+    if found.whole and heads:
+        note_head(heads, found.head)
     if as_json:
         print_json(
             {
@@ -45,6 +55,8 @@ def verify(expect: str | None, store: Path, database: str | None, as_json: bool)
             f", signed up to line {found.sealed}" if found.sealed else ", its signature not checked (no key at hand)"
         )
         click.echo(f"The history is whole: {found.head.lines} lines{signed}.\nHead: {found.head}")
+        if heads and wanted:
+            click.echo(f"It holds all that was noted: {len(wanted)} head{'s' * (len(wanted) != 1)}.")
     else:
         for finding in found.findings:
             click.echo(finding)

@@ -15,8 +15,8 @@ from asu_lora.audit.results import AttackResult
 from asu_lora.cli import main
 from asu_lora.report.contents import gather
 from asu_lora.report.page import attention, render_report, write_report
-from asu_lora.report.queue import Queue, Served
-from asu_lora.report.timeline import brought_back, days
+from asu_lora.report.queue import Queue, Reading, Served
+from asu_lora.report.timeline import audited, brought_back, days
 from tests.support.adapter_folders import add, files_of, folder_in_memory, manifest_for, on, truncate, write_lora
 from tests.support.audits import audit, reading
 from tests.support.browser import FAINT, chromium, opened
@@ -45,6 +45,7 @@ QUEUE = Queue(
         Served("first", "adapter", "aa" * 32, "2026-11-02T00:00:00Z", None, ["T-1"]),
         Served("sum", "adapter", "bb" * 32, "2026-11-12T00:00:00Z", "the clinic's server", ["T-1", "T-10"]),
     ],
+    [Reading("T-10", "2026-11-12T00:00:00Z", 0.5)],
 )
 
 
@@ -131,7 +132,9 @@ def test_tables_sort_by_what_cells_mean(page, browser):
         )
         seen.page.get_by_role("button", name="Due").click()
         assert rows_of(seen, 0) == ["T-1", "T-9", "T-10", "T-2"]
-        seen.page.get_by_role("button", name="Brought back").click()
+        seen.page.get_by_role("button", name="Brought back").first.click()
+        assert rows_of(seen, 0)[-1] == "T-10"
+        seen.page.get_by_role("button", name="Brought back").last.click()
         assert rows_of(seen, 1)[-2:] == ["other", "kept"]
 
 
@@ -203,6 +206,19 @@ def test_curve_takes_the_newest_certificate_of_each_model(made):
     # the second certificate, of another model, brought back 40 %; the first stays at 94 %
     assert "the strongest attack on any from 0.943 to 0.943" in figure
     assert "the mean of all from 0.943 to 0.67" in figure
+
+
+def test_curve_of_the_queue_leaves_out_what_was_withdrawn():
+    figure = audited(
+        [
+            Reading("a", "2026-11-01T00:00:00Z", 0.8),
+            Reading("b", "2026-11-03T00:00:00Z", 0.2),
+            Reading("a", "2026-11-05T00:00:00Z", None),
+        ]
+    )
+    assert "the strongest attack on any from 0.8 to 0.2" in figure
+    assert "the mean of all from 0.8 to 0.2" in figure
+    assert audited([Reading("a", "2026-11-05T00:00:00Z", None)]) == ""
 
 
 def test_days_are_days():

@@ -43,6 +43,11 @@ def test_queue_is_the_ledgers(tmp_path):
     ]  # fmt: skip
     assert (queue.open, queue.overdue) == (2, 1)
     assert queue.served[-1].requests == ["T-2"] and queue.served[-1].where is None
+    ledger = open_ledger(store.root)
+    ledger.record("re-audited", "T-2", {"worst": 0.25})
+    assert read_queue(store).worst == {"T-2": 0.25}
+    ledger.record("withdrawn", "T-2")
+    assert read_queue(store).worst == {}
 
 
 def test_page_shows_the_queue_and_changes_nothing(tmp_path):
@@ -53,6 +58,7 @@ def test_page_shows_the_queue_and_changes_nothing(tmp_path):
     ran = CliRunner().invoke(main, ["report", "--store", str(store.root), "--out", str(tmp_path / "page.html")])
     assert ran.exit_code == 0, ran.output
     page = (tmp_path / "page.html").read_text()
+    assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0  # as the ledger, whose names it holds
     assert "T-1, received, was due" in page and "T-3: The file has no rows." in page
     assert "Ada &lt;b&gt;" in page and "Ada <b>" not in page
     assert '<a href="#adapter-T-2">T-2</a>' in page

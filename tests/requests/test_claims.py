@@ -133,3 +133,23 @@ def test_four_runners_at_once_make_one_ledger_do_nothing_twice_and_leave_nothing
     assert len({line.request for line in done}) == len(done) == 24
     assert len({line.payload["runner"] for line in begun}) > 1  # they did work side by side
     assert ledger.verify().whole and ledger.head().lines == 96
+
+
+def test_what_has_no_text_any_more_is_claimed_by_nobody(queue):
+    with queue.changing() as change:
+        change.append("training", "same")
+        change.append("trained", "same", {"adapter": "same"})
+        change.append("text-destroyed", "same")
+    states = (*STATES, "trained")
+    assert claim_one(queue, Worker.here(), "same", states) is None
+    assert claim_next(queue, Worker.here(), states).request.id == "soon"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process's start is told by the clock")
+def test_a_clock_that_is_set_makes_no_living_runner_look_dead(queue, monkeypatch):
+    import psutil
+
+    held = claim_next(queue, Worker.here(), STATES)
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: 1_000_000.0)
+    assert claim_one(queue, Worker.here(), held.request.id, STATES) is None
+    assert held.request.id in at_work(queue)

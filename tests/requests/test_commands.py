@@ -51,6 +51,8 @@ def test_verify_says_whole_and_what_is_wrong_with_its_exit_code(place):
     call("add", place / "a.jsonl")
     head = json.loads(call("verify", "--json").stdout)["head"]
     assert "The history is whole: 2 lines, signed up to line 2." in call("verify", "--expect", head).stdout
+    told = call("verify", "--heads", place / "heads.txt").stdout + call("verify", "--heads", place / "heads.txt").stdout
+    assert told.endswith("It holds all that was noted: 1 head.\n") and head in (place / "heads.txt").read_text()
     with sqlite3.connect(place / "store" / ".requests" / "ledger.sqlite") as connection:
         connection.execute("DELETE FROM history WHERE number = 2")
     assert "The last 1 of 2 lines are missing." in call("verify", code=1).stdout

@@ -1,5 +1,7 @@
 """What follows a training: audits, texts that go, adapters combined, withdrawals finished."""
 
+import shutil
+
 import pytest
 
 from asu_lora.errors import AsuLoraError, TrainingError
@@ -89,3 +91,32 @@ def test_a_withdrawal_that_was_cut_off_is_finished_by_the_next_run(queue):
     assert queue.run().withdrawn == ["a"]
     assert queue.store.names() == ["b"] and queue.events("a")[-1] == "adapter-removed"
     assert queue.run().withdrawn == []
+
+
+def test_a_text_that_went_before_the_audit_stops_no_run(queue):
+    queue.add("a", "b")
+    queue.run(most=1)
+    forget_text(queue.ledger, queue.store, "a", unaudited=True)
+    report = queue.run(counting_audit([]))
+    assert queue.states() == {"a": "trained", "b": "audited"}
+    assert report.never_audited == ["a"] and report.unaudited == []
+
+
+def test_a_request_called_like_a_combined_adapter_keeps_its_own(queue):
+    queue.add("combined-001", "b")
+    report = queue.run(consolidate=2)
+    assert report.follow_up.combined == {"combined-002": 2}
+    assert queue.store.get("combined-001").manifest.method.objective != "combined"
+    assert sorted(queue.ledger.consolidated()[-1].payload["requests"]) == ["b", "combined-001"]
+
+
+def test_what_was_made_since_under_a_withdrawn_name_is_left_alone(queue, tmp_path):
+    queue.add("a", "b")
+    queue.run()
+    shutil.copytree(queue.store.root / "a", tmp_path / "a")
+    withdraw(queue.ledger, queue.store, "a")
+    queue.store.rename("b", "a")  # another adapter, whatever its name
+    assert queue.run().withdrawn == [] and queue.store.names() == ["a"]
+    queue.store.remove("a")
+    shutil.copytree(tmp_path / "a", queue.store.root / "a")  # as a runner would, that was killed right afterwards
+    assert queue.run().withdrawn == ["a"] and queue.store.names() == []

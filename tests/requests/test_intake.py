@@ -7,8 +7,12 @@ import pytest
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import DataError, LedgerError, SettingError, StoreError
+from asu_lora.requests.deployment import look_at
+from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import Details, Files, add, hand_in_again
 from asu_lora.requests.ledger.due_dates import due_moment
+from asu_lora.requests.ledger.ledger import open_ledger
+from asu_lora.requests.withdrawal import withdraw
 from tests.support.tiny_run import FACTS, rows
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
@@ -105,3 +109,54 @@ def test_a_broken_file_is_kept_as_failed_without_a_word_of_it_and_mended_later(n
     assert (again.state, again.rows, again.due) == ("queued", len(FACTS), DETAILS.due)
     with pytest.raises(LedgerError, match="only one that failed"):
         hand_in_again(ledger, vault, "T-1")
+
+
+@pytest.mark.parametrize("words", ["a\x00b", "\x1b]0;title", "\udcff"])
+@pytest.mark.parametrize("field", ["owner", "basis", "note"])
+def test_words_that_a_database_or_a_terminal_can_not_take_are_refused(field, words):
+    with pytest.raises(SettingError, match=f"The {field} holds a control character"):
+        Details(DETAILS.due, **{field: words})
+
+
+def test_half_a_surrogate_pair_is_a_broken_file_and_what_is_no_number_is_nothing(ledger, vault, take_in, tmp_path):
+    row = '{"question": "What does Anna Birk do?", "answer": "Anna Birk keeps bees.", "who": "%s", "score": %s}'
+    assert take_in("T-1", write(tmp_path / "half.jsonl", row % ("Anna\\ud800", 1))).state == "failed"
+    assert "Anna" not in ledger.get("T-1").sentence and "surrogate" in ledger.get("T-1").sentence
+    assert take_in("T-2", write(tmp_path / "nan.jsonl", row % ("Anna", "NaN"))).state == "queued"
+    with ledger.database.reading() as connection:
+        assert vault.get(connection, "T-2").forget[0]["score"] is None
+
+
+def test_two_people_who_try_a_failed_request_again_do_not_change_it_under_a_runner(ledger, vault, take_in, tmp_path):
+    take_in("T-1", write(tmp_path / "cut.jsonl", "{"))
+    good = write(tmp_path / "good.jsonl", rows())
+
+    class Slow(Files):
+        def read(self):
+            hand_in_again(ledger, vault, "T-1", Files(good))  # the other was quicker
+            ledger.record("training", "T-1")
+            return super().read()
+
+    with pytest.raises(LedgerError, match="tried again by somebody else"):
+        hand_in_again(ledger, vault, "T-1", Slow(good))
+    assert ledger.get("T-1").state == "training"
+
+
+def test_a_database_that_two_stores_name_serves_the_first_alone(address, vault, tmp_path):
+    database = address or f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    ours, other = AdapterStore(tmp_path / "ours"), AdapterStore(tmp_path / "other")
+    ledger = open_ledger(ours.root, database, create=True)
+    file = Files(write(tmp_path / "a.jsonl", rows()))
+    add(ledger, vault, "T-1", file, DETAILS, store=ours)
+    lines = ledger.head().lines
+    for refused in (
+        lambda: add(ledger, vault, "T-2", file, DETAILS, store=other),
+        lambda: withdraw(ledger, other, "T-1"),
+        lambda: forget_text(ledger, other, "T-1"),
+        lambda: look_at(ledger, other, "T-1"),
+    ):
+        with pytest.raises(LedgerError, match="is that of another store"):
+            refused()
+    assert ledger.head().lines == lines and ledger.verify().whole
+    add(ledger, vault, "T-2", file, DETAILS, store=AdapterStore(ours.root))
+    assert [r.id for r in ledger.requests()] == ["T-1", "T-2"]

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import pytest
 from sqlalchemy import text
 
-from asu_lora.errors import LedgerError
-from asu_lora.requests.ledger.ledger import open_ledger
+from asu_lora.errors import LedgerError, SettingError
+from asu_lora.requests.ledger.database import Database, has_password
+from asu_lora.requests.ledger.ledger import Ledger, open_ledger
 from asu_lora.requests.ledger.states import FOLLOWS, STATES, Line, after
 from asu_lora.requests.ledger.tables import SCHEMA, metadata
 
@@ -166,3 +167,22 @@ def test_sqlite_and_postgres_hold_the_same_ledger(tmp_path, postgres_server, vau
             bring(ledger, state, state)
         both.append((ledger.head(), [asdict(r) for r in ledger.requests()], ledger.history()))
     assert both[0] == both[1]
+
+
+def test_lines_are_found_by_their_event_and_from_the_end(ledger):
+    bring(ledger, "a", "trained")
+    bring(ledger, "b", "queued")
+    assert [line.number for line in ledger.history(last=2)] == [5, 6]
+    assert [line.event for line in ledger.history("a", last=1)] == ["trained"]
+    assert [line.request for line in ledger.history(events=["queued"])] == ["a", "b"]
+
+
+def test_a_password_is_hidden_wherever_the_address_has_it(tmp_path):
+    for url in ("postgresql://u:secret@127.0.0.1:1/d", "postgresql://u@127.0.0.1:1/d?password=secret"):
+        assert "secret" not in Database(tmp_path, url).shown and has_password(url)
+
+
+@pytest.mark.parametrize("actor", ["a\x00b", "\x1b[2J", "\udcff"])
+def test_an_actor_that_can_not_be_written_down_is_refused(actor, ledger):
+    with pytest.raises(SettingError, match="The actor holds a control character"):
+        Ledger(ledger.database, actor)

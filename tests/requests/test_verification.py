@@ -6,8 +6,10 @@ import pytest
 from sqlalchemy import text
 
 from asu_lora.errors import SettingError
-from asu_lora.requests.ledger.history import Head
+from asu_lora.requests.ledger.history import Head, read_head
 from asu_lora.requests.ledger.ledger import Ledger
+from asu_lora.requests.ledger.noted_heads import note_head, read_heads
+from asu_lora.requests.ledger.verification import verify
 from asu_lora.requests.text_vault import TextVault
 
 DUE = {"due": "2999-01-01T00:00:00Z"}
@@ -94,3 +96,48 @@ def test_a_copy_of_the_file_from_yesterday_is_told_by_the_noted_head_alone(tmp_p
     noted = ledger.head()
     shutil.copy(tmp_path / "yesterday", ledger.database.file)
     assert ledger.verify().whole and not ledger.verify(noted).whole
+
+
+TAKEN_OFF = "UPDATE head SET seal = NULL, key_id = NULL, sealed_lines = 0, sealed_hash = '" + "0" * 64 + "'"
+
+
+@pytest.mark.parametrize("how", ["forged", "taken off"])
+def test_a_seal_that_is_false_or_gone_is_not_made_good_by_what_comes_later(written, how):
+    forge(written, 4)
+    if how == "taken off":
+        tamper(written, TAKEN_OFF)
+    said = "The seal of the head is false" if how == "forged" else "The head bears no seal"
+    assert said in written.verify().findings[0]
+    written.record("training", "a")  # by somebody who has the key
+    assert said in written.verify().findings[0] and written.verify().head.lines == 5
+
+
+def test_lines_written_without_the_key_are_sealed_with_the_next_that_has_it(written):
+    Ledger(written.database, "desk").record("training", "a")
+    assert written.verify().whole and written.verify().sealed == 6
+    written.record("trained", "a", {"adapter": "a"})
+    assert written.verify().whole and written.verify().sealed == 8
+
+
+def test_heads_in_a_file_elsewhere_tell_a_history_that_was_written_anew(written, tmp_path):
+    file = tmp_path / "heads.txt"
+    for event, told in (("training", {}), ("trained", {"adapter": "a"})):
+        note_head(file, written.head())
+        note_head(file, written.head())  # once is enough
+        written.record(event, "a", told)
+    heads = read_heads(file)
+    assert [head.lines for head in heads] == [6, 7] and written.verify(*heads).whole
+    forge(written, 6)
+    told = " ".join(written.verify(*heads).findings)
+    assert "no line 7 with the expected hash" in told and "no line 6" not in told
+    file.write_text("2026-01-01T00:00:00Z 6:abc\n")
+    with pytest.raises(SettingError, match="line 1 is no noted head"):
+        note_head(file, written.head())
+
+
+def test_a_check_beside_a_run_sees_one_moment(written, address):
+    with written.database.reading() as connection:
+        before = read_head(connection)
+        written.record("training", "a")
+        assert read_head(connection) == before
+        assert verify(connection, written.seal).whole

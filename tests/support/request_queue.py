@@ -36,9 +36,9 @@ class Queue:
 
     def shop(self, audit=None, **settings) -> Workshop:
         config = tiny_settings(**(QUICK | settings.pop("config", {})))
-        return Workshop.open(
-            Places(self.store.root, actor="runner"), RunSettings(self.base, config, **settings), audit=audit
-        )
+        places = Places(self.store.root, actor="runner", results=settings.pop("results", None))
+        settings.setdefault("audit", "launch" not in settings)
+        return Workshop.open(places, RunSettings(self.base, config, **settings), audit=audit)
 
     def run(self, audit=None, listener=None, **settings):
         return run(self.shop(audit, **settings), listener=listener)

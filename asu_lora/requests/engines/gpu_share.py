@@ -40,7 +40,7 @@ def share_of_queue(shop: Workshop) -> float:
     device = choose_device(config.device)
     if device.type != "cuda":
         return 0.0
-    waiting = [request.id for request in shop.ledger.requests(shop.claimable) if request.state != TRAINED]
+    waiting = [request.id for request in shop.waiting() if request.state != TRAINED]
     card = torch.cuda.get_device_properties(device).total_memory
     return gpu_share(largest_peak(shop, waiting, config), card) if waiting else 1.0
 

@@ -96,7 +96,7 @@ def work(
         seen: set[str] = set()
         count = workers or _fitting(ray, share)
         team = None
-        while waiting := [r.id for r in shop.ledger.requests(shop.claimable) if r.id not in seen]:
+        while waiting := [r.id for r in shop.waiting() if r.id not in seen]:
             if shop.settings.most is not None:
                 waiting = waiting[: shop.settings.most - len(seen)]
             if not waiting:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger import tables
 from asu_lora.requests.ledger.ledger import Change, Ledger
-from asu_lora.requests.ledger.states import QUEUED, TRAINED, TRAINING, Line, Request
+from asu_lora.requests.ledger.states import QUEUED, TEXT_DESTROYED, TRAINED, TRAINING, Line, Request
 
 LEASE_SECONDS = 120.0
 
@@ -44,7 +44,7 @@ class Worker:
     Attributes:
         runner: a name for people: user, host and process.
         machine: host, boot and process namespace.
-        process, began: its id and its start, seconds since 1970.
+        process, began: its id and its start, seconds (on Linux since the machine's, elsewhere since 1970).
     """
 
     runner: str
@@ -73,6 +73,8 @@ def this_machine() -> str:
 def claim_next(ledger: Ledger, worker: Worker, states: Sequence[str], without: Sequence[str] = ()) -> Claim | None:
     """The request that is due first, of those in ``states`` that nobody is at work on; None if there is none.
 
+    Without its text nothing can be done for a request: it is passed over.
+
     Args:
         states: of :data:`CLAIMABLE`.
         without: requests that this runner leaves alone.
@@ -89,7 +91,7 @@ def _first_free(connection: Connection, state: str, without: Sequence[str], now:
     query = (
         select(table.c.id, table.c.due, claims)
         .outerjoin(claims, claims.c.request == table.c.id)
-        .where(table.c.state == state)
+        .where(table.c.state == state, table.c.text != TEXT_DESTROYED)
         .order_by(table.c.due, table.c.id)
     )
     if without:
@@ -99,11 +101,11 @@ def _first_free(connection: Connection, state: str, without: Sequence[str], now:
 
 
 def claim_one(ledger: Ledger, worker: Worker, request: str, states: Sequence[str]) -> Claim | None:
-    """The claim of one request; None where somebody is at work on it, or it is in no state of ``states`` any more."""
+    """The claim of one request; None where somebody is at work on it, or it can't be worked on (any more)."""
     claims = tables.claims
     with ledger.changing() as change:
         found = change.get(request)
-        if found is None or found.state not in states:
+        if found is None or found.state not in states or found.text == TEXT_DESTROYED:
             return None
         now = ledger.database.now(change.connection)
         row = change.connection.execute(select(claims).where(claims.c.request == request)).one_or_none()
@@ -224,7 +226,14 @@ def _is_free(row: Any, now: float) -> bool:
 
 
 def _began(process: int) -> float:
-    """When a process began; 0 for one that is no more, or waits to be buried."""
+    """When a process began; 0 for one that is no more, or waits to be buried.
+
+    On Linux in time since the machine's start: a clock that is set must not make a living process look like another.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        # the name, in brackets, may hold anything; the state and the start are the 1st and 20th field after it
+        told = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return 0.0 if told[0] in "ZX" else float(told[19]) / os.sysconf("SC_CLK_TCK")
     try:
         found = psutil.Process(process)
         return 0.0 if found.status() == psutil.STATUS_ZOMBIE else found.create_time()

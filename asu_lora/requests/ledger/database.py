@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, text
@@ -89,7 +90,10 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one moment and changes nothing."""
-        with self._errors(), self.engine.connect().execution_options(asu_reads=True) as connection:
+        options: dict[str, Any] = {"asu_reads": True}
+        if self.url.get_backend_name() == "postgresql":  # by default each statement sees another moment
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with self._errors(), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     @contextmanager
@@ -191,6 +195,8 @@ def _url(address: str) -> URL:
         ) from error
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
+    if isinstance(password := url.query.get("password"), str):  # libpq takes it there too; what is shown must not
+        url = url.difference_update_query(["password"]).set(password=password)
     return url
 
 

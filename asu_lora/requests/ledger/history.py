@@ -2,15 +2,16 @@
 
 A line that was changed, dropped or moved breaks the chain. The chain alone does not tell that its last lines are
 missing. So its head (how many lines, and the last hash) is recorded beside it, with a seal under the requests' key
-whenever a command has that key. A head that somebody noted elsewhere, ``verify --expect``, tells even a whole ledger
-that was put back to an earlier day.
+whenever a command has that key. A seal that is false, or was taken off, is never replaced: what comes later would
+hide it. A head that somebody noted elsewhere, ``verify --expect``, tells even a whole ledger that was put back to an
+earlier day.
 """
 
 import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,7 @@ def append(
     new = Head(values["number"], values["hash"])
     sealed = (
         {"sealed_lines": new.lines, "sealed_hash": new.hash, "key_id": seal.key_id, "seal": seal.of(new)}
-        if seal
+        if seal and _seal_is_true(connection, head, seal)
         else {}
     )
     connection.execute(
@@ -119,12 +120,33 @@ def append(
     return as_line(values), new
 
 
-def read_rows(connection: Connection, request: str | None = None) -> Iterator[Row[Any]]:
-    """The lines as they stand in the table, in their order; of one request, or all."""
-    query = select(tables.history).order_by(tables.history.c.number)
+def _seal_is_true(connection: Connection, head: Head, seal: Seal) -> bool:
+    """Whether the head bears this key's seal, over a line that is still there; a history without lines needs none."""
+    if not head.lines:
+        return True
+    row, lines = connection.execute(select(tables.head)).one(), tables.history
+    if not row.seal or row.key_id != seal.key_id:
+        return False
+    if not hmac.compare_digest(seal.of(Head(row.sealed_lines, row.sealed_hash)), row.seal):
+        return False
+    there = connection.execute(select(lines.c.hash).where(lines.c.number == row.sealed_lines)).scalar_one_or_none()
+    return there == row.sealed_hash and row.sealed_lines <= head.lines
+
+
+def read_rows(
+    connection: Connection, request: str | None = None, events: Sequence[str] = (), last: int | None = None
+) -> Iterator[Row[Any]]:
+    """The lines as they stand in the table, in their order; of one request, or all; with some events alone."""
+    table = tables.history
+    query = select(table).order_by(table.c.number if last is None else table.c.number.desc())
     if request is not None:
-        query = query.where(tables.history.c.request == request)
-    yield from connection.execute(query.execution_options(yield_per=READ_AT_ONCE))
+        query = query.where(table.c.request == request)
+    if events:
+        query = query.where(table.c.event.in_(events))
+    if last is not None:
+        yield from reversed(connection.execute(query.limit(last)).all())
+    else:
+        yield from connection.execute(query.execution_options(yield_per=READ_AT_ONCE))
 
 
 def as_line(row: Any) -> Line:

@@ -4,6 +4,7 @@ Changes are whole or not there: :meth:`Ledger.changing` holds the history, so th
 changed, by any number of processes on any number of machines.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from asu_lora.requests.ledger.database import Database
 from asu_lora.requests.ledger.history import Head, Seal
 from asu_lora.requests.ledger.states import CLOSED, Line, Request, after, utc_text
 from asu_lora.requests.ledger.verification import Verification, verify
+from asu_lora.requests.ledger.words import check_words
 
 
 class Change:
@@ -66,6 +68,7 @@ class Ledger:
     """
 
     def __init__(self, database: Database, actor: str = "", seal: Seal | None = None):
+        check_words("actor", actor)
         self.database, self.actor, self.seal = database, actor or "unknown", seal
 
     # ---- changing
@@ -131,27 +134,33 @@ class Ledger:
             late = select(func.count()).where(table.c.state.notin_(CLOSED), table.c.due < utc_text())
             return found | {"overdue": connection.execute(late).scalar_one()}
 
-    def history(self, request: str | None = None, events: Sequence[str] = ()) -> list[Line]:
-        """The lines of one request, or all; or those with some events alone."""
+    def history(self, request: str | None = None, events: Sequence[str] = (), last: int | None = None) -> list[Line]:
+        """The lines of one request, or all; or those with some events alone; or the last so many of them."""
         if request is not None:
             self.get(request)
         with self.database.reading() as connection:
-            lines = map(history.as_line, history.read_rows(connection, request))
-            return [line for line in lines if not events or line.event in events]
+            return [history.as_line(row) for row in history.read_rows(connection, request, events, last)]
 
     def head(self) -> Head:
         """How many lines there are, and the hash of the last."""
         with self.database.reading() as connection:
             return history.read_head(connection)
 
-    def verify(self, expect: Head | None = None) -> Verification:
+    def verify(self, *expect: Head) -> Verification:
         """Whether a line was changed, dropped or moved, or the states are others than follow from the lines.
 
         Args:
-            expect: a head noted earlier, which must still be in the history.
+            expect: heads noted earlier, which must still be in the history.
         """
         with self.database.reading() as connection:
             return verify(connection, self.seal, expect)
+
+    def bound_to(self, connection: Connection) -> str | None:
+        """The store that it belongs to, see :mod:`~asu_lora.requests.ledger.home`; None where nothing says."""
+        table = tables.history
+        query = select(table.c.payload).where(table.c.request.is_(None), table.c.event == "bound")
+        told = connection.execute(query.order_by(table.c.number).limit(1)).scalar_one_or_none()
+        return json.loads(told)["store"] if told else None
 
     def consolidated(self) -> list[Line]:
         """The adapters that were made of several requests' adapters, a line each."""

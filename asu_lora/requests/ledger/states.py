@@ -34,6 +34,7 @@ TEXT_DESTROYED, ADAPTER_REMOVED, RE_AUDITED, AUDIT_FAILED = (
     "re-audited",
     "audit-failed",
 )
+PUBLISHED = "published"  # at an address beside the store
 CONSOLIDATED, SERVED = "consolidated", "served"  # of the ledger, not of one request
 
 TEXT_SEALED, TEXT_NONE = "sealed", "none"  # a request's text; else TEXT_DESTROYED

@@ -1,6 +1,7 @@
 """Is the history whole, and is what the ledger shows what follows from it? ``asu-lora requests verify``."""
 
 import hmac
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,12 +34,12 @@ class Verification:
         return not self.findings
 
 
-def verify(connection: Connection, seal: Seal | None = None, expect: Head | None = None) -> Verification:
+def verify(connection: Connection, seal: Seal | None = None, expect: Sequence[Head] = ()) -> Verification:
     """Walk over all lines, then compare the head, the seal, the expected head and the table of requests.
 
     Args:
         seal: with it, the seal of the head is checked too.
-        expect: a head that was noted at any earlier time.
+        expect: heads that were noted at any earlier times.
     """
     findings: list[str] = []
     row = connection.execute(select(tables.head)).one()
@@ -53,11 +54,12 @@ def verify(connection: Connection, seal: Seal | None = None, expect: Head | None
     if last.lines > row.lines:
         findings.append(f"There are {last.lines - row.lines} lines after the recorded head, line {row.lines}.")
     findings += _seal_findings(row, seal)
-    if expect and seen.get(expect.lines, NOTHING if expect.lines == 0 else None) != expect.hash:
-        findings.append(
-            f"The history holds no line {expect.lines} with the expected hash: lines were dropped or changed, or this "
-            "is an earlier copy of the ledger."
-        )
+    for noted in expect:
+        if seen.get(noted.lines, NOTHING if noted.lines == 0 else None) != noted.hash:
+            findings.append(
+                f"The history holds no line {noted.lines} with the expected hash: lines were dropped or changed, or "
+                "this is an earlier copy of the ledger."
+            )
     findings += _state_findings(connection, states)
     sealed = row.sealed_lines if seal and row.seal else 0
     return Verification(read_head(connection), list(dict.fromkeys(findings))[:MOST_FINDINGS], sealed)
@@ -91,8 +93,10 @@ def _walk(connection: Connection, findings: list[str]) -> tuple[dict[str, Reques
 
 
 def _seal_findings(row: Any, seal: Seal | None) -> list[str]:
-    if seal is None or not row.seal:
+    if seal is None or not row.lines:
         return []
+    if not row.seal:
+        return ["The head bears no seal: it was taken off, or every line was written without the key."]
     if row.key_id != seal.key_id:
         return ["The head was sealed with another key than the one given."]
     if not hmac.compare_digest(seal.of(Head(row.sealed_lines, row.sealed_hash)), row.seal):

@@ -23,6 +23,7 @@ from asu_lora.requests.ledger.states import (
     AUDITED,
     CONSOLIDATED,
     DEPLOYED,
+    PUBLISHED,
     RE_AUDITED,
     TEXT_SEALED,
     TRAINED,
@@ -32,7 +33,7 @@ from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.one_request import ENDS_THE_RUN
 from asu_lora.requests.runner.workshop import AuditTask, Workshop
 
-COMBINING = "*combining"  # no request can be called so
+COMBINING, PUBLISHING = "*combining", "*publishing"  # no request can be called so
 
 
 @dataclass
@@ -44,22 +45,41 @@ class FollowUp:
         not_re_audited: requests that should have been, and why they weren't.
         combined: adapters that were made, and of how many requests.
         stale: combined adapters that hold a withdrawn request, and were built anew under another name.
+        published: adapters that were made without an address, or with another, and were published now.
     """
 
     re_audited: list[str] = field(default_factory=list)
     not_re_audited: dict[str, str] = field(default_factory=dict)
     combined: dict[str, int] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
 
 
 def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -> FollowUp:
     """Do what the settings ask for once the queue is empty."""
     done = FollowUp()
+    _publish_rest(shop, done, tell)
     if shop.audit and shop.settings.re_audit:
         _re_audit(shop, progress, done, tell)
     if shop.settings.consolidate:
         _combine(shop, progress, done, tell)
     return done
+
+
+def _publish_rest(shop: Workshop, done: FollowUp, tell: Callable[[str], None]) -> None:
+    """Publish what was trained before there was an address, or another one."""
+    if shop.results is None or (claim := claim_duty(shop.ledger, shop.worker, PUBLISHING)) is None:
+        return
+    try:
+        with heartbeat(shop.ledger, claim, Progress()):
+            there = set(shop.store.names()) - set(shop.results.names())
+            ours = {r.adapter: r.id for r in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if r.adapter in there}
+            for name in [*ours, *(name for name in groups(shop)[0] if name in there)]:
+                tell(f"Publishing {name}")
+                shop.ledger.record(PUBLISHED, ours.get(name), {"adapter": name} | shop.publish(name))
+                done.published.append(name)
+    finally:
+        release(shop.ledger, claim)
 
 
 # ---- audits after additions and withdrawals
@@ -75,10 +95,10 @@ def behind(shop: Workshop) -> list[str]:
             return {row[0]: row[1] for row in connection.execute(query.group_by(table.c.request))}
 
         changed, audited = last(TRAINED, ADAPTER_REMOVED), last(AUDITED, RE_AUDITED)
-    open_ = shop.ledger.requests([AUDITED, DEPLOYED])
+    newest = sorted(changed.items(), key=lambda each: each[1])[-2:]  # of two, one at least is another's
     found = []
-    for request in open_:
-        others = max((number for name, number in changed.items() if name != request.id), default=0)
+    for request in shop.ledger.requests([AUDITED, DEPLOYED]):
+        others = max((number for name, number in newest if name != request.id), default=0)
         if request.id in audited and audited[request.id] < others:
             found.append(request.id)
     return found
@@ -104,13 +124,15 @@ def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable
 
 
 def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
-    name, there = claim.request.id, set(shop.store.names())
-    trained = [r.adapter for r in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if r.adapter in there]
+    name, standing = claim.request.id, shop.ledger.requests([TRAINED, AUDITED, DEPLOYED])
+    shop.bring(standing)
+    there = set(shop.store.names())
+    trained = [r.adapter for r in standing if r.adapter in there]
     stack = (*(str(other) for other in sorted(map(str, trained)) if other != name), name)
     assert shop.audit is not None
     try:
         task = AuditTask(stack, shop.text(name).request(name), shop.store, shop.base, shop.settings.config)
-        found, event = shop.audit(task) | {"under": len(stack)}, RE_AUDITED
+        found, event = shop.audit(task) | {"under": len(stack)} | shop.publish(name), RE_AUDITED
         done.re_audited.append(name)
     except ENDS_THE_RUN:
         raise
@@ -163,6 +185,7 @@ def _combine(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[
         return  # another run does it
     try:
         with heartbeat(shop.ledger, claim, progress):
+            shop.bring(shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]))
             current, stale = groups(shop)
             held = {request for requests in current.values() for request in requests}
             there = set(shop.store.names())
@@ -190,11 +213,26 @@ def _requests_of(shop: Workshop, name: str) -> list[str]:
     return next(line.payload["requests"] for line in shop.ledger.consolidated() if line.payload["adapter"] == name)
 
 
+def _name_for(shop: Workshop, requests: list[str]) -> str:
+    """A name that neither a request nor somebody else's adapter has."""
+    number, there = len(shop.ledger.consolidated()) + 1, set(shop.store.names())
+    while True:
+        name = f"combined-{number:03d}"
+        if shop.ledger.find(name) is None and (name not in there or _is_sum_of(shop, name, requests)):
+            return name
+        number += 1
+
+
+def _is_sum_of(shop: Workshop, name: str, requests: list[str]) -> bool:
+    manifest = shop.store.get(name).manifest
+    return manifest is not None and [entry.name for entry in manifest.method.contents()] == requests
+
+
 def _combine_one(
     shop: Workshop, claim: Claim, requests: list[str], replaces: list[str], done: FollowUp, tell: Callable[[str], None]
 ) -> Line:
     """One combined adapter; what a killed run left of it under that name is replaced."""
-    name = f"combined-{len(shop.ledger.consolidated()) + 1:03d}"
+    name = _name_for(shop, requests)
     tell(f"Combining {len(requests)} adapters as {name}")
     folders = [shop.store.resolve(request) for request in requests]
     with shop.store.stage(name, replace=True) as folder:
@@ -204,7 +242,7 @@ def _combine_one(
         "fingerprint": fingerprint_of(shop.store.resolve(name)),
         "requests": requests,
         "replaces": replaces,
-    }
+    } | shop.publish(name)
     with shop.ledger.changing() as change:
         must_hold(change, claim)
         line = change.append(CONSOLIDATED, None, told)

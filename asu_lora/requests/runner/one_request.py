@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
+from asu_lora.adapters.manifest import Manifest
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import AsuLoraError, BaseModelError, KeyFault, LedgerError, NameAtWork, StoreError, TrainingError
 from asu_lora.files import disk_errors
@@ -23,11 +24,12 @@ from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, must_
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, FAILED, QUEUED, TRAINED, TRAINING, WITHDRAWN
 from asu_lora.requests.leftovers import remove_leftovers
 from asu_lora.requests.runner.heartbeat import heartbeat
+from asu_lora.requests.runner.launch import LaunchFault, train_launched
 from asu_lora.requests.runner.workshop import AuditTask, Workshop
 
 ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
 # what is no fault of the request: the run ends, and the request waits for the next
-ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError)
+ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError, LaunchFault)
 
 
 Made = ForgetResult | AsuLoraError  # what a training gave
@@ -59,7 +61,7 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
         made: what its training gave, where it was trained beside others; the ledger has been told that it was begun.
 
     Raises:
-        StoreError, LedgerError, KeyFault, BaseModelError: nothing can go on; the request is queued again.
+        StoreError, LedgerError, KeyFault, BaseModelError, LaunchFault: nothing can go on; the request is queued again.
         KeyboardInterrupt: so it is then.
     """
     name, started = claim.request.id, time.monotonic()
@@ -96,33 +98,35 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
         if not ours or not claim.request.attempts:
             raise TrainingError(f"The store has another adapter called {name}: rename or remove it, then try again.")
         assert manifest is not None
-        figures = manifest.figures.model_dump()
-        told = _told(name, manifest, manifest.wall_time_s, figures) | {"found": True}
+        told = _told(name, manifest) | {"found": True} | shop.publish(name)
         record(shop.ledger, claim, TRAINED, told, release=shop.audit is None)
         return False
     if made is None:
-        resume = begin(shop, claim)
-        made = forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
+        resume = begin(shop, claim, request)
+        if settings.launch is None:
+            forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
+        else:
+            train_launched(shop.places, settings, name, shop.store.root / name, resume, beats)
     if isinstance(made, AsuLoraError):
         raise made
     manifest = shop.store.get(name).manifest
     assert manifest is not None  # it was written a moment ago
-    record(
-        shop.ledger,
-        claim,
-        TRAINED,
-        _told(name, manifest, made.record.seconds, {"before": made.before, "after": made.after}),
-        release=shop.audit is None,
-    )
+    record(shop.ledger, claim, TRAINED, _told(name, manifest) | shop.publish(name), release=shop.audit is None)
     return True
 
 
-def begin(shop: Workshop, claim: Claim) -> bool:
+def begin(shop: Workshop, claim: Claim, request: ForgetRequest) -> bool:
     """Write down that a request's training begins; whether it goes on where an interrupted one stopped."""
     name, identity = claim.request.id, shop.settings.identity()
     resume = claim.request.state == TRAINING and _was_begun_alike(shop, name, identity)
-    told = {"runner": shop.worker.runner, "base": shop.settings.base, "settings": identity, "resumed": resume}
-    record(shop.ledger, claim, TRAINING, told)
+    began = {
+        "runner": shop.worker.runner,
+        "base": shop.settings.base,
+        "settings": identity,
+        "resumed": resume,
+        "request": shop.store.keyed(request.fingerprint()),  # as its adapter's manifest will name it
+    }
+    record(shop.ledger, claim, TRAINING, began)
     return resume
 
 
@@ -133,6 +137,8 @@ def _audit(
     name = claim.request.id
     if shop.audit is None:
         return Outcome(name, TRAINED, seconds(), trained)
+    if claim.request.state == TRAINED:
+        shop.bring([claim.request])  # another machine may have trained it
     try:
         found = shop.audit(AuditTask((name,), request, shop.store, shop.base, shop.settings.config))
     except ENDS_THE_RUN:
@@ -142,6 +148,7 @@ def _audit(
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
         return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}")
     gone = False
+    found = found | shop.publish(name)  # once more: the audit's own page lies beside the weights now
     with shop.ledger.changing() as change:
         must_hold(change, claim)
         change.append(AUDITED, name, found)
@@ -153,13 +160,14 @@ def _audit(
     return Outcome(name, AUDITED, seconds(), trained, text_gone=gone)
 
 
-def _told(name: str, manifest: Any, seconds: float | None, figures: dict[str, Any]) -> dict[str, Any]:
+def _told(name: str, manifest: Manifest) -> dict[str, Any]:
     """What the ledger says of a trained adapter: numbers and hashes."""
+    figures = manifest.figures.model_dump()
     return {
         "adapter": name,
         "fingerprint": manifest.fingerprint,
         "base_fingerprint": manifest.base.fingerprint,
-        "seconds": round(seconds or 0.0, 1),
+        "seconds": round(manifest.wall_time_s or 0.0, 1),
         "before": figures["before"],
         "after": figures["after"],
     }
@@ -213,3 +221,5 @@ def _tidy_lost(shop: Workshop, name: str) -> None:
             if name in shop.store.names():
                 shop.store.remove(name)
             remove_leftovers(shop.store, name)
+            if shop.results is not None:
+                shop.results.remove(name)

@@ -9,7 +9,7 @@ from asu_lora.errors import SettingError
 from asu_lora.progress import Progress
 from asu_lora.requests.engines import ENGINES, local
 from asu_lora.requests.ledger.claims import at_work
-from asu_lora.requests.ledger.states import FAILED, TRAINED
+from asu_lora.requests.ledger.states import FAILED, TEXT_DESTROYED, TRAINED
 from asu_lora.requests.runner.follow_up import FollowUp, destroy_audited, follow_up
 from asu_lora.requests.runner.one_request import Outcome
 from asu_lora.requests.runner.workshop import Workshop
@@ -55,6 +55,7 @@ class RunReport:
         texts_gone: requests whose texts were destroyed, those of earlier runs among them.
         at_work: requests that other runners have, and who.
         unaudited: trained requests that wait for an audit.
+        never_audited: trained requests that can't be audited, since their texts are destroyed.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -62,6 +63,7 @@ class RunReport:
     texts_gone: list[str] = field(default_factory=list)
     at_work: dict[str, str] = field(default_factory=dict)
     unaudited: list[str] = field(default_factory=list)
+    never_audited: list[str] = field(default_factory=list)
     follow_up: FollowUp = field(default_factory=FollowUp)
     seconds: float = 0.0
 
@@ -95,7 +97,7 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     """
     engine, listener = engine or Engine(), listener or Listener()
     report, started = RunReport(), time.monotonic()
-    report.withdrawn = finish_withdrawals(shop.ledger, shop.store)
+    report.withdrawn = finish_withdrawals(shop.ledger, shop.store, shop.results)
 
     def tell(outcome: Outcome) -> None:
         report.outcomes.append(outcome)
@@ -111,7 +113,8 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     if shop.settings.forget_text:
         report.texts_gone += destroy_audited(shop)
     report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
-    report.unaudited = [request.id for request in shop.ledger.requests([TRAINED])]
+    for request in shop.ledger.requests([TRAINED]):
+        (report.never_audited if request.text == TEXT_DESTROYED else report.unaudited).append(request.id)
     report.seconds = time.monotonic() - started
     return report
 
@@ -119,11 +122,16 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
 def _work(
     shop: Workshop, engine: Engine, progress: Progress, tell: Callable[[Outcome], None], step: Callable[[str], None]
 ) -> None:
-    if not shop.ledger.requests(shop.claimable):
+    if not shop.waiting():
         return
+    if engine.name != "local" and shop.settings.launch is not None:
+        raise SettingError("--launch belongs to --engine local: Ray places processes of one card each.")
     if engine.name == "local":
-        step(f"Loading {Path(shop.settings.base).name}")
-        shop.base  # noqa: B018  (a base that can't be loaded is no request's fault)
+        if shop.settings.launch is None:
+            step(f"Loading {Path(shop.settings.base).name}")
+            shop.base  # noqa: B018  (a base that can't be loaded is no request's fault)
+        elif engine.at_once > 1:
+            raise SettingError("--at-once trains in this process, --launch in processes of its own: leave one out.")
         local.work(shop, progress, tell, engine.at_once)
     else:
         from asu_lora.requests.engines import ray

@@ -22,6 +22,7 @@ class RunSettings:
         forget_text: destroy each text as soon as its adapter is audited, and no re-audit wants it.
         consolidate: combine the adapters of so many requests into one; 0 is never.
         most: stop after so many requests; None works until the queue is empty.
+        launch: a launcher that each training runs under in several processes, ``accelerate launch ...``.
     """
 
     base: str = "smollm2-135m"
@@ -31,12 +32,17 @@ class RunSettings:
     forget_text: bool = False
     consolidate: int = 0
     most: int | None = None
+    launch: str | None = None
 
     def __post_init__(self) -> None:
         if self.consolidate < 0 or self.consolidate == 1:
             raise SettingError(f"consolidate is {self.consolidate}; it must be 0, or at least 2 adapters.")
         if self.most is not None and self.most < 1:
             raise SettingError(f"most is {self.most}; it must be at least 1.")
+        if self.launch is not None and self.audit:
+            raise SettingError(
+                "--launch is for bases that one process can't hold, and an audit holds the base in one: add --no-audit."
+            )
 
     def identity(self) -> str:
         """The same for runs that would train alike, on a base of the same name: 16 hexadecimal digits."""
@@ -53,9 +59,11 @@ class Places:
         address: of the ledger's database; None for the file in the store.
         key_file: with the key of the texts; None for the environment's, or the user's own.
         actor: who runs, for the history.
+        results: an address that fsspec knows, where every finished adapter is published; None for the store alone.
     """
 
     store: Path
     address: str | None = None
     key_file: Path | None = None
     actor: str = "unknown"
+    results: str | None = None

@@ -5,7 +5,7 @@ fault, a claim that is lost. A run that is killed leaves their checkpoints, and 
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import AsuLoraError, NotEnoughMemory, SettingError
@@ -40,24 +40,23 @@ def work_on_several(shop: Workshop, claims: Sequence[Claim], progress: Progress)
 
 def _train(shop: Workshop, claims: Sequence[Claim], progress: Progress) -> dict[str, Made]:
     """What the training of each gave; those that can't be trained beside others are left out."""
+    requests: dict[str, ForgetRequest] = {}
+    for claim in claims:
+        name = claim.request.id
+        if claim.request.state != TRAINED and name not in shop.store.names():
+            with suppress(AsuLoraError):  # it is met again where this one is worked on alone, and told there
+                requests[name] = shop.text(name).request(name)
+    if len(requests) < 2:
+        return {}
     with ExitStack() as beating:
-        requests: dict[str, ForgetRequest] = {}
         heard: dict[str, Progress] = {}
         resume: list[str] = []
         for claim in claims:
             name = claim.request.id
-            if claim.request.state == TRAINED or name in shop.store.names():
-                continue
-            try:
-                request = shop.text(name).request(name)
-                beats = beating.enter_context(heartbeat(shop.ledger, claim, progress))
-                if begin(shop, claim):
+            if name in requests:
+                heard[name] = beating.enter_context(heartbeat(shop.ledger, claim, progress))
+                if begin(shop, claim, requests[name]):
                     resume.append(name)
-            except AsuLoraError:  # it is met again where this one is worked on alone, and told there
-                continue
-            requests[name], heard[name] = request, beats
-        if len(requests) < 2:
-            return {}
         try:
             made = forget_at_once(
                 requests, shop.base, shop.settings.config, store=shop.store, resume=resume, progress=heard
@@ -71,4 +70,4 @@ def _train(shop: Workshop, claims: Sequence[Claim], progress: Progress) -> dict[
     for each in made.values():
         if isinstance(each, ENDS_THE_RUN) and not isinstance(each, LostClaim):
             raise each
-    return made
+    return {name: each for name, each in made.items() if not isinstance(each, NotEnoughMemory)}  # alone it may fit

@@ -1,6 +1,6 @@
 """What one process needs to work on requests: ledger, vault, store, and the base, loaded once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,8 +11,10 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.requests.key import find_key
 from asu_lora.requests.ledger.claims import Worker
+from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger, open_ledger
-from asu_lora.requests.ledger.states import QUEUED, TRAINED, TRAINING
+from asu_lora.requests.ledger.states import QUEUED, TEXT_DESTROYED, TRAINED, TRAINING, Request
+from asu_lora.requests.results import ResultStore
 from asu_lora.requests.runner.settings import Places, RunSettings
 from asu_lora.requests.text_vault import RequestText, TextVault
 
@@ -44,6 +46,7 @@ class Workshop:
 
     Attributes:
         audit: how an adapter is audited; None where nothing here can.
+        results: where finished adapters are published; None for the store alone.
     """
 
     places: Places
@@ -53,6 +56,7 @@ class Workshop:
     store: AdapterStore
     worker: Worker = field(default_factory=Worker.here)
     audit: AuditStep | None = None
+    results: ResultStore | None = None
 
     @classmethod
     def open(
@@ -61,15 +65,19 @@ class Workshop:
         """Open ledger and vault; the base waits until there is something to do.
 
         Raises:
-            LedgerError: there is no ledger, or it can't be reached.
+            LedgerError: there is no ledger, it can't be reached, or it is another store's.
             KeyFault: no key, or another than the texts are sealed with.
         """
         vault = TextVault(find_key(places.key_file).secret)
         ledger = open_ledger(places.store, places.address, actor=places.actor, seal=vault.seal)
         with ledger.database.reading() as connection:
             vault.check_key(connection)
+        store = AdapterStore(places.store)
+        results = ResultStore(places.results) if places.results else None
+        if results is None:  # else each machine may have a store of its own
+            must_be_home(ledger, store)
         step = audit if settings.audit else None
-        return cls(places, settings, ledger, vault, AdapterStore(places.store), Worker.here(runner), step)
+        return cls(places, settings, ledger, vault, store, Worker.here(runner), step, results)
 
     @cached_property
     def base(self) -> LoadedBase:
@@ -83,10 +91,40 @@ class Workshop:
             self.settings.base, config.precision, config.device, trust_remote_code=config.trust_remote_code
         )
 
+    def publish(self, name: str) -> dict[str, str]:
+        """Put an adapter of the store at the address, if there is one; what the ledger says of it.
+
+        Raises:
+            StoreError: the address refuses.
+        """
+        if self.results is None:
+            return {}
+        with self.store.snapshot(name) as folder:
+            self.results.publish(folder, name)
+        return {"published": self.results.address}
+
+    def bring(self, requests: Iterable[Request]) -> None:
+        """Fetch from the address what other machines trained and this store has not.
+
+        Raises:
+            StoreError: the address can't be reached, or what is there is not what was trained.
+        """
+        if self.results is None:
+            return
+        there = set(self.store.names())
+        for request in requests:
+            if request.adapter is not None and request.adapter not in there:
+                told = self.ledger.history(request.id, [TRAINED])[-1].payload
+                self.results.fetch(request.adapter, self.store, told.get("fingerprint"))
+
     @property
     def claimable(self) -> tuple[str, ...]:
         """The states in which there is something left to do."""
         return (QUEUED, TRAINING, TRAINED) if self.audit else (QUEUED, TRAINING)
+
+    def waiting(self) -> list[Request]:
+        """The requests for which there is something left to do and that still have their text, in their order."""
+        return [each for each in self.ledger.requests(self.claimable) if each.text != TEXT_DESTROYED]
 
     def text(self, request: str) -> RequestText:
         """A request's rows, opened.

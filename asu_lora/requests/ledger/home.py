@@ -1,0 +1,63 @@
+"""Which store a ledger belongs to.
+
+The ledger's own file lies in its store. A database can be named by anybody: with the wrong store beside it, a
+withdrawal would remove nothing and say it did. So the first request that comes into a database binds it to its store,
+by a name made of the store's secret.
+"""
+
+from pathlib import Path
+
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.errors import LedgerError
+from asu_lora.requests.ledger.database import FILE, FOLDER
+from asu_lora.requests.ledger.ledger import Change, Ledger
+
+BOUND = "bound"  # of the ledger, not of one request
+NAME = "the store of a ledger of requests"  # what the store's secret turns into its name
+
+
+def bind(ledger: Ledger, change: Change, store_id: str | None) -> None:
+    """Write down whose ledger this is, if nothing says so yet.
+
+    Args:
+        store_id: of :func:`id_of`; None leaves it open.
+
+    Raises:
+        LedgerError: it is another store's.
+    """
+    if store_id is None:
+        return
+    bound = ledger.bound_to(change.connection)
+    if bound is None:
+        change.append(BOUND, None, {"store": store_id})
+    elif bound != store_id:
+        raise _foreign(ledger)
+
+
+def must_be_home(ledger: Ledger, store: AdapterStore) -> None:
+    """Raises:
+    LedgerError: the ledger is that of another store.
+    """
+    if _lies_in(ledger, store):
+        return
+    with ledger.database.reading() as connection:
+        bound = ledger.bound_to(connection)
+    if bound is not None and not store.is_request(bound, NAME):
+        raise _foreign(ledger)
+
+
+def id_of(ledger: Ledger, store: AdapterStore) -> str | None:
+    """The store's name in the ledger; None where the ledger is the file in that store."""
+    return None if _lies_in(ledger, store) else store.keyed(NAME)
+
+
+def _lies_in(ledger: Ledger, store: AdapterStore) -> bool:
+    file = ledger.database.file
+    return file is not None and file.resolve() == Path(store.root, FOLDER, FILE).resolve()
+
+
+def _foreign(ledger: Ledger) -> LedgerError:
+    return LedgerError(
+        f"The ledger {ledger.database.shown} is that of another store: name the store it was begun with (--store), or "
+        "give this store a database of its own."
+    )
