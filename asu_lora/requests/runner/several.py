@@ -55,8 +55,11 @@ def _train(shop: Workshop, claims: Sequence[Claim], progress: Progress) -> dict[
             name = claim.request.id
             if name in requests:
                 heard[name] = beating.enter_context(heartbeat(shop.ledger, claim, progress))
-                if begin(shop, claim, requests[name]):
-                    resume.append(name)
+                try:
+                    if begin(shop, claim, requests[name]):
+                        resume.append(name)
+                except LostClaim:
+                    del requests[name]  # it is told where it is worked on alone
         try:
             made = forget_at_once(
                 requests, shop.base, shop.settings.config, store=shop.store, resume=resume, progress=heard
