@@ -150,7 +150,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder that everything is in, and a run goes on in")
     parser.add_argument("--base", type=Path, help="a checkpoint; by default a tiny one that is taught here")
     parser.add_argument("--requests", type=int, default=30)
-    parser.add_argument("--audited", type=int, default=6, help="so many of them are audited and certified")
+    parser.add_argument("--audited", type=int, default=2, help="so many of them are audited and certified")
     parser.add_argument("--epochs", type=int, default=5, help="over which the tiny base is taught")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures  [default: WORK/pictures]")
     return parser.parse_args()
