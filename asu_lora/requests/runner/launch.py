@@ -1,4 +1,4 @@
-"""One training under a launcher such as ``accelerate launch``, for bases too large for one card.
+"""One training in several processes, under a launcher such as ``accelerate launch``.
 
 The runner keeps the claim and writes the ledger. The launched processes open ledger and vault by themselves, train,
 and put the adapter into the store. Nothing of a text goes through arguments, the environment or a file.
