@@ -22,12 +22,12 @@ from asu_lora.forgetting.prepare import prepare
 from asu_lora.forgetting.profile import profiled
 from asu_lora.forgetting.result import ForgetResult
 from asu_lora.forgetting.run import open_run
+from asu_lora.forgetting.strength import settle
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.teacher.tau import TauChoice
-from asu_lora.training.doses import settle_in_the_middle
 from asu_lora.training.phases import phases
 
 
@@ -87,6 +87,6 @@ def forget(
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])
                 train_phase(run, student, sets, on_policy)
-            settle_in_the_middle(student, run.config.forget_dose)
+            settle(run, student, sets["forget"])
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

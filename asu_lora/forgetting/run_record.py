@@ -44,6 +44,7 @@ _METHOD = (
     "forget_dose",
     "retain_temperature",
     "keep_off",
+    "settle_at",
 )
 _DETAILS = ("beta", "keep_speaking", "own_words", "retain_dose", "forget_dose", "retain_temperature", "keep_off")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
@@ -64,6 +65,7 @@ class RunRecord:
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
+    forgetting_curve: list[dict[str, float]] = field(default_factory=list)  # by weight, where it was measured
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -134,6 +136,8 @@ class RunRecord:
                 | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
+                | ({"settle_at": self.config.settle_at} if self.config.settle_at else {})
+                | ({"forgetting_curve": self.forgetting_curve} if self.forgetting_curve else {})
                 | ({"continued_from": self.continued} if self.continued else {}),
             ),
             lora=lora,

@@ -66,6 +66,8 @@ def verdict(attacks: list[AttackResult]) -> tuple[str, str]:
             "Before and never-seen rows lie too near each other, or one of them is missing: nothing can be said.",
         )
     worst = max(judged, key=lambda attack: attack.readings[0].recovered or 0.0)
+    way = worst.settings.get("worst")
+    named = attack_name(worst) + (f" ({way.replace('_', ' ')})" if isinstance(way, str) else "")
     share = worst.readings[0].recovered or 0.0
     of = f"of {len(judged)} attacks that could tell" if len(judged) < len(attacks) else f"of {len(judged)} attacks"
     if share == 0:
@@ -74,7 +76,7 @@ def verdict(attacks: list[AttackResult]) -> tuple[str, str]:
         first = f"The strongest {of} brought back {percent(share)} of what had to be forgotten."
     second = (
         "0 % is a model that never saw the rows, 100 % is the model as it was before. "
-        + (f"The strongest was: {attack_name(worst)}. " if share else "")
+        + (f"The strongest was: {named}. " if share else "")
         + "This is evidence about these attacks, and about no others."
     )
     return first, second
