@@ -41,7 +41,7 @@ class RunSettings:
             raise SettingError(f"most is {self.most}; it must be at least 1.")
         if self.launch is not None and self.audit:
             raise SettingError(
-                "--launch trains in processes of its own, and an audit would hold the base in this one: add --no-audit, "
+                "--launch trains in processes of its own; an audit would hold the base in this one: add --no-audit, "
                 "and audit by a run without --launch."
             )
 
