@@ -78,13 +78,20 @@ def plan_run(
         f"{str(run.compute).removeprefix('torch.')}",
         **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in beneath)} if beneath else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
-        "retain rows": f"{len(request.retain)} ({sum(map(len, retain))} tokens), {request.retain_source}",
+        "retain rows": _retain_rows(request, sum(map(len, retain))),
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
         "method": f"{config.objective} with {config.retain_loss}, {_numbers(config, layers)}",
         "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
         "rows",
         **({"notes": " ".join(run.notes)} if run.notes else {}),
     }, memory
+
+
+def _retain_rows(request: ForgetRequest, tokens: int) -> str:
+    if request.pool is None:
+        return f"{len(request.retain)} ({tokens} tokens), {request.retain_source}"
+    most, pool = len(request.pool.longest(request.forget)), len(request.pool.rows)
+    return f"{most} of a pool of {pool}, chosen when the run begins (at most {tokens} tokens)"
 
 
 def _numbers(config: ForgetConfig, layers: Sequence[int] | None) -> str:
@@ -108,6 +115,8 @@ def planned_run(
     Raises:
         AsuLoraError: whatever the run itself would refuse before training.
     """
+    if request.pool is not None:  # no weight is read, so none is chosen: the longest take the most memory
+        request = request.with_retain(request.pool.longest(request.forget))
     prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     source, model_config = prepared.source, prepared.config
     tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
