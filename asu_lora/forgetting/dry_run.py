@@ -83,8 +83,8 @@ def plan_run(
         "retain rows": _retain_rows(request, sum(map(len, retain))),
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
         "method": f"{config.objective} with {config.retain_loss}, {_numbers(config, layers)}",
-        "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
-        "rows",
+        "steps": f"{'at most ' * config.stop_early}{steps:.0f}, each of {rows} forget and "
+        f"{rows * config.retain_per_forget if retain else 0} retain rows",
         **({"notes": " ".join(notes)} if notes else {}),
     }, memory
 
