@@ -20,7 +20,7 @@ ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 _NOT_NEGATIVE = (
     "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words keep_off "
-    "micro_batch_tokens"
+    "settle_at micro_batch_tokens"
 ).split()
 
 
@@ -114,14 +114,18 @@ class ForgetConfig:
     )
     forget_dose: float = setting(
         1.0,
-        "For adapters that add up, trained alone: the forget loss sees the adapter at strengths from 1 to this, and "
-        "the adapter ends in their middle, with others beside it or without.",
+        "For adapters that add up: the forget loss sees strengths from 1 to this; the adapter ends in their middle.",
+        group="Method",
+    )
+    settle_at: float = setting(
+        0.0,
+        "The adapter ends at the lowest strength, up to that middle, at which its forget answers have this share of "
+        "the probability that they had without it. 0 is the middle.",
         group="Method",
     )
     keep_off: float = setting(
         0.0,
-        "For adapters that add up, trained alone: the share of the directions of each module's input, those that "
-        "retain rows use most, that the adapter does not read. --adds-up sets it, and all that goes with it.",
+        "Share of each module's input directions, those that retain rows use most, that the adapter does not read.",
         group="Method",
     )
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
@@ -202,7 +206,7 @@ class ForgetConfig:
         for name in ("lr", "epochs", "beta", "max_grad_norm", "retain_temperature"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
-        for name in ("warmup", "dropout", "own_words", "keep_off"):
+        for name in ("warmup", "dropout", "own_words", "keep_off", "settle_at"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
         if self.template_date is not None:
@@ -238,15 +242,11 @@ class ForgetConfig:
         fit may go on with less. (With dropout, other micro-batches draw other masks.)"""
         left_out = MEMORY_ALONE if not self.dropout else ()
         values = dataclasses.asdict(self) | {"retain_loss": _KL_BEFORE.get(self.retain_loss, self.retain_loss)}
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in left_out and not (name in UNLESS_SET and value == UNLESS_SET[name])
-        }
+        unset = [name for name in UNLESS_SET if values[name] in (None, 0.0)]
+        return {name: value for name, value in values.items() if name not in (*left_out, *unset)}
 
 
-# runs that began before there were these go on without
-UNLESS_SET = {"system_prompt": None, "template_date": None, "loss_settings": None, "stop_early": False}
+UNLESS_SET = ("system_prompt", "template_date", "loss_settings", "settle_at", "stop_early")  # earlier runs lack these
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

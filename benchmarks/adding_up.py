@@ -1,13 +1,17 @@
 """Requests forgotten one by one, each on the plain base, and what their adapters do together.
 
     python benchmarks/adding_up.py BASE TOFU STORE
-    python benchmarks/adding_up.py BASE TOFU STORE --requests ten --ask 0 --ways alone sums without
-    python benchmarks/adding_up.py BASE TOFU STORE --set retain_dose=1 keep_off=0 --tag apart
+    python benchmarks/adding_up.py BASE TOFU STORE --requests ten --ask 0 --ways base sums without
+    python benchmarks/adding_up.py BASE TOFU STORE --requests ten --ask 0 --ways sums ties dare --plain --tag defaults
+    python benchmarks/adding_up.py BASE TOFU STORE --ask 0 --ways sums reversed combined merged durable
+    python benchmarks/adding_up.py BASE TOFU STORE --picture
 
-BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files. The
-requests are tasks 1 to 3 (40 questions each), or with ``ten`` the same rows, twelve by twelve. The first 120 rows of
+The requests are trained with the settings of ``forget --adds-up``, with --plain with the defaults. BASE is the
+checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files. The requests are
+tasks 1 to 3 (40 questions each), or with ``ten`` the same rows, twelve by twelve. The first 120 rows of
 retain_perturbed.json are kept, its rows 120 to 159 left out. Adapters that lie in STORE are not trained again, and
-lines that lie in docs/results/data/adding_up.json, where each is written, are not measured again.
+lines that lie in docs/results/data/adding_up.json, where each is written, are not measured again. --picture draws the
+sums of ten from there, as docs/images/adding_up.png.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import torch
 from asu_lora import ForgetConfig, ForgetRequest, forget, load
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.bases.source import resolve_base
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
@@ -41,7 +46,8 @@ from common.results import read_data, write_data
 from common.tofu_request import MEMORISED_RETAIN, MEMORISED_TASKS
 
 KEPT = 120
-WAYS = ("base", "alone", "sums", "without", "reversed", "combined", "merged", "durable")
+WAYS = ("base", "alone", "sums", "without", "reversed", "combined", "ties", "dare", "merged", "durable")
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "adding_up.png"
 
 
 def requests_of(tofu: Path, which: str) -> tuple[dict[str, ForgetRequest], dict[str, list[Example]]]:
@@ -96,6 +102,17 @@ class Together:
             yield model
 
     @contextmanager
+    def thinned(self, how: str) -> Iterator[torch.nn.Module]:
+        """PEFT's combining, TIES or DARE, of the updates themselves, each thinned to half; as much rank as a sum."""
+        with self.stack(*self.names) as model:
+            parts = list(model.peft_config)
+            rank = sum(model.peft_config[part].r for part in parts)
+            torch.manual_seed(0)
+            model.add_weighted_adapter(parts, [1.0] * len(parts), how, f"{how}_svd", svd_rank=rank, density=0.5)
+            model.set_adapter(how)
+            yield model
+
+    @contextmanager
     def merged(self, precision: str, durable: DurableSettings | None = None) -> Iterator[torch.nn.Module]:
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             out = Path(folder) / "merged"
@@ -103,15 +120,19 @@ class Together:
             ways = deployments(resolve_base(str(out)), precision, torch.device("cpu"))
             yield next(way for way in ways if way.written).open()
 
-    def lines(self, ways: list[str], weights: list[float], durable: DurableSettings) -> dict:
-        """What is measured, by its name: functions that give a context."""
+    def lines(self, ways: list[str], weights: list[float], counts: list[int], durable: DurableSettings) -> dict:
+        """What is measured, by its name: functions that give a context.
+
+        Args:
+            counts: of adapters in a sum; sums of all lengths where it is empty.
+        """
         every = list(self.names)
         found = {"base": lambda: self.stack()}
         for weight in weights:
             at = f", each at {weight:g}" if weight != 1 else ""
             groups = {f"{one} alone": [one] for one in every if "alone" in ways}
             if "sums" in ways:
-                groups |= {f"sum of {count}": every[:count] for count in range(2, len(every) + 1)}
+                groups |= {f"sum of {count}": every[:count] for count in counts or range(2, len(every) + 1)}
             for key, some in groups.items():
                 found[key + at] = lambda some=some, weight=weight: self.stack(*some, weight=weight)
         if "without" in ways:
@@ -123,6 +144,9 @@ class Together:
         if "combined" in ways:
             found["combined, exact"] = lambda: self.combined(None)
             found["combined, rank 16"] = lambda: self.combined(16)
+        for how in ("ties", "dare"):
+            if how in ways:
+                found[f"PEFT's {how}_svd"] = lambda how=how: self.thinned(how)
         if "merged" in ways:
             found["merged, bf16"] = lambda: self.merged("bf16")
         if "durable" in ways:
@@ -144,24 +168,57 @@ def measured(model: torch.nn.Module, tokenizer, sets: Mapping[str, list[Example]
     return found
 
 
+def picture(found: dict, out: Path) -> None:
+    """Kept and left-out rows, and the first request's, over the number of adapters in a sum: both settings."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharex=True)
+    for name, label in (("adds-up", "--adds-up"), ("defaults", "defaults")):
+        lines = {0: found["adds-up, ten: base"]}
+        for key, line in found.items():
+            tag, _, what = key.partition(", ten: ")
+            if tag == name and (what.startswith("sum of ") or what == "0 alone") and "each at" not in what:
+                lines[1 if what == "0 alone" else int(what.split()[-1])] = line
+        for axis, of in zip(axes, ("kept", "left out", "0"), strict=True):
+            shown = sorted(lines)
+            axis.plot(shown, [lines[k][of]["probability"] for k in shown], marker="o", label=label)
+    titles = ("kept rows", "left-out rows", "the first request's rows")
+    for axis, title, wanted in zip(axes, titles, (0.9, 0.8, None), strict=True):
+        axis.set(title=title, xlabel="adapters in the sum", ylim=(0, 1))
+        if wanted:
+            base = found["adds-up, ten: base"]["kept" if wanted == 0.9 else "left out"]["probability"]
+            axis.axhline(wanted * base, color="grey", linestyle=":", label=f"{wanted:.0%} of the base")
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("answer probability")
+    figure.tight_layout()
+    figure.savefig(out, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path)
     parser.add_argument("tofu", type=Path)
     parser.add_argument("store", type=Path)
     parser.add_argument("--requests", default="three", choices=["three", "ten"])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of forget")
-    parser.add_argument("--tag", default="sum", help="of the adapters' names and of the lines")
+    parser.add_argument("--plain", action="store_true", help="the defaults, not the settings of --adds-up")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of forget")
+    parser.add_argument("--tag", default="adds-up", help="of the adapters' names and of the lines")
     parser.add_argument("--only", nargs="*", help="of the requests, by name")
     parser.add_argument("--questions", type=int, default=24, help="measured of each set")
     parser.add_argument("--ask", type=int, default=12, help="of these, asked for an answer")
     parser.add_argument("--ways", nargs="*", default=["alone", "sums"], choices=WAYS)
+    parser.add_argument("--counts", nargs="*", type=int, default=[], help="of adapters in sums, all by default")
+    parser.add_argument("--picture", action="store_true", help="draw what was measured, and no more")
     parser.add_argument("--weights", nargs="*", type=float, default=[1.0], help="of every adapter, alone and in sums")
     a = parser.parse_args()
     quiet_libraries()
+    found = read_data("adding_up", {})
+    if a.picture:
+        return picture(found, PICTURE)
     requests, others = requests_of(a.tofu, a.requests)
     requests = {name: request for name, request in requests.items() if not a.only or name in a.only}
-    config, store = changed(ForgetConfig(eval_rows=0), a.set), AdapterStore(a.store)
+    recipe = ForgetConfig(**({"eval_rows": 0} | ({} if a.plain else dict(ADDS_UP))))
+    config, store = changed(recipe, a.set), AdapterStore(a.store)
     base = load_base(str(a.base), config.precision, config.device)
     names = {name: f"{a.tag}-{a.requests}-{name}" for name in requests}
     for name, request in requests.items():
@@ -171,10 +228,10 @@ def main() -> None:
     sets = {name: sample(examples, a.questions) for name, examples in sets.items()}
     asked = [row for request in requests.values() for row in request.forget]
     looked_at = [row for row in others["kept"] if row not in sets["kept"]][:80]
-    found = read_data("adding_up", {})
+    settings = DurableSettings(asked, looked_at)
     with tempfile.TemporaryDirectory() as work:
         together = Together(base, a.base, store, names, Path(work))
-        for line, way in together.lines(a.ways, a.weights, DurableSettings(asked, looked_at)).items():
+        for line, way in together.lines(a.ways, a.weights, a.counts, settings).items():
             key = f"{a.tag}, {a.requests}: {line}"
             if key not in found:
                 with way() as model:

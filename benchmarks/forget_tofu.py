@@ -1,11 +1,13 @@
 """The main job with the program's defaults on memorised TOFU rows: what is forgotten, what is kept.
 
     python benchmarks/forget_tofu.py BASE TOFU --task 1 2 --precision nf4 fp32
+    python benchmarks/forget_tofu.py BASE TOFU --task 1 2 3 --adds-up
 
 BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files.
 For each task (40 questions to forget), the other memorised rows are the retain set (with --left-out, all but 40
 of them, and these 40 are measured as held-out). One run a line; runs that are already in the results are left
-out, so that an interrupted benchmark goes on. Writes docs/results/forget_tofu.md and data/forget_tofu.json.
+out, so that an interrupted benchmark goes on. Writes docs/results/forget_tofu.md and data/forget_tofu.json; with
+--adds-up, which takes the settings of that flag, forget_tofu_adds_up.md and its data.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from asu_lora import ForgetConfig, forget
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
 from common.results import read_data, write_data, write_table
@@ -28,14 +31,20 @@ BARS = (
     ("left-out probability kept", 0.70, "at least"),
 )
 
-HEADING = """# The main job on memorised TOFU rows, with the defaults
+HEADING = """# The main job on memorised TOFU rows, with {settings}
 
-`python benchmarks/forget_tofu.py BASE TOFU --task 2 --precision nf4` and so on; 40 questions forgotten, the other 240
+`python benchmarks/forget_tofu.py BASE TOFU --task 2 {flag}` and so on; 40 questions forgotten, the other 240
 memorised rows kept (with --left-out, all but 40 of them, which are in neither set and are measured). 40 questions of
 each set are measured. "kept" is after / before. One run a column; no GPU (an AMD EPYC with AVX512-BF16: NF4 computes
 in bf16 there, on CPUs without such units in fp32). Every run of this command is here.
 
 """
+
+
+def heading(adds_up: bool) -> str:
+    """What stands above the table of the defaults, or of the settings of ``--adds-up``."""
+    settings, flag = ("`--adds-up`", "--adds-up") if adds_up else ("the defaults", "--precision nf4")
+    return HEADING.format(settings=settings, flag=flag)
 
 
 def figures(result) -> dict[str, float]:
@@ -91,11 +100,14 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["nf4"])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--left-out", action="store_true")
+    parser.add_argument("--adds-up", action="store_true", help="the settings of forget --adds-up")
     parser.add_argument("--store", type=Path, help="keep the adapters here")
     parser.add_argument("--answers", type=Path, help="write the answers to forget questions here, to be read")
     arguments = parser.parse_args()
     quiet_libraries()
-    runs = read_data("forget_tofu", [])
+    page = "forget_tofu_adds_up" if arguments.adds_up else "forget_tofu"
+    recipe = dict(ADDS_UP) if arguments.adds_up else {}
+    runs = read_data(page, [])
     for precision in arguments.precision:
         for task in arguments.task:
             for seed in arguments.seed:
@@ -107,7 +119,7 @@ def main() -> None:
                     result = forget(
                         request,
                         str(arguments.base),
-                        ForgetConfig(precision=precision, seed=seed),
+                        ForgetConfig(**({"precision": precision, "seed": seed} | recipe)),
                         name=f"task{task}-{precision}-{seed}",
                         store=arguments.store or folder,
                         heldout=held,
@@ -127,8 +139,8 @@ def main() -> None:
                         "compute": str(result.record.base.compute_dtype),
                     }
                 )
-                write_data("forget_tofu", runs)
-                write_table("forget_tofu", HEADING + table(runs))
+                write_data(page, runs)
+                write_table(page, heading(arguments.adds_up) + table(runs))
                 if arguments.answers:
                     with arguments.answers.open("a") as out:
                         out.write(json.dumps(key) + "\n" + "\n".join(result.sets["forget"][1].answers) + "\n\n")

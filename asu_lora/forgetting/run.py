@@ -168,7 +168,7 @@ class ForgetRun:
         self.process.wait_for_everyone()
         if self.process.is_main_process:
             self.progress.stage("Writing the adapter")
-            self.record.request_hash = self.store.keyed(self.record.request.fingerprint())
+            self.record.key_hashes(self.store.keyed)
             with self.store.stage(self.name) as staging:
                 write_adapter(student, staging, self.name, self.record)
             remove_run(self.folder)

@@ -1,6 +1,6 @@
 """What a run remembers of itself, and the adapter folder it is written into."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +44,7 @@ _METHOD = (
     "forget_dose",
     "retain_temperature",
     "keep_off",
+    "settle_at",
 )
 _DETAILS = ("beta", "keep_speaking", "own_words", "retain_dose", "forget_dose", "retain_temperature", "keep_off")
 _LORA = ("rank", "alpha", "dropout", "target_modules", "adapter_layers")
@@ -61,9 +62,11 @@ class RunRecord:
     continued: str | None = None  # the fingerprint of the adapter whose weights this one began with
     fingerprint: str = ""
     request_hash: str = ""  # keyed: see asu_lora.adapters.request_key
+    retain_choice: dict[str, Any] = field(default_factory=dict)  # of a pool; its hashes are keyed when it is stored
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    forgetting_curve: list[dict[str, float]] = field(default_factory=list)  # by weight, where it was measured
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -75,6 +78,12 @@ class RunRecord:
             items = each.rows.views.get("answer", [])
             self.counts[f"{name}_tokens"] = sum(len(item.answer_ids) for item in items)
             self.counts[f"{name}_cut"] = sum(item.cut for item in items)
+
+    def key_hashes(self, keyed: Callable[[str], str]) -> None:
+        """Put the hashes of the request, and of chosen rows, under the store's secret: rows can be guessed."""
+        self.request_hash = keyed(self.request.fingerprint())
+        if self.retain_choice:
+            self.retain_choice["hashes"] = [keyed(each) for each in self.retain_choice["hashes"]]
 
     def count_parameters(self, student: PeftModel) -> None:
         """Count the adapter's parameters and the base's: one base, however many roles it plays."""
@@ -134,7 +143,10 @@ class RunRecord:
                 | ({"kl": EVERY_POSITION} if self.config.retain_loss == "kl" else {})
                 | ({"tau_reason": self.tau.reason} if self.tau else {})
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
-                | ({"continued_from": self.continued} if self.continued else {}),
+                | ({"settle_at": self.config.settle_at} if self.config.settle_at else {})
+                | ({"forgetting_curve": self.forgetting_curve} if self.forgetting_curve else {})
+                | ({"continued_from": self.continued} if self.continued else {})
+                | ({"retain_choice": self.retain_choice} if self.retain_choice else {}),
             ),
             lora=lora,
             training=training,

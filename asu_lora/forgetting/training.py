@@ -12,7 +12,7 @@ from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.teacher.targets import compute_references
 from asu_lora.training import on_policy
-from asu_lora.training.kept_directions import MOST_INPUTS, KeepOff
+from asu_lora.training.kept_directions import MOST_INPUTS, MOST_KEPT, SKETCH, KeepOff
 from asu_lora.training.phases import Phase
 from asu_lora.training.shared_passes import SharedStudent
 from asu_lora.training.student import Student
@@ -26,10 +26,10 @@ def keep_off(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet]
         return
     run.progress.stage("What the retain rows use")
     kept = KeepOff(student, sets["retain"].rows, share, run.base.pad_id, run.frozen_layers)
-    if kept.skipped:
+    if kept.sketched:
         run.progress.note(
-            f"{kept.skipped} modules read more than {MOST_INPUTS} numbers: --keep-off leaves these as they are, and "
-            "--retain-dose alone makes the adapter add up there."
+            f"{kept.sketched} modules read more than {MOST_INPUTS} numbers: --keep-off takes no more than {MOST_KEPT} "
+            f"directions of each, the strongest of {SKETCH} tokens."
         )
     run.callbacks.insert(0, kept)  # what --orthogonal keeps off comes last, and holds exactly
 

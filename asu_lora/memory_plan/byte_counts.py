@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 
 from asu_lora.config import ForgetConfig
 from asu_lora.models.decoder import base_model, decoder_of
-from asu_lora.training.kept_directions import MOST_INPUTS
+from asu_lora.training.kept_directions import kept_count
 
 
 def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
@@ -54,7 +54,7 @@ def basis_bytes(student: PeftModel, share: float) -> int:
     inputs: list[torch.Tensor] = []  # held, so that no address is used twice
 
     def see(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        if args[0].shape[-1] <= MOST_INPUTS and not any(args[0] is other for other in inputs):
+        if not any(args[0] is other for other in inputs):
             inputs.append(args[0])
 
     layers = [module for module in student.modules() if isinstance(module, LoraLayer)] if share else []
@@ -63,4 +63,4 @@ def basis_bytes(student: PeftModel, share: float) -> int:
         decoder_of(student)(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
     for hook in hooks:
         hook.remove()
-    return sum(4 * each.shape[-1] * round(share * each.shape[-1]) for each in inputs)
+    return sum(4 * each.shape[-1] * kept_count(each.shape[-1], share) for each in inputs)

@@ -24,7 +24,7 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.losses import Loss, needs_of
 from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
-from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
+from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels, of_shapes_alone
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.memory_plan.planned_run import PlannedRun
 from asu_lora.models.decoder import answer_hidden, base_model, decoder_of, number_of_layers, text_config
@@ -66,11 +66,12 @@ class MemoryPlan:
         return max(self.totals.values())
 
 
+@of_shapes_alone
 def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
     quantised = quantised_weights(run.model) if (run.precision or config.precision) in ("nf4", "fp4") else {}
     machine = machine_memory(run.device)
-    loading, fixed = _fixed_parts(run, quantised)
+    loading, fixed = fixed_parts(run, quantised)
     phases = {"loading": loading}
     with kernels(quantised), _live(run):
         packing = packing_of(run.model, run.device)
@@ -91,7 +92,7 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     return MemoryPlan(phases)
 
 
-def _fixed_parts(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[dict[str, int], dict[str, int]]:
+def fixed_parts(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes by part while the base is loaded, and from then on."""
     machine, weights = machine_memory(run.device), weight_bytes(run.model, quantised)
     unquantised = sum(w.numel() for w in quantised.values()) * run.compute.itemsize

@@ -56,11 +56,11 @@ def generate_answers(
         endings: counts how the answers end; or one for each prompt.
         acting: gives what must be on while the prompts of these numbers are answered.
 
-    Returns:
-        The token ids of each answer, without the end-of-turn token.
+    Returns: the token ids of each answer, without the end-of-turn token.
 
     Raises:
         DataError: a prompt leaves the base no position for an answer.
+        BaseModelError: the architecture can't be asked, or its logits are not finite.
     """
     lengths = list(map(len, prompts))
     positions = BaseLimits.of(base_model(model).config).positions

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -66,7 +68,7 @@ def write_greedily(
         The new tokens of each, at least to where it ends; what stands behind is of no meaning.
 
     Raises:
-        BaseModelError: transformers can't generate with this architecture.
+        BaseModelError: transformers can't generate with this architecture, or its logits are not finite.
     """
 
     ids, mask = padded_on_the_left(prompts, cast(int, tokenizer.pad_token_id))
@@ -74,6 +76,7 @@ def write_greedily(
     criteria = StoppingCriteriaList([_GiveBack()])
     if ends.next_turn is not None:
         criteria.append(NextTurn(tokenizer, ends.next_turn, width))
+    finite = LogitsProcessorList([_Finite(class_name(base_model(model)))])
     device = cast(torch.device, model.device)
     ids, mask = ids.to(device), mask.to(device)
 
@@ -87,7 +90,7 @@ def write_greedily(
         with acting(rows), _only_setting(model, greedy):
             try:
                 return model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-                    stopping_criteria=criteria, return_dict_in_generate=True, **given
+                    stopping_criteria=criteria, logits_processor=finite, return_dict_in_generate=True, **given
                 )
             except (ValueError, LookupError, TypeError, AttributeError) as error:  # one that it can't handle
                 raise BaseModelError(
@@ -164,6 +167,21 @@ class _GiveBack(StoppingCriteria):
         if input_ids.device.type == "cpu" and input_ids.shape[1] % GIVEN_BACK == 0:
             release_freed_memory()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class _Finite(LogitsProcessor):
+    """Changes nothing: refuses logits without a largest one, of which greedy decoding would make gibberish."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not torch.isfinite(scores.amax(-1)).all():  # NaN is passed on by it; a masked word at -inf is none
+            raise BaseModelError(
+                f"The logits of {self.name} are not finite: the weights of the base or of an adapter on it are damaged "
+                "or hold NaN, or are too large for this precision (try --precision fp32)."
+            )
+        return scores
 
 
 @contextmanager

@@ -50,13 +50,10 @@ class Doses:
 
 
 @torch.no_grad()
-def settle_in_the_middle(student: torch.nn.Module, forget_dose: float) -> None:
-    """Give a trained adapter the middle (geometric) of the strengths at which its forget rows met it, for good.
-
-    Others beside it add to its strength or take from it: so it has been trained on both sides of where it stands.
-    """
+def strengthen(student: torch.nn.Module, strength: float) -> None:
+    """Multiply what the new adapter adds, for good."""
     for module in student.modules():
         if isinstance(module, LoraLayer) and NEW in module.lora_B:
             weight = module.lora_B[NEW].weight
             assert isinstance(weight, torch.Tensor)
-            weight.mul_(forget_dose**0.5)
+            weight.mul_(strength)

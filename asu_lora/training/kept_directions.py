@@ -24,7 +24,9 @@ from asu_lora.models.packing_trial import packing_of
 from asu_lora.training.projection import Projection, lora_a
 
 MOST_ROWS = 160  # of the retain rows, in the moments
-MOST_INPUTS = 2048  # of a module; the eigenvectors of wider ones would take longer than training
+MOST_INPUTS = 2048  # of a module; the eigenvectors of wider ones would take longer than training: those have a sketch
+SKETCH = 1024  # tokens, spread evenly over the rows, that stand for all in a wider module
+MOST_KEPT = 512  # directions that a wider module is kept off: 29 MB of 14,336 inputs
 
 
 class KeepOff(Projection):
@@ -38,7 +40,7 @@ class KeepOff(Projection):
         frozen_layers: those below the first adapter, whose states the rows hold; None where all run.
 
     Attributes:
-        skipped: how many modules read more than ``MOST_INPUTS`` numbers, and are left as they are.
+        sketched: how many modules read more than ``MOST_INPUTS`` numbers, and are kept off fewer directions.
     """
 
     def __init__(
@@ -50,12 +52,17 @@ class KeepOff(Projection):
             if isinstance(module, LoraLayer) and NEW in module.lora_A
         }
         weights = {name: lora_a(module, NEW) for name, module in layers.items()}
-        narrow = {name: module for name, module in layers.items() if weights[name].shape[1] <= MOST_INPUTS}
-        self.skipped = len(layers) - len(narrow)
-        moments = InputMoments(narrow)
+        moments = InputMoments(layers)
         moments.read(student, rows, pad_id, frozen_layers)
-        bases = {name: strongest(moments.sums.pop(name), share) for name in list(moments.sums)}  # one by one: memory
-        super().__init__([(weights[name], bases[moments.same_as[name]]) for name in narrow if name in moments.same_as])
+        bases = {name: moments.directions(name, share) for name in list(moments.sums)}  # one by one: memory
+        self.sketched = sum(weights[name].shape[1] > MOST_INPUTS for name in moments.same_as)
+        super().__init__([(weights[name], bases[of]) for name, of in moments.same_as.items()])
+
+
+def kept_count(inputs: int, share: float) -> int:
+    """How many directions of a module's input an adapter keeps off, at most."""
+    wanted = round(share * inputs)
+    return wanted if inputs <= MOST_INPUTS else min(wanted, MOST_KEPT)
 
 
 @torch.no_grad()
@@ -65,11 +72,24 @@ def strongest(moment: torch.Tensor, share: float) -> torch.Tensor:
     return vectors[:, len(moment) - round(share * len(moment)) :].contiguous()
 
 
+@torch.no_grad()
+def strongest_of_sketch(tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """(n, k) directions in which the rows of ``tokens``, (t, n), are strongest; k is ``count``, or fewer if t is.
+
+    They follow from the t x t products, so that no n x n matrix is made.
+    """
+    values, vectors = torch.linalg.eigh(tokens @ tokens.T)
+    some = values > 1e-6 * values[-1]
+    found = tokens.T @ vectors[:, some][:, -count:]
+    return torch.linalg.qr(found)[0].contiguous()
+
+
 class InputMoments:
     """The sums of x x^T / |x|^2 over all tokens of some rows, of the inputs x of modules.
 
     Attributes:
-        sums: (in, in) fp32. Modules that read the same input (query, key and value) have one, under the first's name.
+        sums: (in, in) fp32; of a module wider than ``MOST_INPUTS`` at most ``SKETCH`` of the x / |x|, (t, in).
+            Modules that read the same input (query, key and value) have one, under the first's name.
         same_as: for each module the name of its sum.
     """
 
@@ -79,6 +99,15 @@ class InputMoments:
         self.same_as: dict[str, str] = {}
         self._read: list[tuple[torch.Tensor, str]] = []  # this pass's inputs, held: no address is used twice
         self._real = torch.empty(0)
+        self._sketch = torch.empty(0)  # which of this pass's real tokens
+
+    def directions(self, name: str, share: float) -> torch.Tensor:
+        """(in, k) strongest directions of a module's input; its sum is let go."""
+        found = self.sums.pop(name)
+        inputs = found.shape[1]
+        return (
+            strongest(found, share) if inputs <= MOST_INPUTS else strongest_of_sketch(found, kept_count(inputs, share))
+        )
 
     @torch.no_grad()
     def read(self, student: PeftModel, rows: TrainingRows, pad_id: int, frozen_layers: FrozenLayers | None) -> None:
@@ -86,6 +115,7 @@ class InputMoments:
         items, entries = rows.answers, rows.entries.get("answer") if frozen_layers is not None else None
         at = [i * len(items) // MOST_ROWS for i in range(MOST_ROWS)] if len(items) > MOST_ROWS else range(len(items))
         items, entries = [items[i] for i in at], [entries[i] for i in at] if entries else None
+        stride, seen = -(-sum(len(item) for item in items) // SKETCH), 0
         decoder = decoder_of(student)
         device = next(decoder.parameters()).device
         with ExitStack() as until:
@@ -99,6 +129,9 @@ class InputMoments:
                 self._real = torch.zeros(batch["input_ids"].numel(), dtype=torch.bool, device=device)
                 for start, index in zip(batch["starts"].tolist(), group, strict=True):
                     self._real[start : start + len(items[index])] = True
+                count = sum(len(items[index]) for index in group)
+                self._sketch = torch.arange(count, device=device)[-seen % stride :: stride]
+                seen += count
                 if frozen_layers is not None:
                     frozen_layers.states = batch["entry"]
                 answer_hidden(decoder, batch)
@@ -114,6 +147,10 @@ class InputMoments:
             self._read.append((inputs, name))
             inputs = inputs.flatten(0, -2)[self._real].float()
             inputs = inputs / inputs.norm(dim=1, keepdim=True).clamp(min=1e-6)
+            if inputs.shape[1] > MOST_INPUTS:
+                some = inputs[self._sketch]
+                self.sums[name] = torch.cat([self.sums[name], some]) if name in self.sums else some
+                return
             product = inputs.T @ inputs
             self.sums[name] = self.sums[name].add_(product) if name in self.sums else product
 

@@ -16,8 +16,8 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.frozen_layers import find_frozen_layers
 from asu_lora.models.hidden_states import hidden_states
-from asu_lora.training.doses import Doses, settle_in_the_middle
-from asu_lora.training.kept_directions import InputMoments, KeepOff, strongest
+from asu_lora.training.doses import Doses, strengthen
+from asu_lora.training.kept_directions import InputMoments, KeepOff, strongest, strongest_of_sketch
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.student import Student
 from tests.support.listener import Listener
@@ -173,7 +173,7 @@ def test_an_adapter_that_was_trained_so_reads_nothing_of_what_is_kept(base, tmp_
     monkeypatch.setattr(KeepOff, "__init__", lambda self, *args: made.append(self) or real(self, *args))
     result = forget(tiny_request(), base, tiny_settings(**ADD_UP), store=tmp_path, progress=Listener())
     (kept,) = made
-    assert len(kept.pairs) > 4 and not kept.skipped
+    assert len(kept.pairs) > 4 and not kept.sketched
     for weight, basis in kept.pairs:
         assert (weight @ basis).norm() < 1e-5 * weight.norm()
     weights = load_file(result.path / "adapter_model.safetensors")
@@ -182,21 +182,12 @@ def test_an_adapter_that_was_trained_so_reads_nothing_of_what_is_kept(base, tmp_
     assert {name: details[name] for name in ADD_UP} == ADD_UP
 
 
-def test_a_trained_adapter_stands_in_the_middle_of_its_doses(base):
+def test_a_trained_adapter_is_made_stronger_for_good(base):
     with adapted(base.model, tiny_settings()) as peft:
         before = {name: weight.clone() for name, weight in moved(peft).named_parameters()}
-        settle_in_the_middle(peft, 2.25)
+        strengthen(peft, 1.5)
         for name, weight in peft.named_parameters():
             assert torch.allclose(weight, before[name] * (1.5 if "lora_B" in name else 1.0)), name
-
-
-def test_a_run_ends_with_it(base, tmp_path, monkeypatch):
-    settings = tiny_settings(forget_dose=2.25, epochs=1)
-    run = forget(tiny_request(), base, settings, name="settled", store=tmp_path)
-    monkeypatch.setattr("asu_lora.forgetting.forget.settle_in_the_middle", lambda *_: None)
-    plain = forget(tiny_request(), base, settings, name="plain", store=tmp_path)
-    one, two = (load_file(each.path / "adapter_model.safetensors") for each in (run, plain))
-    assert all(torch.allclose(one[key], two[key] * (1.5 if "lora_B" in key else 1.0)) for key in one)
 
 
 def test_it_goes_on_bit_by_bit_after_an_interruption(base, tmp_path):
@@ -209,13 +200,43 @@ def test_it_goes_on_bit_by_bit_after_an_interruption(base, tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_wide_modules_are_left_as_they_are_and_it_is_said(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("asu_lora.training.kept_directions.MOST_INPUTS", 64)
+def test_wide_modules_are_kept_off_the_strongest_directions_of_a_sketch_and_it_is_said(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("asu_lora.training.kept_directions.MOST_INPUTS", 100)
+    monkeypatch.setattr("asu_lora.training.kept_directions.MOST_KEPT", 20)
+    made, notes = [], []
+    real = KeepOff.__init__
+    monkeypatch.setattr(KeepOff, "__init__", lambda self, *args: made.append(self) or real(self, *args))
     heard = Listener()
-    notes = []
     heard.note = notes.append
     forget(tiny_request(), base, tiny_settings(**ADD_UP), store=tmp_path, progress=heard)
-    assert any("--keep-off leaves these as they are" in note for note in notes)
+    (kept,) = made
+    assert {tuple(basis.shape) for _, basis in kept.pairs} == {(64, 32), (128, 20)}
+    for weight, basis in kept.pairs:
+        assert (weight @ basis).norm() < 1e-5 * weight.norm()
+    assert any(note.startswith("2 modules read more than") for note in notes)
+
+
+def test_a_sketch_of_all_tokens_has_the_directions_of_their_moment():
+    torch.manual_seed(0)
+    tokens = torch.randn(30, 12) * torch.linspace(1, 8, 12)
+    exact, found = strongest(tokens.T @ tokens, 0.25), strongest_of_sketch(tokens, 3)
+    assert torch.allclose(exact @ exact.T, found @ found.T, atol=1e-4)
+    assert strongest_of_sketch(tokens[:2], 3).shape == (12, 2)  # two tokens have two directions
+
+
+@pytest.mark.parametrize("tokens", [7, 40, 10_000])
+def test_a_sketch_takes_tokens_evenly_from_all_rows(base, taught_base, monkeypatch, tokens):
+    monkeypatch.setattr("asu_lora.training.kept_directions.MOST_INPUTS", 1)
+    monkeypatch.setattr("asu_lora.training.kept_directions.SKETCH", tokens)
+    monkeypatch.setattr("asu_lora.training.kept_directions.tokens_of_reading", lambda _: 20)  # a row a pass
+    items = encoded_facts(taught_base)
+    with adapted(base.model, tiny_settings()) as peft:
+        layers = {name: module for name, module in peft.named_modules() if isinstance(module, LoraLayer)}
+        moments = InputMoments(layers)
+        moments.read(peft, TrainingRows({"answer": items}), base.pad_id, None)
+    every = sum(map(len, items))
+    for found in moments.sums.values():
+        assert len(found) == -(-every // -(-every // tokens)) and found.norm(dim=1).allclose(torch.ones(len(found)))
 
 
 @pytest.mark.parametrize(
@@ -224,6 +245,7 @@ def test_wide_modules_are_left_as_they_are_and_it_is_said(base, tmp_path, monkey
         ({"retain_dose": 0.5}, "retain_dose is 0.5; it must be at least 1"),
         ({"forget_dose": 0.9}, "forget_dose is 0.9; it must be at least 1"),
         ({"keep_off": 1.0}, "keep_off is 1.0; it is a share and must be below 1"),
+        ({"settle_at": 1.0}, "settle_at is 1.0; it is a share and must be below 1"),
         ({"keep_off": -0.1}, "keep_off is -0.1; it must be at least 0"),
         ({"retain_dose": float("nan")}, "retain_dose is nan"),
     ],

@@ -1,0 +1,80 @@
+"""How strong a trained adapter is left: as strong as its request needs, and no stronger.
+
+Whatever an adapter forgets beyond that is paid for by what is kept, and in a sum of adapters many times over
+(docs/results/adding_up.md). So its own curve of forgetting against strength is measured, by forward passes over the
+forget rows alone, and its strength read off there. The manifest keeps the curve.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from accelerate.utils import broadcast_object_list
+from peft import PeftModel
+
+from asu_lora.data.sampling import sample
+from asu_lora.evaluation.set_scores import example_probabilities
+from asu_lora.forgetting.run import ForgetRun
+from asu_lora.losses import TrainingSet
+from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.training.doses import Doses, strengthen
+
+SHARES = (0.4, 0.6, 0.8, 1.0)  # of the middle of the doses: the strengths that are measured
+MOST_ROWS = 40
+
+
+def settle(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
+    """Give a trained adapter its strength for good: the middle of its doses, or less where that is enough.
+
+    The middle (geometric) of the doses at which its forget rows met it: others beside it add to its strength or take
+    from it, and so it has been trained on both sides of where it stands.
+    """
+    middle, share = run.config.forget_dose**0.5, run.config.settle_at
+    if not share or "answer" not in forget.rows.views:
+        strengthen(student, middle)
+        return
+    strengths = [middle * each for each in SHARES]
+    run.progress.stage("How strong the adapter must be", 1 + len(strengths))
+    without, *found = _curve(run, student, forget, [0.0, *strengths])
+    chosen = enough(strengths, found, share * without)
+    run.record.forgetting_curve = [
+        {"weight": round(strength / chosen, 4), "forget_probability": round(probability, 4)}
+        for strength, probability in zip([0.0, *strengths], [without, *found], strict=True)
+    ]
+    strengthen(student, chosen)
+    run.progress.note(f"The adapter is left at {chosen:.2f} of the strength it was trained at.")
+
+
+def enough(strengths: Sequence[float], probabilities: Sequence[float], level: float) -> float:
+    """The lowest strength at which the probability is no more than ``level``, its logarithm interpolated; the highest
+    where none is enough, the lowest where that is.
+
+    Args:
+        strengths: rising.
+        probabilities: of the forget answers at each, in [0, 1].
+    """
+    level = max(level, 1e-9)
+    for i, probability in enumerate(probabilities):
+        if probability <= level:
+            if i == 0:
+                return strengths[0]
+            above, below = (math.log(max(p, 1e-9)) for p in probabilities[i - 1 : i + 1])
+            share = (above - math.log(level)) / (above - below)
+            return strengths[i - 1] + share * (strengths[i] - strengths[i - 1])
+    return strengths[-1]
+
+
+def _curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float]) -> list[float]:
+    """Mean answer probability of the forget rows with the adapter at each strength."""
+    doses, rows = Doses(student), forget.rows
+    at = sample(range(len(rows.answers)), MOST_ROWS)
+    items = [rows.answers[i] for i in at]
+    entries = [rows.entries["answer"][i] for i in at] if run.frozen_layers is not None else None
+    found = []
+    for strength in strengths:
+        with doses.given(torch.tensor(strength)):
+            states = hidden_states(student, items, run.base.pad_id, entry=run.frozen_layers, entries=entries)
+        values = example_probabilities(items, answer_logprobs(run.base.head, items, states))
+        found.append(sum(values) / len(values))
+        run.progress.advance(1, forget_probability=found[-1])
+    return broadcast_object_list([found])[0]  # one strength, should processes round differently

@@ -1,0 +1,84 @@
+"""How strong a trained adapter is left: read off its own curve of forgetting."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from asu_lora.evaluation.set_scores import example_probabilities
+from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.strength import enough
+from asu_lora.models.adapter_stack import load
+from asu_lora.models.decoder import base_model
+from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from tests.support.listener import Listener
+from tests.support.tiny_run import tiny_request, tiny_settings
+
+DOSES = dict(forget_dose=2.25, epochs=20, lr=5e-3)
+
+
+def weights(run):
+    return load_file(run.path / "adapter_model.safetensors")
+
+
+def curve_of(run):
+    return json.loads((run.path / "manifest.json").read_text())["method"]["details"].get("forgetting_curve")
+
+
+def probability(base, run, weight, store):
+    stack = load(base, [(run.path, weight)], store)
+    items = stack.encoder().encode_all(tiny_request().forget)
+    states = hidden_states(base_model(stack.model), items, base.pad_id)
+    values = example_probabilities(items, answer_logprobs(base.head, items, states))
+    stack.unload()
+    return sum(values) / len(values)
+
+
+def test_the_lowest_strength_that_is_enough():
+    strengths, found = [0.4, 0.8, 1.2], [0.8, 0.4, 0.1]
+    assert enough(strengths, found, 0.4) == 0.8
+    assert enough(strengths, found, 0.2) == pytest.approx(1.0)  # half way between the logarithms of 0.4 and 0.1
+    assert enough(strengths, found, 0.05) == 1.2  # never more than was trained
+    assert enough(strengths, found, 0.9) == 0.4
+    assert enough(strengths, [0.8, 0.3, 0.35], 0.3) == 0.8
+    assert enough(strengths, [0.5, 0.0, 0.0], 0.0) == 0.8
+
+
+@pytest.fixture(scope="module")
+def strongest(base, tmp_path_factory):
+    """The same run as in the tests, left in the middle of its doses; nothing is measured."""
+    return forget(tiny_request(), base, tiny_settings(**DOSES), name="middle", store=tmp_path_factory.mktemp("store"))
+
+
+def test_an_adapter_is_left_where_its_forget_answers_have_the_share_that_is_asked_for(base, tmp_path, strongest):
+    heard = Listener()
+    run = forget(tiny_request(), base, tiny_settings(**DOSES, settle_at=0.75), store=tmp_path, progress=heard)
+    before = probability(base, run, 0.0, tmp_path)
+    assert probability(base, run, 1.0, tmp_path) == pytest.approx(0.75 * before, abs=0.04)
+    assert probability(base, strongest, 1.0, tmp_path) < 0.7 * before
+    assert "How strong the adapter must be" in heard.stages
+    assert curve_of(strongest) is None
+
+
+def test_the_curve_in_the_manifest_is_that_of_the_adapter_as_it_is_stored(base, tmp_path):
+    run = forget(tiny_request(), base, tiny_settings(**DOSES, settle_at=0.75), store=tmp_path)
+    curve = curve_of(run)
+    assert [point["weight"] for point in curve] == sorted(point["weight"] for point in curve) and len(curve) == 5
+    for point in curve:
+        assert probability(base, run, point["weight"], tmp_path) == pytest.approx(point["forget_probability"], abs=2e-3)
+
+
+def test_an_adapter_that_is_nowhere_weak_enough_ends_in_the_middle_of_its_doses(base, tmp_path, strongest):
+    run = forget(tiny_request(), base, tiny_settings(**DOSES, settle_at=0.001), store=tmp_path)
+    one, two = weights(run), weights(strongest)
+    assert all((one[key] - two[key]).abs().max() < 1e-6 for key in one)
+
+
+def test_the_middle_is_that_of_the_doses(base, tmp_path, monkeypatch):
+    settings = tiny_settings(forget_dose=2.25, epochs=1)
+    run = forget(tiny_request(), base, settings, name="settled", store=tmp_path)
+    monkeypatch.setattr("asu_lora.forgetting.forget.settle", lambda *_: None)
+    plain = forget(tiny_request(), base, settings, name="plain", store=tmp_path)
+    one, two = weights(run), weights(plain)
+    factor = {True: 1.5, False: 1.0}
+    assert all((one[key] - two[key] * factor["lora_B" in key]).abs().max() < 1e-6 for key in one)
