@@ -6,8 +6,8 @@ request's adapter (:mod:`asu_lora.training.per_row`). Each training is still a T
 checkpoints: one that is cut off is gone on with, alone or in other company.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from transformers import set_seed
 
 from asu_lora.adapters.store import AdapterStore
@@ -34,7 +34,6 @@ from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.strength import settle
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import keep_off, own_answers, train_student
-from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
@@ -113,7 +112,7 @@ def refuse(config: ForgetConfig, base: LoadedBase) -> None:
 
 
 def encode(member: Member) -> None:
-    """The rows, each with its loss."""
+    """The rows, chosen from a pool where it has one, each with its loss."""
     settle_retain(member.run)
     member.sets = prepare(member.run)
 
@@ -180,25 +179,10 @@ def train_all(members: Members, base: LoadedBase) -> None:
             for member in order
         ]
         train_together(members, order, acting, second)
-    members.each(find_strength)
+    members.each(leave_at_its_strength)
+    acting = RowAdapters(base.model, [member.loose for member in order])
     with acting.in_place():
         measure_after(members, order, acting, base)
-
-
-def find_strength(member: Member) -> None:
-    """How strong the adapter is left."""
-    with on_the_base(member) as student:
-        settle(member.run, student, member.sets["forget"])
-        member.loose.load(get_peft_model_state_dict(student, adapter_name=NEW, save_embedding_layers=False))
-
-
-@contextmanager
-def on_the_base(member: Member) -> Iterator[PeftModel]:
-    """Inside, the member's adapter is PEFT's, on the base."""
-    run = member.run
-    with adapted(run.model, run.config, run.beneath) as student:
-        set_peft_model_state_dict(student, dict(member.loose.weights))
-        yield student.eval()
 
 
 def train_together(
@@ -261,6 +245,15 @@ def answer_together(members: Members, order: Sequence[Member], acting: RowAdapte
         sets |= own_answers(run, rows_to_mend(sets["forget"].rows, run.encoder, questions, answers))
 
 
+def leave_at_its_strength(member: Member) -> None:
+    """Give the trained adapter the strength that it would have alone (:mod:`asu_lora.forgetting.strength`)."""
+    run = member.run
+    with adapted(run.model, run.config, run.beneath) as student:
+        set_peft_model_state_dict(student, dict(member.loose.weights))
+        settle(run, student, member.sets["forget"])
+        member.adapter = LooseAdapter.of(student)
+
+
 def measure_after(members: Members, order: Sequence[Member], acting: RowAdapters, base: LoadedBase) -> None:
     """Each adapter's scores on its own request's questions."""
     members.each(lambda member: member.run.progress.stage("Answers of all, after"))
@@ -284,7 +277,8 @@ def publish(members: Members, count: int, member: Member) -> None:
     """
     run = member.run
     run.record.training["at_once"] = count
-    with on_the_base(member) as student:
+    with adapted(run.model, run.config, run.beneath) as student:
+        set_peft_model_state_dict(student, dict(member.loose.weights))
         made = run.publish(student, member.before, member.after)
     members.ended[member.name] = made
     members.going.pop(member.name)

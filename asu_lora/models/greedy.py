@@ -70,7 +70,6 @@ def write_greedily(
     Raises:
         BaseModelError: transformers can't generate with this architecture, or its logits are not finite.
     """
-
     ids, mask = padded_on_the_left(prompts, cast(int, tokenizer.pad_token_id))
     width = ids.shape[1]
     criteria = StoppingCriteriaList([_GiveBack()])

@@ -34,7 +34,8 @@ def far(one, two):
     "changes",
     [
         {"epochs": 3, "own_words": 0.34, "eval_rows": 2, "lr": 1e-2},
-        {"epochs": 2, "batch_size": 1, "grad_accum": 2, "retain_dose": 3.0, "keep_off": 0.25, "forget_dose": 2.0},
+        {"epochs": 2, "batch_size": 1, "grad_accum": 2, "retain_dose": 3.0, "keep_off": 0.25, "forget_dose": 2.0}
+        | {"settle_at": 0.5},
         {"epochs": 2, "objective": "npo", "retain_loss": "gd", "micro_batch_tokens": 100},
     ],
     ids=["own words and scores", "adding up, and accumulation", "another loss, in small passes"],
