@@ -67,8 +67,8 @@ def text_of(row: Example) -> str:
 
 def _every_token(base: LoadedBase, row: Example) -> Encoded:
     """The row's tokens but the first, as :func:`asu_lora.batches.padding.pad_group` takes them."""
-    known, positions = base.head.vocabulary, BaseLimits.of(base.model.config).positions
-    most = min(MOST_TOKENS, (positions or MOST_TOKENS + 1) - 1)  # one is left for the padding behind them
+    known, longest = base.head.vocabulary, BaseLimits.of(base.model.config).longest_row
+    most = min(MOST_TOKENS, (longest or MOST_TOKENS + 1) - 1)  # one is left for the padding behind them
     ids = [token for token in base.tokenizer(text_of(row)[:MOST_SIGNS]).input_ids if token < known][:most]
     ids = ids or [base.pad_id]
     first = ids[: 2 if len(ids) > 1 else 1]
