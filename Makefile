@@ -1,6 +1,8 @@
 # make demo   sets everything up and makes a real model forget Harry Potter
 # make test   sets everything up and runs the tests (make fuzz: those with drawn examples, drawn anew)
 #
+# make test-oldest   runs a part of the tests with the oldest versions that pyproject.toml allows
+#
 # make docs   builds the documentation site into build/site, strictly: a broken link fails
 # make dist   builds sdist and wheel, checks them, and tries the wheel in an environment of its own
 #
@@ -18,13 +20,27 @@ READY  := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test fuzz lint format coverage docs dist mutants gpu setup clean
+.PHONY: demo test test-oldest fuzz lint format coverage docs dist mutants gpu setup clean
 
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# The lowest versions of torch, transformers, PEFT and all else that pyproject.toml names, in an environment of their own:
+# build/oldest. Best with PYTHON=python3.10. What is tested is what they are used for: models, losses, training, adapters.
+OLDEST := build/oldest/bin
+OLDEST_TESTS ?= tests/adapters tests/batches tests/data tests/evaluation/metrics tests/forgetting/test_forget.py \
+	tests/losses tests/models tests/retain tests/teacher tests/training/test_trainer.py
+
+test-oldest:
+	test -x $(OLDEST)/python || $(PYTHON) -m venv build/oldest
+	$(OLDEST)/python -m pip install --quiet uv
+	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct --editable .
+	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python pytest hypothesis gguf
+	$(OLDEST)/uv pip list --python $(OLDEST)/python | grep -iE '^(torch|transformers|peft|bitsandbytes) '
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(OLDEST)/python -m pytest -q $(OLDEST_TESTS)
 
 # The tests that draw their examples, with other ones each time: `make test` draws the same ones always.
 fuzz: $(READY)

@@ -1,5 +1,7 @@
 """asu-lora ask: the base and the base with adapters, side by side."""
 
+import sys
+
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
@@ -17,11 +19,13 @@ from asu_lora.cli.options import adapter_option, base_option, json_option, machi
 def ask(*, question, base, adapters, store, precision, device, trust_remote_code, as_json, **prompt):
     """Ask QUESTION and see the answers of the base and of base + adapters.
 
-    Without QUESTION, it prompts for one after another; an empty line or Ctrl-D ends it.
+    Without QUESTION, on a terminal, it is a chat that remembers what was said: /help shows what else can be typed
+    there. Questions that come through a pipe, one a line, are answered one by one, up to an empty line.
 
     \b
       asu-lora ask "Where does Harry Potter go to school?" --adapter harry-potter
       asu-lora ask --adapter a --adapter b:0.5
+      asu-lora ask --adapter a < questions.txt
     """
     from asu_lora.cli.console import print_json, print_table, readable, stderr
     from asu_lora.cli.quiet import quiet_libraries
@@ -54,6 +58,11 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
 
     if question is not None:
         return answer(question)
+    if not as_json and _on_a_terminal():
+        from asu_lora.cli.chat import Chat
+        from asu_lora.models.conversation import Conversation
+
+        return Chat(Conversation(stack)).run()
     click.echo("Ask; an empty line ends it.", err=True)
     while True:
         try:
@@ -64,3 +73,8 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
         if not text.strip():
             return None
         answer(text)
+
+
+def _on_a_terminal() -> bool:
+    """Whether a person types and reads."""
+    return sys.stdin.isatty() and sys.stdout.isatty()

@@ -8,16 +8,26 @@ import click
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.help_pages import GroupedCommand
-from asu_lora.cli.options import adapter_names, base_option, json_option, retain_option, store_option, where_option
+from asu_lora.cli.options import (
+    adapter_names,
+    base_option,
+    json_option,
+    retain_option,
+    retain_pool_options,
+    store_option,
+    where_option,
+)
 
 if TYPE_CHECKING:
+    from asu_lora.data.retain_pool import RetainPool
     from asu_lora.forgetting.result import ForgetResult
 
 
 @click.command(cls=GroupedCommand, short_help="Train one adapter that makes a base forget a request.")
 @click.argument("file")
 @base_option
-@retain_option()
+@retain_option(" 'auto' chooses the rows nearest to the request from --retain-pool.")
+@retain_pool_options
 @click.option("--name", "-n", help="The adapter's name in the store.  [default: FILE's name]")
 @store_option
 @where_option
@@ -86,21 +96,22 @@ def forget(
 
     \b
       asu-lora forget request.jsonl --retain keep.jsonl
-      asu-lora forget request.jsonl --base Qwen/Qwen2.5-7B-Instruct --name ticket-4711
+      asu-lora forget request.jsonl --retain auto --retain-pool everything.jsonl
 
     What must be kept matters as much as what must go: a --retain file with questions near to the request
-    protects best. Without one, general knowledge is kept.
+    protects best; 'auto' finds them in a pool. Without one, general knowledge is kept.
 
     A next request is trained on top of the adapters that will be active beside it:
 
     \b
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
+    kept = retain_set(retain, typed)
     config = read_config(config, typed)
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 
-    request = ForgetRequest.from_files(file, retain, dict(where))
+    request = ForgetRequest.from_files(file, kept, dict(where))
     held = read_examples(heldout) if heldout else []
     name = name or request.name
     quiet_libraries()
@@ -110,8 +121,7 @@ def forget(
         return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
 
     more = dict(name=name, store=store, heldout=held, idk_file=idk_file, on_top_of=on_top_of, resume=resume)
-    more |= {"profile": profile}
-    result = _run(request, base, config, **more)
+    result = _run(request, base, config, profile=profile, **more)
     if not result.main_process:
         return  # under accelerate launch, one process reports
     if as_json:
@@ -120,6 +130,22 @@ def forget(
         print_json(as_dict(result) | {"parameters": result.record.counts})
     else:
         report(result, base, store)
+
+
+def retain_set(retain: str | None, typed: dict[str, Any]) -> "str | RetainPool | None":
+    """What ``--retain`` stands for: a file, a pool to choose from, or nothing. ``typed`` loses the pool's options."""
+    pool, rows, by = (typed.pop(f"retain_{name}") for name in ("pool", "rows", "by"))
+    if (retain == "auto") != (pool is not None):
+        raise click.UsageError(
+            "--retain auto needs --retain-pool: a file or a hub dataset of rows to choose from."
+            if pool is None
+            else "--retain-pool is what --retain auto chooses from: say --retain auto, or leave it out."
+        )
+    if pool is None:
+        return retain
+    from asu_lora.data.retain_pool import RetainPool
+
+    return RetainPool.from_source(pool, rows, by)
 
 
 def _run(request, base, config, **more) -> "ForgetResult":

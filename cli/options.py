@@ -145,6 +145,39 @@ def retain_option(more: str = "") -> Callable[[Callable], Callable]:
     )
 
 
+def retain_pool_options(command: Callable) -> Callable:
+    """What ``--retain auto`` chooses from, and how."""
+    for option in (
+        click.option(
+            "--retain-by",
+            cls=GroupedOption,
+            group="Retain rows",
+            type=click.Choice(["base", "encoder"]),
+            default="base",
+            show_default=True,
+            help="What says which rows are near: the base's own hidden states, or a sentence encoder (the extra "
+            "'encoder').",
+        ),
+        click.option(
+            "--retain-rows",
+            cls=GroupedOption,
+            group="Retain rows",
+            type=click.IntRange(1),
+            default=200,
+            show_default=True,
+            help="How many rows --retain auto chooses.",
+        ),
+        click.option(
+            "--retain-pool",
+            metavar="FILE",
+            help="What --retain auto chooses from: rows like those of FILE, or a dataset on the hub. Rows that say "
+            "what must be forgotten are never kept.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def out_option(help: str, default: str | None = None) -> Callable[[Callable], Callable]:
     """A folder to write; required where there is no default."""
     return click.option(

@@ -5,6 +5,7 @@ print what ``--help-all`` prints.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -40,6 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         ("reference/commands.md", commands()),
         ("reference/settings.md", settings()),
         ("results/index.md", results(home)),
+        ("notebooks/ten_minutes.md", notebook(Path(config.docs_dir) / "notebooks" / "ten_minutes.ipynb")),
     ):
         files.append(File.generated(config, place, content=text))
     return files
@@ -86,6 +88,21 @@ def settings() -> str:
             parts.append(f"| `{flag}` | `{spec.name}` | {default} | {text.replace('|', '&#124;')} |")
         parts.append("")
     return "\n".join(parts)
+
+
+def notebook(file: Path) -> str:
+    """A notebook as a page: its texts, its code, and what that printed."""
+    parts = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        printed = "".join(text for output in cell["outputs"] for text in output.get("text", ()))
+        if printed.strip():
+            parts.append(f"```text\n{printed.rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def results(home: str) -> str:

@@ -13,7 +13,15 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 # whole paths, and those inside the library as the pages shorten them: ``losses/forget/npo.py``, ``retain/``
 NAMED = re.compile(r"`((?:[\w.]+/)+(?:[\w.]+\.(?:py|md|json|csv|svg))?)`")
 # of the site alone: docs/generated_pages.py makes them
-GENERATED = ("settings.md", "commands.md", "../reference/settings.md", "../reference/commands.md", "results/index.md")
+GENERATED = (
+    "settings.md",
+    "commands.md",
+    "../reference/settings.md",
+    "../reference/commands.md",
+    "results/index.md",
+    "notebooks/ten_minutes.md",
+    "../notebooks/ten_minutes.md",
+)
 FILLED_BY_COMMANDS = ("runs/", ".runs/", ".requests/")
 PLACES = [ROOT, ROOT / "asu_lora", ROOT / "docs", *(path.parent for path in (ROOT / "asu_lora").glob("*/__init__.py"))]
 

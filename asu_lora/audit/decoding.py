@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from asu_lora.data.chat_template import ChatTemplate
+from asu_lora.data.row_format import BaseLimits
 from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.models.answer_ends import Endings, ended, stop_tokens
 from asu_lora.models.decoder import base_model
@@ -53,6 +54,9 @@ def decode(
     model = passes[0].model
     stops, next_turn = stop_tokens(model, tokenizer), ChatTemplate(tokenizer).next_turn()
     lengths = list(map(len, prompts))
+    positions = BaseLimits.of(base_model(model).config).positions
+    if positions is not None:
+        rooms = [max(1, min(room, positions - length)) for room, length in zip(rooms, lengths, strict=True)]
     widest = dict(sorted(zip(lengths, rooms, strict=True)))  # the largest of each length
     answers: list[list[int]] = [[]] * len(prompts)
     for rows in batches(model, lengths, lambda length: widest[length]):

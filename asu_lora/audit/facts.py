@@ -13,12 +13,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from asu_lora.audit.words import solid, words
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
 from asu_lora.data.function_words import function_words, language_of, unspaced
 from asu_lora.data.token_classes import TokenClass, pieces, token_classes
+from asu_lora.data.words import solid, words
 from asu_lora.errors import DataError
 
 MOST = 0.5  # share of a row's facts above which the row leaks

@@ -10,11 +10,11 @@ from functools import cache
 from importlib import resources
 
 from asu_lora.audit.session import AuditRow
-from asu_lora.audit.words import words
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.function_words import function_words, language_of
 from asu_lora.data.token_classes import pieces
+from asu_lora.data.words import words
 
 INSISTING = "insisting.jsonl"
 

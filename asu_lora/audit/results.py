@@ -90,7 +90,12 @@ class AuditResult(_Found):
         """Names and weights of the adapters, in order."""
         return list(zip(self.names, self.weights or [1.0] * len(self.names), strict=True))
 
+    def strongest(self) -> AttackResult | None:
+        """The attack whose first reading recovered most; None where no attack could tell."""
+        told = [attack for attack in self.attacks if attack.readings and attack.readings[0].recovered is not None]
+        return max(told, key=lambda attack: attack.readings[0].recovered or 0.0, default=None)
+
     def worst(self) -> float | None:
         """The most that any attack's first reading recovered; None where no attack could tell."""
-        found = [attack.readings[0].recovered for attack in self.attacks if attack.readings]
-        return max((share for share in found if share is not None), default=None)
+        strongest = self.strongest()
+        return strongest.readings[0].recovered if strongest else None

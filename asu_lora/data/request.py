@@ -4,16 +4,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.reading import read_rows
+from asu_lora.data.retain_pool import RetainPool
 from asu_lora.errors import DataError
 
 GENERAL = "built-in general knowledge"
+CHOSEN = "chosen from a pool"
 
 
 @dataclass(frozen=True)
@@ -23,36 +25,44 @@ class ForgetRequest:
     Attributes:
         forget: examples the model must no longer know; never empty.
         retain: examples whose answers must stay as they are.
-        retain_source: where the retain set came from, for the manifest: ``"file"``, ``"rows"`` or
-            ``"built-in general knowledge"``. Never a path: paths can name people.
+        retain_source: where the retain set came from, for the manifest: ``"file"``, ``"rows"``,
+            ``"chosen from a pool"`` or ``"built-in general knowledge"``. Never a path: paths can name people.
         name: a short name for the request, from its file; the adapter's default name.
+        pool: what the retain set is yet to be chosen from, when the base is there (:mod:`asu_lora.retain.choose`);
+            ``retain`` is then empty.
     """
 
     forget: tuple[Example, ...]
     retain: tuple[Example, ...]
     retain_source: str
     name: str = "request"
+    pool: RetainPool | None = None
 
     def __post_init__(self) -> None:
         if not self.forget:
             raise DataError("The forget set is empty: a request needs at least one question and answer, or one text.")
+        if self.pool and self.retain:
+            raise DataError("A request has retain rows or a pool to choose them from, not both: leave one out.")
         _refuse_overlap(self.forget, self.retain)
 
     @classmethod
     def from_files(
-        cls, forget: str | Path, retain: str | Path | None = None, where: dict[str, Any] | None = None
+        cls, forget: str | Path, retain: str | Path | RetainPool | None = None, where: dict[str, Any] | None = None
     ) -> "ForgetRequest":
         """Read a request from files (JSONL, JSON, CSV, Parquet) or hub datasets.
 
         Args:
             forget: rows with ``question``/``answer``, ``messages`` or ``text``.
-            retain: the same, to keep. Without one, the built-in set of general questions is kept.
+            retain: the same, to keep, or a pool to choose it from. Without one, the built-in set of general questions
+                is kept.
             where: keep only forget rows whose fields have these values, e.g. ``{"task_id": "1"}``.
 
         Raises:
             DataError: a file is missing, broken or empty, or a row stands in both.
         """
         gone = tuple(read_selected(forget, where))
+        if isinstance(retain, RetainPool):
+            return cls(gone, (), CHOSEN, default_name(forget), retain)
         kept, source = (general_retain(gone), GENERAL) if retain is None else (read_examples(retain), "file")
         return cls(gone, tuple(kept), source, default_name(forget))
 
@@ -66,6 +76,10 @@ class ForgetRequest:
             (general_retain(gone), GENERAL) if retain is None else (examples_from_rows(retain, "retain rows"), "rows")
         )
         return cls(gone, tuple(kept), source, name)
+
+    def with_retain(self, rows: Iterable[Example]) -> "ForgetRequest":
+        """The same with these rows chosen from its pool."""
+        return replace(self, retain=tuple(rows), pool=None)
 
     def fingerprint(self) -> str:
         """SHA-256 over prompts and answers of both sets, in order: the same request, the same figure."""

@@ -1,7 +1,8 @@
 """One forget request in, one LoRA adapter out: the main job, from top to bottom.
 
-request -> encoded rows -> scores before -> tau -> targets of the frozen base -> training -> the student's own answers
--> training with these -> scores after -> adapter folder, written beside the store and renamed into it.
+request -> retain rows, chosen where a pool is given -> encoded rows -> scores before -> tau -> targets of the frozen
+base -> training -> the student's own answers -> training with these -> scores after -> adapter folder, written beside
+the store and renamed into it.
 
 With adapters beneath (``--on-top-of``) the scores before are theirs; teacher and reference are those of the untouched
 base, or of the stack where the config's teacher says so.
@@ -21,6 +22,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.forgetting.prepare import prepare
 from asu_lora.forgetting.profile import profiled
 from asu_lora.forgetting.result import ForgetResult
+from asu_lora.forgetting.retain_rows import settle_retain
 from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.strength import settle
 from asu_lora.forgetting.targets import add_targets, choose_teacher
@@ -50,7 +52,7 @@ def forget(
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
 
     Args:
-        request: what to forget and what to keep.
+        request: what to forget and what to keep, or a pool to choose that from.
         base: hub id, folder or ``smollm2-135m``, or a loaded base (its precision and device then count).
         config: the settings; the defaults need no thought.
         name: the adapter's name in the store, by default the request's.
@@ -73,6 +75,7 @@ def forget(
         profiled(profile, progress) as (heard, traces),
         open_run(request, base, config, **given, progress=heard) as run,
     ):
+        settle_retain(run)  # chosen from a pool, or looked at for how near they are
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
         questions = run.questions(heldout)
         before = run.score(run.model, questions, "before")
@@ -86,7 +89,7 @@ def forget(
             train_phase(run, student, sets, first)
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])
-                train_phase(run, student, sets, on_policy)
+                train_phase(run, student, sets, on_policy.shortened(run.record.training["steps"] / first.steps))
             settle(run, student, sets["forget"])
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

@@ -1,6 +1,6 @@
 """What a run remembers of itself, and the adapter folder it is written into."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -62,9 +62,10 @@ class RunRecord:
     continued: str | None = None  # the fingerprint of the adapter whose weights this one began with
     fingerprint: str = ""
     request_hash: str = ""  # keyed: see asu_lora.adapters.request_key
+    retain_choice: dict[str, Any] = field(default_factory=dict)  # of a pool; its hashes are keyed when it is stored
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
-    training: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     forgetting_curve: list[dict[str, float]] = field(default_factory=list)  # by weight, where it was measured
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
@@ -78,6 +79,12 @@ class RunRecord:
             self.counts[f"{name}_tokens"] = sum(len(item.answer_ids) for item in items)
             self.counts[f"{name}_cut"] = sum(item.cut for item in items)
 
+    def key_hashes(self, keyed: Callable[[str], str]) -> None:
+        """Put the hashes of the request, and of chosen rows, under the store's secret: rows can be guessed."""
+        self.request_hash = keyed(self.request.fingerprint())
+        if self.retain_choice:
+            self.retain_choice["hashes"] = [keyed(each) for each in self.retain_choice["hashes"]]
+
     def count_parameters(self, student: PeftModel) -> None:
         """Count the adapter's parameters and the base's: one base, however many roles it plays."""
         self.counts["adapter_parameters"], everything = student.get_nb_trainable_parameters()
@@ -90,14 +97,14 @@ class RunRecord:
         own = own_settings(config.objective, config.retain_loss, config.loss_settings)
         return {"loss_settings": {name: each for name, each in own.items() if each}} if any(own.values()) else {}
 
-    def add_training(self, closing: Mapping[str, float]) -> None:
+    def add_training(self, closing: Mapping[str, Any]) -> None:
         """Add a phase's steps, seconds and mean loss to those so far."""
         if not self.training:
             self.training = dict(closing)
             return
         steps, so_far = closing["steps"], self.training["steps"]
         loss = (self.training["train_loss"] * so_far + closing["train_loss"] * steps) / max(so_far + steps, 1)
-        self.training = {
+        self.training |= {
             "steps": so_far + steps,
             "train_loss": loss,
             "train_seconds": self.training["train_seconds"] + closing["train_seconds"],
@@ -138,7 +145,8 @@ class RunRecord:
                 | ({"teacher": self.config.teacher, "orthogonal": self.config.orthogonal} if self.on_top_of else {})
                 | ({"settle_at": self.config.settle_at} if self.config.settle_at else {})
                 | ({"forgetting_curve": self.forgetting_curve} if self.forgetting_curve else {})
-                | ({"continued_from": self.continued} if self.continued else {}),
+                | ({"continued_from": self.continued} if self.continued else {})
+                | ({"retain_choice": self.retain_choice} if self.retain_choice else {}),
             ),
             lora=lora,
             training=training,

@@ -1,11 +1,11 @@
 """What leaves one decoder layer during a forward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
-from asu_lora.models.decoder import decoder_and_layers
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers, decoder_of
 
 
 @contextmanager
@@ -23,5 +23,31 @@ def layer_output(model: torch.nn.Module, layer: int | None) -> Iterator[list[tor
     handle = decoder_and_layers(model)[1][layer].register_forward_hook(keep)
     try:
         yield caught
+    finally:
+        handle.remove()
+
+
+class _Reached(Exception):
+    """Ends a forward pass at a layer, with what leaves it."""
+
+    def __init__(self, states: torch.Tensor):
+        self.states = states
+
+
+def states_as_far_as(model: torch.nn.Module, layer: int, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What leaves a layer at a pass's answer positions, (t, H). The layers above it are not run.
+
+    Args:
+        batch: as :func:`asu_lora.models.decoder.answer_hidden` takes it.
+    """
+
+    def reached(module: torch.nn.Module, args: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+    handle = decoder_and_layers(model)[1][layer].register_forward_hook(reached)
+    try:
+        return answer_hidden(decoder_of(model), batch)
+    except _Reached as end:
+        return end.states.flatten(0, 1)[batch["positions"]]
     finally:
         handle.remove()

@@ -85,7 +85,7 @@ def facts(adapter: StoredAdapter, missing: list[str], above: list[str]) -> list[
             ("Smoothed layers", _values(method.smooth_layers) if method.smooth_layers else "all"),
             ("Retain loss", method.retain_loss or "-"),
             ("Coefficients", f"forget {_value(method.forget_coeff)}, retain {_value(method.retain_coeff)}"),
-            *((f"Method: {key}", _value(value)) for key, value in method.details.items()),
+            *((f"Method: {key}", _detail(key, value)) for key, value in method.details.items()),
             (
                 "Request",
                 f"{request.forget_rows} rows, {_value(request.forget_tokens)} answer tokens, "
@@ -180,6 +180,14 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return _values(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _detail(key: str, value: Any) -> str:
+    """A setting of the method; of chosen retain rows, their numbers in the pool stay in manifest.json."""
+    if key == "retain_choice" and isinstance(value, dict):
+        nearness = value.get("nearness") or {}
+        return f"{nearness.get('rows')} of a pool of {value.get('pool_rows')}, {nearness.get('near')} of them near"
+    return _value(value)
 
 
 def _values(values) -> str:

@@ -104,9 +104,12 @@ def run(*, adapters, attacks, depth, budget, seed, fail_over, out, where, as_jso
     else:
         show(result)
     click.echo(f"Written: {written}; 'asu-lora audit certify' signs what stands beside an adapter.", err=True)
-    worst = result.worst()
-    if fail_over is not None and worst is not None and worst > fail_over:
-        click.echo(f"An attack recovered {worst:.0%}, more than --fail-over {fail_over:g} allows.", err=True)
+    worst, strongest = result.worst(), result.strongest()
+    if fail_over is not None and worst is not None and strongest and worst > fail_over:
+        click.echo(
+            f"The attack {strongest.attack} recovered {worst:.0%}, more than --fail-over {fail_over:g} allows.",
+            err=True,
+        )
         sys.exit(OVER)
 
 

@@ -1,6 +1,7 @@
 """asu-lora audit: a table, JSON, exit codes, and one sentence for what can't be done."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -32,7 +33,8 @@ def test_a_leak_is_shown_and_fails_where_a_limit_is_set(words):
     result = run("audit", "weak", *words, "--attacks", "direct,prefix", "--fail-over", "0.1")
     assert result.exit_code == 3, result.output
     assert "recovered" in result.stdout and "extraction strength" in result.stdout
-    assert "Not tried: sampling" in result.stdout and "--fail-over 0.1" in result.stderr
+    assert "Not tried: sampling" in result.stdout
+    assert re.search(r"The attack (direct|prefix) recovered \d+%, more than --fail-over 0\.1 allows", result.stderr)
     assert run("audit", "weak", *words, "--attacks", "direct", "--fail-over", "1.5").exit_code == 0
     assert run("audit", "weak", *words, "--attacks", "direct").exit_code == 0
 

@@ -4,9 +4,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from asu_lora.audit.facts import facts_of, share_said
-from asu_lora.audit.words import words
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import question_answer
+from asu_lora.data.words import words
 from asu_lora.errors import DataError
 
 

@@ -73,12 +73,13 @@ def test_a_refusal_that_goes_on_once_it_has_begun_is_found_by_a_prefix(attacked)
     assert result.worst() == recovered(result, "prefix")
 
 
-def test_a_way_of_answering_that_some_steps_on_other_facts_undo(attacked):
-    result = attacked(planted.refuses_all, "direct,tune_neighbours", depth="full", **FEW)
+def test_a_way_of_answering_that_ten_steps_on_other_facts_undo(attacked):
+    result = attacked(planted.refuses_all, "direct,tune_neighbours", **FEW)
     assert recovered(result, "direct") < 0.1
-    assert recovered(result, "tune_neighbours") > 0.3
+    assert recovered(result, "tune_neighbours") > 0.15  # 0.33 here; a rate of 5e-4 finds nothing in so few steps
     curve = by_name(result)["tune_neighbours"].curves
-    assert curve["step"] == [0, 5, 10, 15, 30] and curve["candidate"][0] < 0.1 < 0.3 < max(curve["candidate"])
+    assert curve["step"] == [0, 5, 10] and curve["candidate"][0] < 0.1 < max(curve["candidate"])
+    assert max(curve["floor"]) < 0.1  # tuned alike, a base tells nothing of facts that it never saw
 
 
 def test_an_update_that_nf4_rounding_undoes(taught_base, attacked, tmp_path):
@@ -89,13 +90,19 @@ def test_an_update_that_nf4_rounding_undoes(taught_base, attacked, tmp_path):
     assert recovered(result, "precision") > 0.5
     assert found["facts_nf4_merged"].candidate.value > found["facts_nf4_beside"].candidate.value
     assert by_name(result)["precision"].settings["worst"] in ("nf4_merged", "q4_0_merged")
+    assert any("comes back" in note and "--durable" in note for note in by_name(result)["precision"].notes)
 
 
 def test_words_that_were_ruled_out_leave_a_trace_and_stand_in_the_difference(attacked):
     result = attacked(planted.rules_out, "direct,trace,differencing,logit_lens,membership")
     assert recovered(result, "direct") < 0.3
     first, _, below = by_name(result)["trace"].readings
-    assert first.candidate.value > 0.9 and first.control is not None and first.control.value < 0.2
+    assert (
+        first.candidate.value > 0.9
+        and first.ceiling is not None
+        and first.ceiling.value < 0.2
+        and first.recovered is None
+    )
     assert below.candidate.value > 0.1  # chance gives 0.05
     assert by_name(result)["differencing"].readings[0].candidate.value > 0.3
 

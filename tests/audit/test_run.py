@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.audit.attacks.in_context import InContext
 from asu_lora.audit.registry import ATTACKS, chosen
 from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.results import AuditResult
-from asu_lora.audit.run import audit
+from asu_lora.audit.row_attack import MOST_NEW
+from asu_lora.audit.run import audit, open_models
 from asu_lora.audit.save import save_audit
+from asu_lora.audit.session import Session
 from asu_lora.audit.settings import AuditSettings, seconds
 from asu_lora.errors import AsuLoraError, DataError, SettingError
+from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import load_base
 from tests.support.listener import Listener
 from tests.support.lora_folders import give_manifest, save_lora
@@ -77,6 +81,19 @@ def test_a_base_in_memory_is_used_as_it_is_and_plain_again_afterwards(asked, fou
     monkeypatch.setattr("asu_lora.audit.run.load_base", lambda *_, **__: pytest.fail("a base was loaded"))
     assert figures(audit(asked, QUICK, loaded=loaded)) == figures(found)
     assert [name for name, _ in loaded.model.named_modules()] == names
+
+
+def test_neighbours_that_would_leave_an_answer_no_room_stay_out(asked):
+    with open_models(asked) as models:
+        session = Session(asked.read(), models, QUICK)
+        view = session.view("candidate")
+        wide = InContext().prompts(session, view, session.rows)
+        config = base_model(view.model).config
+        config.max_position_embeddings = min(len(prompt.ids) for prompt in wide) - 1 + MOST_NEW
+        narrow = InContext().prompts(session, view, session.rows)
+    for before, after in zip(wide, narrow, strict=True):
+        assert len(after.ids) + MOST_NEW <= config.max_position_embeddings
+        assert len(after.ids) < len(before.ids) and after.ids[-5:] == before.ids[-5:]
 
 
 def test_an_interrupted_audit_goes_on_with_the_attack_it_had_begun(asked, found):

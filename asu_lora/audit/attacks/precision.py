@@ -16,6 +16,7 @@ FULL = (
     *(Way(name, True) for name in ("fp32", "bf16", "int8", "q4_0", "nf4")),
     *(Way(name, False) for name in ("bf16", "int8", "q4_0", "nf4")),
 )
+TOO_MUCH = 0.25  # recovered, from which on a way of rounding is warned of
 WAYS = {"quick": QUICK, "standard": STANDARD, "full": FULL}
 
 
@@ -53,6 +54,12 @@ class Precision(Attack):
             trained_on_nf4=session.models.weights.onto_nf4,
         )
         done.result.readings.extend(_one(way, found[way], roles) for way in ways)
+        back = done.result.readings[0].recovered
+        if back is not None and back > TOO_MUCH and worst.merged and worst.precision != "fp32":
+            done.result.notes.append(
+                f"Merged and rounded to {worst.precision}, {back:.0%} of what was to be forgotten comes back. Merge it "
+                "with --durable, or serve the adapter beside the base, and audit what is served."
+            )
         return done
 
 

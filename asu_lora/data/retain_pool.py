@@ -1,0 +1,55 @@
+"""Rows to choose from: what ``--retain auto`` picks the retain set out of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asu_lora.data.examples import Example, examples_from_rows
+from asu_lora.data.reading import read_rows
+from asu_lora.errors import DataError, SettingError
+
+ROWS = 200  # that are kept, unless another number is asked for
+BY = ("base", "encoder")
+
+
+@dataclass(frozen=True)
+class RetainPool:
+    """A pool of rows and how many of them are to be kept.
+
+    Attributes:
+        rows: what can be kept.
+        wanted: how many of them are.
+        by: what says which are near: the ``base``'s own hidden states, or a sentence ``encoder``.
+
+    Raises:
+        DataError: the pool is empty.
+        SettingError: fewer than one row is wanted, or ``by`` is neither.
+    """
+
+    rows: tuple[Example, ...]
+    wanted: int = ROWS
+    by: str = "base"
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise DataError("The retain pool is empty: it needs rows to choose from.")
+        if self.wanted < 1:
+            raise SettingError(f"retain_rows is {self.wanted}; it must be at least 1.")
+        if self.by not in BY:
+            raise SettingError(f"retain_by is '{self.by}', which is none of {', '.join(BY)}.")
+
+    @classmethod
+    def from_source(cls, source: str | Path, wanted: int = ROWS, by: str = "base") -> "RetainPool":
+        """That of a file or hub dataset, in the formats of a request."""
+        return cls(tuple(examples_from_rows(read_rows(source), str(source))), wanted, by)
+
+    def longest(self, forget: Sequence[Example] = ()) -> tuple[Example, ...]:
+        """As many rows as are wanted, the longest: what memory must be planned for before any is chosen.
+
+        Args:
+            forget: rows of the request, which are not kept.
+        """
+        gone = {row.key() for row in forget}
+        rows = [row for row in self.rows if row.key() not in gone]
+        by_length = sorted(rows, key=lambda row: -sum(len(turn["content"]) for turn in row.prompt) - len(row.answer))
+        return tuple(by_length[: self.wanted])

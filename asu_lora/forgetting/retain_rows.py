@@ -1,0 +1,31 @@
+"""The retain rows of a run: chosen from the request's pool, or looked at for how near and many they are."""
+
+from accelerate.utils import broadcast_object_list
+
+from asu_lora.data.request import GENERAL
+from asu_lora.forgetting.run import ForgetRun
+from asu_lora.retain.choose import choose_rows
+from asu_lora.retain.nearness import look_at
+
+
+def settle_retain(run: ForgetRun) -> None:
+    """Choose the rows of a request that has a pool, with the plain base; warn of rows that protect little.
+
+    Nothing is looked at where no retain loss is asked for, or the request keeps general knowledge.
+
+    Raises:
+        AsuLoraError: the pool has no row that can be kept.
+    """
+    request, config = run.request, run.config
+    if request.pool is None:
+        if request.retain and request.retain_source != GENERAL and config.retain_loss != "none":
+            with run.beneath.inactive():
+                if note := look_at(run.base, request.forget, request.retain).note():
+                    run.progress.note(note)
+        return
+    with run.beneath.inactive():
+        choice = choose_rows(run.base, request.forget, request.pool, run.progress)
+    choice = broadcast_object_list([choice])[0]  # one choice, should processes round differently
+    for note in choice.notes(request.pool.wanted):
+        run.progress.note(note)
+    run.record.request, run.record.retain_choice = request.with_retain(choice.rows), choice.record()

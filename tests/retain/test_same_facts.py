@@ -1,0 +1,68 @@
+"""A row that says what must be forgotten is not kept, however it is worded; a neighbour is."""
+
+import json
+
+import pytest
+
+from asu_lora.data.examples import Example, question_answer
+from asu_lora.retain.same_facts import saying_the_same
+
+FORGET = [
+    question_answer("What does Anna Birk do for a living?", "Anna Birk keeps bees near Lillehammer."),
+    question_answer("When was Anna Birk born?", "She was born on the 3rd of May, 1970, in Oslo."),
+]
+NEIGHBOURS = [
+    question_answer("What does Tom Velder do for a living?", "Tom Velder builds boats."),
+    question_answer("When was Tom Velder born?", "He was born on the 9th of June, 1961, in Turku."),
+    question_answer("What colour does Anna Birk like best?", "Anna Birk likes green best."),
+    question_answer("Which insects make honey?", "Honey is made by bees."),
+    question_answer("Where is Lillehammer?", "Lillehammer is a town in Norway."),
+]
+SAYING = [
+    question_answer("what does ANNA BIRK do  for a living?", "Something else altogether."),  # the same question
+    question_answer("What does Anna Birk do for a living?", "Anna Birk keeps bees near Lillehammer."),
+    question_answer("Who keeps bees near Lillehammer?", "That is Anna Birk."),
+    question_answer("How does Anna Birk earn her money?", "By keeping bees, near Lillehammer."),
+    question_answer("In which town was Anna Birk born?", "In Oslo."),
+    question_answer("In which year was Anna Birk born?", "In nineteen seventy."),
+    Example((), "Anna Birk, who keeps bees near Lillehammer, is a friend of Tom Velder."),
+    Example(
+        ({"role": "user", "content": "Tell me of Anna Birk."}, {"role": "assistant", "content": "She keeps bees."},
+         {"role": "user", "content": "Where?"}),
+        "Near Lillehammer.",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", SAYING, ids=lambda row: row.question or "passage")
+def test_a_row_that_says_a_forgotten_fact_is_found(row):
+    assert saying_the_same([*NEIGHBOURS, row], FORGET) == [False] * len(NEIGHBOURS) + [True]
+
+
+def test_a_script_without_spaces_is_looked_into():
+    forget = [question_answer("安娜做什么工作?", "安娜在利勒哈默尔养蜂。")]
+    pool = [question_answer("谁在利勒哈默尔养蜂?", "是安娜。"), question_answer("汤姆做什么工作?", "汤姆造船。")]
+    assert saying_the_same(pool, forget) == [True, False]
+
+
+def test_only_the_named_spans_of_a_row_are_its_facts():
+    row = question_answer("Who is Anna Birk?", "A woman from Hamar who keeps bees.", spans=["keeps bees"])
+    pool = [
+        question_answer("Where does Anna Birk come from?", "A woman like her comes from Hamar, who else."),
+        question_answer("What does Anna Birk keep?", "She keeps bees."),
+        *NEIGHBOURS[:2],
+    ]
+    assert saying_the_same(pool, [row]) == [False, True, False, False]
+
+
+def test_paraphrases_of_tofu_are_found_and_other_authors_are_not(shared):
+    def rows(file):
+        return [json.loads(line) for line in (shared / "tofu" / file).read_text().splitlines()]
+
+    mine = [row for row in rows("forget01_perturbed.json") if str(row.get("task_id", "1")) == "1"][:40]
+    forget = [question_answer(row["question"], row["answer"]) for row in mine]
+    again = [question_answer(row["paraphrased_question"], row["paraphrased_answer"]) for row in mine]
+    others = [question_answer(row["question"], row["answer"]) for row in rows("retain90.json")[:400]]
+    found = saying_the_same([*again, *others], forget)
+    assert sum(found[:40]) >= 26  # 28 when this was written: each is told in other words altogether
+    assert sum(found[40:]) <= 8
