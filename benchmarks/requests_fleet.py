@@ -132,8 +132,10 @@ def chaos(
         state |= {"seconds": seconds + time.monotonic() - began, "trained": trained + waiting - left(ledger)}
         write_data("fleet", state, folder)
     if driver is not None and driver.poll() is None:
-        if left(ledger):
-            kill(driver, "everything", draw)
+        if left(ledger):  # the time is up: the last kill of this sitting
+            state["killed"]["everything"] = state["killed"].get("everything", 0) + kill(driver, "everything", draw)
+            state["trained"] = trained + waiting - left(ledger)
+            write_data("fleet", state, folder)
         driver.wait()
 
 

@@ -5,8 +5,9 @@
 
 TOFU is the folder of TOFU's JSON files. Each request is one of the first authors of retain90.json; a broken file comes
 beside them. They are trained by `asu-lora requests run`, some are audited and certified, ten are combined and marked
-as served, one is withdrawn. Then the page is shown in headless Chromium, wide and narrow, light, dark and as it
-prints; the pictures land in FOLDER/pictures, or with --pictures elsewhere. The same command goes on where it stopped.
+as served, one is withdrawn and its combined adapter built anew. Then the page is shown in headless Chromium, wide and
+narrow, light, dark and as it prints; the pictures land in FOLDER/pictures, or with --pictures elsewhere. The same
+command goes on where it stopped.
 """
 
 import argparse
@@ -107,17 +108,15 @@ def certify(store: Path, names: list[str]) -> None:
 
 
 def serve_and_withdraw(ledger: Ledger, store: AdapterStore) -> None:
-    """The first combined adapter is marked as served; one request that is not in it is withdrawn."""
+    """The first combined adapter is marked as served; one request of the last combined one is withdrawn."""
     if not ledger.served() and (combined := ledger.consolidated()):
         deploy(ledger, look_at(ledger, store, combined[0].payload["adapter"]), "the clinic's assistant")
-    held = {request for line in ledger.consolidated() for request in line.payload["requests"]}
-    free = [request.id for request in ledger.requests(["trained", "audited"]) if request.id not in held]
-    if free and not ledger.requests(["withdrawn"]):
-        withdraw(ledger, store, free[-1], "the person changed their mind")
+    if len(ledger.consolidated()) > 1 and not ledger.requests(["withdrawn"]):
+        withdraw(ledger, store, ledger.consolidated()[-1].payload["requests"][-1], "the person changed their mind")
 
 
 def shoot(page: Path, folder: Path) -> list[Path]:
-    """Pictures of the page: wide and narrow, light and dark, as it prints, and its first screen."""
+    """Pictures of the page: wide and narrow, light and dark, as it prints; its first screen, its parts, the whole."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -136,9 +135,11 @@ def shoot(page: Path, folder: Path) -> list[Path]:
             shown = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             shown.emulate_media(media=media, color_scheme=scheme)
             shown.goto(page.as_uri())
-            for kind, whole in (("", False), ("_whole", True)):
-                made.append(folder / f"{name}{kind}.png")
-                shown.screenshot(path=made[-1], full_page=whole)
+            for part in ("", "requests", "served", "time", "adapters", "whole"):
+                if part and part != "whole":
+                    shown.evaluate("part => document.getElementById(part)?.scrollIntoView()", part)
+                made.append(folder / f"{name}_{part}.png" if part else folder / f"{name}.png")
+                shown.screenshot(path=made[-1], full_page=part == "whole")
             shown.close()
         browser.close()
     return made
@@ -150,7 +151,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder that everything is in, and a run goes on in")
     parser.add_argument("--base", type=Path, help="a checkpoint; by default a tiny one that is taught here")
     parser.add_argument("--requests", type=int, default=30)
-    parser.add_argument("--audited", type=int, default=6, help="so many of them are audited and certified")
+    parser.add_argument("--audited", type=int, default=2, help="so many of them are audited and certified")
     parser.add_argument("--epochs", type=int, default=5, help="over which the tiny base is taught")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures  [default: WORK/pictures]")
     return parser.parse_args()
@@ -176,6 +177,7 @@ def main() -> None:
         train(store, base, *own, "--no-re-audit", "--most", str(missing))
     certify(store, [request.adapter for request in ledger.requests(["audited", "deployed"]) if request.adapter])
     serve_and_withdraw(ledger, AdapterStore(store))
+    train(store, base, *own, "--no-audit", "--consolidate", "10")  # what held the withdrawn one is built anew
     page = write_report(AdapterStore(store), given.work / "report.html")
     print(f"{ledger.counts()}, {time.monotonic() - began:.0f} s, {page}")
     for picture in shoot(page, given.pictures or given.work / "pictures"):

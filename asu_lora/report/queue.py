@@ -24,11 +24,17 @@ class Served:
 
 @dataclass(frozen=True)
 class Reading:
-    """What an audit of the queue brought back of one request; None where the request was withdrawn."""
+    """What an audit of the queue brought back of one request.
+
+    Attributes:
+        worst: by the strongest attack; None where none could tell, or the request was withdrawn.
+        withdrawn: it was no audit, but the end of the request.
+    """
 
     request: str
     at: str
-    worst: float | None
+    worst: float | None = None
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,10 @@ class Queue:
     readings: Sequence[Reading] = ()
 
     @property
-    def worst(self) -> dict[str, float]:
-        """{request: what the newest audit of it brought back}."""
-        newest = {reading.request: reading.worst for reading in self.readings}
-        return {request: worst for request, worst in newest.items() if worst is not None}
+    def worst(self) -> dict[str, float | None]:
+        """{request: what the newest audit of it brought back, None if no attack could tell}, of those that stand."""
+        newest = {reading.request: reading for reading in self.readings}
+        return {request: reading.worst for request, reading in newest.items() if not reading.withdrawn}
 
     @property
     def states(self) -> list[str]:
@@ -81,5 +87,6 @@ def _served(line: Line) -> Served:
 
 
 def _reading(line: Line) -> Reading:
-    worst = None if line.event == WITHDRAWN else line.payload.get("worst")
-    return Reading(str(line.request), line.at, float(worst) if isinstance(worst, int | float) else None)
+    worst = line.payload.get("worst")
+    told = float(worst) if isinstance(worst, int | float) else None
+    return Reading(str(line.request), line.at, told, line.event == WITHDRAWN)

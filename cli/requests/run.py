@@ -38,7 +38,7 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
 @click.option(
     "--launch",
     metavar="COMMAND",
-    help="Train under a launcher, for a base too large for one process: 'accelerate launch --num_processes 2'.",
+    help="Train each request in several processes: 'accelerate launch --num_processes 2'. Needs --no-audit.",
 )
 @click.option("--most", type=click.IntRange(1), help="Stop after so many requests.")
 @click.option("--audit/--no-audit", default=True, show_default=True, help="Audit each adapter once it is trained.")

@@ -45,7 +45,7 @@ QUEUE = Queue(
         Served("first", "adapter", "aa" * 32, "2026-11-02T00:00:00Z", None, ["T-1"]),
         Served("sum", "adapter", "bb" * 32, "2026-11-12T00:00:00Z", "the clinic's server", ["T-1", "T-10"]),
     ],
-    [Reading("T-10", "2026-11-12T00:00:00Z", 0.5)],
+    [Reading("T-10", "2026-11-12T00:00:00Z", 0.5), Reading("T-2", "2026-11-13T00:00:00Z")],
 )
 
 
@@ -133,7 +133,7 @@ def test_tables_sort_by_what_cells_mean(page, browser):
         seen.page.get_by_role("button", name="Due").click()
         assert rows_of(seen, 0) == ["T-1", "T-9", "T-10", "T-2"]
         seen.page.get_by_role("button", name="Brought back").first.click()
-        assert rows_of(seen, 0)[-1] == "T-10"
+        assert rows_of(seen, 0)[-2:] == ["T-2", "T-10"]
         seen.page.get_by_role("button", name="Brought back").last.click()
         assert rows_of(seen, 1)[-2:] == ["other", "kept"]
 
@@ -154,6 +154,7 @@ def test_without_a_script_everything_is_there(page, browser):
         assert seen.page.get_by_role("row").count() > 10
         assert seen.page.locator(".filter").first.is_hidden()
         assert seen.page.get_by_text("the clinic's server").is_visible()
+        assert seen.page.get_by_text("not told", exact=True).is_visible()
         assert seen.page.get_by_text("kept at 1, other at 1").is_visible()
 
 
@@ -213,7 +214,7 @@ def test_curve_of_the_queue_leaves_out_what_was_withdrawn():
         [
             Reading("a", "2026-11-01T00:00:00Z", 0.8),
             Reading("b", "2026-11-03T00:00:00Z", 0.2),
-            Reading("a", "2026-11-05T00:00:00Z", None),
+            Reading("a", "2026-11-05T00:00:00Z", withdrawn=True),
         ]
     )
     assert "the strongest attack on any from 0.8 to 0.2" in figure

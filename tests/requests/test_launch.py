@@ -77,6 +77,11 @@ def test_a_launched_training_that_was_killed_or_made_nothing_is_told(tmp_path):
     assert not list(Path("/tmp").glob("asu-lora-*/0.begun"))
 
 
+def test_a_process_that_hangs_once_its_adapter_is_whole_holds_nothing_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("asu_lora.requests.runner.launch.GRACE", 0.5)
+    launch(tmp_path, "Path(job['places']['store'], 'T-1').mkdir()\nimport time\ntime.sleep(99)")
+
+
 def test_no_process_outlives_a_claim_that_was_lost(tmp_path, monkeypatch):
     script = (
         f"import subprocess\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])\n"

@@ -1,4 +1,4 @@
-"""One training under a launcher such as ``accelerate launch``, for bases too large for one card.
+"""One training in several processes, under a launcher such as ``accelerate launch``.
 
 The runner keeps the claim and writes the ledger. The launched processes open ledger and vault by themselves, train,
 and put the adapter into the store. Nothing of a text goes through arguments, the environment or a file.
@@ -25,7 +25,7 @@ from asu_lora.requests.runner.settings import Places, RunSettings
 
 JOB = "ASU_LORA_LAUNCHED"  # the environment variable that tells a launched process what to do
 MODULE = "asu_lora.requests.runner.launched"
-GRACE = 20.0  # seconds that a launched training has to end in
+GRACE = 20.0  # seconds that a launched training has to end in, once it is told to or has made its adapter
 
 
 class LaunchFault(SettingError):
@@ -73,22 +73,30 @@ def train_launched(
         }
         beats.stage("Training under the launcher")
         with _started([*launcher(settings.launch), "-m", MODULE], os.environ | {JOB: json.dumps(job)}) as process:
+            done_at = None
             while process.poll() is None:
                 beats.check()
+                if done_at is None and adapter_is_there.is_dir():
+                    done_at = time.monotonic()
+                if done_at is not None and time.monotonic() - done_at > GRACE:
+                    break  # the adapter is whole in the store; a process that hangs afterwards holds nothing up
                 time.sleep(0.2)
-        _judge(Path(folder), process.returncode, settings.launch, adapter_is_there.is_dir())
+        if not adapter_is_there.is_dir():
+            raise _fault(Path(folder), process.returncode, settings.launch)
 
 
-def _judge(answers: Path, code: int, launch: str, made: bool) -> None:
+def _fault(answers: Path, code: int, launch: str) -> AsuLoraError:
+    """Why there is no adapter."""
     told = [json.loads(file.read_text()) for file in sorted(answers.glob("*.json"))]
     for answer in told:
         if answer["error"]:
             kind = getattr(errors, answer["error"], TrainingError)
-            raise (kind if isinstance(kind, type) and issubclass(kind, AsuLoraError) else TrainingError)(answer["said"])
+            return (kind if isinstance(kind, type) and issubclass(kind, AsuLoraError) else TrainingError)(
+                answer["said"]
+            )
     if not list(answers.glob("*.begun")):
-        raise LaunchFault(f"--launch '{launch}' started no training (exit code {code}): try it by hand.")
-    if code != 0 or not made:
-        raise TrainingError(f"The launched training ended with exit code {code} and without a word: was it killed?")
+        return LaunchFault(f"--launch '{launch}' started no training (exit code {code}): try it by hand.")
+    return TrainingError(f"The launched training ended with exit code {code} and without a word: was it killed?")
 
 
 @contextmanager

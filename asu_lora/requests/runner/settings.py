@@ -41,7 +41,8 @@ class RunSettings:
             raise SettingError(f"most is {self.most}; it must be at least 1.")
         if self.launch is not None and self.audit:
             raise SettingError(
-                "--launch is for bases that one process can't hold, and an audit holds the base in one: add --no-audit."
+                "--launch trains in processes of its own; an audit would hold the base in this one: add --no-audit, "
+                "and audit by a run without --launch."
             )
 
     def identity(self) -> str:
