@@ -146,6 +146,7 @@ class ForgetConfig:
     )
     lr: float = setting(1e-3, "Peak learning rate.")
     epochs: float = setting(12.0, "Passes over the forget set.")
+    stop_early: bool = setting(False, "End training once the facts are gone; --epochs is then the most.")
     batch_size: int = setting(4, "Forget rows in a batch, retain rows not counted.", flag="-b")
     grad_accum: int = setting(1, "Batches a step.")
     retain_per_forget: int = setting(2, "Retain rows drawn beside each forget row.")
@@ -241,12 +242,21 @@ class ForgetConfig:
         fit may go on with less. (With dropout, other micro-batches draw other masks.)"""
         left_out = MEMORY_ALONE if not self.dropout else ()
         values = dataclasses.asdict(self) | {"retain_loss": _KL_BEFORE.get(self.retain_loss, self.retain_loss)}
-        unset = [name for name in UNLESS_SET if values[name] in (None, 0.0)]
-        return {name: value for name, value in values.items() if name not in (*left_out, *unset)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in left_out and not (name in UNLESS_SET and value == UNLESS_SET[name])
+        }
 
 
 # runs that began before there were these go on without
-UNLESS_SET = ("system_prompt", "template_date", "loss_settings", "settle_at")
+UNLESS_SET = {
+    "system_prompt": None,
+    "template_date": None,
+    "loss_settings": None,
+    "settle_at": 0.0,
+    "stop_early": False,
+}
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

@@ -69,6 +69,10 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
+            if length.to_bytes(8, "little") == b"version ":  # of https://git-lfs.github.com/spec
+                raise AdapterError(
+                    f"{name} is a pointer of Git LFS and holds no weights: fetch them with 'git lfs pull'."
+                )
             if size < 8 or not 2 <= length <= size - 8:
                 raise AdapterError(f"{name} is no whole safetensors file: its header is damaged or cut off.")
             if length > MAX_HEADER or length > max(FREE_HEADER, (size - length) // HEADER_SHARE):

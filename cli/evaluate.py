@@ -75,6 +75,10 @@ def evaluate(lm_eval, where, records, as_json, **asked):
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
+    if records:
+        from asu_lora.files import check_writable
+
+        check_writable(records.absolute().parent)  # before minutes of work
     tasks = tuple(name.strip() for name in (lm_eval or "").split(",") if name.strip())
     with stderr().status("Loading the base ..."):
         quiet_libraries()

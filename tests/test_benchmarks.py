@@ -65,3 +65,21 @@ def test_a_stay_on_a_card_that_is_cut_off_leaves_what_it_has(tmp_path):
     assert "- device: a card" in page and "- peak: RuntimeError: no such kernel" in page
     record.deadline = time.monotonic() - 1
     assert record.part("late", lambda: 1) is None and record.left < 0
+
+
+def test_a_stay_on_a_card_is_tried_on_the_cpu_to_its_end(tmp_path, monkeypatch, capsys):
+    """Every part is made, and what is printed last is the short table."""
+    script = BENCHMARKS / "gpu" / "run.py"
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(
+        "sys.argv", [str(script), "--device", "cpu", "--tiny", "--minutes", "3", "--out", str(tmp_path)]
+    )
+    runpy.run_path(str(script), run_name="__main__")
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["missing"] == {}
+    assert found["parts"]["equality"]["equal"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1] for line in lines[-len(found["parts"]["steps"]) :]] == [
+        step["step"] for step in found["parts"]["steps"]
+    ]
+    assert lines[-1] == (tmp_path / "gpu.md").read_text().splitlines()[-1]

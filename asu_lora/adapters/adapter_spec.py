@@ -7,13 +7,13 @@ from asu_lora.errors import SettingError
 
 
 def parse_adapter(text: str | Path) -> tuple[str, float]:
-    """``"name"`` or ``"name:0.5"`` into a name and a weight.
+    """``"name"`` or ``"name:0.5"`` into a name and a weight; a folder may have a colon in its path.
 
     Raises:
         SettingError: the weight is no number.
     """
     name, colon, weight = str(text).rpartition(":")
-    if not colon or "/" in weight or "\\" in weight:
+    if not colon or "/" in weight or "\\" in weight or ("/" in str(text) and Path(text).expanduser().is_dir()):
         return str(text), 1.0
     try:
         if math.isfinite(float(weight)):

@@ -53,6 +53,9 @@ class LoraFolder:
     Attributes:
         modules: what it changes by low-rank factors, by the name of the module.
         tensors: every tensor of the file by its canonical name, as PEFT writes it; ``TensorInfo.name`` is the file's.
+            Copies of the base's own weights are none of them.
+        copies: by the name of the parameter, what PEFT's ``save_embedding_layers`` puts beside a LoRA: weights of the
+            base, which whoever serves it must find unchanged (:mod:`asu_lora.models.copied_weights`).
     """
 
     path: Path
@@ -60,6 +63,7 @@ class LoraFolder:
     manifest: Manifest | None = field(repr=False)
     modules: dict[str, LoraModule] = field(repr=False)
     tensors: dict[str, TensorInfo] = field(repr=False)
+    copies: dict[str, TensorInfo] = field(repr=False, default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -148,11 +152,19 @@ def read_adapter(folder: str | Path) -> LoraFolder:
         if (name := canonical(key)) in tensors:
             raise AdapterError(f"The adapter '{folder.name}' can't be used: it holds {key} twice.")
         tensors[name] = info
-    return LoraFolder(folder, config, manifest, _modules(folder, config, tensors), tensors)
+    copies = {name: info for name, info in tensors.items() if _is_copy(name, info, config)}
+    tensors = {name: info for name, info in tensors.items() if name not in copies}
+    modules = _modules(folder, config, tensors)
+    return LoraFolder(
+        folder, config, manifest, modules, tensors, {n.removeprefix(PREFIX): i for n, i in copies.items()}
+    )
 
 
-def read_lora(folder: str | Path) -> LoraFolder:
+def read_lora(folder: str | Path, copies: bool = False) -> LoraFolder:
     """:func:`read_adapter` for an adapter that is ``scaling * B A`` and no more, so that it can be added up.
+
+    Args:
+        copies: whether the caller looks after copies of the base's weights; else an adapter with such is refused.
 
     Raises:
         AdapterError: as :func:`read_adapter` does, or because it is more than a LoRA.
@@ -161,6 +173,12 @@ def read_lora(folder: str | Path) -> LoraFolder:
     name = lora.path.name
     if why := more_than_lora(lora.config):
         raise AdapterError(f"The adapter {name} can't be added up or merged: {why}.")
+    if lora.copies and not copies:
+        raise AdapterError(
+            f"The adapter '{name}' can't be used: beside its LoRA it carries the tensor "
+            f"{next(iter(lora.copies.values())).name.removeprefix(PREFIX)}, which is no part of one and may be "
+            "changed; save it anew with save_embedding_layers=False."
+        )
     for module in lora.modules:
         shapes = [lora.tensors[key].shape for key in factor_names(module, lora.modules[module].embedding)]
         if any(len(shape) != 2 for shape in shapes):
@@ -225,6 +243,12 @@ def _modules(folder: Path, config: dict[str, Any], tensors: dict[str, TensorInfo
     if not found:
         raise AdapterError(f"The adapter {folder.name} holds no LoRA factors at all.")
     return {module: _module(folder, config, tensors, module, suffixes) for module, suffixes in found.items()}
+
+
+def _is_copy(key: str, info: TensorInfo, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is called as a weight of the base is."""
+    plain = key.endswith((".weight", ".bias")) and ".lora_" not in key
+    return plain and info.dtype in _FLOATS and not _announced(key, config)
 
 
 def _announced(key: str, config: Mapping[str, Any]) -> bool:

@@ -4,7 +4,8 @@ Each rule has its source:
 
 - vLLM: docs.vllm.ai, ``features/lora`` and ``api/vllm/config/lora`` (``max_lora_rank``, 16 unless set; its largest
   value is 512); ``vllm/lora/peft_helper.py`` refuses DoRA and modules_to_save, and scales every module by lora_alpha/r
-  of the config. Biases of LoRA layers are gone since its pull request 25807.
+  of the config. Biases of LoRA layers are gone since its pull request 25807. ``vllm/lora/utils.py`` skips copies of
+  the base's embeddings by two names and calls every other "unsupported LoRA weight".
 - TGI: huggingface.co/docs/text-generation-inference, ``conceptual/lora``. Its ``adapters/lora.py`` leaves a kind of
   module out unless every layer has factors for it, stacks the layers' factors (one rank), scales them all by
   lora_alpha/r, and only warns of weights that it doesn't use.
@@ -91,6 +92,9 @@ def _vllm(lora: LoraFolder, config: Mapping[str, Any] | None) -> list[tuple[str,
     found = []
     if why := more_than_lora(lora.config):
         found.append((REFUSES, f"{why}: {_MERGE}, where that is possible."))
+    skipped = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
+    if copy := next((info.name for info in lora.copies.values() if not info.name.endswith(skipped)), None):
+        found.append((REFUSES, f"its file also holds {copy}: save it anew with save_embedding_layers=False."))
     rank = max([int(lora.config["r"]), *(module.rank for module in lora.modules.values())])
     if rank > VLLM_RANKS[-1]:
         found.append((REFUSES, f"its rank {rank} is above {VLLM_RANKS[-1]}: 'adapters combine --rank' lowers it."))
@@ -130,6 +134,9 @@ def _llama_cpp(lora: LoraFolder, config: Mapping[str, Any] | None) -> list[tuple
         return [(REFUSES, f"{why}, which no GGUF adapter can hold.")]
     if config is None:
         return [(NEEDS, "its base's config can't be read, so its architecture isn't known: say it with --base.")]
+    if lora.copies:
+        copy = next(iter(lora.copies))
+        return [(REFUSES, f"its file also holds {copy}: save it anew with save_embedding_layers=False.")]
     try:
         base = gguf_base(config)
         base.tensor_names(lora.modules)

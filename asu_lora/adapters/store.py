@@ -76,7 +76,9 @@ class AdapterStore:
             if not path.is_dir():
                 raise self._unknown(text)
             if not (path / CONFIG_NAME).is_file():
-                raise AdapterError(f"{text} has no {CONFIG_NAME}: it is no PEFT adapter folder.")
+                inside = sorted(each.parent.name for each in path.glob(f"*/{CONFIG_NAME}"))
+                hint = f", but {text.rstrip('/')}/{inside[-1]} in it is one" if inside else ""
+                raise AdapterError(f"{text} has no {CONFIG_NAME}: it is no PEFT adapter folder{hint}.")
             found = look_at(path)
         if found.broken:
             raise AdapterError(f"The adapter {text} is {found.state}.")

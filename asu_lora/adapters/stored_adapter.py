@@ -1,5 +1,6 @@
 """One adapter of the store as it can be seen without reading its weights."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from asu_lora.adapters.manifest import WEIGHTS_NAME, Manifest, fingerprint_of, h
 from asu_lora.adapters.verify import PICKLE_SUFFIXES
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files
+
+_SHARD = re.compile(r"adapter_model-\d+-of-\d+\.safetensors|adapter_model\.safetensors\.index\.json")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def look_at(folder: Path, name: str | None = None) -> StoredAdapter:
             problem = f"{WEIGHTS_NAME} is missing"
             if pickled := sorted(file for file in sizes if Path(file).suffix.lower() in PICKLE_SUFFIXES):
                 problem += f" ({pickled[0]} is a pickle, which is never opened: save it anew with safetensors)"
+            elif any(_SHARD.fullmatch(file) for file in sizes):
+                problem += " (it is sharded: load it with PEFT and save it anew as one file)"
         elif problem is None:
             read_header(folder / WEIGHTS_NAME)  # the first few kilobytes: finds a file that was cut off
     except AdapterError as error:

@@ -16,6 +16,7 @@ _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpo
 # PEFT leaves its name of the adapter out when it saves; a plain state dict has it.
 _ADAPTER_NAME = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.[^.]+\.(weight|bias)$")
 _EMBEDDING_ADAPTER_NAME = re.compile(r"\.(lora_embedding_[AB]|lora_magnitude_vector)\.(?!weight$|bias$)[^.]+$")
+_OWN_WEIGHT = re.compile(r"\.base_layer\.(weight|bias)$")  # a copy of the base's, of a module that has a LoRA too
 _SAVED_MODULE = re.compile(r"\.modules_to_save\.[^.]+\.")
 # Nothing but nesting: which of these lie around the decoder differs between the classes of one architecture.
 _LAYOUT = ("model.", "language_model.", "text_model.", "transformer.")
@@ -28,7 +29,7 @@ def canonical(key: str) -> str:
     while name.startswith(PREFIX):
         name = name.removeprefix(PREFIX).removeprefix("module.")
     name = _SAVED_MODULE.sub(".", _ADAPTER_NAME.sub(r".\1.\2", name))
-    return PREFIX + _EMBEDDING_ADAPTER_NAME.sub(r".\1", name)
+    return PREFIX + _OWN_WEIGHT.sub(r".\1", _EMBEDDING_ADAPTER_NAME.sub(r".\1", name))
 
 
 def module_of(key: str) -> str:

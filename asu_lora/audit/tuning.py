@@ -17,11 +17,12 @@ from asu_lora.audit.models import View
 from asu_lora.audit.settings import BATCH
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_training
+from asu_lora.config import ALL_LINEAR
 from asu_lora.data.encoding import Encoded
 from asu_lora.models.adapter_loading import take_off
 from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.output_head import label_logprob
-from asu_lora.training.target_modules import linear_names
+from asu_lora.training.target_modules import target_modules
 
 ATTACK = "attack"  # PEFT's name of the attacker's adapter
 RANK = 16
@@ -81,7 +82,14 @@ def tuner(view: View, items: Sequence[Encoded], rate: float, seed: int) -> Itera
         rate: AdamW's learning rate, constant.
     """
     model = view.model
-    config = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules=linear_names(model))
+    targets = target_modules(model, ALL_LINEAR)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=RANK,
+        lora_alpha=2 * RANK,
+        target_modules=targets.names,
+        exclude_modules=targets.exclude,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft = _add(model, config, view.adapters)

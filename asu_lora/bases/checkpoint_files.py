@@ -18,7 +18,7 @@ SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 INDEX_SUFFIX = ".safetensors.index.json"
 
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _NOT_OPENED = {".bin": "pickles", ".pt": "pickles", ".pth": "pickles", ".ckpt": "pickles", ".pkl": "pickles"}
 _NOT_OPENED |= {".gguf": "GGUF", ".h5": "TensorFlow's", ".msgpack": "Flax's"}
 # transformers takes a folder with such a file for a distributed checkpoint, whatever else lies there.
@@ -57,9 +57,9 @@ def refuse_adapter_inside(folder: Path) -> None:
     Raises:
         BaseModelError: the folder holds an adapter's config too.
     """
-    if (Path(folder) / _ADAPTER_CONFIG).exists():
+    if (Path(folder) / ADAPTER_CONFIG).exists():
         raise BaseModelError(
-            f"{folder} holds a base and an adapter ({_ADAPTER_CONFIG}), which transformers would load together: "
+            f"{folder} holds a base and an adapter ({ADAPTER_CONFIG}), which transformers would load together: "
             "move the adapter's files into a folder of their own and name it with --adapter."
         )
 

@@ -8,7 +8,7 @@ shares its base's name.
 from dataclasses import dataclass
 from pathlib import Path
 
-from asu_lora.bases.checkpoint_files import CONFIG_NAME, refuse_adapter_inside
+from asu_lora.bases.checkpoint_files import ADAPTER_CONFIG, CONFIG_NAME, refuse_adapter_inside
 from asu_lora.bases.fingerprint import ByteProgress, earlier_fingerprint, weights_fingerprint
 from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.errors import BaseModelError
@@ -74,7 +74,7 @@ def resolve_base(name: str, revision: str | None = None) -> BaseSource:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / CONFIG_NAME).is_file():
-            raise BaseModelError(f"The folder {name} holds no config.json: it is not a model's checkpoint.")
+            raise BaseModelError(f"The folder {name} holds no config.json: {_what_it_is(path)}.")
         refuse_adapter_inside(path)
         return BaseSource(name, path.resolve())
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -83,6 +83,14 @@ def resolve_base(name: str, revision: str | None = None) -> BaseSource:
             "small base that needs no download."
         )
     return _from_hub(name, revision)
+
+
+def _what_it_is(folder: Path) -> str:
+    """What a folder without a model's config is instead, in words."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        return "it is an adapter, so name it with --adapter and its base with --base"
+    inside = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG_NAME}"))
+    return f"the checkpoint in it is {folder / inside[-1]}" if inside else "it is not a model's checkpoint"
 
 
 def _from_hub(name: str, revision: str | None) -> BaseSource:

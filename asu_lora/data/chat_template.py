@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -168,6 +168,11 @@ class ChatTemplate:
                 for turn in turns
             )
             return text, _Frame(text, text, None)
+        if self._contents == "none":
+            raise DataError(
+                "The base's chat template writes nothing of what a user says, so no row can be made with it: use the "
+                "tokenizer that belongs to these weights."
+            )
         generation = self._render(turns, generation=True)
         try:
             whole = self._render([*turns, {"role": "assistant", "content": _MARK}])
@@ -207,17 +212,32 @@ class ChatTemplate:
             return [{"role": "system", "content": self.system_prompt}, *own]
         return own
 
+    @cached_property
+    def _contents(self) -> str:
+        """How the template takes what is said: as ``text``, in ``parts`` (as some of vision models do), or ``none``."""
+        for kind in ("text", "parts"):
+            try:
+                written = self._written([{"role": "user", "content": _NEXT}], kind)
+            except DataError:  # one that refuses such a conversation says nothing about it
+                return "text"
+            if _NEXT.casefold() in written.casefold():
+                return kind
+        return "none"
+
     def _render(self, turns: Turns, generation: bool = False) -> str:
+        return self._written(turns, self._contents, generation)
+
+    def _written(self, turns: Turns, contents: str, generation: bool = False) -> str:
         template = self.template
+        conversation: list[dict[str, Any]] = [dict(turn) for turn in turns]
+        for turn in conversation if contents == "parts" else ():
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
         if self.date and template and "strftime_now" in template:
             template = _dated(date.fromisoformat(self.date)) + template
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [dict(turn) for turn in turns],
-                    chat_template=template,
-                    add_generation_prompt=generation,
-                    tokenize=False,
+                    conversation, chat_template=template, add_generation_prompt=generation, tokenize=False
                 )
             )
         except Exception as error:  # jinja2 errors, and whatever a template raises on roles it doesn't take

@@ -98,7 +98,7 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     if row.get("question") is not None or row.get("answer") is not None:
         question, answer = (_text(row, column, number, source) for column in ("question", "answer"))
         extra = {key: value for key, value in row.items() if key not in ("question", "answer")}
-        return [Example(({"role": "user", "content": question},), answer, extra, number, _beside(extra))]
+        return [Example(({"role": "user", "content": question},), answer, extra, number, _beside(extra, "text"))]
     if row.get("text") is not None:
         extra = {key: value for key, value in row.items() if key != "text"}
         return [Example((), _text(row, "text", number, source), extra, number)]
@@ -106,8 +106,9 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     raise DataError(f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.")
 
 
-def _beside(extra: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(column for column in _ABOUT_THE_CONVERSATION if extra.get(column))
+def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
+    """The columns that would make another row of it: those of other programs, and ``others`` of its own shapes."""
+    return tuple(column for column in (*_ABOUT_THE_CONVERSATION, *others) if extra.get(column))
 
 
 def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
@@ -135,7 +136,9 @@ def _refuse_surrogates(text: str, column: str, number: int, source: str) -> None
 
 def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Example]:
     messages = row["messages"]
-    if not isinstance(messages, (list, tuple)) or not all(
+    if isinstance(messages, list | tuple):
+        messages = [_as_text(turn) for turn in messages]
+    if not isinstance(messages, list) or not all(
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
         for turn in messages
     ):
@@ -149,7 +152,7 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
     extra = {key: value for key, value in row.items() if key != "messages"}
     used = ("role", "content", "name", "id", *_NOT_TRAINED)  # all but the first two are about a turn: nobody said them
     beside = (key for turn in messages for key in turn if turn[key] and key not in used)
-    left_out = tuple(dict.fromkeys((*beside, *_beside(extra))))
+    left_out = tuple(dict.fromkeys((*beside, *_beside(extra, "question", "answer", "text"))))
     examples = [
         Example(turns[:index], turn["content"], extra, number, left_out)
         for index, turn in enumerate(turns)
@@ -161,6 +164,17 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
             "'weight': 0 or 'train': false is none)."
         )
     return examples
+
+
+def _as_text(turn: Any) -> Any:
+    """A turn whose content is written in parts, as those with images are, as one text; other parts stay as they are."""
+    content = turn.get("content") if isinstance(turn, Mapping) else None
+    if not isinstance(content, list | tuple) or not content:
+        return turn
+    texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type", "text") == "text"]
+    if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
+        return turn
+    return {**turn, "content": "".join(map(str, texts))}
 
 
 def _is_trained(turn: Mapping[str, Any]) -> bool:

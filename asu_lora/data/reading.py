@@ -7,13 +7,15 @@ cache, and a forget request is personal data: it must not outlive its file. Hub 
 
 import csv
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from asu_lora.errors import DataError, first_line
 from asu_lora.hub import hub_answers
 
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of what may stand between a table's fields
 
 
 def read_rows(source: str | Path, split: str = "train") -> list[dict[str, Any]]:
@@ -70,6 +72,7 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
     rows, limit = [], csv.field_size_limit(2**31 - 1)  # a passage may be longer than the 128 KiB csv allows
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter, before = _delimiter(file, delimiter)
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             names = list(reader.fieldnames or ())
             if twice := next((name for name in names if names.count(name) > 1), None):
@@ -79,14 +82,28 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
                 if None in row or missing:  # under None stand the fields that no column was named for
                     columns = len(reader.fieldnames or ())
                     raise DataError(
-                        f"{path}, line {reader.line_num}: {columns - missing + len(row.get(None, ()))} "
+                        f"{path}, line {before + reader.line_num}: {columns - missing + len(row.get(None, ()))} "
                         f"fields where the first line names {columns} columns; a field with "
-                        f"{'tabs' if delimiter == chr(9) else 'commas'} in it needs double quotes."
+                        f"{_NAMES[delimiter]} in it needs double quotes."
                     )
                 rows.append(row)
     finally:
         csv.field_size_limit(limit)
     return rows
+
+
+def _delimiter(file: TextIO, usual: str) -> tuple[str, int]:
+    """What stands between the fields (the usual one, or what the first line has instead), and the lines read past.
+
+    Spreadsheets write semicolons where the comma is the decimal sign, and may say so in a line of its own (``sep=;``).
+    """
+    first = file.readline()
+    if told := re.fullmatch(r"sep=([,;\t])\s*", first):
+        return told[1], 1
+    file.seek(0)
+    if usual in first:
+        return usual, 0
+    return next((other for other in _NAMES if other in first), usual), 0
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
@@ -119,6 +136,8 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
+            if not rows and (whole := _one_object(text)) is not None:
+                return [whole]
             raise DataError(f"{path}, line {number}: broken JSON ({error.msg}).") from error
         if not isinstance(row, dict):
             raise DataError(
@@ -127,6 +146,15 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
+
+
+def _one_object(text: str) -> dict[str, Any] | None:
+    """A file that is a single object, written over several lines; None for anything else."""
+    try:
+        found = json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asu_lora.data.examples import Example
+from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.request import read_examples
 from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
@@ -16,7 +16,7 @@ from asu_lora.evaluation.lm_eval import check_installed, run_tasks
 from asu_lora.evaluation.membership import add_attacks, add_holdout
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import Judge
-from asu_lora.evaluation.question_sets import FORGET, QuestionSet, own_sets, with_paraphrases
+from asu_lora.evaluation.question_sets import FORGET, RETAIN, QuestionSet, own_sets, with_paraphrases
 from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.result import Evaluation
 from asu_lora.evaluation.retain_comparison import check_questions, compare_with_log
@@ -174,7 +174,7 @@ class LoadedEvaluation:
             return suite.score(self.stack, self.benchmark_data, progress=progress, **more)
         if not self.sets:
             return Evaluation({}, [])
-        notes = [*self.stack.notes, *self.notes]
+        notes = [*self.stack.notes, *self.notes, *self._left_out()]
         result = evaluate(self.stack, self.sets, self.encoder, self.nli, notes, progress)
         if self.holdout:
             forget = [e for questions in self.sets if questions.name == FORGET for e in questions.examples]
@@ -185,6 +185,14 @@ class LoadedEvaluation:
         if self.holdout:
             add_attacks(result)
         return result
+
+    def _left_out(self) -> list[str]:
+        """One sentence a file on the columns that no question is made of."""
+        files = {questions.name: questions.examples for questions in self.sets if questions.name in (FORGET, RETAIN)}
+        if self.holdout:
+            files["holdout"] = tuple(self.holdout)
+        said = ((name, left_out_note(examples)) for name, examples in files.items())
+        return [f"In the {name} set, {note[0].lower() + note[1:]}" for name, note in said if note]
 
     def run_tasks(self) -> dict[str, dict[str, float]]:
         """The tasks of lm-evaluation-harness (:func:`asu_lora.evaluation.lm_eval.run_tasks`)."""

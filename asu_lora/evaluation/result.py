@@ -11,6 +11,7 @@ from asu_lora.evaluation.metrics.model_utility import model_utility, tofu_model_
 from asu_lora.evaluation.question_sets import FORGET
 from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.score import Interval, Score
+from asu_lora.files import disk_errors
 
 
 @dataclass
@@ -79,8 +80,12 @@ class Evaluation:
         } | ({"lm_eval": self.lm_eval} if self.lm_eval else {})
 
     def write_records(self, path: str | Path) -> None:
-        """Write the records as JSON lines."""
-        with Path(path).open("w", encoding="utf-8") as file:
+        """Write the records as JSON lines.
+
+        Raises:
+            StoreError: the file can't be written.
+        """
+        with disk_errors(Path(path), "file"), Path(path).open("w", encoding="utf-8") as file:
             for record in self.records:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 

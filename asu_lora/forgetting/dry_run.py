@@ -29,8 +29,9 @@ from asu_lora.hardware.memory import free_memory
 from asu_lora.losses import FORGET, TrainingSet, own_settings
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
-from asu_lora.memory_plan.plan import MemoryPlan, plan_memory
+from asu_lora.memory_plan.plan import MemoryPlan
 from asu_lora.memory_plan.planned_run import PlannedRun, meta_model
+from asu_lora.memory_plan.weights_alone import plan_what_can_be
 from asu_lora.models.adapter_stack import adapter_folders, check_fit
 from asu_lora.models.decoder import base_model, number_of_layers
 from asu_lora.models.frozen_adapters import check_ground
@@ -65,7 +66,8 @@ def plan_run(
     beneath = check_ground(resolve_base(base), on_top_of, store)
     run = planned_run(request, base, config, heldout, idk_file)
     check_fit(run.model, adapter_folders(on_top_of, store))
-    memory = plan_memory(run, config)
+    memory, unplanned = plan_what_can_be(run, config)
+    notes = [*run.notes, *([unplanned] if unplanned else [])]
     layers = config.layers(number_of_layers(run.model))
     forget = run.sets["forget"].rows.answers
     retain = run.sets["retain"].rows.answers if "retain" in run.sets else []
@@ -81,9 +83,9 @@ def plan_run(
         "retain rows": _retain_rows(request, sum(map(len, retain))),
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
         "method": f"{config.objective} with {config.retain_loss}, {_numbers(config, layers)}",
-        "steps": f"{steps:.0f}, each of {rows} forget and {rows * config.retain_per_forget if retain else 0} retain "
-        "rows",
-        **({"notes": " ".join(run.notes)} if run.notes else {}),
+        "steps": f"{'at most ' * config.stop_early}{steps:.0f}, each of {rows} forget and "
+        f"{rows * config.retain_per_forget if retain else 0} retain rows",
+        **({"notes": " ".join(notes)} if notes else {}),
     }, memory
 
 

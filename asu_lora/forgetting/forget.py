@@ -89,7 +89,7 @@ def forget(
             train_phase(run, student, sets, first)
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])
-                train_phase(run, student, sets, on_policy)
+                train_phase(run, student, sets, on_policy.shortened(run.record.training["steps"] / first.steps))
             settle(run, student, sets["forget"])
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

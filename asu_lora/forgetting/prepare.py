@@ -74,6 +74,9 @@ def build_losses(
     retain = retain_loss(config.retain_loss, **own["retain"], **of_retain.get(config.retain_loss, {}))
     if retain is not None and config.retain_coeff > 0 and config.retain_per_forget > 0:
         found["retain"] = retain
+    forget = found["forget"]
+    if config.stop_early and "answer" in forget.needs:  # what it is judged by (asu_lora.training.stop_early)
+        forget.needs = {**forget.needs, "answer": tuple(dict.fromkeys((*forget.needs["answer"], "base_logprob")))}
     for loss in found.values():
         if loss.layer is not None and number_of_layers is not None:
             loss.layer = layer_looked_at(loss.layer, config.first_adapted(number_of_layers), number_of_layers)

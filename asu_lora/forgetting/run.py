@@ -109,10 +109,15 @@ class ForgetRun:
         """
         base, progress = self.base, self.progress
         scores = score_sets(model, base, self.encoder, questions, when, progress=progress, process=self.process)
-        endings = sum((each.endings for each in scores.values()), Endings())
-        if when == "before" and (note := endings.note("The base")):
-            progress.note(note)
+        if when == "before":
+            self.note_endings(scores)
         return scores
+
+    def note_endings(self, scores: Mapping[str, SetScores]) -> None:
+        """Say so if the base leaves its answers unended."""
+        endings = sum((each.endings for each in scores.values()), Endings())
+        if note := endings.note("The base"):
+            self.progress.note(note)
 
     def teaching(self) -> AbstractContextManager[None]:
         """Inside, the model is what teacher and reference are made of: adapters beneath off, or with the teacher
@@ -121,16 +126,19 @@ class ForgetRun:
 
     @contextmanager
     def new_adapter(self) -> Iterator[PeftModel]:
-        """The student: a fresh adapter, with the run's name and folder to itself.
+        """The student: a fresh adapter, with the run's name and folder to itself."""
+        with self.at_work(), adapted(self.model, self.config, self.beneath) as student:
+            self.record.count_parameters(student)
+            if self.config.orthogonal:
+                self.callbacks.append(KeepOrthogonal(student, self.beneath.names))
+            yield student
 
-        Checkpoints stay behind only where a second try can succeed.
-        """
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hold the run's name and folder. Checkpoints stay behind only where a second try can succeed."""
         self.progress.stage("Reading the base's fingerprint")
         self.record.fingerprint = self.base.source.fingerprint()
-        with (
-            run_lock(self.store.root / RUNS, self.name, self.process),
-            adapted(self.model, self.config, self.beneath) as student,
-        ):
+        with run_lock(self.store.root / RUNS, self.name, self.process):
             self.folder = run_folder(
                 self.store,
                 self.name,
@@ -140,11 +148,8 @@ class ForgetRun:
                 process=self.process,
                 beneath=self.beneath,
             )
-            self.record.count_parameters(student)
             try:
-                if self.config.orthogonal:
-                    self.callbacks = [KeepOrthogonal(student, self.beneath.names)]
-                yield student
+                yield
             except BaseException as error:
                 # more memory, or less at a time, may be there the next time
                 hopeless = isinstance(error, TrainingError) and not isinstance(error, NotEnoughMemory)

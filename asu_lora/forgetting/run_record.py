@@ -65,7 +65,7 @@ class RunRecord:
     retain_choice: dict[str, Any] = field(default_factory=dict)  # of a pool; its hashes are keyed when it is stored
     tau: TauChoice | None = None
     counts: dict[str, int] = field(default_factory=dict)
-    training: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     forgetting_curve: list[dict[str, float]] = field(default_factory=list)  # by weight, where it was measured
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
@@ -97,14 +97,14 @@ class RunRecord:
         own = own_settings(config.objective, config.retain_loss, config.loss_settings)
         return {"loss_settings": {name: each for name, each in own.items() if each}} if any(own.values()) else {}
 
-    def add_training(self, closing: Mapping[str, float]) -> None:
+    def add_training(self, closing: Mapping[str, Any]) -> None:
         """Add a phase's steps, seconds and mean loss to those so far."""
         if not self.training:
             self.training = dict(closing)
             return
         steps, so_far = closing["steps"], self.training["steps"]
         loss = (self.training["train_loss"] * so_far + closing["train_loss"] * steps) / max(so_far + steps, 1)
-        self.training = {
+        self.training |= {
             "steps": so_far + steps,
             "train_loss": loss,
             "train_seconds": self.training["train_seconds"] + closing["train_seconds"],

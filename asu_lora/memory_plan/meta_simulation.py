@@ -8,13 +8,46 @@ experts (the meta device knows these in bf16 alone).
 """
 
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from asu_lora.errors import BaseModelError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class NotSimulated(BaseModelError):
+    """The base's own code needs numbers where the meta device has shapes alone."""
+
+
+def of_shapes_alone(function: Callable[P, R]) -> Callable[P, R]:
+    """Say in a sentence that a function's simulation needs numbers (JetMoE asks how many tokens an expert gets).
+
+    Raises:
+        NotSimulated: instead of torch's error.
+    """
+
+    @wraps(function)
+    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" not in str(error).lower():
+                raise
+            raise NotSimulated(
+                "The memory of this base's forward passes can't be planned: its code looks at numbers, and a plan has "
+                "shapes alone."
+            ) from error
+
+    return told
 
 
 class LiveBytes(TorchDispatchMode):

@@ -24,18 +24,19 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.losses import Loss, needs_of
 from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
-from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
+from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels, of_shapes_alone
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.memory_plan.planned_run import PlannedRun
 from asu_lora.models.decoder import answer_hidden, base_model, decoder_of, number_of_layers, text_config
 from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
-from asu_lora.models.generation import batches, enough_tokens
+from asu_lora.models.generation import answer_rooms, batches
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.teacher.fluency import MOST_RULED_OUT
 from asu_lora.training.new_adapter import adapted
+from asu_lora.training.step_losses import losses
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import layer_of, losses, pairs_of
+from asu_lora.training.trainer import layer_of, pairs_of
 
 EPOCHS_LOOKED_AT = 10
 
@@ -65,11 +66,12 @@ class MemoryPlan:
         return max(self.totals.values())
 
 
+@of_shapes_alone
 def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
     quantised = quantised_weights(run.model) if (run.precision or config.precision) in ("nf4", "fp4") else {}
     machine = machine_memory(run.device)
-    loading, fixed = _fixed_parts(run, quantised)
+    loading, fixed = fixed_parts(run, quantised)
     phases = {"loading": loading}
     with kernels(quantised), _live(run):
         packing = packing_of(run.model, run.device)
@@ -90,7 +92,7 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     return MemoryPlan(phases)
 
 
-def _fixed_parts(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[dict[str, int], dict[str, int]]:
+def fixed_parts(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes by part while the base is loaded, and from then on."""
     machine, weights = machine_memory(run.device), weight_bytes(run.model, quantised)
     unquantised = sum(w.numel() for w in quantised.values()) * run.compute.itemsize
@@ -248,27 +250,27 @@ def _reading(
 @torch.no_grad()
 def _answering(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[int, int, int]:
     """Bytes of keys and values at the end of the longest answers, of activations, of logits."""
-    found = (0, 0, 0)
+    rows, width, room = _fullest(run)
+    ids = torch.empty(rows, width, dtype=torch.long, device="meta")
+    live = _live(run)
+    with kernels(quantised), live:
+        out = run.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
+        held = live.live["others"]
+        grown = held * (width + room) // width
+        del out
+    return grown, live.peak[0] - held, rows * live.vocabulary * (run.compute.itemsize + 8)
+
+
+def _fullest(run: PlannedRun) -> tuple[int, int, int]:
+    """Rows, longest prompt and longest answer of the batch of answers with the most tokens to hold, over all sets."""
+    lengths, rooms = list[int](), list[int]()
     for items in run.evaluated:
-        prompts = [item.prompt_ids for item in items]
-        total, least = enough_tokens(items, prompts)
-        rows, width = _fullest(run.model, list(map(len, prompts)), total, least)
-        ids = torch.empty(rows, width, dtype=torch.long, device="meta")
-        live = _live(run)
-        with kernels(quantised), live:
-            out = run.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
-            held = live.live["others"]
-            grown = held * max(total, width + least) // width
-            del out
-        logits = rows * live.vocabulary * (run.compute.itemsize + 8)
-        found = max(found, (grown, live.peak[0] - held, logits), key=sum)
-    return found
-
-
-def _fullest(model: torch.nn.Module, lengths: list[int], total: int, least: int) -> tuple[int, int]:
-    """Rows and longest prompt of the batch of answers with the most tokens to hold."""
-    found = batches(model, lengths, lambda tokens: max(least, total - tokens))
-    return max(((len(batch), lengths[batch[0]]) for batch in found), key=lambda b: b[0] * max(total, b[1] + least))
+        lengths += (len(item.prompt_ids) for item in items)
+        rooms += answer_rooms(items, [item.prompt_ids for item in items])
+    most = dict(sorted(zip(lengths, rooms, strict=True)))
+    found = batches(run.model, lengths, most.__getitem__)
+    shapes = [(len(rows), lengths[rows[0]], max(rooms[row] for row in rows)) for rows in found]
+    return max(shapes, key=lambda s: s[0] * (s[1] + s[2]), default=(1, 1, 1))
 
 
 def _live(run: PlannedRun) -> LiveBytes:

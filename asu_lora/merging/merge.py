@@ -137,7 +137,7 @@ def _refuse_nonsense(
 
 
 def _read_loras(adapters: Sequence[tuple[str | Path, float]]) -> list[tuple[LoraFolder, float]]:
-    loras = [(read_lora(folder), float(weight)) for folder, weight in adapters]
+    loras = [(read_lora(folder, copies=True), float(weight)) for folder, weight in adapters]
     for lora, weight in loras:
         if not math.isfinite(weight):
             raise SettingError(f"The weight {weight} of the adapter '{lora.name}' is no number.")

@@ -10,6 +10,7 @@ from asu_lora.adapters.manifest import Manifest
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.merging.nf4.quantization import Quantization
+from asu_lora.models.copied_weights import refuse_changed_copies
 
 ONTO = ("quantized", "original")
 FOUR_BIT = ("nf4", "fp4")
@@ -80,9 +81,10 @@ def refuse_other_base(source: BaseSource, loras: Sequence[LoraFolder]) -> None:
     """Adapters with a manifest go onto the very weights they were trained on.
 
     Raises:
-        AdapterError: the base's fingerprint is another one.
+        AdapterError: the base's fingerprint is another one, or a copy of the base's weights in an adapter is changed.
     """
     for lora in loras:
+        refuse_changed_copies(lora, source)
         if lora.manifest and not source.has_fingerprint(lora.manifest.base.fingerprint):
             named_alike = lora.base_id == source.name
             what = "other weights under the same name" if named_alike else f"the base {lora.base_id}"

@@ -16,6 +16,7 @@ from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import WEIGHTS_NAME
 from asu_lora.adapters.tensor_names import PREFIX
 from asu_lora.errors import AdapterError
+from asu_lora.models.copied_weights import refuse_misplaced_copies
 
 _WRAPPERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 # What PEFT and transformers raise at an adapter that doesn't fit.
@@ -44,6 +45,7 @@ def put_on(model: torch.nn.Module | PeftModel, lora: LoraFolder, name: str) -> P
         AdapterError: a tensor of it has no place in the base, has another shape there, is missing, or holds NaN.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    refuse_misplaced_copies(lora, base)
     try:
         config = LoraConfig.from_pretrained(str(lora.path))
         config.inference_mode, config.task_type = True, "CAUSAL_LM"

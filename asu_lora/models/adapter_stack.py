@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
-from asu_lora.adapters.adapter_config import refuse_weight
+from asu_lora.adapters.adapter_config import more_than_lora, read_adapter_config, refuse_weight
 from asu_lora.adapters.adapter_spec import parse_adapter, weighted
 from asu_lora.adapters.lineage import contents_of, lacking
 from asu_lora.adapters.lora_folder import read_adapter
@@ -22,6 +23,7 @@ from asu_lora.data.row_format import RowFormat
 from asu_lora.errors import AdapterError, first_line
 from asu_lora.models.adapter_loading import put_on, take_off
 from asu_lora.models.answer_ends import Endings
+from asu_lora.models.copied_weights import refuse_changed_copies
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.stack_rows import LENGTH, RowSettings, rows_of_adapters
@@ -113,11 +115,12 @@ def load(
         check_base(folder, base.source)
     written, notes = rows_of_adapters([folder for folder, _ in folders], base.tokenizer, rows)
     encoder = encoder_for(base.tokenizer, base.model.config, written)
+    stacked = stack_adapters(base.model, folders)
     return Stack(
         base,
-        stack_adapters(base.model, folders),
+        stacked,
         [(folder.name, weight) for folder, weight in folders],
-        [*missing_ground(folders), *notes, *base.notes(), *encoder.notes()],
+        [*missing_ground(folders), *idle(stacked, folders), *notes, *base.notes(), *encoder.notes()],
         written,
     )
 
@@ -160,12 +163,39 @@ def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
     return notes
 
 
+def idle(stacked: torch.nn.Module, folders: Sequence[tuple[Path, float]]) -> list[str]:
+    """One sentence for every adapter that changes nothing: never trained (B is 0 everywhere), or scaled by alpha 0.
+
+    Args:
+        stacked: what :func:`stack_adapters` made of the folders.
+    """
+    found = []
+    for name, (folder, weight) in zip(_names(folders), folders, strict=True):
+        layers = [m for m in stacked.modules() if isinstance(m, LoraLayer) and name in getattr(m, "scaling", ())]
+        if weight == 0 or more_than_lora(read_adapter_config(folder)):
+            continue
+        if not any(layer.scaling[name] and _has_numbers(layer, name) for layer in layers):
+            found.append(f"The adapter '{folder.name}' changes nothing: its B or its alpha is 0 everywhere.")
+    return found
+
+
+def _has_numbers(layer: Any, name: str) -> bool:
+    """Whether an adapter's B holds anything but 0 in one layer."""
+    factor = layer.lora_B[name].weight if name in layer.lora_B else layer.lora_embedding_B[name]
+    return bool(factor.any())
+
+
+def _names(folders: Sequence[tuple[Path, float]]) -> list[str]:
+    """PEFT's names for stacked adapters."""
+    return [f"a{index}" for index in range(len(folders))]
+
+
 def check_base(folder: Path, source: BaseSource) -> None:
-    """Refuse an adapter that was trained on other weights.
+    """Refuse an adapter that was trained on other weights, or carries other weights along.
 
     Raises:
         AdapterError: its manifest's fingerprint is not that of the base. (A plain PEFT folder has no manifest;
-            its shapes are checked when it is loaded.)
+            its shapes are checked when it is loaded.) Or what it has of the base's own weights differs from these.
     """
     if has_manifest(folder):
         made_for = read_manifest(folder).base
@@ -174,6 +204,7 @@ def check_base(folder: Path, source: BaseSource) -> None:
                 f"The adapter '{folder.name}' was made for other weights than those of "
                 f"'{source.name}' (it belongs to '{made_for.id}'): its fingerprint doesn't match."
             )
+    refuse_changed_copies(read_adapter(folder), source)
 
 
 def stack_adapters(model: torch.nn.Module, folders: Sequence[tuple[Path, float]]) -> torch.nn.Module:
@@ -184,8 +215,7 @@ def stack_adapters(model: torch.nn.Module, folders: Sequence[tuple[Path, float]]
     """
     if not folders:
         return model
-    names = [f"a{index}" for index in range(len(folders))]
-    stacked = model
+    names, stacked = _names(folders), model
     try:
         for name, (folder, weight) in zip(names, folders, strict=True):
             lora = read_adapter(folder)

@@ -1,32 +1,26 @@
 """Greedy answers to many questions: batched by length, stopped at the end of the turn."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
 
 import torch
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from asu_lora.data.chat_template import ChatTemplate
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.row_format import BaseLimits
-from asu_lora.errors import BaseModelError, DataError, first_line
+from asu_lora.errors import DataError
 from asu_lora.hardware.memory import release_freed_memory
-from asu_lora.models.answer_ends import Endings, NextTurn, ended, stop_tokens
-from asu_lora.models.decoder import base_model, class_name
+from asu_lora.models.answer_ends import Endings, ended, stop_tokens
+from asu_lora.models.decoder import base_model
+from asu_lora.models.greedy import Acting, Ends, write_greedily
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
 LEAST_ANSWER = 100  # of them for the answer, however long the prompt: a true answer is rarely longer
 MOST_ROWS = 80  # answered at once; more is no faster
 KEYS_AND_VALUES = 750_000_000  # bytes of them that the answers of one batch may fill: fewer rows of a large model
-GIVEN_BACK = 16  # tokens after which freed memory goes back to the system
 
 
 @torch.no_grad()
@@ -41,49 +35,49 @@ def generate_answers(
     progress: Callable[[int], None] | None = None,
     new_tokens: int | None = None,
     whole: bool = False,
-    endings: Endings | None = None,
+    rooms: Sequence[int] | None = None,
+    endings: Endings | Sequence[Endings] | None = None,
+    acting: Acting = nullcontext,
 ) -> list[list[int]]:
     """Answer every prompt greedily.
 
-    An answer ends at the end of the turn; for a tokenizer without a chat template, also where the next question
-    begins; and at the latest where the base has no more positions.
+    An answer ends with its turn, without a chat template also at the next question, or at the base's last position.
 
     Args:
         model: the causal LM, with whatever adapters are active.
         prompts: token ids of each prompt.
         total_tokens: most tokens of prompt and answer together, for each prompt by its own length.
         batch_rows: prompts answered at once, by default as :func:`batches` says.
-        least: tokens that an answer may have however long its prompt.
+        least: tokens that any answer may have.
         progress: called with the number of prompts of each finished batch.
         new_tokens: most tokens of an answer, however long its prompt, instead of ``total_tokens``.
         whole: whether an answer may go on to a next question (the continuation of a passage, say).
-        endings: counts how the answers end.
+        rooms: most tokens of each prompt's answer, instead of all these.
+        endings: counts how the answers end; or one for each prompt.
+        acting: gives what must be on while the prompts of these numbers are answered.
 
-    Returns:
-        The token ids of each answer, without the end-of-turn token.
+    Returns: the token ids of each answer, without the end-of-turn token.
 
     Raises:
         DataError: a prompt leaves the base no position for an answer.
+        BaseModelError: the architecture can't be asked, or its logits are not finite.
     """
+    lengths = list(map(len, prompts))
     positions = BaseLimits.of(base_model(model).config).positions
-
-    def room(prompt_tokens: int) -> int:
-        most = new_tokens or max(least, total_tokens - prompt_tokens)
-        return most if positions is None else min(most, positions - prompt_tokens)
-
-    _check_room(prompts, room, positions)
-    stops = stop_tokens(model, tokenizer)
-    next_turn = None if whole else ChatTemplate(tokenizer).next_turn()
-    endings = endings if endings is not None else Endings()
+    rooms = _rooms_left(lengths, rooms or [new_tokens or max(least, total_tokens - n) for n in lengths], positions)
+    widest = dict(sorted(zip(lengths, rooms, strict=True)))
+    ends = Ends(tuple(stop_tokens(model, tokenizer)), None if whole else ChatTemplate(tokenizer).next_turn())
+    counts = [endings or Endings()] * len(prompts) if isinstance(endings, Endings | None) else endings
     answers: list[list[int]] = [[]] * len(prompts)
     training = model.training
     model.eval()
     try:
-        lengths = list(map(len, prompts))
-        for rows in within_positions(batches(model, lengths, room, batch_rows), lengths, room, positions):
-            told = _greedy(model, tokenizer, [prompts[row] for row in rows], room, stops, next_turn)
+        together = batches(model, lengths, lambda length: widest[length], batch_rows)
+        for rows in within_positions(together, lengths, rooms, positions):
+            mine, on = [prompts[row] for row in rows], partial(_on_for, acting, rows)
+            told = write_greedily(model, tokenizer, mine, [rooms[row] for row in rows], ends, acting=on)
             for row, tokens in zip(rows, told, strict=True):
-                answers[row] = ended(tokens, room(len(prompts[row])), stops, tokenizer, next_turn, endings)
+                answers[row] = ended(tokens, rooms[row], ends.stops, tokenizer, ends.next_turn, counts[row])
             if progress:
                 progress(len(rows))
     finally:
@@ -92,50 +86,20 @@ def generate_answers(
     return answers
 
 
-def _check_room(prompts: Sequence[Sequence[int]], room: Callable[[int], int], positions: int | None) -> None:
-    longest = max(map(len, prompts), default=0)
-    if prompts and room(longest) < 1:
+def _on_for(acting: Acting, rows: Sequence[int], going: Sequence[int]) -> AbstractContextManager[Any]:
+    return acting([rows[at] for at in going])
+
+
+def _rooms_left(lengths: Sequence[int], rooms: Sequence[int], positions: int | None) -> Sequence[int]:
+    if positions is None:
+        return rooms
+    rooms = [min(most, positions - length) for most, length in zip(rooms, lengths, strict=True)]
+    if lengths and min(rooms) < 1:
         raise DataError(
-            f"A prompt takes {longest} tokens, and the base has {positions} positions, which leaves no room for an "
-            "answer: shorten it."
+            f"A prompt takes {max(lengths)} tokens, and the base has {positions} positions, which leaves no room for "
+            "an answer: shorten it."
         )
-
-
-def _greedy(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    room: Callable[[int], int],
-    stops: Sequence[int],
-    next_turn: re.Pattern[str] | None,
-) -> list[list[int]]:
-    """What the model writes after each of these prompts, the longest of them first, in one batch."""
-    width, shortest = len(prompts[0]), len(prompts[-1])
-    ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for at, prompt in enumerate(prompts):
-        ids[at, width - len(prompt) :] = torch.tensor(prompt)
-        mask[at, width - len(prompt) :] = 1
-    greedy = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=room(shortest),
-        eos_token_id=list(stops) or None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    criteria = StoppingCriteriaList([_GiveBack()])
-    if next_turn is not None:
-        criteria.append(NextTurn(tokenizer, next_turn, width))
-    device = cast(torch.device, model.device)
-    with _only_setting(model, greedy):
-        try:
-            output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-                input_ids=ids.to(device), attention_mask=mask.to(device), stopping_criteria=criteria
-            )
-        except (ValueError, LookupError, TypeError, AttributeError) as error:  # an architecture that it can't handle
-            raise BaseModelError(
-                f"{class_name(base_model(model))} can't be asked: transformers' generate ends in {first_line(error)}"
-            ) from error
-    return output[:, width:].tolist()
+    return rooms
 
 
 def batches(
@@ -161,7 +125,7 @@ def batches(
 
 
 def within_positions(
-    found: Sequence[list[int]], lengths: Sequence[int], room: Callable[[int], int], positions: int | None
+    found: Sequence[list[int]], lengths: Sequence[int], rooms: Sequence[int], positions: int | None
 ) -> Iterator[list[int]]:
     """Batches whose longest prompt has positions for as many tokens as the longest answer.
 
@@ -170,7 +134,7 @@ def within_positions(
     for batch in found:
         part: list[int] = []
         for row in batch:
-            if part and positions is not None and lengths[part[0]] + room(lengths[row]) > positions:
+            if part and positions is not None and lengths[part[0]] + rooms[row] > positions:
                 yield part
                 part = []
             part.append(row)
@@ -194,32 +158,10 @@ def key_value_bytes(model: torch.nn.Module) -> int:
     return 2 * config.num_hidden_layers * numbers * model.dtype.itemsize
 
 
-class _GiveBack(StoppingCriteria):
-    """Stops nothing: on the CPU, gives freed memory back now and then.
-
-    With every token keys and values move to new places a little larger, and glibc keeps the old ones: SmolLM2's answers
-    to 40 questions took 0.45 GB and left as much behind; this way they take 0.34 and leave 0.05.
-    """
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        if input_ids.device.type == "cpu" and input_ids.shape[1] % GIVEN_BACK == 0:
-            release_freed_memory()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-@contextmanager
-def _only_setting(model: torch.nn.Module, config: GenerationConfig) -> Iterator[None]:
-    """Inside, the model generates by ``config`` alone.
-
-    A checkpoint's own settings (a repetition penalty, say) would fill whatever a config that is handed to
-    ``generate`` leaves open, and a greedy answer is the model's, not its settings'.
-    """
-    base = cast(PreTrainedModel, base_model(model))
-    kept, base.generation_config = base.generation_config, config
-    try:
-        yield
-    finally:
-        base.generation_config = kept
+def answer_rooms(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Most tokens of the answer to each prompt of a set, by :func:`enough_tokens`."""
+    most, least = enough_tokens(items, prompts)
+    return [max(least, most - len(prompt)) for prompt in prompts]
 
 
 def enough_tokens(items: Sequence[Encoded], prompts: Sequence[Sequence[int]]) -> tuple[int, int]:

@@ -21,7 +21,10 @@ from asu_lora.hardware.memory import is_out_of_memory, keep_few_kernels, release
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.prepared_base import PreparedBase, prepare_base
-from asu_lora.models.weight_map import refuse_missing
+from asu_lora.models.weight_map import refuse_incomplete, refuse_missing
+
+# In one of these each of transformers' tokenizers keeps its words.
+_TOKENIZERS = ("*token*", "*vocab*", "*.model", "*.tiktoken", "*.bpe", "*.spm", "merges.txt")
 
 
 @dataclass
@@ -136,10 +139,23 @@ def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> tuple[PreT
                 f"'{source.name}' does not fit into the memory of {prepared.device} as {prepared.precision}: use nf4, "
                 "or a smaller base."
             ) from error
+        _refuse_misfit(
+            prepared, trust_remote_code
+        )  # tells which tensor, where transformers only says that there is one
         raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
     model, info = loaded
     refuse_missing(source.name, set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
     return model, tuple(sorted(info["unexpected_keys"]))
+
+
+def _refuse_misfit(prepared: PreparedBase, trust_remote_code: bool) -> None:
+    """Refuse a tensor of another shape than the config says; silent where the base can't be built at all."""
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(prepared.config, trust_remote_code=trust_remote_code)
+    except Exception:  # a model's own code raises errors of every kind
+        return
+    refuse_incomplete(empty, prepared.infos, prepared.source.name)
 
 
 def load_tokenizer(
@@ -154,6 +170,11 @@ def load_tokenizer(
     Raises:
         BaseModelError: there is none, or a broken one.
     """
+    if not trust_remote_code and not any(next(source.path.glob(pattern), None) for pattern in _TOKENIZERS):
+        raise BaseModelError(
+            f"'{source.name}' holds no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside the "
+            "weights."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
         tokenizer("a")  # one that is damaged may load, and fail at the first word

@@ -9,6 +9,7 @@ teacher.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
@@ -20,11 +21,32 @@ from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.token_classes import TokenClass
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.models.generation import enough_tokens, generate_answers
+from asu_lora.models.generation import answer_rooms, generate_answers
 from asu_lora.progress import Progress
 from asu_lora.teacher.fluency import WithOrWithoutSpace, table
 
 LOOP = 4  # tokens: the fourth of four that have stood there before, in this order, closes a loop
+
+
+@dataclass(frozen=True)
+class OwnQuestions:
+    """The forget questions as a student is asked them.
+
+    Attributes:
+        asked: the forget rows that ask something; passages don't.
+        prompts: token ids of each.
+        rooms: most tokens of each answer.
+    """
+
+    asked: list[int]
+    prompts: list[list[int]]
+    rooms: list[int]
+
+    @classmethod
+    def of(cls, forget: TrainingRows) -> "OwnQuestions":
+        asked = [at for at, row in enumerate(forget.answers) if not forget.examples[row.example].is_passage]
+        prompts = [list(forget.answers[at].prompt_ids) for at in asked]
+        return cls(asked, prompts, answer_rooms([forget.answers[at] for at in asked], prompts))
 
 
 def answer_on_policy(
@@ -37,21 +59,29 @@ def answer_on_policy(
         forget: the forget rows, with their examples and classes.
 
     Returns:
-        The answers that loop, up to where they do, as rows beside their forget rows. What isn't broken isn't mended,
-        and passages ask nothing. Their reference ``ruled_out`` is what the base must not say.
+        As :func:`rows_to_mend`.
+    """
+    questions = OwnQuestions.of(forget)
+    with process.split_between_processes(list(zip(questions.prompts, questions.rooms, strict=True))) as mine:
+        progress.stage("The student's own answers", len(mine))
+        prompts, rooms = [prompt for prompt, _ in mine], [room for _, room in mine]
+        part = generate_answers(student, encoder.tokenizer, prompts, rooms=rooms, progress=progress.advance)
+    return rows_to_mend(forget, encoder, questions, gather_object(part))
+
+
+def rows_to_mend(
+    forget: TrainingRows, encoder: Encoder, questions: OwnQuestions, answers: Sequence[list[int]]
+) -> TrainingRows:
+    """The answers that loop, up to where they do, as rows beside their forget rows.
+
+    What isn't broken isn't mended, and passages ask nothing. The rows' reference ``ruled_out`` is what the base must
+    not say.
     """
     tokenizer, examples, truths = encoder.tokenizer, forget.examples, forget.answers
-    asked = [at for at, row in enumerate(truths) if not examples[row.example].is_passage]
-    prompts = [list(truths[at].prompt_ids) for at in asked]
-    most, least = enough_tokens([truths[at] for at in asked], prompts)
-    with process.split_between_processes(prompts) as mine:
-        progress.stage("The student's own answers", len(mine))
-        part = generate_answers(student, tokenizer, mine, most, least=least, progress=progress.advance)
-    answers = gather_object(part)
     items: list[Encoded] = []
     ruled_out: list[list[list[int]]] = []
     beside: dict[int, int] = {}
-    for at, prompt, answer in zip(asked, prompts, answers, strict=True):
+    for at, prompt, answer in zip(questions.asked, questions.prompts, answers, strict=True):
         truth = truths[at]
         told = (answer or stop_ids(tokenizer)[:1])[: max(1, encoder.max_length - len(prompt))]
         if not told:  # nothing was said, and this tokenizer has no end of turn to mend

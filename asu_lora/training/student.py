@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
+from peft.utils import load_peft_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from asu_lora.models.decoder import answer_hidden, base_model, decoder_of
@@ -25,7 +26,12 @@ class Student(torch.nn.Module):
         gradient_checkpointing: recompute each layer in the backward pass.
         entry: where the layers begin that are run; :meth:`replayed` must then be in force.
         layer: a decoder layer whose states are handed out beside the final ones.
+
+    Attributes:
+        packs: whether it takes rows that are packed, on devices where they are.
     """
+
+    packs = True
 
     def __init__(
         self,
@@ -57,20 +63,23 @@ class Student(torch.nn.Module):
 
         With a :attr:`layer`, (T, 2 H): beside each final state the one that leaves that layer.
         """
-        decoder = decoder_of(self.model)
         states = []
         for batch in passes:
-            if self.entry is not None:
-                self.entry.states = batch["entry"]
-            with (
-                recompute_casts(),
-                self.doses.given(batch.get("doses")),
-                layer_output(base_model(self.model), self.layer) as inner,
-            ):
-                final = answer_hidden(decoder, batch)
-            beside = [each.flatten(0, 1)[batch["positions"]] for each in inner]
-            states.append(torch.cat([final, *beside], 1) if beside else final)
+            with self.doses.given(batch.get("doses")):
+                states.append(pass_states(self.model, batch, self.entry, self.layer))
         return torch.cat(states)
+
+    def pass_back(self) -> None:
+        """The backward pass has come to an end."""
+
+    def save(self, folder: str) -> None:
+        """Write the adapter as a PEFT folder."""
+        # "auto" would ask the hub for the base's config
+        self.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
+
+    def load(self, folder: str) -> None:
+        """Take over the adapter that :meth:`save` wrote."""
+        set_peft_model_state_dict(self.model, load_peft_weights(folder, device="cpu"))
 
     def train(self, mode: bool = True) -> "Student":
         """Only the adapter trains: the base's own dropout stays off, as it is off in teacher and reference."""
@@ -80,3 +89,21 @@ class Student(torch.nn.Module):
             if "lora_dropout" in name or (self.checkpointing and isinstance(module, GradientCheckpointingLayer)):
                 module.training = mode  # of this module alone, not of what is in it
         return self
+
+
+def pass_states(
+    model: torch.nn.Module, batch: Mapping[str, torch.Tensor], entry: FrozenLayers | None, layer: int | None
+) -> torch.Tensor:
+    """Final hidden states of a pass at its answer positions, (t, H), or beside each that of a layer, (t, 2 H).
+
+    Args:
+        model: the base with whatever acts on it.
+        entry: where the layers begin that are run, with the pass's states; it must be replayed.
+        layer: a decoder layer whose states are wanted too.
+    """
+    if entry is not None:
+        entry.states = batch["entry"]
+    with recompute_casts(), layer_output(base_model(model), layer) as inner:
+        final = answer_hidden(decoder_of(model), batch)
+    beside = [each.flatten(0, 1)[batch["positions"]] for each in inner]
+    return torch.cat([final, *beside], 1) if beside else final

@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from peft import set_peft_model_state_dict
-from peft.utils import load_peft_weights
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
@@ -19,7 +17,6 @@ from asu_lora.config import ForgetConfig
 from asu_lora.errors import NotEnoughMemory, TrainingError
 from asu_lora.hardware.memory import is_out_of_memory, release_freed_memory
 from asu_lora.losses import Loss, TrainingSet, needs_of
-from asu_lora.losses.answers import Answers
 from asu_lora.losses.forget.pdu import PDU
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
@@ -30,7 +27,14 @@ from asu_lora.training.callbacks import EpochCallback, ProgressCallback
 from asu_lora.training.checkpoints import closing_figures, last_checkpoint
 from asu_lora.training.dual import DualCoefficient
 from asu_lora.training.phases import Phase
+from asu_lora.training.shared_passes import SharedStudent
+from asu_lora.training.step_losses import add_totals, views_of
+from asu_lora.training.stop_early import StopEarly
 from asu_lora.training.student import Student
+
+TOO_LITTLE_MEMORY = (
+    "There is not enough memory for a training step: lower --micro-batch-tokens or add --gradient-checkpointing."
+)
 
 
 class UnlearningTrainer(Trainer):
@@ -45,7 +49,7 @@ class UnlearningTrainer(Trainer):
 
     def __init__(
         self,
-        student: Student,
+        student: Student | SharedStudent,
         losses: Mapping[str, Loss],
         coefficients: dict[str, float],
         head: FrozenHead,
@@ -57,6 +61,7 @@ class UnlearningTrainer(Trainer):
         self.losses = losses
         self.coefficients = coefficients
         self.head = head
+        self.stopper: StopEarly | None = None
         self.sums: dict[str, torch.Tensor] = {}
         self.counted = 0
         self.remove_callback(PrinterCallback)  # the library never prints
@@ -81,14 +86,20 @@ class UnlearningTrainer(Trainer):
         for micro_batch in others:
             with self.accelerator.no_sync(model):  # processes exchange gradients once a step
                 total += super().training_step(model, micro_batch, num_items_in_batch)
+            self.student.pass_back()
             if self.args.use_cpu:
                 release_freed_memory()
-        return total + super().training_step(model, last, num_items_in_batch)
+        total += super().training_step(model, last, num_items_in_batch)
+        self.student.pass_back()
+        return total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # through the model that Trainer wrapped, so that gradients are averaged over processes
         hidden = model(inputs["passes"])
-        parts = losses(hidden, inputs, self.losses, self.head, num_items_in_batch)
+        views = views_of(hidden, inputs, self.head, num_items_in_batch)
+        parts = {name: self.losses[name](each) for name, each in views.items()}
+        if self.stopper is not None:
+            self.stopper.see(views["forget"]["answer"] if "forget" in views else None, parts.get("retain"))
         for name, value in parts.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         # accelerate averages gradients over processes, and each holds a share of the step's sum
@@ -110,15 +121,14 @@ class UnlearningTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
-            # "auto" would ask the hub for the base's config
-            self.student.model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
+            self.student.save(str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        set_peft_model_state_dict(self.student.model, load_peft_weights(resume_from_checkpoint, device="cpu"))
+        self.student.load(resume_from_checkpoint)
 
 
 def train(
-    student: Student,
+    student: Student | SharedStudent,
     sets: Mapping[str, TrainingSet],
     phase: Phase,
     base: LoadedBase,
@@ -127,7 +137,7 @@ def train(
     progress: Progress,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train the student's adapter in place, for one phase of a run.
 
     Args:
@@ -137,7 +147,7 @@ def train(
         callbacks: further ones of Trainer's.
 
     Returns:
-        Trainer's closing figures (steps, seconds, mean loss).
+        Trainer's closing figures (steps, seconds, mean loss), and where it was ended early what was seen then.
 
     Raises:
         TrainingError: the loss turned NaN.
@@ -152,29 +162,29 @@ def train(
         base.head,
         args=training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True),
         train_dataset=pairs,
-        data_collator=collator_of(sets, config, base),
+        data_collator=collator_of(sets, config, base, student.packs),
         callbacks=[EpochCallback(pairs), ProgressCallback(progress, phase.label), *callbacks],
     )
     checkpoint = last_checkpoint(folder) if resume else None
-    dual = add_dual(trainer)
-    if checkpoint and dual:
-        dual.restore(checkpoint)
+    dual, stopper = add_dual(trainer), add_stopper(trainer, phase)
     if checkpoint:
+        if dual:
+            dual.restore(checkpoint)
+        if stopper:
+            stopper.restore(checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        if state.global_step >= state.max_steps:  # after part of an epoch, Trainer would do one step more
+        # after part of an epoch, Trainer would do one step more
+        if state.global_step >= state.max_steps or (stopper and stopper.stopped):
             trainer._load_from_checkpoint(str(checkpoint))
-            return closing_figures(state)
+            return closing_figures(state, stopped=stopper.stopped if stopper else None)
     try:
         with student.replayed():
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise NotEnoughMemory(
-            "There is not enough memory for a training step: lower --micro-batch-tokens or add "
-            "--gradient-checkpointing."
-        ) from error
-    return closing_figures(trainer.state, result.metrics["train_runtime"])
+        raise NotEnoughMemory(TOO_LITTLE_MEMORY) from error
+    return closing_figures(trainer.state, result.metrics["train_runtime"], stopper.stopped if stopper else None)
 
 
 def add_dual(trainer: UnlearningTrainer) -> DualCoefficient | None:
@@ -188,6 +198,15 @@ def add_dual(trainer: UnlearningTrainer) -> DualCoefficient | None:
     )
     trainer.callback_handler.callbacks.insert(0, dual)  # before those that tell what was logged
     return dual
+
+
+def add_stopper(trainer: UnlearningTrainer, phase: Phase) -> StopEarly | None:
+    """What ends the phase once the facts are gone, where it may be ended."""
+    if not phase.may_stop:
+        return None
+    trainer.stopper = StopEarly(trainer._summed)
+    trainer.add_callback(trainer.stopper)
+    return trainer.stopper
 
 
 def layer_of(of: Mapping[str, Loss]) -> int | None:
@@ -212,64 +231,17 @@ def coefficients(config: ForgetConfig) -> dict[str, float]:
     return {"forget": config.forget_coeff, "retain": config.retain_coeff, ON_POLICY: config.forget_coeff}
 
 
-def collator_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, base: LoadedBase) -> Collator:
+def collator_of(
+    sets: Mapping[str, TrainingSet], config: ForgetConfig, base: LoadedBase, packs: bool = True
+) -> Collator:
     """The collator of a run's sets, with the micro-batches and the packing that suit the device."""
     return Collator(
         {name: each.rows for name, each in sets.items()},
         needs_of({name: each.loss for name, each in sets.items()}),
         base.pad_id,
         config.micro_batch_tokens or tokens_of_training(base.device),
-        packing_of(base.model),
+        packing_of(base.model) if packs else None,
     )
-
-
-def losses(
-    hidden: torch.Tensor,
-    micro_batch: dict[str, Any],
-    of: Mapping[str, Loss],
-    head: FrozenHead,
-    totals: Totals | None = None,
-) -> dict[str, torch.Tensor]:
-    """The share in its loss of each set that has rows in the micro-batch, from the student's states (T, H).
-
-    Args:
-        of: the loss of each set.
-        hidden: what :class:`~asu_lora.training.student.Student` gave.
-        totals: of the whole step, where that has more batches than this; else those of its batch.
-    """
-    found = {}
-    width = head.module.in_features
-    inner = hidden[:, width:] if hidden.shape[1] > width else None
-    hidden = hidden[:, :width]
-    for name, parts in micro_batch["sets"].items():
-        views = {}
-        for view, part in parts.items():
-            step = totals[name][view] if totals else part
-            views[view] = Answers(
-                head,
-                hidden[part["at"]],
-                part["labels"],
-                part["row"],
-                part["rows"],
-                part["references"],
-                step["step_rows"],
-                step["step_tokens"],
-                inner[part["at"]] if inner is not None else None,
-            )
-        found[name] = of[name](views)
-    return found
-
-
-def add_totals(parts: Sequence[Totals]) -> Totals:
-    """The sum of rows and tokens over parts of a step, by set and view."""
-    found: Totals = {}
-    for part in parts:
-        for name, views in part.items():
-            for view, counts in views.items():
-                so_far = found.setdefault(name, {}).setdefault(view, dict.fromkeys(counts, 0))
-                for what, count in counts.items():
-                    so_far[what] += count
-    return found
 
 
 def check_finite(student: torch.nn.Module) -> None:

@@ -9,6 +9,10 @@ from asu_lora.reporting.plot_style import COLOURS, MARKERS, new_figure, paper_st
 IMAGE = Path(__file__).resolve().parents[2] / "docs" / "images" / "audit.png"
 LENGTHS = {"quick": 1, "standard": 2, "full": 3}
 FIRST = "default"
+OTHERS = (
+    " GA_GD and NPO_GD were trained as many steps, at the learning rate that is best for them in "
+    "[the comparison](comparison.md)."
+)
 
 Run = dict[str, Any]
 
@@ -31,10 +35,9 @@ def table(runs: list[Run], command: str) -> str:
         "# What an audit finds on the defaults' adapter",
         f"`{command} ...`. The base has memorised the rows; task 1 of TOFU (40 questions) was forgotten. The floor is "
         "what the base says of rows like these that it never saw, the ceiling what it says of the forgotten ones "
-        "without an adapter; recovered is (found - floor) / (ceiling - floor). In brackets: 95 % intervals over rows. "
-        "GA_GD and NPO_GD were trained as many steps, at the learning rate that is best for them in "
-        "[the comparison](comparison.md).",
-        "![Each attack's share of facts, for three methods, between floor and ceiling](../images/audit.png)",
+        "without an adapter; recovered is (found - floor) / (ceiling - floor). In brackets: 95 % intervals over rows."
+        + (OTHERS if {run["method"] for run in runs} != {FIRST} else ""),
+        "![Each attack's share of facts, between floor and ceiling](../images/audit.png)",
     ]
     for depth, methods in results(runs).items():
         parts += [f"## --{depth}", _of_depth(methods), _cost(runs, depth)]
@@ -74,8 +77,9 @@ def _share(share: float | None) -> str:
 def _cost(runs: list[Run], depth: str) -> str:
     of_depth = [run for run in runs if run["depth"] == depth]
     told = [
-        f"{run['method']}{' (' + run['attacks'] + ')' if run['attacks'] else ''}: {run['core seconds']} core-seconds, "
-        f"{run['wall seconds']} s, {run['date']}"
+        f"{run['method']}{' (' + run['attacks'] + ')' if run['attacks'] else ''}: {run['core seconds']} core-seconds"
+        + (f", {run['wall seconds']} s" if run["wall seconds"] else "")
+        + f", {run['date']}"
         for run in of_depth
     ]
     return "Took, loading included: " + "; ".join(told) + "."

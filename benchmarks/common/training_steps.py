@@ -35,8 +35,8 @@ from asu_lora.teacher.fluency import fluency_masks
 from asu_lora.teacher.targets import compute_references
 from asu_lora.teacher.teacher import Teacher
 from asu_lora.training.new_adapter import add_adapter
+from asu_lora.training.step_losses import losses
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import losses
 
 TAU = 3.0
 PADDED = 500  # tokens: what the paper's code pads every row to

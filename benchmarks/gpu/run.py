@@ -31,7 +31,7 @@ from asu_lora.version import library_versions
 from common.shaped_base import save as save_shape
 from common.tiny_base import save_tiny_base
 from common.tofu_request import request_for
-from common.training_steps import Workload
+from common.training_steps import TAU, Workload
 from gpu.measures import equality, generation, memory, peak_flops, step_times, switches, whole_job
 from gpu.parts import join
 from gpu.record import Record, short_table
@@ -80,9 +80,12 @@ def run(a: argparse.Namespace, record: Record, scratch: Path) -> None:
     if not a.tiny:
         shaped = scratch / "shape"
         record.part(f"steps, {shape} shape", lambda: times(str(save_shape(base, shaped, shape)), shape), needs=60)
-    record.part("steps, the base", lambda: times(base, Path(base).name if a.base else "tiny base"), needs=30)
+    given = a.base or a.parts
+    record.part("steps, the base", lambda: times(base, given.name if given else "tiny base"), needs=30)
     request = request_for(a.tofu, a.task, False)[0] if own else demo_request()
-    quick = {"epochs": 1.0, "eval_rows": 4} if a.tiny else {}
+    quick: dict[str, Any] = {"epochs": 0.5, "eval_rows": 1, "own_words": 0.0} if a.tiny else {}
+    if not given:  # random weights know no facts, and no tau makes them forget any
+        quick["tau"] = TAU
     record.part(
         "forget_tofu" if own else "whole job",
         lambda: whole_job(base, request, a.device, a.precision, **quick),

@@ -21,6 +21,14 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
 )
 @click.option("--workers", type=click.IntRange(1), help="With --engine ray: how many processes.  [default: what fits]")
 @click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="With --engine local: train so many requests together. Their adapters are those of one after the other.",
+)
+@click.option(
     "--publish",
     envvar="ASU_LORA_PUBLISH",
     show_envvar=True,
@@ -59,6 +67,7 @@ def run(
     engine,
     address,
     workers,
+    at_once,
     publish,
     launch,
     most,
@@ -96,7 +105,7 @@ def run(
     from asu_lora.requests.runner.workshop import Workshop
 
     wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most, launch)
-    where = Engine(engine, address, workers)
+    where = Engine(engine, address, workers, at_once)
     shop = Workshop.open(Places(store, database, key_file, acting(actor), publish), wanted, audit=quick_audit)
     waiting = len(shop.waiting())
     report = work_through(shop, where, Telling(waiting))

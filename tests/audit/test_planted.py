@@ -97,7 +97,12 @@ def test_words_that_were_ruled_out_leave_a_trace_and_stand_in_the_difference(att
     result = attacked(planted.rules_out, "direct,trace,differencing,logit_lens,membership")
     assert recovered(result, "direct") < 0.3
     first, _, below = by_name(result)["trace"].readings
-    assert first.candidate.value > 0.9 and first.control is not None and first.control.value < 0.2
+    assert (
+        first.candidate.value > 0.9
+        and first.ceiling is not None
+        and first.ceiling.value < 0.2
+        and first.recovered is None
+    )
     assert below.candidate.value > 0.1  # chance gives 0.05
     assert by_name(result)["differencing"].readings[0].candidate.value > 0.3
 

@@ -1,9 +1,11 @@
 """asu-lora ask: base and base + adapter side by side, once or in a loop."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 import asu_lora
 from asu_lora.cli import main
@@ -62,3 +64,13 @@ def test_a_question_longer_than_the_limit_is_still_answered_and_a_cut_is_said(ti
     result = ask(tiny_base, store, "Who? " * 60, "--json")
     assert result.exit_code == 0, result.output
     assert "an answer was cut off: it has 200 tokens with its question, or 100" in result.stderr
+
+
+def test_a_base_whose_weights_hold_nan_is_refused_and_says_no_gibberish(tiny_base, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "nan")
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    result = ask(base, tmp_path, "Who?")
+    assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: The logits of LlamaForCausalLM are not finite: ")

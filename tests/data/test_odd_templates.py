@@ -146,3 +146,30 @@ def test_a_token_beyond_the_embedding_is_named():
     with pytest.raises(DataError, match="in the question, and"):
         encoder.prompt_ids(QUESTION)
     Encoder(tokenizer, limits=BaseLimits(vocabulary=beyond + 1)).encode(question_answer("Who?", "Anna."))
+
+
+IN_PARTS = (  # as of vision models: a content is a list, and the letters of a text are no parts
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_that_takes_contents_in_parts_gets_them_so():
+    tokenizer = made(IN_PARTS)
+    item = row(tokenizer)
+    assert text(tokenizer, item.prompt_ids) == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    assert text(tokenizer, item.answer_ids) == "Anna.<|im_end|>" and not Encoder(tokenizer).notes()
+    assert ChatTemplate(tokenizer).prompt(QUESTION) == ChatTemplate(made(TEMPLATE)).prompt(QUESTION)
+
+
+def test_a_template_that_writes_nothing_of_the_question_is_refused():
+    with pytest.raises(DataError, match="writes nothing of what a user says"):
+        row(made("<|im_start|>user\n<|im_end|>\n"))
+    with pytest.raises(DataError, match="writes nothing of what a user says"):
+        ChatTemplate(made("hello")).prompt(QUESTION)
+
+
+def test_a_template_that_writes_in_capitals_is_none_of_those():
+    assert (
+        ChatTemplate(made("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}")).prompt(QUESTION) == "WHO?"
+    )

@@ -242,3 +242,33 @@ def test_a_turn_that_its_file_takes_out_is_no_answer(mark):
     assert example.answer == "gone" and example.prompt[1]["content"] == "kept" and example.left_out == ()
     with pytest.raises(DataError, match="'weight': 0"):
         examples_from_rows([{"messages": turns[:2]}], "rows")
+
+
+def test_contents_in_parts_are_one_text_unless_some_are_no_text():
+    def read(*contents):
+        [example] = examples_from_rows(
+            [
+                {
+                    "messages": [
+                        {"role": role, "content": c} for role, c in zip(("user", "assistant"), contents, strict=True)
+                    ]
+                }
+            ],
+            "a file",
+        )
+        return example
+
+    parts = [{"type": "text", "text": "Who "}, {"type": "text", "text": "is it?"}]
+    assert read(parts, [{"text": "Anna."}]) == read("Who is it?", "Anna.")
+    for odd in ([{"type": "image"}, parts[0]], [parts], [], [{"type": "text", "text": None}]):
+        with pytest.raises(DataError, match="row 1: 'messages' should be a list of .* turns with text"):
+            read(odd, "Anna.")
+
+
+def test_columns_of_another_shape_of_row_are_said_to_be_left_out():
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]
+    examples = examples_from_rows(
+        [{"question": "Who?", "answer": "Anna.", "text": "Anna is it."}, {"messages": turns, "question": "Where?"}],
+        "a file",
+    )
+    assert [example.left_out for example in examples] == [("text",), ("question",)]

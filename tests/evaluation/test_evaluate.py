@@ -164,3 +164,25 @@ def test_the_tables_fit_into_eighty_columns(tiny_base, tofu, monkeypatch):
     (probability, again) = [line for line in lines if "probability" in line]
     assert probability.count("±") == 4 and again.count("±") == 1
     assert any("paraphrased" in line for line in lines) and any("MU (4 of 6 metrics)" in line for line in lines)
+
+
+def test_columns_that_no_question_is_made_of_are_named(tiny_base, tmp_path):
+    content = [{**row, "system": "Be terse."} if i else row for i, row in enumerate(rows(3))]
+    (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, content)))
+    words = ["evaluate", "--base", str(tiny_base), "--forget", str(tmp_path / "f.jsonl"), "--precision", "fp32"]
+    result = CliRunner().invoke(main, [*words, "--device", "cpu", "--json"])
+    assert result.exit_code == 0, result.output
+    [said] = [note for note in json.loads(result.stdout)["notes"] if "left out" in note]
+    assert said.startswith("In the forget set, 2 rows have 'system', which is left out")
+
+
+def test_records_that_can_not_be_written_are_refused_before_the_base_is_loaded(tiny_base, tmp_path):
+    (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, rows(2))))
+    (tmp_path / "file").write_text("")
+    words = ["evaluate", "--base", str(tiny_base), "--forget", str(tmp_path / "f.jsonl"), "--precision", "fp32"]
+    words += ["--device", "cpu", "--json", "--records"]
+    refused = CliRunner().invoke(main, [*words, str(tmp_path / "file" / "records.jsonl")])
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("Error: The folder ") and "Traceback" not in refused.stderr
+    written = CliRunner().invoke(main, [*words, str(tmp_path / "new" / "records.jsonl")])
+    assert written.exit_code == 0 and len((tmp_path / "new" / "records.jsonl").read_text().splitlines()) == 2

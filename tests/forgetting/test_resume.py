@@ -42,7 +42,7 @@ def test_a_run_that_was_interrupted_after_training_trains_no_further(base, tmp_p
             settings,
             name="broken",
             store=tmp_path,
-            progress=Listener(stop_stage="Answers on the forget set, after"),
+            progress=Listener(stop_stage="Answers, after"),
         )
     heard = Listener()
     forget(tiny_request(), base, settings, name="broken", store=tmp_path, resume=True, progress=heard)

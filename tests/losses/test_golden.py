@@ -21,8 +21,8 @@ from asu_lora.losses.forget.asu import ASU
 from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.targets import compute_references
 from asu_lora.teacher.teacher import Teacher
+from asu_lora.training.step_losses import losses
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import losses
 
 TAUS = (1.0, 2.0, 2.3, 4.0)
 LAYERS = (None, [1, 2], [0])

@@ -7,7 +7,7 @@ class Listener(Progress):
     """Keeps what it hears; interrupts the run at a step of training, or at a stage."""
 
     def __init__(self, stop_at: int | None = None, stop_stage: str = ""):
-        self.stages, self.figures, self.steps, self.closed = [], [], 0, False
+        self.stages, self.figures, self.notes, self.steps, self.closed = [], [], [], 0, False
         self.stop_at, self.stop_stage = stop_at, stop_stage
 
     def stage(self, name, total=None):
@@ -22,6 +22,9 @@ class Listener(Progress):
             self.steps += amount
             if self.steps == self.stop_at:
                 raise KeyboardInterrupt
+
+    def note(self, text):
+        self.notes.append(text)
 
     def close(self):
         self.closed = True

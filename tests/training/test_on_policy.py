@@ -25,8 +25,8 @@ from asu_lora.models.loading import load_base
 from asu_lora.progress import Progress
 from asu_lora.teacher.targets import compute_references
 from asu_lora.training.on_policy import LOOP, answer_on_policy, tokens_to_rule_out
-from asu_lora.training.phases import Phase, phases
-from asu_lora.training.trainer import losses
+from asu_lora.training.phases import phases
+from asu_lora.training.step_losses import losses
 from tests.support.listener import Listener
 from tests.support.tiny_run import tiny_request, tiny_settings
 
@@ -170,9 +170,19 @@ def test_two_parts_have_the_steps_of_the_whole(settings, rows, steps):
     an_epoch = math.ceil(math.ceil(rows / config.batch_size) / config.grad_accum)
     counted = tuple(phase and math.ceil(phase.config.epochs * an_epoch) for phase in found)
     assert counted == steps
-    assert phases(config, {"forget": TrainingSet(NPO(), asked)}) == (Phase(config, config.seed), None)
     silent = replace(config, keep_speaking=False)
-    assert phases(silent, {"forget": TrainingSet(ASU(), asked)}) == (Phase(silent, config.seed), None)
+    for settings, loss in ((config, NPO()), (silent, ASU())):
+        whole, own_words = phases(settings, {"forget": TrainingSet(loss, asked)})
+        assert (whole.config, whole.seed, whole.steps, own_words) == (
+            settings,
+            config.seed,
+            sum(filter(None, steps)),
+            None,
+        )
+    if own_words := found[1]:  # where the first part was ended early, the second has its share of what is left
+        shares = [own_words.shortened(share) for share in (1.0, 0.5, 0.0)]
+        counted = [math.ceil(phase.config.epochs * an_epoch) for phase in shares]
+        assert counted == [phase.steps for phase in shares] == [steps[1], round(steps[1] / 2), 1]
 
 
 def test_a_run_learns_from_its_own_words(stammering, tmp_path):

@@ -113,3 +113,82 @@ def test_names_that_a_vision_tower_shares_stay_out_of_it():
 
 def test_the_head_is_no_linear_map_of_a_layer():
     assert "lm_head" not in linear_names(model_of("mixtral"))
+
+
+ROUTED = {
+    "llama4": (tf.Llama4TextConfig(**SIZES, intermediate_size_mlp=32, num_local_experts=4, interleave_moe_layer_step=2),
+               "feed_forward.router"),
+    "phimoe": (tf.PhimoeConfig(**SIZES, num_local_experts=4), "mlp.router"),
+    "qwen2_moe": (tf.Qwen2MoeConfig(**SIZES, **EXPERTS, shared_expert_intermediate_size=8), "mlp.shared_expert_gate"),
+    "hunyuan": (tf.HunYuanMoEV1Config(**SIZES, num_experts=4, moe_topk=2), "mlp.gate.wg"),
+    "afmoe": (tf.AfmoeConfig(**SIZES, **EXPERTS, num_dense_layers=1), "mlp.router.gate"),
+    "jetmoe": (tf.JetMoeConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+                               num_key_value_heads=2, kv_channels=8, num_local_experts=4, num_experts_per_tok=2),
+               "mlp.router.layer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_the_module_that_chooses_experts_gets_no_adapter(name):
+    config, router = ROUTED[name]
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(config).eval()
+    assert any(path.endswith(router) for path, _ in model.named_modules())
+    with adapted(model, settings(adapter_layers="all")) as student:
+        trained = [key for key, parameter in student.named_parameters() if parameter.requires_grad]
+        assert trained and not any(f"{router}." in key for key in trained)
+        assert not any(router in path for path in left_out(student))  # it is meant so, and no loss
+        logits_of(student)
+
+
+def test_a_router_that_is_named_is_adapted_where_a_lora_fits_it_and_refused_where_not():
+    hunyuan, llama = (tf.AutoModelForCausalLM.from_config(ROUTED[name][0]) for name in ("hunyuan", "llama4"))
+    with adapted(hunyuan, settings(target_modules="wg", adapter_layers="all")) as student:
+        assert any("gate.wg.lora_A" in key for key, _ in student.named_parameters())
+    with pytest.raises(SettingError, match="feed_forward.router .* is a Llama4Router, which is no plain linear map"):
+        adapted(llama, settings(target_modules="q_proj,router", adapter_layers="all")).__enter__()
+    assert not any("lora" in name for name, _ in llama.named_parameters())
+
+
+def test_a_gate_that_widens_is_part_of_an_mlp_and_no_router():
+    model = model_of("gemma3")
+    for layer in model.model.language_model.layers:
+        layer.mlp.gate = layer.mlp.gate_proj
+        del layer.mlp.gate_proj
+    assert "gate" in linear_names(model)
+
+
+def test_a_name_that_another_kind_of_module_has_too_is_written_longer():
+    model = tf.AutoModelForCausalLM.from_config(
+        tf.Zamba2Config(
+            **{key: value for key, value in SIZES.items() if key != "head_dim"} | {"num_hidden_layers": 4},
+            attention_hidden_size=32, mamba_d_state=4, num_mem_blocks=1, hybrid_layer_ids=[1, 3], layer_types=["mamba", "hybrid"] * 2, n_mamba_heads=4,
+            mamba_headdim=8,
+        )
+    )  # fmt: skip
+    names = linear_names(model)
+    assert "linear" in names and "1.0" in names and not {"0", "1"} & set(names)  # as layers.0 ends
+    with adapted(model, settings(adapter_layers="all")) as student:
+        assert any("lora_A" in key for key, parameter in student.named_parameters() if parameter.requires_grad)
+
+
+def test_what_a_fused_kernel_reads_past_its_forward_pass_is_left_out_and_named():
+    config = tf.MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2)
+    with adapted(tf.AutoModelForCausalLM.from_config(config), settings(adapter_layers="all")) as student:
+        assert left_out(student) == ["mixer.out_proj"]
+        assert note_left_out(student).startswith("Not all of this base is reached: mixer.out_proj (")
+        assert any("in_proj.lora_A" in key for key, _ in student.named_parameters())
+
+
+def test_mixing_vectors_of_rwkv_are_no_experts():
+    config = tf.RwkvConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
+    with adapted(tf.AutoModelForCausalLM.from_config(config), settings()) as student:
+        assert left_out(student) == [] and note_left_out(student) is None
+
+
+def test_a_module_like_falcons_own_linear_is_adapted():
+    config = tf.FalconConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    with adapted(tf.AutoModelForCausalLM.from_config(config), settings(adapter_layers="all")) as student:
+        assert {"dense", "query_key_value"} <= {
+            key.split(".lora_A")[0].rpartition(".")[2] for key, _ in student.named_parameters() if "lora_A" in key
+        }

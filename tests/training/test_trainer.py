@@ -16,8 +16,8 @@ from asu_lora.teacher.fluency import fluency_masks
 from asu_lora.teacher.targets import compute_references
 from asu_lora.teacher.teacher import Teacher
 from asu_lora.training.new_adapter import adapted, add_adapter
+from asu_lora.training.step_losses import losses
 from asu_lora.training.student import Student
-from asu_lora.training.trainer import losses
 from tests.support.adapter_weights import weights
 from tests.support.tiny_run import encoded_facts, tiny_request, tiny_settings
 

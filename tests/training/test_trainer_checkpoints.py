@@ -122,7 +122,7 @@ def test_want_of_memory_is_one_sentence_and_other_errors_are_themselves(base, tm
     def fail(*args, **named):
         raise error
 
-    monkeypatch.setattr(trainer_module, "losses", fail)
+    monkeypatch.setattr(trainer_module, "views_of", fail)
     with pytest.raises(raised) as found:
         run(base, tmp_path)
     if raised is NotEnoughMemory:
@@ -134,7 +134,7 @@ def test_want_of_memory_is_one_sentence_and_other_errors_are_themselves(base, tm
 
 
 def test_the_layers_below_the_adapter_are_replaced_while_it_trains(base, tmp_path, monkeypatch):
-    inside, real = [], trainer_module.losses
+    inside, real = [], trainer_module.views_of
 
     @contextmanager
     def replayed(self):
@@ -143,7 +143,7 @@ def test_the_layers_below_the_adapter_are_replaced_while_it_trains(base, tmp_pat
         inside.append("out")
 
     monkeypatch.setattr(Student, "replayed", replayed)
-    monkeypatch.setattr(trainer_module, "losses", lambda *args: inside.append("loss") or real(*args))
+    monkeypatch.setattr(trainer_module, "views_of", lambda *args: inside.append("loss") or real(*args))
     run(base, tmp_path, batch_size=4, micro_batch_tokens=10**6)
     assert inside == ["in", "loss", "out"]
 

@@ -11,7 +11,8 @@ from asu_lora.batches.collator import ON_POLICY
 from asu_lora.errors import TrainingError
 from asu_lora.losses.loss import Loss
 from asu_lora.models.loading import load_base
-from asu_lora.training.trainer import UnlearningTrainer, add_totals, check_finite, coefficients, collator_of, losses
+from asu_lora.training.step_losses import add_totals, losses
+from asu_lora.training.trainer import UnlearningTrainer, check_finite, coefficients, collator_of
 from tests.support.tiny_run import tiny_settings
 from tests.support.trainer_run import SIMPLE, run, sets_of, trainer_of
 

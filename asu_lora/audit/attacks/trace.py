@@ -24,7 +24,7 @@ LOWEST = 0.05  # the quantile of strangers' tokens below which a token is told b
 
 class Trace(Attack):
     """The first reading is how well forgotten rows are told from never-seen ones by their absence (AUC); the base's own
-    stands as the control, since the two sets differ in more than memory."""
+    stands as the ceiling, since the two sets differ in more than memory."""
 
     name, kind = "trace", "trace"
     says = "whether the forgotten is told by being less likely than a stranger's"
@@ -46,11 +46,11 @@ class Trace(Attack):
         found: list[Reading] = []
         for figure, of_row in (("auc", fmean), ("auc_of_the_least_likely", min)):
             here, there = (_auc(pair, of_row) for pair in ((own, strangers), (base_own, base_strangers)))
-            found.append(reading(figure, here, control=there))
+            found.append(reading(figure, here, ceiling=there))
         found.append(reading("tokens_below_strangers", under))
         notes = [
             "0.5: forgotten rows can't be told from never-seen ones; near 1: they are told by being too unlikely; near "
-            "0: they are still more likely than strangers. The control is the base before.",
+            "0: they are still more likely than strangers. The ceiling is the base before.",
             f"tokens_below_strangers: factual tokens less likely than the least {LOWEST:.0%} of strangers'.",
         ]
         settings: dict[str, Setting] = {"rows": len(own), "never_seen": len(strangers), "seed": session.settings.seed}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from asu_lora.audit.certificate.wording import KINDS, attack_name, figure_name, percent, with_interval
+from asu_lora.audit.certificate.wording import CURVES, KINDS, attack_name, figure_name, percent, with_interval
 from asu_lora.audit.results import AttackResult, Reading
 from asu_lora.reporting.html.curves import Curve, plot
 from asu_lora.reporting.html.intervals import Interval, track
@@ -48,8 +48,10 @@ def intervals(reading: Reading) -> list[Interval]:
 
 def recovered_interval(reading: Reading) -> str:
     """The recovered share, with the candidate's interval carried through (floor and ceiling taken as they are)."""
-    if reading.recovered is None or not reading.ceiling or not reading.floor:
-        return "can't tell" if reading.recovered is None else percent(reading.recovered)
+    if reading.recovered is None:
+        return "can't tell" if reading.ceiling and reading.floor else "–"
+    if not reading.ceiling or not reading.floor:
+        return percent(reading.recovered)
     span = reading.ceiling.value - reading.floor.value
     low, high = (
         max(0.0, (edge - reading.floor.value) / span) for edge in (reading.candidate.low, reading.candidate.high)
@@ -72,7 +74,7 @@ def attack_curves(attack: AttackResult) -> list[tuple[str, str]]:
         plots.setdefault(figure.replace("_", " "), {})[role] = attack.curves[name]
     x_name, found = AXES[axis_name], []
     for figure, curves in plots.items():
-        what = figure or (figure_name(attack.readings[0]) if attack.readings else "figures")
+        what = CURVES.get(figure, figure) or (figure_name(attack.readings[0]) if attack.readings else "figures")
         drawn = [Curve(ROLES[role], curves[role]) for role in ROLES if role in curves]
         svg = plot(f"{attack_name(attack)}, {what} over {x_name}", attack.curves[axis_name], drawn, x_name)
         if svg:

@@ -8,7 +8,16 @@ from pathlib import Path
 from asu_lora.audit.certificate.canonical import MAX_BYTES
 from asu_lora.audit.certificate.figures import attack_curves, attack_track, by_kind, recovered_interval
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
-from asu_lora.audit.certificate.wording import attack_name, figure_name, percent, rate, verdict
+from asu_lora.audit.certificate.wording import (
+    attack_name,
+    figure_name,
+    outcome,
+    percent,
+    rate,
+    setting,
+    shared_notes,
+    verdict,
+)
 from asu_lora.files import disk_errors, write_atomic
 from asu_lora.reporting.html.intervals import scale
 from asu_lora.reporting.html.pages import environment, stamp
@@ -23,6 +32,7 @@ def render_page(signed: SignedCertificate) -> str:
     """The page; the same certificate always gives the same text."""
     certificate = signed.certificate
     first, second = verdict(certificate.tried.attacks)
+    shared, notes = shared_notes(certificate.tried.attacks)
     return _template().render(
         generator=generator(),
         certificate=certificate,
@@ -37,6 +47,10 @@ def render_page(signed: SignedCertificate) -> str:
         track=attack_track,
         curves=attack_curves,
         recovered=recovered_interval,
+        shared_notes=shared,
+        notes=notes,
+        outcome=outcome,
+        setting=setting,
         attack_name=attack_name,
         figure_name=figure_name,
         percent=percent,

@@ -1,6 +1,6 @@
 """What attacks and figures are called on the page, for a reader who has run none of them."""
 
-from asu_lora.audit.results import AttackResult, Rate, Reading
+from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 
 NARROW = "\u202f"  # a narrow blank that doesn't break
 JOINED = "\u2060"  # after a dash, where a line would break
@@ -17,6 +17,12 @@ KINDS = {
     "trace": ("Traces of forgetting", "Can one tell that something was forgotten here?"),
 }
 
+MEMBERSHIP = "membership"
+CURVES = {
+    "facts": "facts said",
+    "rows": "rows that leak most of their facts",
+    "rows at most": "rows that may leak unseen, at most",
+}
 FIGURES = {
     "facts": "facts said",
     "rows_leaking": "rows that leak most of their facts",
@@ -65,18 +71,53 @@ def verdict(attacks: list[AttackResult]) -> tuple[str, str]:
             "No attack could tell.",
             "Before and never-seen rows lie too near each other, or one of them is missing: nothing can be said.",
         )
-    worst = max(judged, key=lambda attack: attack.readings[0].recovered or 0.0)
-    way = worst.settings.get("worst")
-    named = attack_name(worst) + (f" ({way.replace('_', ' ')})" if isinstance(way, str) else "")
-    share = worst.readings[0].recovered or 0.0
-    of = f"of {len(judged)} attacks that could tell" if len(judged) < len(attacks) else f"of {len(judged)} attacks"
-    if share == 0:
-        first = f"None {of} brought anything back."
-    else:
-        first = f"The strongest {of} brought back {percent(share)} of what had to be forgotten."
+    knowing = [attack for attack in judged if attack.kind != MEMBERSHIP]
+    first, strongest = _finding(knowing, len(attacks)) if knowing else ("No attack on the knowledge could tell.", "")
+    told = max((a.readings[0].recovered or 0.0 for a in judged if a.kind == MEMBERSHIP), default=0.0)
     second = (
         "0 % is a model that never saw the rows, 100 % is the model as it was before. "
-        + (f"The strongest was: {named}. " if share else "")
+        + strongest
+        + (f"Whether a row was in the training data can still be told: {percent(told)} of before. " if told else "")
         + "This is evidence about these attacks, and about no others."
     )
     return first, second
+
+
+def _finding(judged: list[AttackResult], attacks: int) -> tuple[str, str]:
+    """What the strongest of these brought back, and which one that was."""
+    worst = max(judged, key=lambda attack: attack.readings[0].recovered or 0.0)
+    share = worst.readings[0].recovered or 0.0
+    of = f"of {len(judged)} attacks that could tell" if len(judged) < attacks else f"of {len(judged)} attacks"
+    if share == 0:
+        return f"None {of} brought anything back.", ""
+    way = worst.settings.get("worst")
+    named = attack_name(worst) + (f" ({way.replace('_', ' ')})" if isinstance(way, str) else "")
+    return (
+        f"The strongest {of} brought back {percent(share)} of what had to be forgotten.",
+        f"The strongest was: {named}. ",
+    )
+
+
+def outcome(attack: AttackResult) -> str:
+    """What an attack found, in a few words beside its name."""
+    reading = attack.readings[0]
+    if reading.recovered is not None:
+        back = percent(reading.recovered)
+        return f"told apart: {back} of before" if attack.kind == MEMBERSHIP else f"brought back {back}"
+    if reading.ceiling and reading.floor:
+        return "can't tell"
+    return f"{figure_name(reading)} {percent(reading.candidate.value)}"
+
+
+def shared_notes(attacks: list[AttackResult]) -> tuple[list[str], dict[str, list[str]]]:
+    """The notes that several attacks have, once each; and those of one attack alone, by its name."""
+    every = [note for attack in attacks for note in dict.fromkeys(attack.notes)]
+    shared = [note for note in dict.fromkeys(every) if every.count(note) > 1]
+    return shared, {attack.attack: [note for note in attack.notes if note not in shared] for attack in attacks}
+
+
+def setting(value: Setting) -> str:
+    """A setting's value as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -53,7 +53,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
             with suppress(OSError):
                 os.unlink(lock.lock_file)
     except OSError as error:
-        raise SettingError(f"{out} can't be written: {error.strerror or error}.") from error
+        raise SettingError(f"{out} can't be written: {error.strerror or str(error).rstrip('.')}.") from error
 
 
 def sweep(parent: Path) -> None:

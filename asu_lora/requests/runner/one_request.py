@@ -16,6 +16,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import AsuLoraError, BaseModelError, KeyFault, LedgerError, NameAtWork, StoreError, TrainingError
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.result import ForgetResult
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
@@ -29,6 +30,9 @@ from asu_lora.requests.runner.workshop import AuditTask, Workshop
 ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
 # what is no fault of the request: the run ends, and the request waits for the next
 ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError, LaunchFault)
+
+
+Made = ForgetResult | AsuLoraError  # what a training gave
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,11 @@ class Outcome:
     text_gone: bool = False
 
 
-def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
+def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None = None) -> Outcome:
     """Do all that is left to do for a claimed request; its own faults are written down and returned.
+
+    Args:
+        made: what its training gave, where it was trained beside others; the ledger has been told that it was begun.
 
     Raises:
         StoreError, LedgerError, KeyFault, BaseModelError, LaunchFault: nothing can go on; the request is queued again.
@@ -61,7 +68,7 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
     try:
         with heartbeat(shop.ledger, claim, progress) as beats:
             request = shop.text(name).request(name)
-            trained = claim.request.state != TRAINED and _train(shop, claim, request, beats)
+            trained = claim.request.state != TRAINED and _train(shop, claim, request, beats, made)
             return _audit(shop, claim, request, trained, lambda: time.monotonic() - started)
     except LostClaim as lost:
         _tidy_lost(shop, name)
@@ -70,10 +77,10 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
         release(shop.ledger, claim)
         return Outcome(name, "busy", sentence=str(error))
     except ENDS_THE_RUN:
-        _put_back(shop, claim, "the run could not go on")
+        put_back(shop, claim, "the run could not go on")
         raise
     except KeyboardInterrupt:
-        _put_back(shop, claim, "interrupted")
+        put_back(shop, claim, "interrupted")
         raise
     except Exception as error:  # whatever it is, the other ninety-nine go on
         if not isinstance(error, AsuLoraError):
@@ -82,10 +89,10 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress) -> Outcome:
         return _fail(shop, claim, sentence)
 
 
-def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any) -> bool:
+def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, made: Made | None) -> bool:
     """Bring the adapter into the store and write it down; False where a killed run had brought it already."""
     name, settings = claim.request.id, shop.settings
-    if name in shop.store.names():
+    if made is None and name in shop.store.names():
         manifest = shop.store.get(name).manifest
         ours = manifest and shop.store.is_request(manifest.request.fingerprint, request.fingerprint())
         if not ours or not claim.request.attempts:
@@ -94,24 +101,33 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any) -> 
         told = _told(name, manifest) | {"found": True} | shop.publish(name)
         record(shop.ledger, claim, TRAINED, told, release=shop.audit is None)
         return False
-    identity = settings.identity()
+    if made is None:
+        resume = begin(shop, claim, request)
+        if settings.launch is None:
+            forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
+        else:
+            train_launched(shop.places, settings, name, shop.store.root / name, resume, beats)
+    if isinstance(made, AsuLoraError):
+        raise made
+    manifest = shop.store.get(name).manifest
+    assert manifest is not None  # it was written a moment ago
+    record(shop.ledger, claim, TRAINED, _told(name, manifest) | shop.publish(name), release=shop.audit is None)
+    return True
+
+
+def begin(shop: Workshop, claim: Claim, request: ForgetRequest) -> bool:
+    """Write down that a request's training begins; whether it goes on where an interrupted one stopped."""
+    name, identity = claim.request.id, shop.settings.identity()
     resume = claim.request.state == TRAINING and _was_begun_alike(shop, name, identity)
     began = {
         "runner": shop.worker.runner,
-        "base": settings.base,
+        "base": shop.settings.base,
         "settings": identity,
         "resumed": resume,
         "request": shop.store.keyed(request.fingerprint()),  # as its adapter's manifest will name it
     }
     record(shop.ledger, claim, TRAINING, began)
-    if settings.launch is None:
-        forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
-    else:
-        train_launched(shop.places, settings, name, shop.store.root / name, resume, beats)
-    manifest = shop.store.get(name).manifest
-    assert manifest is not None  # it was written a moment ago
-    record(shop.ledger, claim, TRAINED, _told(name, manifest) | shop.publish(name), release=shop.audit is None)
-    return True
+    return resume
 
 
 def _audit(
@@ -186,11 +202,11 @@ def _end_if_full(shop: Workshop, claim: Claim) -> None:
             file.write(bytes(ROOM))
             file.flush()
     except StoreError:
-        _put_back(shop, claim, "the disk is full")
+        put_back(shop, claim, "the disk is full")
         raise
 
 
-def _put_back(shop: Workshop, claim: Claim, why: str) -> None:
+def put_back(shop: Workshop, claim: Claim, why: str) -> None:
     """Queue a request again whose work was cut off; its checkpoints stay. If the ledger is away, the lease runs out."""
     with suppress(AsuLoraError):
         if shop.ledger.get(claim.request.id).state == TRAINING:

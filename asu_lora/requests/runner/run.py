@@ -24,17 +24,23 @@ class Engine:
         name: of :data:`~asu_lora.requests.engines.ENGINES`.
         address: of a Ray cluster, ``auto`` for the one this machine belongs to; None starts one here.
         workers: processes; None is what the machines can hold.
+        at_once: requests that a process trains together; ``local`` alone.
     """
 
     name: str = "local"
     address: str | None = None
     workers: int | None = None
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
             raise SettingError(f"The engine '{self.name}' is none of {', '.join(ENGINES)}.")
         if self.workers is not None and self.workers < 1:
             raise SettingError(f"workers is {self.workers}; it must be at least 1.")
+        if self.at_once < 1:
+            raise SettingError(f"at_once is {self.at_once}; it must be at least 1.")
+        if self.name != "local" and self.at_once > 1:
+            raise SettingError("--at-once belongs to --engine local: Ray gives each worker one request at a time.")
         if self.name == "local" and (self.address or self.workers):
             raise SettingError("--address and --workers belong to --engine ray; for local, start several runs.")
 
@@ -124,7 +130,9 @@ def _work(
         if shop.settings.launch is None:
             step(f"Loading {Path(shop.settings.base).name}")
             shop.base  # noqa: B018  (a base that can't be loaded is no request's fault)
-        local.work(shop, progress, tell)
+        elif engine.at_once > 1:
+            raise SettingError("--at-once trains in this process, --launch in processes of its own: leave one out.")
+        local.work(shop, progress, tell, engine.at_once)
     else:
         from asu_lora.requests.engines import ray
 

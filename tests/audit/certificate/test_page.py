@@ -10,8 +10,8 @@ from asu_lora.audit.certificate.identity import Audited
 from asu_lora.audit.certificate.issue import issue
 from asu_lora.audit.certificate.page import render_page
 from asu_lora.audit.certificate.signed import read_signed
-from asu_lora.audit.certificate.wording import NARROW, percent, verdict
-from asu_lora.audit.results import AttackResult, Untried
+from asu_lora.audit.certificate.wording import NARROW, outcome, percent, verdict
+from asu_lora.audit.results import AttackResult, Reading, Untried
 from tests.support.adapter_folders import folder_in_memory
 from tests.support.audits import attacks, audit, rate, reading
 from tests.support.browser import FAINT, chromium, opened
@@ -118,7 +118,36 @@ def test_finding_never_says_more_than_was_found():
     clean = [AttackResult(attack="direct", kind="asking", readings=[reading(0.02)])]
     assert verdict(clean)[0] == "None of 1 attacks brought anything back."
     first, second = verdict(attacks())
-    assert first.startswith("The strongest of 9 attacks that could tell brought back 94") and "difference" in second
+    assert first.startswith("The strongest of 8 attacks that could tell brought back 94") and "difference" in second
+    assert "training data can still be told: 15" in second  # that is no knowledge brought back
+
+
+def test_the_number_format_that_undid_it_is_named():
+    undone = AttackResult(
+        attack="precision", kind="precision", readings=[reading(0.9)], settings={"worst": "nf4_merged"}
+    )
+    assert "The strongest was: precision (nf4 merged)." in verdict([undone])[1]
+
+
+def test_what_an_attack_found_is_said_in_the_words_of_its_kind():
+    def said(kind, **figures):
+        return outcome(AttackResult(attack="a", kind=kind, readings=[Reading(**figures)])).replace(NARROW, " ")
+
+    asked = {"figure": "facts", "candidate": rate(0.4), "ceiling": rate(0.8), "floor": rate(0.0)}
+    assert said("asking", **asked, recovered=0.5) == "brought back 50 %"
+    assert said("asking", **asked) == "can't tell"
+    assert said("membership", **asked, recovered=0.5) == "told apart: 50 % of before"
+    assert said("trace", figure="auc", candidate=rate(0.4), ceiling=rate(0.1)) == "AUC 40 %"
+
+
+def test_a_note_of_several_attacks_is_said_once(made):
+    found = [
+        AttackResult(attack=name, kind="asking", readings=[reading(0.1)], notes=["The floor is low.", f"Of {name}."])
+        for name in ("direct", "prefix")
+    ]
+    result = audit("other", found)
+    page = render_page(read_signed(issue(made.store, Audited([(made.store.get("other"), 1.0)]), result, ROWS).file))
+    assert page.count("The floor is low.") == 1 and page.count("Of prefix.") == 1
 
 
 def test_small_shares_are_not_rounded_to_nothing():
@@ -141,4 +170,7 @@ def test_each_figure_has_a_plot_of_its_own_with_all_roles():
     found = curves(
         k=[1.0, 2.0], **{"candidate rows": [0.1, 0.2], "control rows": [0.1, 0.1], "candidate facts": [0, 1]}
     )
-    assert [(what, drawn.count("<polyline")) for what, drawn in found] == [("facts", 1), ("rows", 2)]
+    assert [(what, drawn.count("<polyline")) for what, drawn in found] == [
+        ("facts said", 1),
+        ("rows that leak most of their facts", 2),
+    ]
