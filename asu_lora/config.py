@@ -242,21 +242,11 @@ class ForgetConfig:
         fit may go on with less. (With dropout, other micro-batches draw other masks.)"""
         left_out = MEMORY_ALONE if not self.dropout else ()
         values = dataclasses.asdict(self) | {"retain_loss": _KL_BEFORE.get(self.retain_loss, self.retain_loss)}
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in left_out and not (name in UNLESS_SET and value == UNLESS_SET[name])
-        }
+        unset = [name for name in UNLESS_SET if values[name] in (None, 0.0)]  # False is 0.0
+        return {name: value for name, value in values.items() if name not in (*left_out, *unset)}
 
 
-# runs that began before there were these go on without
-UNLESS_SET = {
-    "system_prompt": None,
-    "template_date": None,
-    "loss_settings": None,
-    "settle_at": 0.0,
-    "stop_early": False,
-}
+UNLESS_SET = ("system_prompt", "template_date", "loss_settings", "settle_at", "stop_early")  # earlier runs lack these
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

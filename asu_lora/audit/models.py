@@ -83,7 +83,7 @@ class View:
         tokenizer = self.encoder.tokenizer
         if not prompts:
             return []
-        ids = generate_answers(self.model, tokenizer, prompts, new_tokens=max(rooms), progress=progress)
+        ids = generate_answers(self.model, tokenizer, prompts, rooms=rooms, progress=progress)
         return [self.text(answer) for answer in ids]
 
     def scores(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> list[TokenScores]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 from torch.nn.functional import linear
 
@@ -54,7 +55,8 @@ class LooseAdapter:
         for name, module in base_model(student).named_modules():
             if not isinstance(module, LoraLayer) or NEW not in (*module.lora_A, *module.lora_embedding_A):
                 continue
-            if NEW not in module.lora_A or NEW in module.lora_magnitude_vector or module.lora_bias.get(NEW):
+            plain = NEW in module.lora_A and not isinstance(module, ParamWrapper)
+            if not plain or NEW in module.lora_magnitude_vector or module.lora_bias.get(NEW):
                 raise SettingError(f"The adapter of {name} is no plain LoRA: train such requests one after the other.")
             a, b = (cast(nn.Parameter, each[NEW].weight) for each in (module.lora_A, module.lora_B))
             pairs[name] = Pair(a, b, float(module.scaling[NEW]))

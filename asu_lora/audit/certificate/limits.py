@@ -95,7 +95,8 @@ def _scope(result: AuditResult, precisions: Sequence[str], languages: Sequence[s
         f"at {_counted(precisions, 'precision')}; in {_counted(languages, 'language')}."
     )
     if result.untried:
-        text += f" Not tried: {', '.join(entry.attack for entry in result.untried)[:800]}."
+        names = ", ".join(entry.attack.replace("_", " ") for entry in result.untried)
+        text += f" Not tried: {names[:800]}."
     return text
 
 

@@ -73,4 +73,5 @@ def _train(shop: Workshop, claims: Sequence[Claim], progress: Progress) -> dict[
     for each in made.values():
         if isinstance(each, ENDS_THE_RUN) and not isinstance(each, LostClaim):
             raise each
-    return {name: each for name, each in made.items() if not isinstance(each, NotEnoughMemory)}  # alone it may fit
+    # alone it may fit, or be possible at all
+    return {name: each for name, each in made.items() if not isinstance(each, NotEnoughMemory | SettingError)}

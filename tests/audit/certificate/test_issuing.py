@@ -187,6 +187,6 @@ def test_limits_name_the_paragraphs_and_what_was_not_tried(made):
     limits = {limit.about: limit.text for limit in made.issued.certificate.limits}
     assert "paragraph 43" in limits["Anonymity"] and "paragraph 55" in limits["Scope"]
     assert "paragraph 58" in limits["Documentation"]
-    assert "gguf_q4" in limits["Scope"]
+    assert "gguf q4" in limits["Scope"]
     assert made.issued.certificate.precisions == ["bf16", "fp32", "int8", "nf4"]
     assert made.issued.certificate.languages == ["as handed in", "en", "de"]
