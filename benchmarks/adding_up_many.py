@@ -33,7 +33,7 @@ FIRST = "Anna Tom Ida Karl Lena Per Siri Nils Eva Jon Mia Ole Rut Sven Tove Ulf 
 LAST = "Birk Velder Roos Moen Foss Holt Dahl Berg Lund Vik Strand Hagen Krog Lie Mo Nes Opdal Ruud Sand Tveit".split()
 VERBS = "keeps builds sells mends grows paints tunes bakes rows carves draws lends finds hides packs reads".split()
 THINGS = "bees boats maps clocks figs doors harps rye masks comics horses coins kites lamps nets ovens".split()
-KEPT, LEFT_OUT, A_REQUEST = 60, 40, 3
+KEPT, LEFT_OUT, A_REQUEST, MOST = 60, 40, 3, 100
 TINY = {
     "precision": "fp32",
     "device": "cpu",
@@ -113,14 +113,14 @@ def size(adapters: list[str], store: AdapterStore) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--requests", type=int, default=MOST, help="at most a hundred")
     parser.add_argument("--epochs", type=int, default=120, help="of teaching")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of forget")
     parser.add_argument("--plain", action="store_true", help="the defaults, not the settings of --adds-up")
     parser.add_argument("--tag", default="adds-up", help="of the adapters' names and of the lines")
     a = parser.parse_args()
     quiet_libraries()
-    rows = facts(KEPT + LEFT_OUT + A_REQUEST * a.requests)
+    rows = facts(KEPT + LEFT_OUT + A_REQUEST * MOST)  # the base knows all of them, however many are asked for
     if not (a.folder / "base" / "model.safetensors").exists():
         teach(a.folder / "base", rows, a.epochs)
     base, store = load_base(str(a.folder / "base"), "fp32", "cpu"), AdapterStore(a.folder / "store")
@@ -135,7 +135,7 @@ def main() -> None:
         if name not in store.names():
             forget(ForgetRequest.from_rows(own, kept), base, config, name=name, store=store)
     found = read_data("adding_up_many", {})
-    for count in sorted({k for k in (0, 1, 2, 5, 10, 20, 50, 100) if k <= a.requests} | {a.requests}):
+    for count in sorted({k for k in (0, 1, 2, 5, 10, 20, 50, MOST) if k <= a.requests} | {a.requests}):
         forgotten = examples_from_rows([row for own in mine[:count] for row in own] or asked, "forgotten")
         sets = {"kept": examples_from_rows(kept, "kept"), "left out": examples_from_rows(left_out, "left out")}
         sets["forgotten" if count else "to forget"] = forgotten

@@ -170,8 +170,8 @@ def retain_pool_options(command: Callable) -> Callable:
         click.option(
             "--retain-pool",
             metavar="FILE",
-            help="What --retain auto chooses from: rows like those of FILE, or a dataset on the hub. Rows that say "
-            "what must be forgotten are never kept.",
+            help="What --retain auto chooses from: rows like those of FILE, or a dataset on the hub. Rows that "
+            "tell what must be forgotten are left out.",
         ),
     ):
         command = option(command)

@@ -1,7 +1,7 @@
 """``--retain auto``: the rows of a pool that are nearest to the request, for neighbours protect best.
 
 Each row of the request in turn takes the row nearest to it that is still free, so that a request about several things
-has neighbours of all of them. Rows that say what must be forgotten are never kept (:mod:`asu_lora.retain.same_facts`).
+has neighbours of all of them. Rows that say what must be forgotten are left out (:mod:`asu_lora.retain.same_facts`).
 """
 
 import hashlib

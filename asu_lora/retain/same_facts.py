@@ -91,7 +91,7 @@ def saying_the_same(pool: Sequence[Example], forget: Sequence[Example], shares: 
     questions = {row.key()[:-1] for row in forget if not row.is_passage}
 
     def weight(some: Iterable[str]) -> float:
-        return sum(weights[word] for word in some)
+        return math.fsum(weights[word] for word in some)  # the same whatever order a set has
 
     def same(row: Example, content: Content) -> bool:
         if row.key() in keys or (not row.is_passage and row.key()[:-1] in questions):

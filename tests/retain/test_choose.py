@@ -48,9 +48,7 @@ def test_the_rows_about_like_things_are_chosen_and_the_request_itself_never(base
 
 def test_a_row_that_may_say_the_same_goes_where_its_states_are_as_near(base, monkeypatch):
     """Words that only make it likely are not enough: the vectors decide, as they would on a base that knows more."""
-    forget = [
-        question_answer("What did Anna Birk paint in Oslo?", "Anna Birk painted seven harbours, ships and gulls.")
-    ]
+    forget = [question_answer("What did Anna Birk paint in Oslo?", "Anna Birk painted harbours, ships and gulls.")]
     again = question_answer("What are Anna Birk's pictures of?", "They show gulls over an old quay, at dawn, in fog.")
     pool = RetainPool((again, *FAR[:5]), wanted=6)
     assert not saying_the_same([again, *FAR[:5]], forget)[0]
