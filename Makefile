@@ -71,7 +71,7 @@ gpu: $(READY)
 		$(if $(TOFU),--tofu $(TOFU)) $(GPU)
 
 docs: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 dist: $(READY)
@@ -86,7 +86,7 @@ dist: $(READY)
 # Breaks lines of the modules whose figures are signed for, one at a time, and counts what the tests notice. It takes
 # an hour or more of one core; interrupted, it goes on where it was: MUTANTS="losses", "--again trainer", "--report".
 mutants: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 setup: $(READY)
