@@ -64,7 +64,7 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
 
         return Chat(Conversation(stack)).run()
     click.echo("Ask; an empty line ends it.", err=True)
-    while True:
+    while sys.stdin is not None:  # as with <&- in a shell
         try:
             text = click.prompt("", prompt_suffix="> ", default="", show_default=False, err=True)
         except (EOFError, click.Abort):
@@ -73,8 +73,9 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
         if not text.strip():
             return None
         answer(text)
+    return None
 
 
 def _on_a_terminal() -> bool:
     """Whether a person types and reads."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()

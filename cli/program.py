@@ -1,7 +1,10 @@
 """Click groups that import a command only when it is called, and say errors in one sentence."""
 
+import errno
+import os
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +14,7 @@ from asu_lora.cli.console import never_fail_to_encode
 from asu_lora.errors import AsuLoraError
 
 DEBUG = "asu_lora.debug"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class OneSentence(click.ClickException):
@@ -69,7 +73,14 @@ class Program(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _write_no_more()
+            raise OneSentence(f"The output can't be written: {error.strerror}.") from error
         except (AsuLoraError, KeyboardInterrupt) as error:
             if ctx.meta.get(DEBUG):
                 traceback.print_exc()
@@ -78,3 +89,9 @@ class Program(LazyGroup):
             # click would say "Aborted!" and exit with 1
             click.echo(str(error) or "Interrupted: the store holds whole adapters only.", err=True)
             sys.exit(130)
+
+
+def _write_no_more() -> None:
+    """What stdout still holds goes nowhere: Python would try to write it once more at its end, and fail loudly."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,8 +5,9 @@ from typing import Literal
 
 import torch
 
-from asu_lora.batches.padding import WIDTH_STEP, _laid_out, padded_length
+from asu_lora.batches.padding import _laid_out, padded_length
 from asu_lora.data.encoding import Encoded
+from asu_lora.data.row_format import WIDTH_STEP
 
 WIDEST = 2  # times the longest row: a mask, and what attention does under it, grows with the width
 

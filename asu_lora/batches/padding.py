@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 
 from asu_lora.data.encoding import Encoded
-
-WIDTH_STEP = 8
+from asu_lora.data.row_format import WIDTH_STEP
 
 SMALLEST_PASS = 256  # tokens; a smaller forward pass costs more in overhead than its padding would
 

@@ -65,7 +65,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.limits = limits or BaseLimits()
         self.asked_length = max_length
-        self.max_length = min(max_length, self.limits.positions or max_length)
+        self.max_length = min(max_length, self.limits.longest_row or max_length)
         self.template = ChatTemplate(tokenizer, system_prompt, date)
         self._leading, self._trailing = _added_tokens(tokenizer)
 
@@ -135,7 +135,7 @@ class Encoder:
             notes.append(f"The base's chat template writes a date: {self.template.date} stands in every prompt.")
         if self.max_length < self.asked_length:
             notes.append(
-                f"The base has {self.max_length} positions: rows are cut to them, and passages split, although "
+                f"The base has {self.limits.positions} positions: rows are cut to them, and passages split, although "
                 f"--max-length is {self.asked_length}."
             )
         return notes
@@ -171,7 +171,7 @@ class Encoder:
 
     def _way_out(self) -> str:
         if self.max_length < self.asked_length:
-            return f"the base has {self.max_length} positions, so shorten it."
+            return f"the base has {self.limits.positions} positions, so shorten it."
         return f"raise --max-length above {self.max_length}."
 
 

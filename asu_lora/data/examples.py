@@ -167,8 +167,15 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
 
 
 def _as_text(turn: Any) -> Any:
-    """A turn whose content is written in parts, as those with images are, as one text; other parts stay as they are."""
-    content = turn.get("content") if isinstance(turn, Mapping) else None
+    """A turn whose content is written in parts, as those with images are, as one text; other parts stay as they are.
+
+    A turn that only calls a tool has null for a content: it says nothing.
+    """
+    if not isinstance(turn, Mapping):
+        return turn
+    content = turn.get("content")
+    if content is None and (turn.get("tool_calls") or turn.get("function_call")):
+        return {**turn, "content": ""}
     if not isinstance(content, list | tuple) or not content:
         return turn
     texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type", "text") == "text"]

@@ -55,6 +55,9 @@ class RowFormat:
         )
 
 
+WIDTH_STEP = 8  # tokens in which the widths of forward passes come, see asu_lora.batches.padding.padded_length
+
+
 @dataclass(frozen=True)
 class BaseLimits:
     """What a base can take at all; None where its config tells no limit.
@@ -66,6 +69,11 @@ class BaseLimits:
 
     positions: int | None = None
     vocabulary: int | None = None
+
+    @property
+    def longest_row(self) -> int | None:
+        """Tokens of the longest row whose pass, padding included, has a position for each of them."""
+        return self.positions and max(self.positions // WIDTH_STEP * WIDTH_STEP, min(self.positions, WIDTH_STEP))
 
     @classmethod
     def of(cls, config: Any) -> "BaseLimits":

@@ -53,7 +53,10 @@ def _told_by_a_copy(
     """{kind of layer: the reason against it, or None}, of the smallest copy that runs; empty without one."""
     few = _kinds_end(stack)
     for layers in dict.fromkeys((few, max(few, 2), len(stack))):  # RWKV divides by the number of layers less one
-        small = _small_copy(config, layers, trust_remote_code)
+        try:
+            small = _small_copy(config, layers, trust_remote_code)
+        except _TooLarge:  # and one of more layers would be no smaller
+            break
         if small is None:
             continue
         try:
@@ -80,6 +83,10 @@ def _kinds_end(stack: nn.ModuleList) -> int:
     return 1 + max(kinds.index(kind) for kind in set(kinds))
 
 
+class _TooLarge(Exception):
+    """A copy would have more than :data:`MOST_PARAMETERS`."""
+
+
 def _small_copy(config: PretrainedConfig, layers: int, trust_remote_code: bool) -> PreTrainedModel | None:
     small = copy.deepcopy(config)
     text = small.get_text_config()
@@ -98,12 +105,14 @@ def _small_copy(config: PretrainedConfig, layers: int, trust_remote_code: bool) 
         with torch.device("meta"):
             size = sum(p.numel() for p in _build(small, trust_remote_code).parameters())
         if size > MOST_PARAMETERS:
-            return None
+            raise _TooLarge
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made = _build(small, trust_remote_code, torch.float32 if size <= IN_FULL else torch.bfloat16).eval()
             _shake(made)
             return made
+    except _TooLarge:
+        raise
     except Exception:  # a model's own code raises errors of every kind at sizes that it doesn't know
         return None
 

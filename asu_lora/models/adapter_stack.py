@@ -1,5 +1,6 @@
 """A base with any number of adapters active at once, each with a weight."""
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from asu_lora.models.copied_weights import refuse_changed_copies
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.stack_rows import LENGTH, RowSettings, rows_of_adapters
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass
@@ -120,7 +123,14 @@ def load(
         base,
         stacked,
         [(folder.name, weight) for folder, weight in folders],
-        [*missing_ground(folders), *idle(stacked, folders), *notes, *base.notes(), *encoder.notes()],
+        [
+            *missing_ground(folders),
+            *named_otherwise(folders, base.source),
+            *idle(stacked, folders),
+            *notes,
+            *base.notes(),
+            *encoder.notes(),
+        ],
         written,
     )
 
@@ -161,6 +171,24 @@ def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
                 f"doesn't have as it was then, so it may forget less and spoil more than its figures say; add {add}."
             )
     return notes
+
+
+def named_otherwise(folders: Sequence[tuple[Path, float]], source: BaseSource) -> list[str]:
+    """One sentence for every adapter without a manifest that names another base on the hub: nothing else could tell.
+
+    Args:
+        source: the base; only one that comes from the hub itself has a name to compare.
+    """
+    found = []
+    for folder, _ in folders:
+        named = None if has_manifest(folder) else read_adapter_config(folder).get("base_model_name_or_path")
+        ids = [name for name in (named, source.name) if name and _HUB_ID.fullmatch(name) and not Path(name).exists()]
+        if len(ids) == 2 and ids[0].casefold() != ids[1].casefold():
+            found.append(
+                f"The adapter '{folder.name}' says that it was trained on {named}, and the base is {source.name}: of "
+                "other weights of the same shape its answers would mean nothing."
+            )
+    return found
 
 
 def idle(stacked: torch.nn.Module, folders: Sequence[tuple[Path, float]]) -> list[str]:

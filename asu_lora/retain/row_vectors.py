@@ -12,6 +12,7 @@ from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
+from asu_lora.data.row_format import BaseLimits
 from asu_lora.evaluation.metrics.cosine_similarity import default_encoder
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.layer_outputs import states_as_far_as
@@ -66,8 +67,9 @@ def text_of(row: Example) -> str:
 
 def _every_token(base: LoadedBase, row: Example) -> Encoded:
     """The row's tokens but the first, as :func:`asu_lora.batches.padding.pad_group` takes them."""
-    known = base.head.vocabulary
-    ids = [token for token in base.tokenizer(text_of(row)[:MOST_SIGNS]).input_ids if token < known][:MOST_TOKENS]
+    known, longest = base.head.vocabulary, BaseLimits.of(base.model.config).longest_row
+    most = min(MOST_TOKENS, (longest or MOST_TOKENS + 1) - 1)  # one is left for the padding behind them
+    ids = [token for token in base.tokenizer(text_of(row)[:MOST_SIGNS]).input_ids if token < known][:most]
     ids = ids or [base.pad_id]
     first = ids[: 2 if len(ids) > 1 else 1]
     return Encoded(tuple(first), (*ids[len(first) :], base.pad_id), padding=1)

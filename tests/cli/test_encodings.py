@@ -97,3 +97,24 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_base_is_loaded(words
     result = CliRunner().invoke(main, [*typed, "--base", "/nowhere/base", "--out", "/proc/self"])
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert result.stderr.splitlines()[-1].startswith("Error: The folder /proc/self can't be changed: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_an_output_that_is_full_is_one_sentence(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "asu_lora", "adapters", "list", "--store", tmp_path, "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=300,
+        )
+    assert result.returncode == 2
+    assert result.stderr.decode().splitlines() == ["Error: The output can't be written: No space left on device."]
+
+
+def test_without_a_standard_input_nothing_is_asked(tiny_base):
+    words = ["-m", "asu_lora", "ask", "--base", str(tiny_base), *MACHINE]
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" <&-', sys.executable, *words], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0 and result.stdout == "" and "Traceback" not in result.stderr

@@ -272,3 +272,17 @@ def test_columns_of_another_shape_of_row_are_said_to_be_left_out():
         "a file",
     )
     assert [example.left_out for example in examples] == [("text",), ("question",)]
+
+
+def test_a_turn_that_only_calls_a_tool_says_nothing():
+    turns = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "tool", "content": "sunny", "tool_calls": None},
+        {"role": "assistant", "content": "It is sunny."},
+    ]
+    [example] = examples_from_rows([{"messages": turns}], "a file")
+    assert example.answer == "It is sunny." and example.prompt[1] == {"role": "assistant", "content": ""}
+    assert example.left_out == ("tool_calls",)
+    with pytest.raises(DataError, match="turns with text"):
+        examples_from_rows([{"messages": [turns[0], {"role": "assistant", "content": None}]}], "a file")

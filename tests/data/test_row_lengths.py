@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asu_lora.batches.padding import padded_length
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, question_answer
+from asu_lora.data.row_format import BaseLimits
 from asu_lora.errors import DataError
 from tests.support.template_families import BYTES, FAMILIES, adding_bos, tokenizer_of
 from tests.support.tiny_base import tiny_tokenizer
@@ -63,3 +65,13 @@ def test_an_answer_is_said_whole_or_from_its_beginning(answer, max_length):
     full = BYTES(answer + "<|im_end|>", add_special_tokens=False).input_ids
     assert list(item.answer_ids) == full[: max_length - len(item.prompt_ids)]
     assert item.cut == (len(item.answer_ids) < len(full))
+
+
+@pytest.mark.parametrize("positions", [100, 103, 104, 9, 5])
+def test_a_row_and_its_padding_have_positions(positions):
+    """Passes are as wide as the next multiple of eight, and each token in them is looked up."""
+    encoder = Encoder(tiny_tokenizer(), 512, BaseLimits(positions=positions))
+    items = encoder.encode(Example((), "Ada lives in Springfield and sells flowers. " * 20))
+    widest = padded_length(max(map(len, items)))
+    assert widest <= positions or positions < 8
+    assert f"The base has {positions} positions" in encoder.notes()[-1]

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from asu_lora.adapters.adapter_spec import parse_adapter
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.models import adapter_stack
 from asu_lora.models.loading import load_base
@@ -68,3 +69,15 @@ def test_a_sharded_adapter_is_said_to_be_one(lora, tmp_path):
     (lora / WEIGHTS).rename(lora / "adapter_model-00001-of-00002.safetensors")
     with pytest.raises(AdapterError, match="adapter_model.safetensors is missing \\(it is sharded: .*one file\\)"):
         AdapterStore(tmp_path / "store").resolve(lora)
+
+
+def test_an_adapter_that_names_another_base_of_the_hub_is_said_to(lora, tiny_base):
+    def said(base, **config):
+        settings = json.loads((lora / CONFIG).read_text())
+        (lora / CONFIG).write_text(json.dumps(settings | config))
+        return adapter_stack.named_otherwise([(lora, 1.0)], BaseSource(base, tiny_base))
+
+    [note] = said("org/one", base_model_name_or_path="org/other")
+    assert note.startswith("The adapter 'a' says that it was trained on org/other, and the base is org/one: ")
+    assert said("Org/Other") == said(str(tiny_base)) == said("smollm2-135m") == []
+    assert said("org/one", base_model_name_or_path=None) == said("org/one", base_model_name_or_path="/a/folder") == []
