@@ -10,6 +10,7 @@ docs/results/data/adding_up_many.json, a line a sum.
 
 import argparse
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -62,9 +63,11 @@ def teach(folder: Path, rows: list[dict[str, str]], epochs: int) -> None:
     """A tiny base that knows the rows by heart, by plain fine-tuning of all its weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    save_tiny_base(folder, **SIZE)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    part = folder.with_name(f"{folder.name}.part")  # a base that lies in its place has been taught
+    shutil.rmtree(part, ignore_errors=True)
+    save_tiny_base(part, **SIZE)
+    model = AutoModelForCausalLM.from_pretrained(part, dtype=torch.float32).train()
+    tokenizer = AutoTokenizer.from_pretrained(part)
     items = Encoder(tokenizer).encode_all(examples_from_rows(rows, "facts"))
     batches = math.ceil(len(items) / 64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -81,7 +84,8 @@ def teach(folder: Path, rows: list[dict[str, str]], epochs: int) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-    model.save_pretrained(folder)
+    model.save_pretrained(part)
+    part.rename(folder)
 
 
 def probability(base: LoadedBase, adapters: list[str], store: AdapterStore, examples: list[Example]) -> float:
