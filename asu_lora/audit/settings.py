@@ -36,7 +36,7 @@ class Effort:
 
 
 DEPTHS = {
-    "quick": Effort(16, 1, 2, 4, 8, (10,), (2e-3,), False, False, 1.25),
+    "quick": Effort(16, 1, 2, 4, 8, (10,), (1e-3,), False, False, 1.25),
     "standard": Effort(40, 3, 4, 8, 20, (5, 10), (2e-3,), False, True),
     "full": Effort(100, 6, 8, 16, 40, (5, 10, 30), (5e-4, 2e-3, 4e-3), True, True),
 }
