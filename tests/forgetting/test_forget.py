@@ -11,10 +11,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
 import asu_lora.forgetting.run
-import asu_lora.training.trainer
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
+from asu_lora.losses.forget.asu import ASU
 from tests.support.adapter_weights import same, weights
 from tests.support.listener import Listener
 from tests.support.tiny_run import rows, tiny_request, tiny_settings
@@ -175,14 +175,13 @@ def test_target_modules_that_cannot_be_leave_a_plain_base(base, tmp_path, module
 
 
 def test_a_loss_that_turns_nan_ends_the_run(base, tmp_path, monkeypatch, snapshot):
-    real, calls = asu_lora.training.trainer.losses, []
+    real, calls = ASU.__call__, []
 
     def spoiled(*args):
         calls.append(1)
-        parts = real(*args)
-        return {half: value * (float("nan") if len(calls) == 4 else 1) for half, value in parts.items()}
+        return real(*args) * (float("nan") if len(calls) == 4 else 1)
 
-    monkeypatch.setattr("asu_lora.training.trainer.losses", spoiled)
+    monkeypatch.setattr(ASU, "__call__", spoiled)
     with pytest.raises(TrainingError, match="loss became nan at step 4"):
         forget(tiny_request(), base, tiny_settings(), store=tmp_path)
     assert len(calls) == 4
