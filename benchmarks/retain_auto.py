@@ -28,6 +28,7 @@ from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.loading import load_base
 from asu_lora.retain.nearness import look_at
+from common.before_after import before_after_table
 from common.results import read_data, write_data, write_table
 from common.tofu_request import request_for
 
@@ -92,13 +93,7 @@ def run(base: Path, tofu: Path, key: dict, asked: int) -> dict:
 
 def table(runs: list[dict]) -> str:
     heads = [f"`{each['how']}`, {each['rows']} rows, seed {each['seed']}" for each in runs]
-    lines = ["| figure | " + " | ".join(heads) + " |", "|---" * (len(runs) + 1) + "|"]
-    for name in runs[0]["figures"]:
-        told = (each["figures"][name] for each in runs)
-        lines.append(f"| {name} | " + " | ".join(f"{before:.3f} to {after:.3f}" for before, after in told) + " |")
-    for name in ("near rows", "memorised rows", "training seconds"):
-        lines.append(f"| {name} | " + " | ".join(str(each[name]) for each in runs) + " |")
-    return "\n".join(lines) + "\n"
+    return before_after_table(runs, heads, ("near rows", "memorised rows", "training seconds"))
 
 
 def main() -> None:

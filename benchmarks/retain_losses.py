@@ -16,6 +16,7 @@ from pathlib import Path
 from asu_lora import ForgetConfig, forget
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
+from common.before_after import before_after_table
 from common.results import read_data, write_data, write_table
 from common.tofu_request import MEMORISED_TASKS, request_for
 
@@ -51,15 +52,8 @@ def run(base: Path, tofu: Path, key: dict) -> dict:
 
 
 def table(runs: list[dict]) -> str:
-    names = list(dict.fromkeys(name for each in runs for name in each["figures"]))
     heads = [f"`{each['loss']}`, task {each['task']}, seed {each['seed']}" for each in runs]
-    lines = ["| figure | " + " | ".join(heads) + " |", "|---" * (len(runs) + 1) + "|"]
-    for name in names:
-        cells = [each["figures"].get(name) for each in runs]
-        lines.append(f"| {name} | " + " | ".join(f"{c[0]:.3f} to {c[1]:.3f}" if c else "" for c in cells) + " |")
-    for name in ("tau", "training seconds", "peak GB"):
-        lines.append(f"| {name} | " + " | ".join(str(each[name]) for each in runs) + " |")
-    return "\n".join(lines) + "\n"
+    return before_after_table(runs, heads, ("tau", "training seconds", "peak GB"))
 
 
 def main() -> None:
