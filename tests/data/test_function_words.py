@@ -60,6 +60,10 @@ def test_vowel_signs_belong_to_their_word():
     assert factual("आदा कहाँ रहती है?", "वह दिल्ली में रहती है।") == "दिल्ली"
 
 
+def test_english_is_left_only_for_a_language_that_finds_clearly_more():
+    assert language_of(question_answer("Was Ada in?", "Ada was in Rome.")) == "en"  # German words, too
+
+
 def test_a_row_may_say_its_language_itself():
     answer = "Der Bremer."  # one word of German alone might be a name
     assert language_of(question_answer("?", answer)) == "en"

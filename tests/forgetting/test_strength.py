@@ -66,6 +66,8 @@ def test_the_curve_in_the_manifest_is_that_of_the_adapter_as_it_is_stored(base, 
     assert [point["weight"] for point in curve] == sorted(point["weight"] for point in curve) and len(curve) == 5
     for point in curve:
         assert probability(base, run, point["weight"], tmp_path) == pytest.approx(point["forget_probability"], abs=2e-3)
+    without, *found = [point["forget_probability"] for point in curve]
+    assert enough([point["weight"] for point in curve[1:]], found, 0.75 * without) == pytest.approx(1, abs=1e-3)
 
 
 def test_an_adapter_that_is_nowhere_weak_enough_ends_in_the_middle_of_its_doses(base, tmp_path, strongest):
