@@ -25,6 +25,7 @@ import torch
 
 from asu_lora import ForgetConfig, ForgetRequest, forget, load
 from asu_lora.adapters.combine import combine
+from asu_lora.adapters.fitted_weights import fitted_weights
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adding_up import ADDS_UP
 from asu_lora.bases.source import resolve_base
@@ -46,7 +47,7 @@ from common.results import read_data, write_data
 from common.tofu_request import MEMORISED_RETAIN, MEMORISED_TASKS
 
 KEPT = 120
-WAYS = ("base", "alone", "sums", "without", "reversed", "combined", "ties", "dare", "merged", "durable")
+WAYS = ("base", "alone", "sums", "without", "reversed", "combined", "ties", "dare", "merged", "durable", "fitted")
 COMBINING = {"ties": "ties_svd", "dare": "dare_linear_svd"}  # PEFT's names
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "adding_up.png"
 
@@ -95,6 +96,11 @@ class Together:
     def stack(self, *names: str, weight: float = 1.0) -> AbstractContextManager[torch.nn.Module]:
         return self.on([(self.names[name], weight) for name in names])
 
+    def fitted(self, *names: str) -> AbstractContextManager[torch.nn.Module]:
+        """The sum at the weights of ``adapters combine --fit``."""
+        weights = fitted_weights([self.store.resolve(self.names[name]) for name in names])
+        return self.on([(self.names[name], weight) for name, weight in zip(names, weights, strict=True)])
+
     @contextmanager
     def combined(self, rank: int | None) -> Iterator[torch.nn.Module]:
         out = self.work / f"combined-{rank}"
@@ -136,6 +142,9 @@ class Together:
                 groups |= {f"sum of {count}": every[:count] for count in counts or range(2, len(every) + 1)}
             for key, some in groups.items():
                 found[key + at] = lambda some=some, weight=weight: self.stack(*some, weight=weight)
+        if "fitted" in ways:
+            for count in counts or range(2, len(every) + 1):
+                found[f"sum of {count}, fitted"] = lambda some=every[:count]: self.fitted(*some)
         if "without" in ways:
             for one in every:
                 others = [other for other in every if other != one]

@@ -5,13 +5,13 @@ Whatever an adapter forgets beyond that is paid for by what is kept, and in a su
 forget rows alone, and its strength read off there. The manifest keeps the curve.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 
+from asu_lora.adapters.forgetting_curve import enough
 from asu_lora.data.sampling import sample
 from asu_lora.evaluation.set_scores import example_probabilities
 from asu_lora.forgetting.run import ForgetRun
@@ -43,25 +43,6 @@ def settle(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
     ]
     strengthen(student, chosen)
     run.progress.note(f"The adapter is left at {chosen:.2f} of the strength it was trained at.")
-
-
-def enough(strengths: Sequence[float], probabilities: Sequence[float], level: float) -> float:
-    """The lowest strength at which the probability is no more than ``level``, its logarithm interpolated; the highest
-    where none is enough, the lowest where that is.
-
-    Args:
-        strengths: rising.
-        probabilities: of the forget answers at each, in [0, 1].
-    """
-    level = max(level, 1e-9)
-    for i, probability in enumerate(probabilities):
-        if probability <= level:
-            if i == 0:
-                return strengths[0]
-            above, below = (math.log(max(p, 1e-9)) for p in probabilities[i - 1 : i + 1])
-            share = (above - math.log(level)) / (above - below)
-            return strengths[i - 1] + share * (strengths[i] - strengths[i - 1])
-    return strengths[-1]
 
 
 def _curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float]) -> list[float]:

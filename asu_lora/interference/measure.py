@@ -4,8 +4,9 @@ Retain KL is KL(base || base + adapters) in nats, the mean over the answer token
 Adapters that keep out of each other's way add their KLs up; what two have beyond that is what their meeting costs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from asu_lora.adapters.adapter_spec import weighted
+from asu_lora.adapters.fitted_weights import fitting
 from asu_lora.adapters.overlap import SetOverlap, overlap
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.data.encoding import Encoded, Encoder, encoder_for
@@ -28,6 +30,7 @@ from asu_lora.models.stack_rows import rows_of_adapters
 from asu_lora.progress import Progress
 
 KEPT = 0.95  # of the worst single adapter's retain probability that the sum must keep
+FORGOTTEN = 0.75  # of its probability before, at most, has a set that is some adapter's own
 MOST_PAIRS = 28  # measured; of more adapters than 8 those that the weights speak against first
 WEIGHTS = (0.8, 0.6, 0.4)  # tried for all adapters where their sum keeps too little
 
@@ -59,6 +62,7 @@ class Interference:
         overlap: what the weights say.
         base, singles, pairs, total: the states measured; ``pairs`` in the order of ``excess``.
         scaled: all adapters at a common lower weight that keeps enough, None where none was needed or none does.
+        fitted: weights at which each forgets in the sum what it forgets alone; None where manifests have no curves.
     """
 
     overlap: SetOverlap
@@ -67,6 +71,20 @@ class Interference:
     pairs: list[State]
     total: State
     scaled: State | None = None
+    fitted: list[float] | None = None
+
+    @property
+    def pressure(self) -> float | None:
+        """Nats that an adapter at weight 1 takes from another one's forgotten answers, the mean over the forget sets
+        that an adapter takes a quarter of at least; None without such a set or without other adapters."""
+        found = []
+        for name, before in self.base.forget.items():
+            own = min(self.singles, key=lambda state: state.forget[name])
+            others = sum(weight for state in self.singles if state is not own for _, weight in state.adapters)
+            alone, together = own.forget[name], self.total.forget[name]
+            if others > 0 and together > 0 and alone <= FORGOTTEN * before:
+                found.append(math.log(alone / together) / others)
+        return max(sum(found) / len(found), 0.0) if found else None
 
     @property
     def adds_up(self) -> bool:
@@ -107,6 +125,8 @@ class Interference:
             "pairs": [asdict(state) | {"excess": self.excess(state)} for state in self.pairs],
             "sum": asdict(self.total),
             "scaled": asdict(self.scaled) if self.scaled else None,
+            "pressure": self.pressure,
+            "fitted": self.fitted,
             "adds_up": self.adds_up,
             "advice": self.advice(),
         }
@@ -171,7 +191,7 @@ def measure(
         scaled = next((each for each in tried if each.retain_probability >= least), None)
         result = Interference(found, plain, singles, pairs, total, scaled)
     progress.close()
-    return result
+    return replace(result, fitted=fitting(folders, result.pressure))
 
 
 class _Rows:

@@ -67,6 +67,7 @@ def check(
     adapter, every two and all of them, how far the retain rows' answers move (KL, nats a token) and how probable they
     stay, and which pair is to blame.
     """
+    from asu_lora.adapters.fitted_weights import fitting
     from asu_lora.adapters.overlap import overlap
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.quiet import quiet_libraries
@@ -82,7 +83,7 @@ def check(
         return show_serving(serving(folders, serves, base), as_json)
     if not retain and not forget:
         found = overlap([folder for folder, _ in folders], [weight for _, weight in folders])
-        return print_json(found.as_dict()) if as_json else show_weights(found)
+        return show_unmeasured(found, fitting(folders), as_json)
     from asu_lora.cli.progress import Bars
     from asu_lora.data.request import general_retain, read_examples
     from asu_lora.interference.measure import measure
@@ -97,7 +98,8 @@ def check(
     if as_json:
         return print_json(result.as_dict())
     show_weights(result.overlap, advice=False)
-    return show_measured(result)
+    show_measured(result)
+    return show_fitted(result.overlap.names, result.fitted, result.pressure)
 
 
 def serving(folders: "Sequence[tuple[Path, float]]", servers: str, base: str) -> "list[Finding]":
@@ -138,6 +140,14 @@ def warn_of_interference(folders: "Sequence[str | Path]", weights: "Sequence[flo
         click.echo(f"Warning: {advice}", err=True)
 
 
+def show_unmeasured(found: "SetOverlap", fitted: "list[float] | None", as_json: bool) -> None:
+    """What the files alone say."""
+    if as_json:
+        return print_json(found.as_dict() | {"fitted": fitted})
+    show_weights(found)
+    return show_fitted(found.names, fitted)
+
+
 def show_weights(found: "SetOverlap", advice: bool = True) -> None:
     """A row a pair, the norms, and one sentence."""
     rows = [
@@ -159,6 +169,17 @@ def show_weights(found: "SetOverlap", advice: bool = True) -> None:
     click.echo(f"Norms: {norms}; of the sum {found.sum_norm:.3g}, {found.growth:.2f} times that of unrelated updates.")
     if advice:
         click.echo(found.advice() or "Their weights speak against nothing; --retain measures it.")
+
+
+def show_fitted(names: "Sequence[str]", fitted: "Sequence[float] | None", pressure: float | None = None) -> None:
+    """The weights at which each adapter forgets in the sum what it forgets alone."""
+    if pressure is not None:
+        click.echo(f"Beside another adapter a forgotten answer loses {pressure:.3f} nats more.")
+    if fitted:
+        from asu_lora.adapters.adapter_spec import weighted
+
+        spelled = " ".join(weighted(name, weight) for name, weight in zip(names, fitted, strict=True))
+        click.echo(f"In the sum each request is forgotten as by its adapter alone at: {spelled} ('combine --fit').")
 
 
 def prediction(pair: "PairOverlap") -> str:

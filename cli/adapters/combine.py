@@ -1,12 +1,16 @@
 """``asu-lora adapters combine``: several adapters as one."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from asu_lora.cli.adapters.check import warn_of_interference
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import adapter_names, json_option, store_option
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.combine_report import CombineReport
 
 
 @click.command()
@@ -18,9 +22,30 @@ from asu_lora.cli.options import adapter_names, json_option, store_option
     type=click.IntRange(min=1),
     help="Truncate to this rank by SVD and print what that costs.  [default: exact]",
 )
+@click.option(
+    "--fit",
+    is_flag=True,
+    help="Choose the weights: the sum then forgets each request as its adapter alone does, and keeps more. For "
+    "adapters trained with --adds-up, whose manifests hold a curve of forgetting.",
+)
+@click.option(
+    "--interference",
+    type=click.FloatRange(0),
+    help="For --fit: nats that an adapter takes from another one's forgotten answers; 'adapters check --forget' "
+    "measures it.  [default: 0.1]",
+)
 @store_option
 @json_option
-def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path, as_json: bool) -> None:
+def combine(
+    *,
+    adapters: tuple[str, ...],
+    name: str,
+    rank: int | None,
+    fit: bool,
+    interference: float | None,
+    store: Path,
+    as_json: bool,
+) -> None:
     """Add adapters of one base up into a single new one, a plain PEFT LoRA like any other.
 
     A server that takes one LoRA a request then serves the whole stack. The sources stay as they are. A weight
@@ -35,18 +60,31 @@ def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path,
     \b
       asu-lora adapters combine anna ben carl --name all --rank 16
 
+    Beside others an adapter forgets more than alone, and all of them more than was asked for. With --fit each gets
+    the weight at which it doesn't, from the curves in the manifests, without any text:
+
+    \b
+      asu-lora adapters combine anna ben carl --name all --fit
+
     Adapters of different bases, or of other weights under the same name, are refused.
     """
     from asu_lora.cli.quiet import quiet_libraries
 
     quiet_libraries()
     from asu_lora.adapters.combine import combine as add_up
+    from asu_lora.adapters.fitted_weights import INTERFERENCE, fitted_weights
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.models.adapter_stack import parse_adapter
 
+    if interference is not None and not fit:
+        raise click.UsageError("--interference is for --fit: give both, or weights of your own (NAME:0.9).")
     kept = AdapterStore(store)
     names, weights = zip(*map(parse_adapter, adapters), strict=True)
     folders = [kept.resolve(adapter) for adapter in names]
+    if fit:
+        if any(weight != 1 for weight in weights):
+            raise click.UsageError("--fit chooses the weights: give names alone, or leave --fit out.")
+        weights = tuple(fitted_weights(folders, INTERFERENCE if interference is None else interference))
     with kept.stage(name) as folder:
         report = add_up(folders, weights, folder, rank, name)
     warn_of_interference(folders, weights)
@@ -54,12 +92,19 @@ def combine(adapters: tuple[str, ...], name: str, rank: int | None, store: Path,
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})
         return
-    if rank is not None:
+    if fit:
+        click.echo(f"Weights: {', '.join(f'{each} {w:g}' for each, w in zip(names, weights, strict=True))}.")
+    show(report, name, where, rank is not None)
+
+
+def show(report: "CombineReport", name: str, where: Path, by_module: bool) -> None:
+    """What it cost, module by module where it was cut, and what to type next."""
+    if by_module:
         rows = [
             (module.module, module.rank, module.kept_rank, f"{module.relative_error:.4f}") for module in report.modules
         ]
         print_table(None, ("Module", "rank", "kept", "relative error"), rows, right=(1, 2, 3), wrap=(0,))
-    count = f"{len(adapters)} adapter{'s' * (len(adapters) > 1)}"
+    count = f"{len(report.sources)} adapter{'s' * (len(report.sources) > 1)}"
     error = report.relative_error
     exact = f"with a relative error of {error:.4f}" if error else "exactly"
     click.echo(f"{name}: {count} as one, {exact}, rank {report.rank}, in {where}.")

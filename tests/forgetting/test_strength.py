@@ -5,9 +5,9 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from asu_lora.adapters.forgetting_curve import enough
 from asu_lora.evaluation.set_scores import example_probabilities
 from asu_lora.forgetting.forget import forget
-from asu_lora.forgetting.strength import enough
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states

@@ -124,3 +124,31 @@ def test_weights_are_those_that_were_given(base, store):
 def test_nothing_to_keep_is_refused(base, store):
     with pytest.raises(DataError, match="no row to keep"):
         measure(base, [("first", 1.0)], store, [])
+
+
+@pytest.fixture(scope="module")
+def settled(base, tmp_path_factory):
+    """Three requests, each left where half of its answers' probability is left; and their forget sets."""
+    store, gone = AdapterStore(tmp_path_factory.mktemp("settled")), {}
+    for name, facts in (("first", FACTS[:2]), ("second", FACTS[2:4]), ("third", FACTS[4:6])):
+        request = ForgetRequest.from_rows(rows(facts), rows(FACTS[8:]), name)
+        settings = tiny_settings(epochs=40, lr=5e-3, retain_dose=2.0, forget_dose=2.25, settle_at=0.3)
+        forget(request, base, settings, name=name, store=store)
+        gone[name] = request.forget
+    return store, gone
+
+
+def test_at_fitted_weights_the_sum_forgets_as_each_adapter_alone(base, settled):
+    store, gone = settled
+    plain = measure(base, [(name, 1.0) for name in gone], store, KEPT, gone)
+    alone = {name: state.forget[name] for name, state in zip(gone, plain.singles, strict=True)}
+    print([s.forget for s in (plain.base, *plain.singles, plain.total)], plain.fitted)
+    pressed = [math.log(alone[name] / plain.total.forget[name]) / 2 for name in gone]
+    assert plain.pressure == pytest.approx(sum(pressed) / 3) and plain.pressure > 0.05
+    fitted = measure(base, list(zip(gone, plain.fitted, strict=True)), store, KEPT, gone)
+
+    def apart(found):
+        return sum(abs(math.log(found.total.forget[name] / alone[name])) for name in gone)
+
+    assert apart(fitted) < apart(plain) / 2
+    assert fitted.total.retain_kl < plain.total.retain_kl and fitted.fitted is None

@@ -1,0 +1,139 @@
+"""Weights for a sum of adapters, read off the curves in their manifests: against the equation itself, and refusals."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asu_lora.adapters.fitted_weights import LEAST, fitted_weights, fitting
+from asu_lora.adapters.forgetting_curve import ForgettingCurve, forgetting_curve
+from asu_lora.errors import AdapterError, SettingError
+from tests.support.lora_folders import give_manifest, save_lora
+
+CURVES = {  # by weight; those of three requests of SmolLM2 are alike
+    "anna": {0: 0.87, 0.36: 0.74, 0.54: 0.6, 0.72: 0.43, 0.9: 0.28, 1.0: 0.217, 1.18: 0.145},
+    "ben": {0: 0.9, 0.39: 0.77, 0.58: 0.6, 0.78: 0.41, 0.97: 0.24, 1.0: 0.225, 1.27: 0.109},
+    "carl": {0: 0.87, 0.4: 0.71, 0.6: 0.54, 0.8: 0.36, 1.0: 0.217, 1.3: 0.11},
+}
+
+
+def give_curve(folder, curve, **fields):
+    manifest = json.loads((folder / "manifest.json").read_text()) | fields
+    manifest["method"]["details"]["forgetting_curve"] = curve
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def points(curve):
+    return [{"weight": weight, "forget_probability": probability} for weight, probability in curve.items()]
+
+
+@pytest.fixture
+def folders(tiny_base, tmp_path):
+    return [
+        give_curve(give_manifest(save_lora(tiny_base, tmp_path / name, seed), tiny_base), points(curve))
+        for seed, (name, curve) in enumerate(CURVES.items())
+    ]
+
+
+def log_probability(name, weight):
+    """ln p of a curve, by numpy."""
+    return np.interp(weight, list(CURVES[name]), np.log(list(CURVES[name].values())))
+
+
+@pytest.mark.parametrize("interference", [0.03, 0.1, 0.25])
+def test_each_is_forgotten_in_the_sum_as_alone(folders, interference):
+    weights = dict(zip(CURVES, fitted_weights(folders, interference), strict=True))
+    assert all(0.5 < weight < 1 for weight in weights.values())
+    pressure = interference * 2 * np.mean(list(weights.values()))
+    for name, weight in weights.items():
+        assert log_probability(name, weight) - pressure == pytest.approx(log_probability(name, 1.0), abs=4e-3)
+
+
+def test_order_says_nothing_and_more_adapters_or_more_interference_less_weight(folders):
+    weights = fitted_weights(folders)
+    assert fitted_weights(folders[::-1]) == weights[::-1]
+    two = fitted_weights(folders[:2])
+    assert all(w < of_two < 1 for w, of_two in zip(weights, two, strict=False))
+    assert all(w < before for w, before in zip(fitted_weights(folders, 0.2), weights, strict=True))
+    assert fitted_weights(folders[:1]) == [1.0] and fitted_weights(folders, 0.0) == [1.0] * 3
+    assert min(fitted_weights(folders * 40)) >= LEAST
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=2, max_size=6, unique=True), st.floats(0, 1))
+def test_a_curve_gives_the_weight_of_its_probability(values, weight):
+    falling = tuple(sorted(values, reverse=True))
+    curve = ForgettingCurve(tuple(np.linspace(0, 1, len(falling))), falling)
+    assert curve.at(curve.weight_for(curve.at(weight))) == pytest.approx(curve.at(weight), rel=1e-6)
+    assert curve.weight_for(1.0) == 0 and curve.weight_for(0.0) == 1
+    assert math.log(curve.at(weight)) == pytest.approx(float(np.interp(weight, curve.weights, np.log(falling))))
+
+
+def test_a_set_that_can_not_be_fitted_has_none(folders, tiny_base, tmp_path):
+    ones = [(folder, 1.0) for folder in folders]
+    assert fitting(ones) == fitted_weights(folders) and fitting(ones, 0.2) == fitted_weights(folders, 0.2)
+    assert fitting(ones[:1]) is None and fitting([*ones[:2], (folders[2], 0.5)]) is None
+    assert fitting([*ones, (give_manifest(save_lora(tiny_base, tmp_path / "old", 9), tiny_base), 1.0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("curve", "said"),
+    [
+        ([], "has no curve of forgetting .* --adds-up"),
+        (points({0: 0.9}), "is damaged"),
+        (points({0: 0.9, 1: math.inf}), "is damaged"),
+        (points({0: 0.9, 1: 1.5}), "is damaged"),
+        ([{"weight": 0}, {"weight": 1}], "is damaged"),
+        ("weights", "is damaged"),
+        (points({0: 0.9}) * 2, "is damaged"),
+    ],
+)
+def test_no_curve_or_a_damaged_one_is_refused(folders, curve, said):
+    give_curve(folders[1], curve)
+    with pytest.raises(AdapterError, match=f"'ben' {said}|of 'ben' {said}"):
+        fitted_weights(folders)
+
+
+def test_what_was_trained_on_top_of_others_is_refused_and_so_is_nonsense(folders):
+    give_curve(folders[2], points(CURVES["carl"]), on_top_of=[{"name": "anna", "fingerprint": "f"}])
+    with pytest.raises(AdapterError, match="'carl' was trained on top of 'anna'"):
+        forgetting_curve(folders[2])
+    for wrong in (-0.1, math.nan, math.inf):
+        with pytest.raises(SettingError, match="interference must be"):
+            fitted_weights(folders[:2], wrong)
+
+
+def test_the_command_combines_at_fitted_weights(folders, tmp_path):
+    from click.testing import CliRunner
+
+    from asu_lora.adapters.store import AdapterStore
+    from asu_lora.cli import main
+
+    store = AdapterStore(tmp_path / "store")
+    for folder in folders:
+        store.import_(folder, folder.name)
+
+    def run(*words):
+        return CliRunner().invoke(main, ["adapters", *map(str, words), "--store", str(store.root)])
+
+    done = run("combine", *CURVES, "--name", "all", "--fit", "--json")
+    assert done.exit_code == 0, done.output
+    assert [source["weight"] for source in json.loads(done.stdout)["sources"]] == fitted_weights(folders)
+    done = run("combine", *CURVES, "--name", "more", "--fit", "--interference", 0.2)
+    weights = [f"{name} {weight:g}" for name, weight in zip(CURVES, fitted_weights(folders, 0.2), strict=True)]
+    assert f"Weights: {', '.join(weights)}." in done.stdout
+    assert all(
+        f"{name}:{weight:g}" in run("check", *CURVES).stdout
+        for name, weight in zip(CURVES, fitted_weights(folders), strict=True)
+    )
+    assert json.loads(run("check", *CURVES, "--json").stdout)["fitted"] == fitted_weights(folders)
+    assert "alone at" not in run("check", "anna:0.5", "ben").stdout
+    for words, said in (
+        (("anna:0.5", "ben", "--fit"), "--fit chooses the weights"),
+        (("anna", "ben", "--interference", 0.1), "--interference is for --fit"),
+    ):
+        refused = run("combine", *words, "--name", "never")
+        assert refused.exit_code == 2 and said in refused.stderr and "never" not in store.names()
