@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asu_lora.cli.adapters.check import warn_of_interference
+from asu_lora.cli.adapters.check import warn_of_weights
 from asu_lora.cli.console import print_json, stderr
 from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, remote_code_option, store_option
 
@@ -181,7 +181,7 @@ def merge(
             trust_remote_code=trust_remote_code,
             durable=_durable(looked_at, kept, residual_rank) if durable else None,
         )
-    warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
+    warn_of_weights([folder for folder, _ in chosen], [weight for _, weight in chosen])
     checked = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code) if check else None
     convert = convert_command(out, precision) if format_ == "gguf" else None
     if as_json:
