@@ -67,8 +67,6 @@ def try_it() -> str:
 if __name__ == "__main__":
     beside = Path(__file__).resolve().parent  # this folder's modules are no part of the wheel
     sys.path = [folder for folder in sys.path if folder and Path(folder).resolve() != beside]
-        folder for folder in sys.path if folder and not Path(folder).resolve().is_relative_to(ROOT / "benchmarks")
-    ]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         print(try_it())
