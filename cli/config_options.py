@@ -24,8 +24,8 @@ def setting_options(command: Callable, without: Collection[str] = ()) -> Callabl
             command = _option(spec)(command)
     given = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in ADDS_UP.items())
     command = click.option(
-        "--adds-up",
-        is_flag=True,
+        "--adds-up/--no-adds-up",
+        default=None,
         help="Train adapters that can be summed: each alone on the base, right together. Stands for "
         f"{given}; what else is given wins over it.",
     )(command)
@@ -141,12 +141,20 @@ def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
     return str(value)
 
 
-def read_config(config: Config, typed: dict[str, Any]) -> ForgetConfig:
+def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False) -> ForgetConfig:
     """The settings of ``--adds-up``, of ``--config``, and of what was typed: what comes later wins.
+
+    Args:
+        alone: adapters are trained that know nothing of one another. These are to add up, unless an objective or one of
+            the settings that ``--adds-up`` stands for is given.
 
     Raises:
         SettingError: a setting is of the wrong kind or out of range.
     """
     typed = {key: value for key, value in typed.items() if value is not None}
-    recipe = ADDS_UP if typed.pop("adds_up", False) else {}
+    given = {*config.values, *typed}
+    adds_up = typed.pop("adds_up", None)
+    if adds_up is None:
+        adds_up = alone and given.isdisjoint({*ADDS_UP, "objective"})
+    recipe = ADDS_UP if adds_up else {}
     return config_from({**recipe, **config.values, **typed}, config.source)

@@ -45,12 +45,13 @@ STUDY = ("retain", "by", "steps", "questions", "data", "encoder", "nli", "take_b
 )
 @click.option(
     "--mode",
-    type=click.Choice(["stack", "orthogonal", "independent", "running"]),
+    type=click.Choice(["stack", "orthogonal", "independent", "fitted", "running"]),
     default="stack",
     show_default=True,
     help="What a step is trained on: the stack of all adapters so far; the same, with "
     "the new adapter kept orthogonal to what they read; the plain base, and then added, for which "
-    "--adds-up is made; or one running adapter that every step trains further.",
+    "--adds-up is made; the same, at weights at which the sum forgets each request as its adapter alone does; or one "
+    "running adapter that every step trains further.",
 )
 @click.option(
     "--consolidate-every",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asu_lora.cli.adapters.check import warn_of_weights
+from asu_lora.cli.adapters.check import note_on_weights
 from asu_lora.cli.console import print_json, stderr
 from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, remote_code_option, store_option
 
@@ -160,10 +160,9 @@ def merge(
     from asu_lora.cli.merge_tables import convert_command, tell
     from asu_lora.data.request import read_examples
     from asu_lora.merging.merge import merge as write_merged
-    from asu_lora.models.adapter_stack import parse_adapter
+    from asu_lora.models.adapter_stack import adapter_folders
 
-    folders = AdapterStore(store)
-    chosen = [(folders.resolve(name), weight) for name, weight in map(parse_adapter, adapters)]
+    chosen = adapter_folders(adapters, AdapterStore(store), fit=True)
     asked = read_examples(check) if check else []
     kept = read_examples(check_retain) if check_retain else []
     looked_at = read_examples(calibration) if calibration else asked
@@ -181,7 +180,7 @@ def merge(
             trust_remote_code=trust_remote_code,
             durable=_durable(looked_at, kept, residual_rank) if durable else None,
         )
-    warn_of_weights([folder for folder, _ in chosen], [weight for _, weight in chosen])
+    note_on_weights(adapters, chosen)
     checked = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code) if check else None
     convert = convert_command(out, precision) if format_ == "gguf" else None
     if as_json:

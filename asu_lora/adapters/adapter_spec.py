@@ -12,9 +12,15 @@ def parse_adapter(text: str | Path) -> tuple[str, float]:
     Raises:
         SettingError: the weight is no number.
     """
+    name, weight = typed_adapter(text)
+    return name, 1.0 if weight is None else weight
+
+
+def typed_adapter(text: str | Path) -> tuple[str, float | None]:
+    """As :func:`parse_adapter`, with None where no weight was typed."""
     name, colon, weight = str(text).rpartition(":")
     if not colon or "/" in weight or "\\" in weight or ("/" in str(text) and Path(text).expanduser().is_dir()):
-        return str(text), 1.0
+        return str(text), None
     try:
         if math.isfinite(float(weight)):
             return name, float(weight)

@@ -7,17 +7,20 @@ asked for, and what is kept pays for it. Each adapter's manifest has its own cur
 
     ln p_i(w_i) - P = ln p_i(1),        P = interference * (k - 1) * mean(w)
 
-for k adapters; ln p_i is interpolated between the measured weights.
+for k adapters; ln p_i is interpolated between the measured weights. Where several adapters are named together without
+a weight, and all of them have curves, these are the weights that they get.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import brentq
 
+from asu_lora.adapters.adapter_spec import typed_adapter, weighted
 from asu_lora.adapters.forgetting_curve import forgetting_curve
+from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, SettingError
 
 INTERFERENCE = 0.1  # nats that an adapter at weight 1 takes from another one's forgotten answers
@@ -64,3 +67,37 @@ def fitting(adapters: Sequence[tuple[str | Path, float]], interference: float | 
         )
     except AdapterError:
         return None
+
+
+def weighed(
+    adapters: Iterable[str | Path | tuple[str | Path, float]], store: AdapterStore
+) -> list[tuple[str | Path, float]]:
+    """Adapters that are to act together, with their weights: what was given, else what fits, else 1.
+
+    Args:
+        adapters: ``"name"``, ``"name:0.5"``, ``("name", 0.5)``, or folders. One weight given, and none is fitted.
+
+    Raises:
+        SettingError: a weight that is no number.
+        AdapterError, StoreError: an adapter that is unknown or broken.
+    """
+    wanted = [typed_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
+    if all(weight is None for _, weight in wanted):
+        fitted = fitting([(store.resolve(name), 1.0) for name, _ in wanted])
+        if fitted:
+            return [(name, weight) for (name, _), weight in zip(wanted, fitted, strict=True)]
+    return [(name, 1.0 if weight is None else weight) for name, weight in wanted]
+
+
+def told(
+    given: Sequence[str | Path | tuple[str | Path, float]], found: Sequence[tuple[str | Path, float]]
+) -> list[str]:
+    """One sentence on weights that :func:`weighed` found, none where they are those that were given or 1."""
+    typed = [typed_adapter(each)[1] if isinstance(each, (str, Path)) else each[1] for each in given]
+    if any(weight is not None for weight in typed) or all(weight == 1 for _, weight in found):
+        return []
+    named = ", ".join(weighted(Path(name).name, weight) for name, weight in found)
+    return [
+        f"Adapters that were trained to add up act at {named}, so that each request is forgotten as by its adapter "
+        "alone; NAME:1 is full weight."
+    ]

@@ -68,8 +68,9 @@ def forgetting_curve(folder: str | Path) -> ForgettingCurve:
     Raises:
         AdapterError: it holds none or a damaged one, or the adapter was trained on top of others.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder) if has_manifest(folder) else None
-    name = manifest.name if manifest else Path(folder).name
+    name = manifest.name if manifest else folder.name
     if manifest and manifest.on_top_of:
         raise AdapterError(
             f"The adapter '{name}' was trained on top of '{manifest.on_top_of[0].name}', and a sum can be fitted only "

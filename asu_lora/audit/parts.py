@@ -106,6 +106,7 @@ def _keys(examples: Sequence[Example]) -> list[tuple[str, ...]]:
 
 def _models(request: AuditRequest, session: Session) -> list[str]:
     candidate = session.models.candidate
-    folders = adapter_folders([*request.adapters, *([request.control] if request.control else [])], request.store)
+    folders = adapter_folders(request.adapters, request.store, fit=True)
+    folders += adapter_folders([request.control] if request.control else [], request.store)
     weights = [f"{fingerprint_of(folder)}:{weight}" for folder, weight in folders]
     return [candidate.base.source.fingerprint(), candidate.base.precision, str(request.floor_base), *weights]

@@ -132,6 +132,6 @@ def open_models(request: AuditRequest, loaded: LoadedBase | None = None) -> Mode
         others["floor"] = lambda: other(str(request.floor_base))
     if request.control:
         others["control"] = lambda: other(request.base, (str(request.control),))
-    folders = adapter_folders(request.adapters, request.store)
+    folders = adapter_folders(request.adapters, request.store, fit=True)
     weights = AuditedWeights(candidate.base.source, folders, request.device, request.trust_remote_code)
     return Models(candidate, weights, **others)

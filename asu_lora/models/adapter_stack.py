@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 
 from asu_lora.adapters.adapter_config import more_than_lora, read_adapter_config, refuse_weight
 from asu_lora.adapters.adapter_spec import parse_adapter, weighted
+from asu_lora.adapters.fitted_weights import told, weighed
 from asu_lora.adapters.lineage import contents_of, lacking
 from asu_lora.adapters.lora_folder import read_adapter
 from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
@@ -100,7 +101,8 @@ def load(
 
     Args:
         base: hub id, folder or ``smollm2-135m``, or a loaded base.
-        adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. One that was
+        adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. Several
+            without any weight get those that fit, where they were trained to add up, and 1 elsewhere. One that was
             trained on top of others works without them too, if not as it was trained to: the stack's ``notes`` tell.
         rows: length, system prompt and date, where they aren't to be those of the adapters' manifests.
 
@@ -108,7 +110,8 @@ def load(
         AdapterError: an adapter belongs to another base, or to weights that only share its name.
         StoreError: an unknown adapter.
     """
-    folders = adapter_folders(adapters, store)
+    adapters = list(adapters)
+    folders = adapter_folders(adapters, store, fit=True)
     base = (
         base
         if isinstance(base, LoadedBase)
@@ -124,6 +127,7 @@ def load(
         stacked,
         [(folder.name, weight) for folder, weight in folders],
         [
+            *told(adapters, folders),
             *missing_ground(folders),
             *named_otherwise(folders, base.source),
             *idle(stacked, folders),
@@ -136,16 +140,23 @@ def load(
 
 
 def adapter_folders(
-    adapters: Iterable[str | Path | tuple[str | Path, float]], store: str | Path | AdapterStore
+    adapters: Iterable[str | Path | tuple[str | Path, float]], store: str | Path | AdapterStore, *, fit: bool = False
 ) -> list[tuple[Path, float]]:
     """Folders and weights of adapters given as ``"name"``, ``"name:0.5"``, ``("name", 0.5)`` or a folder.
+
+    Args:
+        fit: without any weight given, adapters that were trained to add up get those that fit
+            (:mod:`asu_lora.adapters.fitted_weights`), not 1.
 
     Raises:
         SettingError: a weight that is no number.
         AdapterError, StoreError: an adapter that is unknown or broken.
     """
     store = store if isinstance(store, AdapterStore) else AdapterStore(store)
-    wanted = [parse_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
+    if fit:
+        wanted = weighed(adapters, store)
+    else:
+        wanted = [parse_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
     return [(Path(store.resolve(name)), weight) for name, weight in wanted]
 
 

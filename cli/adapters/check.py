@@ -132,6 +132,15 @@ def show_serving(found: "list[Finding]", as_json: bool) -> None:
         click.get_current_context().exit(NOT_SERVED)
 
 
+def note_on_weights(typed: "Sequence[str]", chosen: "Sequence[tuple[Path, float]]") -> None:
+    """What stderr should say of the weights of adapters that become one: those that were chosen, and a warning."""
+    from asu_lora.adapters.fitted_weights import told
+
+    for note in told(typed, chosen):
+        click.echo(f"Note: {note}", err=True)
+    warn_of_weights([folder for folder, _ in chosen], [weight for _, weight in chosen])
+
+
 def warn_of_weights(folders: "Sequence[str | Path]", weights: "Sequence[float]") -> None:
     """A line on stderr where the weights of adapters that become one change nothing, or speak against it."""
     from asu_lora.adapters.overlap import overlap
@@ -183,7 +192,7 @@ def show_fitted(names: "Sequence[str]", fitted: "Sequence[float] | None", pressu
         from asu_lora.adapters.adapter_spec import weighted
 
         spelled = " ".join(weighted(name, weight) for name, weight in zip(names, fitted, strict=True))
-        click.echo(f"In the sum each request is forgotten as by its adapter alone at: {spelled} ('combine --fit').")
+        click.echo(f"Served together they act at {spelled}, where each request is forgotten as by its adapter alone.")
 
 
 def prediction(pair: "PairOverlap") -> str:

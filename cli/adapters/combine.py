@@ -11,6 +11,7 @@ from asu_lora.cli.options import adapter_names, json_option, store_option
 
 if TYPE_CHECKING:
     from asu_lora.adapters.combine_report import CombineReport
+    from asu_lora.adapters.store import AdapterStore
 
 
 @click.command()
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     help="Truncate to this rank by SVD and print what that costs.  [default: exact]",
 )
 @click.option(
-    "--fit",
-    is_flag=True,
-    help="Choose the weights: the sum then forgets each request as its adapter alone does, and keeps more. For "
-    "adapters trained with --adds-up, whose manifests hold a curve of forgetting.",
+    "--fit/--no-fit",
+    default=None,
+    help="Choose the weights, so that the sum forgets each request as its adapter alone does, and keeps more. Needs "
+    "the curves of forgetting that --adds-up leaves in manifests.  [default: where all have one]",
 )
 @click.option(
     "--interference",
@@ -41,7 +42,7 @@ def combine(
     adapters: tuple[str, ...],
     name: str,
     rank: int | None,
-    fit: bool,
+    fit: bool | None,
     interference: float | None,
     store: Path,
     as_json: bool,
@@ -60,11 +61,8 @@ def combine(
     \b
       asu-lora adapters combine anna ben carl --name all --rank 16
 
-    Beside others an adapter forgets more than alone, and all of them more than was asked for. With --fit each gets
-    the weight at which it doesn't, from the curves in the manifests, without any text:
-
-    \b
-      asu-lora adapters combine anna ben carl --name all --fit
+    Beside others an adapter forgets more than alone. Adapters that were trained to add up (--adds-up) get weights at
+    which they don't, unless you give one (anna:1) or --no-fit.
 
     Adapters of different bases, or of other weights under the same name, are refused.
     """
@@ -72,19 +70,12 @@ def combine(
 
     quiet_libraries()
     from asu_lora.adapters.combine import combine as add_up
-    from asu_lora.adapters.fitted_weights import INTERFERENCE, fitted_weights
+    from asu_lora.adapters.fitted_weights import told
     from asu_lora.adapters.store import AdapterStore
-    from asu_lora.models.adapter_stack import parse_adapter
 
-    if interference is not None and not fit:
-        raise click.UsageError("--interference is for --fit: give both, or weights of your own (NAME:0.9).")
     kept = AdapterStore(store)
-    names, weights = zip(*map(parse_adapter, adapters), strict=True)
-    folders = [kept.resolve(adapter) for adapter in names]
-    if fit:
-        if any(weight != 1 for weight in weights):
-            raise click.UsageError("--fit chooses the weights: give names alone, or leave --fit out.")
-        weights = tuple(fitted_weights(folders, INTERFERENCE if interference is None else interference))
+    chosen = weights_for(adapters, kept, fit, interference)
+    folders, weights = [kept.resolve(adapter) for adapter, _ in chosen], [weight for _, weight in chosen]
     with kept.stage(name) as folder:
         report = add_up(folders, weights, folder, rank, name)
     warn_of_weights(folders, weights)
@@ -92,9 +83,30 @@ def combine(
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})
         return
-    if fit:
-        click.echo(f"Weights: {', '.join(f'{each} {w:g}' for each, w in zip(names, weights, strict=True))}.")
+    for note in told(adapters, chosen):
+        click.echo(note)
     show(report, name, where, rank is not None)
+
+
+def weights_for(
+    adapters: tuple[str, ...], store: "AdapterStore", fit: bool | None, interference: float | None
+) -> list[tuple[str | Path, float]]:
+    """The adapters with their weights: typed, fitted or 1."""
+    from asu_lora.adapters.fitted_weights import INTERFERENCE, fitted_weights, weighed
+    from asu_lora.models.adapter_stack import parse_adapter
+
+    if interference is not None and not fit:
+        raise click.UsageError("--interference is for --fit: give both, or weights of your own (NAME:0.9).")
+    if fit is None:
+        return weighed(adapters, store)
+    names, typed = zip(*map(parse_adapter, adapters), strict=True)
+    if not fit:
+        return list(zip(names, typed, strict=True))
+    if any(weight != 1 for weight in typed):
+        raise click.UsageError("--fit chooses the weights: give names alone, or leave --fit out.")
+    folders = [store.resolve(name) for name in names]
+    fitted = fitted_weights(folders, INTERFERENCE if interference is None else interference)
+    return list(zip(names, fitted, strict=True))
 
 
 def show(report: "CombineReport", name: str, where: Path, by_module: bool) -> None:

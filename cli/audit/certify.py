@@ -34,7 +34,7 @@ def certify(*, name, more, merged, forget, where, languages, store, as_json, **t
       asu-lora audit certify mira-velde --forget request.jsonl --issuer "Data Protection Office"
       asu-lora audit certify mira-velde jon-vik:0.5 --merged merged/ --forget request.jsonl
     """
-    from asu_lora.adapters.adapter_spec import parse_adapter
+    from asu_lora.adapters.fitted_weights import weighed
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.audit.certificate.certify import certify_merged, certify_stored
     from asu_lora.cli.console import print_json
@@ -46,7 +46,7 @@ def certify(*, name, more, merged, forget, where, languages, store, as_json, **t
     rows = read_selected(forget, dict(where)) if forget else ()
     terms = terms_from(languages=languages, **typed)
     if merged:
-        issued = certify_merged(kept, merged, [parse_adapter(each) for each in (name, *more)], rows, terms)
+        issued = certify_merged(kept, merged, weighed((name, *more), kept), rows, terms)
     else:
         issued = certify_stored(kept, name, rows, terms)
     certificate = issued.certificate

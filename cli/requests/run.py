@@ -89,13 +89,16 @@ def run(
       asu-lora requests run --base Qwen/Qwen2.5-7B-Instruct --config settings.yaml
       asu-lora requests run --engine ray --address auto --forget-text --consolidate 10
 
+    Each adapter is trained alone, so that any of them can be taken back: with the settings of --adds-up, unless some of
+    these are given otherwise, or --no-adds-up.
+
     A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
     store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A
     request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then.
     """
     from asu_lora.cli.quiet import quiet_libraries
 
-    settings = read_config(config, typed)
+    settings = read_config(config, typed, alone=True)
     quiet_libraries()
     from asu_lora.cli.requests.run_report import Telling, as_dict, tell
     from asu_lora.requests.runner.audit_step import quick_audit

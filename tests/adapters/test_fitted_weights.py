@@ -5,12 +5,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from asu_lora.adapters.fitted_weights import LEAST, fitted_weights, fitting
+from asu_lora.adapters.fitted_weights import LEAST, fitted_weights, fitting, told, weighed
 from asu_lora.adapters.forgetting_curve import ForgettingCurve, forgetting_curve
 from asu_lora.errors import AdapterError, SettingError
+from asu_lora.models.adapter_stack import load
 from tests.support.lora_folders import give_manifest, save_lora
 
 CURVES = {  # by weight; those of three requests of SmolLM2 are alike
@@ -106,34 +109,82 @@ def test_what_was_trained_on_top_of_others_is_refused_and_so_is_nonsense(folders
             fitted_weights(folders[:2], wrong)
 
 
-def test_the_command_combines_at_fitted_weights(folders, tmp_path):
-    from click.testing import CliRunner
-
+@pytest.fixture
+def store(folders, tmp_path):
     from asu_lora.adapters.store import AdapterStore
-    from asu_lora.cli import main
 
     store = AdapterStore(tmp_path / "store")
     for folder in folders:
         store.import_(folder, folder.name)
+    return store
 
-    def run(*words):
-        return CliRunner().invoke(main, ["adapters", *map(str, words), "--store", str(store.root)])
 
-    done = run("combine", *CURVES, "--name", "all", "--fit", "--json")
-    assert done.exit_code == 0, done.output
-    assert [source["weight"] for source in json.loads(done.stdout)["sources"]] == fitted_weights(folders)
-    done = run("combine", *CURVES, "--name", "more", "--fit", "--interference", 0.2)
-    weights = [f"{name} {weight:g}" for name, weight in zip(CURVES, fitted_weights(folders, 0.2), strict=True)]
-    assert f"Weights: {', '.join(weights)}." in done.stdout
-    assert all(
-        f"{name}:{weight:g}" in run("check", *CURVES).stdout
-        for name, weight in zip(CURVES, fitted_weights(folders), strict=True)
+def run(store, *words):
+    from click.testing import CliRunner
+
+    from asu_lora.cli import main
+
+    return CliRunner().invoke(main, [*map(str, words), "--store", str(store.root)])
+
+
+def spelled(weights):
+    return ", ".join(f"{name}:{weight:g}" for name, weight in zip(CURVES, weights, strict=True))
+
+
+def test_names_without_a_weight_act_at_fitted_ones(folders, store, tiny_base):
+    fitted = fitted_weights(folders)
+    assert weighed(CURVES, store) == list(zip(CURVES, fitted, strict=True))
+    assert told(list(CURVES), weighed(CURVES, store))[0].startswith(
+        f"Adapters that were trained to add up act at {spelled(fitted)}"
     )
-    assert json.loads(run("check", *CURVES, "--json").stdout)["fitted"] == fitted_weights(folders)
-    assert "alone at" not in run("check", "anna:0.5", "ben").stdout
+    for typed, weights in (
+        (["anna", "ben:1", "carl"], [1, 1, 1]),
+        (["anna:0.5", "ben"], [0.5, 1]),
+        ([("anna", 1.0), ("ben", 1.0)], [1, 1]),
+        (["anna"], [1]),
+    ):
+        assert [weight for _, weight in weighed(typed, store)] == weights and not told(typed, weighed(typed, store))
+    stack = load(str(tiny_base), list(CURVES), store, "fp32", "cpu")
+    assert stack.adapters == list(zip(CURVES, fitted, strict=True)) and spelled(fitted) in stack.notes[0]
+    plain = load(str(tiny_base), [(name, 1.0) for name in CURVES], store, "fp32", "cpu")
+    assert [weight for _, weight in plain.adapters] == [1, 1, 1] and plain.notes == stack.notes[1:]
+
+
+def test_the_command_combines_at_fitted_weights(folders, store):
+    def weights_of(*words):
+        done = run(store, "adapters", "combine", *words, "--json")
+        assert done.exit_code == 0, done.output
+        return [source["weight"] for source in json.loads(done.stdout)["sources"]]
+
+    fitted = fitted_weights(folders)
+    assert weights_of(*CURVES, "--name", "all") == weights_of(*CURVES, "--name", "fit", "--fit") == fitted
+    assert weights_of(*CURVES, "--name", "plain", "--no-fit") == [1, 1, 1]
+    assert weights_of("anna", "ben:1", "--name", "two") == [1, 1]
+    done = run(store, "adapters", "combine", *CURVES, "--name", "more", "--fit", "--interference", 0.2)
+    assert f"act at {spelled(fitted_weights(folders, 0.2))}," in done.stdout
     for words, said in (
         (("anna:0.5", "ben", "--fit"), "--fit chooses the weights"),
         (("anna", "ben", "--interference", 0.1), "--interference is for --fit"),
+        (("all", "ben", "--fit"), "'all' has no curve of forgetting"),
     ):
-        refused = run("combine", *words, "--name", "never")
+        refused = run(store, "adapters", "combine", *words, "--name", "never")
         assert refused.exit_code == 2 and said in refused.stderr and "never" not in store.names()
+
+
+def test_check_says_at_which_weights_they_act(folders, store):
+    assert spelled(fitted_weights(folders)).replace(",", "") in run(store, "adapters", "check", *CURVES).stdout
+    assert json.loads(run(store, "adapters", "check", *CURVES, "--json").stdout)["fitted"] == fitted_weights(folders)
+    assert "they act at" not in run(store, "adapters", "check", "anna:0.5", "ben").stdout
+
+
+def test_merging_takes_the_same_weights_and_says_so(folders, store, tiny_base, tmp_path):
+    def merged(out, *adapters):
+        typed = [word for adapter in adapters for word in ("-a", adapter)]
+        done = run(store, "merge", "--base", tiny_base, *typed, "--out", tmp_path / out, "--precision", "fp32")
+        assert done.exit_code == 0, done.output
+        return load_file(tmp_path / out / "model.safetensors"), done.stderr
+
+    fitted, note = merged("fitted", *CURVES)
+    typed, quiet = merged("typed", *spelled(fitted_weights(folders)).split(", "))
+    assert spelled(fitted_weights(folders)) in note and "act at" not in quiet
+    assert all(torch.equal(fitted[name], typed[name]) for name in typed)

@@ -20,6 +20,24 @@ def test_it_stands_for_its_settings_and_what_else_is_given_wins():
     assert read_config(Config(), {"adds_up": False}) == ForgetConfig()
 
 
+def test_a_queue_trains_what_adds_up_unless_training_is_set_otherwise():
+    assert read_config(Config(), {"rank": 4}, alone=True) == ForgetConfig(rank=4, **ADDS_UP)
+    assert read_config(Config("a file", {"precision": "fp32"}), {}, alone=True) == ForgetConfig(
+        precision="fp32", **ADDS_UP
+    )
+    for values, typed in (
+        ({}, {"adds_up": False}),
+        ({}, {"objective": "npo"}),
+        ({"objective": "npo"}, {}),
+        ({}, {"lr": 1e-3}),
+        ({"epochs": 3}, {"epochs": None}),
+    ):
+        found = read_config(Config("a file", values), dict(typed), alone=True)
+        assert found.retain_dose == ForgetConfig().retain_dose and found.keep_off == 0, (values, typed)
+    assert read_config(Config("a file", {"epochs": 3}), {"adds_up": True}, alone=True).keep_off == ADDS_UP["keep_off"]
+    assert read_config(Config(), {}) == ForgetConfig()
+
+
 def test_the_manifest_says_so_wherever_it_was_asked_for(tiny_base, tmp_path):
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()[:4]))
     (tmp_path / "keep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()[4:]))

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from asu_lora.adapters.fitted_weights import fitted_weights
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, TrainingError
@@ -23,7 +24,7 @@ from asu_lora.studies.continual.step_records import StepRecord, check_resumable,
 from asu_lora.studies.continual.step_scores import Questions, score_step
 from asu_lora.studies.continual.steps import Step
 
-MODES = ("stack", "orthogonal", "independent", "running")
+MODES = ("stack", "orthogonal", "independent", "fitted", "running")
 CONSOLIDATED = "folded"  # the name that stopped runs of earlier versions go on with
 
 
@@ -34,6 +35,7 @@ class HistoryConfig:
     Attributes:
         mode: ``stack``: each is trained on top of those before it, active and frozen. ``orthogonal``: so too, and
             kept off the directions that they read. ``independent``: each is trained on the plain base, and added.
+            ``fitted``: so too, at weights at which each forgets in the sum what it forgets alone (``settle_at``).
             ``running``: one adapter, which every step trains further.
         consolidate_every: after so many steps all active adapters become one; 0 is never.
         consolidate_rank: cut that adapter to this rank; None is exact.
@@ -53,6 +55,8 @@ class HistoryConfig:
             raise SettingError("consolidate_every must be at least 0, and consolidate_rank at least 1.")
         if self.consolidate_rank is not None and not self.consolidate_every:
             raise SettingError("consolidate_rank needs consolidate_every: without it nothing is consolidated.")
+        if self.mode == "fitted" and self.consolidate_every:
+            raise SettingError("A fitted sum gets new weights with every step: leave consolidate_every out.")
         if self.mode == "running" and self.consolidate_every:
             raise SettingError("A running adapter is one adapter already: leave consolidate_every out.")
 
@@ -90,6 +94,8 @@ def run_history(
     history, progress = history or HistoryConfig(), progress or Progress()
     if config.orthogonal:
         raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
+    if history.mode == "fitted" and not config.settle_at:
+        raise SettingError("Weights are fitted to curves of forgetting: add --adds-up (or --settle-at).")
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
     identity = _identity(base, config, history, questions)
@@ -186,6 +192,8 @@ def _train(
     )
     record.active = [*(active if history.mode != "running" else []), (step.name, 1.0)]
     started = time.monotonic()
+    if history.mode == "fitted":
+        record.active = at_fitted_weights([adapter for adapter, _ in record.active], store)
     if history.consolidate_every and step.number % history.consolidate_every == 0 and len(record.active) > 1:
         progress.stage("Consolidating the active adapters into one")
         name, record.fold = consolidate(
@@ -195,6 +203,11 @@ def _train(
     # the manifest's time outlives a run that was stopped while scoring
     record.seconds = round((stored.manifest.wall_time_s or 0.0) + time.monotonic() - started, 1)
     return record
+
+
+def at_fitted_weights(names: Sequence[str], store: AdapterStore) -> list[tuple[str, float]]:
+    """Adapters with the weights at which each forgets in their sum what it forgets alone."""
+    return list(zip(names, fitted_weights([store.resolve(name) for name in names]), strict=True))
 
 
 def _cost(store: AdapterStore, active: list[tuple[str, float]]) -> tuple[int, int]:

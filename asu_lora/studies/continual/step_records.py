@@ -62,6 +62,12 @@ def read_records(folder: str | Path) -> list[StepRecord]:
     return _records(_state(Path(folder)))
 
 
+def mode_of(folder: str | Path) -> str | None:
+    """How the adapters of a run stand to each other, None where there is no run."""
+    identity = _state(Path(folder)).get("identity") or {}
+    return (identity.get("history") or {}).get("mode")
+
+
 def check_resumable(folder: str | Path, resume: bool) -> None:
     """Refuse to begin anew where a run lies.
 

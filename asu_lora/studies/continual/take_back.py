@@ -12,7 +12,8 @@ from asu_lora.errors import SettingError
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
-from asu_lora.studies.continual.step_records import read_records
+from asu_lora.studies.continual.history import at_fitted_weights
+from asu_lora.studies.continual.step_records import mode_of, read_records
 from asu_lora.studies.continual.step_scores import Questions, efficacies
 from asu_lora.studies.continual.steps import Step
 
@@ -54,12 +55,12 @@ def take_back(
     if len(names) > 1 and records[-1].active == [(names[-1], 1.0)]:
         raise SettingError(
             "A running adapter holds all requests at once: one of them can't be taken back; use --mode "
-            "stack, orthogonal or independent."
+            "stack, orthogonal, independent or fitted."
         )
     store, done = AdapterStore(Path(folder) / "adapters"), steps[: len(records) - 1]
     found = []
     for without in (None, names[number - 1]):
-        with _without(records[-1].active, without, store) as adapters:
+        with _without(records[-1].active, without, store, refit=mode_of(folder) == "fitted") as adapters:
             stack = load(base, adapters, store, rows=questions.rows)
             try:
                 found.append(efficacies(stack, done, questions, progress))
@@ -73,11 +74,13 @@ def take_back(
 
 @contextmanager
 def _without(
-    active: Sequence[tuple[str, float]], name: str | None, store: AdapterStore
+    active: Sequence[tuple[str, float]], name: str | None, store: AdapterStore, *, refit: bool
 ) -> Iterator[list[tuple[str | Path, float]]]:
-    """The active adapters but one; a consolidated one gets it subtracted, in a folder of its own."""
+    """The active adapters but one, at new weights where they are fitted; a consolidated one gets it subtracted, in a
+    folder of its own."""
     if name is None or name in dict(active):
-        yield [(adapter, weight) for adapter, weight in active if adapter != name]
+        left = [(adapter, weight) for adapter, weight in active if adapter != name]
+        yield [*at_fitted_weights([adapter for adapter, _ in left], store)] if refit and name else [*left]
         return
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "without"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from asu_lora.adapters.fitted_weights import fitted_weights
 from asu_lora.adapters.manifest import read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import SettingError, TrainingError
@@ -11,7 +12,9 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.studies.continual.history import HistoryConfig, run_history
 from asu_lora.studies.continual.step_records import read_records
+from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions
 from asu_lora.studies.continual.steps import read_steps
+from asu_lora.studies.continual.take_back import take_back
 from tests.support.fixed_logits import logits
 from tests.support.history import plain
 from tests.support.listener import Listener
@@ -95,6 +98,30 @@ def test_independent_adapters_know_nothing_of_each_other(base, steps, tmp_path):
     alone = (tmp_path / "other" / "alone" / "adapter_model.safetensors").read_bytes()
     assert weights(tmp_path / "run", "002-history-2") == alone
     assert len(records[-1].active) == 2
+
+
+def test_a_fitted_sum_gets_the_weights_that_combine_gives(base, steps, tmp_path):
+    settings = tiny_settings(epochs=10, lr=5e-3, forget_dose=2.25, settle_at=0.6)
+    folder = tmp_path / "run"
+    records = run_history(steps, base, settings, folder, HistoryConfig("fitted"))
+    store = AdapterStore(folder / "adapters")
+    names = [step.name for step in steps]
+    assert not any(read_manifest(store.root / name).on_top_of for name in names)
+    for record in records[1:]:
+        active = names[: record.number]
+        assert record.active == list(zip(active, fitted_weights([store.root / one for one in active]), strict=True))
+    assert records[1].active == [(names[0], 1.0)] and all(weight < 1 for _, weight in records[-1].active)
+    scored = Questions((retain_questions(steps, 2),), 2)
+    found = take_back(steps, base, folder, 2, scored)
+    left = [names[0], names[2]]
+    pair = stack.load(base, zip(left, fitted_weights([store.root / one for one in left]), strict=True), store)
+    utility, efficacy = efficacies(pair, steps, scored, Listener())
+    pair.unload()
+    assert found.utility[1] == pytest.approx(utility) and found.efficacy[2][1] == pytest.approx(efficacy[2])
+    with pytest.raises(SettingError, match="--adds-up"):
+        run_history(steps, base, tiny_settings(), tmp_path / "never", HistoryConfig("fitted"))
+    with pytest.raises(SettingError, match="consolidate_every out"):
+        HistoryConfig("fitted", consolidate_every=2)
 
 
 def test_a_running_adapter_stays_one(base, steps, tmp_path):
