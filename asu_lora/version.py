@@ -5,15 +5,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
-__version__ = "0.1.0"
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+# The git tag that was installed (pyproject.toml); a folder that is only on the path has none.
+__version__ = _installed("asu-lora") or "0+unknown"
 
 
 def library_versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+        if installed := _installed(name):
+            found[name] = installed
     return found

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ALIGNED = 0.35  # alignment from which a pair is said to interfere
 SHARED = 0.01  # sqrt(read write) below which there is nothing that could
 SAME = 0.8  # cosine from which two adapters are all but one update
+CANCELLED = 1e-6  # norm of a sum, over that of its largest adapter, that is rounding alone
 NEUTRAL = {
     "keep_off": 0.0,
     "retain_dose": 1.0,
@@ -114,6 +115,24 @@ class SetOverlap:
     def interfering(self) -> tuple[PairOverlap, ...]:
         return tuple(pair for pair in self.pairs if pair.interferes)
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Adapters whose update is zero in every module."""
+        return tuple(name for name, norm in zip(self.names, self.norms, strict=True) if norm == 0)
+
+    def changes_nothing(self) -> str | None:
+        """One sentence where an adapter, or their sum, leaves the base as it is; None where all change it."""
+        if self.idle:
+            first, more = self.idle[0], len(self.idle) - 1
+            others = f" (nor do {more} other{'s' * (more > 1)})" if more else ""
+            return (
+                f"the adapter '{first}' changes nothing{others}: its update is zero in every module, as before any "
+                "training; train it anew, or leave it out."
+            )
+        if self.sum_norm <= CANCELLED * max(self.norms):
+            return "these adapters undo each other: at these weights their sum changes nothing of the base."
+        return None
+
     def advice(self) -> str | None:
         """One sentence on the worst pair and what to do; None where nothing speaks against the set."""
         if not self.interfering:
@@ -141,6 +160,7 @@ class SetOverlap:
             ],
             "sum_norm": self.sum_norm,
             "growth": self.growth,
+            "changes_nothing": self.changes_nothing(),
             "pairs": [pair.as_dict() for pair in self.pairs],
             "advice": self.advice(),
         }
@@ -231,7 +251,8 @@ def _products(one: "Factors", other: "Factors") -> tuple[float, float, float]:
 
 def _factors(lora: LoraFolder, module: str, weight: float) -> "Factors":
     a, b = lora.factors(module)
-    return a.double(), b.double() * (weight * lora.modules[module].scaling)
+    # a convolution's factors have its kernel's axes too, which the norms don't tell apart
+    return a.double().flatten(1), b.double().flatten(1) * (weight * lora.modules[module].scaling)
 
 
 def _share(product: float, one: float, other: float) -> float:

@@ -138,15 +138,17 @@ def note_on_weights(typed: "Sequence[str]", chosen: "Sequence[tuple[Path, float]
 
     for note in told(typed, chosen):
         click.echo(f"Note: {note}", err=True)
-    warn_of_interference([folder for folder, _ in chosen], [weight for _, weight in chosen])
+    warn_of_weights([folder for folder, _ in chosen], [weight for _, weight in chosen])
 
 
-def warn_of_interference(folders: "Sequence[str | Path]", weights: "Sequence[float]") -> None:
-    """A line on stderr where the weights of adapters that become one speak against it."""
+def warn_of_weights(folders: "Sequence[str | Path]", weights: "Sequence[float]") -> None:
+    """A line on stderr where the weights of adapters that become one change nothing, or speak against it."""
     from asu_lora.adapters.overlap import overlap
 
-    if len(folders) > 1 and (advice := overlap(folders, weights).advice()):
-        click.echo(f"Warning: {advice}", err=True)
+    found = overlap(folders, weights)
+    for warning in (found.changes_nothing(), found.advice()):
+        if warning:
+            click.echo(f"Warning: {warning}", err=True)
 
 
 def show_unmeasured(found: "SetOverlap", fitted: "list[float] | None", as_json: bool) -> None:
@@ -176,7 +178,9 @@ def show_weights(found: "SetOverlap", advice: bool = True) -> None:
         print_table("By their weights", columns, rows, right=(1, 2, 3, 4), wrap=(0, 5))
     norms = ", ".join(f"{name} {norm:.3g}" for name, norm in zip(found.names, found.norms, strict=True))
     click.echo(f"Norms: {norms}; of the sum {found.sum_norm:.3g}, {found.growth:.2f} times that of unrelated updates.")
-    if advice:
+    if nothing := found.changes_nothing():
+        click.echo(f"Warning: {nothing}")
+    elif advice:
         click.echo(found.advice() or "Their weights speak against nothing; --retain measures it.")
 
 

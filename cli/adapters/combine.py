@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asu_lora.cli.adapters.check import warn_of_interference
+from asu_lora.cli.adapters.check import warn_of_weights
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import adapter_names, json_option, store_option
 
@@ -78,7 +78,7 @@ def combine(
     folders, weights = [kept.resolve(adapter) for adapter, _ in chosen], [weight for _, weight in chosen]
     with kept.stage(name) as folder:
         report = add_up(folders, weights, folder, rank, name)
-    warn_of_interference(folders, weights)
+    warn_of_weights(folders, weights)
     where = kept.resolve(name)
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})

@@ -1,6 +1,7 @@
 """asu-lora adapters check, and the line that combine and merge print."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -73,6 +74,20 @@ def test_combine_and_merge_warn_in_one_line(store, taught_base, tmp_path):
         run("merge", "--base", taught_base, "-a", "anna", "--store", store, "--out", tmp_path / "one"),
     ):
         assert quiet.exit_code == 0 and "Warning" not in quiet.stderr
+
+
+def test_an_adapter_that_changes_nothing_is_named(store, taught_base, tmp_path):
+    give_manifest(save_lora(taught_base, tmp_path / "store" / "idle", size=0.0), taught_base)
+    shutil.copytree(store / "anna", tmp_path / "store" / "anna")
+    here, said = ("--store", tmp_path / "store"), "Warning: the adapter 'idle' changes nothing"
+    out = ("--base", taught_base, "--precision", "fp32", "--out")
+    assert said in run("adapters", "check", "idle", *here).stdout
+    assert said in run("adapters", "combine", "idle", "anna", "--name", "both", *here).stderr
+    merged = run("merge", "-a", "idle", *out, tmp_path / "out", *here)
+    assert merged.exit_code == 0 and merged.stderr.count("Warning") == 1 and said in merged.stderr
+    against = run("merge", "-a", "anna", "-a", "anna:-1", *out, tmp_path / "back", *here)
+    assert against.exit_code == 0 and "undo each other" in against.stderr
+    assert json.loads(run("adapters", "check", "anna", *here, "--json").stdout)["changes_nothing"] is None
 
 
 @pytest.mark.parametrize(
