@@ -54,6 +54,8 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
             print_json({"question": text, "base": plain} | ({"adapters": changed} if stack.adapters else {}))
         else:
             columns, row = ("base", names) if stack.adapters else ("base",), (plain, changed)
+            if question is None:
+                click.echo(f"> {text}")  # of several answers each says what it answers
             print_table(None, columns, [row[: len(columns)]], wrap=(0, 1))
 
     if question is not None:
@@ -63,10 +65,12 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
         from asu_lora.models.conversation import Conversation
 
         return Chat(Conversation(stack)).run()
-    click.echo("Ask; an empty line ends it.", err=True)
+    typing = sys.stdin is not None and sys.stdin.isatty()
+    if typing:
+        click.echo("Ask; an empty line ends it.", err=True)
     while sys.stdin is not None:  # as with <&- in a shell
         try:
-            text = click.prompt("", prompt_suffix="> ", default="", show_default=False, err=True)
+            text = click.prompt("", prompt_suffix="> " if typing else "", default="", show_default=False, err=True)
         except (EOFError, click.Abort):
             click.echo(err=True)
             return None
