@@ -12,7 +12,7 @@ ADDS_UP = MappingProxyType(
         "retain_dose": 4.0,
         "keep_off": 0.5,
         "forget_dose": 1.5,
-        "settle_at": 0.25,
+        "settle_at": 0.15,
         "retain_temperature": 4.0,
         "retain_coeff": 0.7,
         "retain_per_forget": 1,

@@ -5,10 +5,11 @@ answer each, whatever they forget themselves (docs/results/adding_up.md). So a s
 asked for, and what is kept pays for it. Each adapter's manifest has its own curve, answer probability against weight
 (``--settle-at``). With P the pressure of the others on it, adapter i gets the weight w_i at which
 
-    ln p_i(w_i) - P = ln p_i(1),        P = interference * (k - 1) * mean(w)
+    ln p_i(w_i) - P = ln p_i(1),        P = 1.5 * interference * (k - 1) * mean(w)
 
-for k adapters; ln p_i is interpolated between the measured weights. Where several adapters are named together without
-a weight, and all of them have curves, these are the weights that they get.
+for k adapters; ln p_i is interpolated between the measured weights. The half more is for the words: asked, a model
+strays further from the true answer in company than its probability says. Where several adapters are named together
+without a weight, and all of them have curves, these are the weights that they get.
 """
 
 import math
@@ -24,6 +25,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, SettingError
 
 INTERFERENCE = 0.1  # nats that an adapter at weight 1 takes from another one's forgotten answers
+WORDS = 1.5  # times that: then the words of the answers are as far from the truth as alone, and the probability nearly
 LEAST = 0.05  # weight; a sum keeps every adapter that it is made of
 
 
@@ -45,7 +47,7 @@ def fitted_weights(folders: Sequence[str | Path], interference: float = INTERFER
     def weights(pressure: float) -> list[float]:
         return [max(curve.weight_for(curve.at(1.0) * math.exp(pressure)), LEAST) for curve in curves]
 
-    most = interference * (len(curves) - 1)
+    most = WORDS * interference * (len(curves) - 1)
     if not most:
         return [1.0] * len(curves)
     pressure = brentq(lambda p: most * float(np.mean(weights(p))) - p, 0.0, most, xtol=1e-6)
