@@ -1,6 +1,7 @@
 """asu-lora ask: the base and the base with adapters, side by side."""
 
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -65,6 +66,13 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
         from asu_lora.models.conversation import Conversation
 
         return Chat(Conversation(stack)).run()
+    for text in _questions():
+        answer(text)
+    return None
+
+
+def _questions() -> Iterator[str]:
+    """What is typed, or comes through a pipe, line by line up to an empty one."""
     typing = sys.stdin is not None and sys.stdin.isatty()
     if typing:
         click.echo("Ask; an empty line ends it.", err=True)
@@ -73,11 +81,10 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
             text = click.prompt("", prompt_suffix="> " if typing else "", default="", show_default=False, err=True)
         except (EOFError, click.Abort):
             click.echo(err=True)
-            return None
+            return
         if not text.strip():
-            return None
-        answer(text)
-    return None
+            return
+        yield text
 
 
 def _on_a_terminal() -> bool:
