@@ -7,8 +7,8 @@ log-probability that is lost by the states of layer l, nats a token,
     knowledge = 1 - sum_l d_never(l) min(max(d(l) / d_never(l), 0), 1) / sum_l d_never(l)
 
 over the layers at which the never-trained model's states lose something: 1 is the base, 0 a model that never saw the
-rows. So layers that hold nothing of the fact don't count, as in activation patching of unlearnt models. It takes the base
-to see it, and who has that has the facts: so it says how deep they are gone, and is no attack that brings them back.
+rows. So layers that hold nothing of the fact don't count, as in activation patching of unlearnt models. It takes the
+base to see it, and who has that has the facts: it says how deep they are gone, and is no attack that brings them back.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
