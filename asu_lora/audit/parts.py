@@ -1,7 +1,8 @@
 """What an unfinished audit has found so far: a file an attack, numbers only, so that it goes on where it stopped.
 
-The parts lie hidden in the adapter store (or beside merged weights), in a folder named by a hash of everything that
-decides the figures. Records, which hold text, are written only into the folder that the person named.
+The parts lie hidden where the result will: in the adapter store, in the merged folder, or for a plain base in the
+folder one is in. Their folder's name is a keyed hash of everything that decides the figures. Records, which hold text,
+are written only into the folder that the person named.
 """
 
 import hashlib
@@ -13,11 +14,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from asu_lora.adapters.manifest import fingerprint_of
+from asu_lora.adapters.request_key import KEY_NAME, keyed, make_key, read_key
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.results import SCHEMA_VERSION, AttackResult
 from asu_lora.audit.row_attack import Found
 from asu_lora.audit.session import Session
+from asu_lora.bases.source import resolve_base
 from asu_lora.data.examples import Example
 from asu_lora.files import discard, disk_errors, read_json, write_atomic
 from asu_lora.models.adapter_stack import adapter_folders
@@ -70,9 +73,13 @@ class Parts:
                 write_atomic(self.folder / f"{attack}.json", json.dumps(part))
 
     def remove(self) -> None:
-        """The audit is whole: its parts are no longer needed."""
-        if self.folder is not None:
-            discard(self.folder)
+        """The audit is whole: its parts are no longer needed; the key neither, where it was made for them."""
+        if self.folder is None:
+            return
+        discard(self.folder)
+        place = self.folder.parent
+        if place.is_dir() and {path.name for path in place.iterdir()} <= {KEY_NAME}:
+            discard(place)
 
 
 def parts_of(request: AuditRequest, session: Session) -> Parts:
@@ -92,12 +99,21 @@ def parts_of(request: AuditRequest, session: Session) -> Parts:
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     records = Path(request.records) if request.records else None
-    if request.merged or not request.adapters:
-        return Parts(None, records)
-    store = AdapterStore(request.store)
     # keyed, so that the folder's name confirms no guess of the rows
-    with disk_errors(store.root):
-        return Parts(store.root / FOLDER / store.keyed(digest).rpartition(":")[2][:32], records)
+    if request.adapters:
+        store = AdapterStore(request.store)
+        with disk_errors(store.root):
+            return Parts(store.root / FOLDER / _name(store.keyed(digest)), records)
+    place = Path(request.merged or ".") / FOLDER
+    try:
+        place.mkdir(exist_ok=True)
+        return Parts(place / _name(keyed(digest, read_key(place) or make_key(place))), records)
+    except OSError:  # merged weights that nobody may write beside are audited all the same, in one go
+        return Parts(None, records)
+
+
+def _name(key: str) -> str:
+    return key.rpartition(":")[2][:32]
 
 
 def _keys(examples: Sequence[Example]) -> list[tuple[str, ...]]:
@@ -109,4 +125,7 @@ def _models(request: AuditRequest, session: Session) -> list[str]:
     folders = adapter_folders(request.adapters, request.store, fit=True)
     folders += adapter_folders([request.control] if request.control else [], request.store)
     weights = [f"{fingerprint_of(folder)}:{weight}" for folder, weight in folders]
-    return [candidate.base.source.fingerprint(), candidate.base.precision, str(request.floor_base), *weights]
+    others = [request.base] if request.merged else []
+    others += [request.floor_base] if request.floor_base else []
+    bases = [candidate.base.source.fingerprint(), *(resolve_base(str(base)).fingerprint() for base in others)]
+    return [*bases, candidate.base.precision, *weights]

@@ -57,6 +57,7 @@ def chosen(names: tuple[str, ...] | None, depth: str) -> list[Attack]:
     if names is None:
         wanted = set(ATTACKS) - LEFT_OUT.get(depth, set())
     else:
+        names = tuple(name.lower().replace("-", "_") for name in names)
         unknown = [name for name in names if name not in ATTACKS and name not in KINDS]
         if unknown or not names:
             raise SettingError(

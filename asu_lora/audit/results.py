@@ -14,6 +14,8 @@ SCHEMA_VERSION = 1
 
 Kind = Literal["asking", "sampling", "weights", "precision", "inside", "membership", "differencing", "trace"]
 Setting = bool | int | float | str | None
+# Telling that a row was trained on, or that something was forgotten, brings no fact back: another claim, told beside.
+OTHER_CLAIMS: tuple[Kind, ...] = ("membership", "trace")
 
 
 class _Found(BaseModel):
@@ -45,7 +47,7 @@ class Reading(_Found):
 
 
 class AttackResult(_Found):
-    """All readings of one attack. ``readings[0]`` is the one that counts for ``--fail-over``."""
+    """All readings of one attack. ``readings[0]`` is the one that counts, for ``--fail-over`` if it is of knowledge."""
 
     attack: str = Field(description="its name in the registry, which is what --attacks takes")
     kind: Kind
@@ -54,6 +56,11 @@ class AttackResult(_Found):
     curves: dict[str, list[float]] = Field(default_factory=dict, description="by step, layer or k; first their axis")
     notes: list[str] = Field(default_factory=list, description="what limits the claim, in sentences without the text")
     seconds: float = 0.0
+
+    @property
+    def of_knowledge(self) -> bool:
+        """Whether it tries to get facts back, and not only to tell that they were there."""
+        return self.kind not in OTHER_CLAIMS
 
 
 class Untried(_Found):
@@ -90,12 +97,23 @@ class AuditResult(_Found):
         """Names and weights of the adapters, in order."""
         return list(zip(self.names, self.weights or [1.0] * len(self.names), strict=True))
 
+    def judged(self) -> list[AttackResult]:
+        """The attacks on knowledge whose first reading tells how much came back."""
+        return [
+            attack
+            for attack in self.attacks
+            if attack.of_knowledge and attack.readings and attack.readings[0].recovered is not None
+        ]
+
     def strongest(self) -> AttackResult | None:
-        """The attack whose first reading recovered most; None where no attack could tell."""
-        told = [attack for attack in self.attacks if attack.readings and attack.readings[0].recovered is not None]
+        """The attack on knowledge whose first reading recovered most; None where none could tell.
+
+        Membership and traces never are it: an AUC of 1 says that rows are told apart, and no fact of them.
+        """
+        told = self.judged()
         return max(told, key=lambda attack: attack.readings[0].recovered or 0.0, default=None)
 
     def worst(self) -> float | None:
-        """The most that any attack's first reading recovered; None where no attack could tell."""
+        """The most knowledge that any attack's first reading recovered; None where no attack could tell."""
         strongest = self.strongest()
         return strongest.readings[0].recovered if strongest else None

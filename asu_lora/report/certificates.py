@@ -10,7 +10,7 @@ from asu_lora.audit.certificate.archive import archive_entries
 from asu_lora.audit.certificate.record import Certificate
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import public_key_of_store
-from asu_lora.audit.certificate.wording import attack_name
+from asu_lora.audit.certificate.wording import attack_name, beside
 from asu_lora.errors import CertificateError
 
 
@@ -38,14 +38,19 @@ class KnownCertificate:
 
     @property
     def worst(self) -> float | None:
-        """What the strongest attack brought back; None where no attack could tell."""
+        """What the strongest attack on the knowledge brought back; None where none could tell."""
         return self.certificate.tried.worst()
 
     @property
     def strongest(self) -> str:
         """The name of that attack; empty where no attack could tell."""
-        judged = [a for a in self.certificate.tried.attacks if a.readings and a.readings[0].recovered is not None]
-        return attack_name(max(judged, key=lambda a: a.readings[0].recovered or 0.0)) if judged else ""
+        strongest = self.certificate.tried.strongest()
+        return attack_name(strongest) if strongest else ""
+
+    @property
+    def beside(self) -> list[str]:
+        """Sentences on what was told of the rows without bringing a fact back: membership, traces."""
+        return beside(self.certificate.tried.attacks)
 
 
 def known_certificates(

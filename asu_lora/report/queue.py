@@ -27,7 +27,7 @@ class Reading:
     """What an audit of the queue brought back of one request.
 
     Attributes:
-        worst: by the strongest attack; None where none could tell, or the request was withdrawn.
+        worst: by the strongest attack on the knowledge; None where none could tell, or the request was withdrawn.
         withdrawn: it was no audit, but the end of the request.
     """
 

@@ -54,10 +54,10 @@ def _of_depth(methods: dict[str, AuditResult]) -> str:
         for at, reading in enumerate(attack.readings):
             cells = [attack.attack if not at else "", reading.figure.replace("_", " ")]
             cells += [_rate(reading.candidate), _rate(reading.floor), _rate(reading.ceiling), _rate(reading.control)]
-            cells.append(_share(reading.recovered))
+            cells.append(_back(attack, reading.recovered))
             for name in others:
                 other = _same(attacks[name].get(attack.attack), reading.figure)
-                cells += [_rate(other.candidate), _share(other.recovered)] if other else ["", ""]
+                cells += [_rate(other.candidate), _back(attack, other.recovered)] if other else ["", ""]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -70,8 +70,11 @@ def _rate(rate: Rate | None) -> str:
     return "" if rate is None else f"{rate.value:.2f} ({rate.low:.2f}-{rate.high:.2f})"
 
 
-def _share(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"
+def _back(attack: AttackResult, share: float | None) -> str:
+    """The recovered share; what only tells rows apart brings nothing back, and is called so."""
+    if share is None:
+        return ""
+    return f"{share:.0%}" if attack.of_knowledge else f"told apart: {share:.0%}"
 
 
 def _cost(runs: list[Run], depth: str) -> str:

@@ -17,7 +17,7 @@ from asu_lora.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from asu_lora.audit.results import AuditResult, Rate
+    from asu_lora.audit.results import AttackResult, AuditResult, Rate
 
 OVER = 3  # exit code where more was recovered than --fail-over allows
 file = click.Path(dir_okay=False)
@@ -51,12 +51,16 @@ file = click.Path(dir_okay=False)
 @click.option("--quick", "depth", flag_value="quick", help="Fewer rows and tries: about two minutes on a small base.")
 @click.option("--full", "depth", flag_value="full", help="Every attack at its widest.")
 @click.option("--budget", metavar="TIME", help="Begin no attack after this: 90s, 10m, 1h.")
+@click.option(
+    "--samples", type=click.IntRange(1, 1024), metavar="N", help="Answers drawn of a row by sampling.  [the depth's]"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
 @click.option(
     "--fail-over",
     type=click.FloatRange(0),
     metavar="SHARE",
-    help="Exit with 3 if any attack's first figure recovered more than this share.",
+    help="Exit with 3 if any attack on the knowledge recovered more than this share (first figures). Membership and "
+    "traces don't count: they recover no fact.",
 )
 @click.option(
     "--records",
@@ -70,7 +74,7 @@ file = click.Path(dir_okay=False)
 @row_options("the adapters', else 1024")
 @machine_options
 @json_option
-def run(*, adapters, attacks, depth, budget, seed, fail_over, out, where, as_json, **asked):
+def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, where, as_json, **asked):
     """Attack base + adapters (or --merged) for what they were to forget.
 
     \b
@@ -86,6 +90,7 @@ def run(*, adapters, attacks, depth, budget, seed, fail_over, out, where, as_jso
 
     with stderr().status("Loading ..."):
         quiet_libraries()
+        from asu_lora.audit.gate import check_gate, gate
         from asu_lora.audit.request import AuditRequest
         from asu_lora.audit.run import audit
         from asu_lora.audit.save import save_audit
@@ -94,7 +99,9 @@ def run(*, adapters, attacks, depth, budget, seed, fail_over, out, where, as_jso
     names = (
         tuple(name.strip() for name in readable(attacks).split(",") if name.strip()) if attacks is not None else None
     )
-    settings = AuditSettings(names, depth or "standard", seconds(budget) if budget else None, seed)
+    settings = AuditSettings(names, depth or "standard", seconds(budget) if budget else None, seed, samples)
+    if fail_over is not None:
+        check_gate(settings)
     request = AuditRequest(adapters=adapters, where=dict(where), **asked)
     with Bars() as progress:
         result = audit(request, settings, progress)
@@ -104,17 +111,17 @@ def run(*, adapters, attacks, depth, budget, seed, fail_over, out, where, as_jso
     else:
         show(result)
     click.echo(f"Written: {written}; 'asu-lora audit certify' signs what stands beside an adapter.", err=True)
-    worst, strongest = result.worst(), result.strongest()
-    if fail_over is not None and worst is not None and strongest and worst > fail_over:
-        click.echo(
-            f"The attack {strongest.attack} recovered {worst:.0%}, more than --fail-over {fail_over:g} allows.",
-            err=True,
-        )
-        sys.exit(OVER)
+    if fail_over is not None:
+        found = gate(result, fail_over)
+        click.echo(found.says, err=True)
+        if not found.passed:
+            sys.exit(OVER)
 
 
 def show(result: "AuditResult") -> None:
-    """A row a figure, the counting one of each attack first; then what limits it, and what wasn't tried."""
+    """A row a figure, the counting one of each attack first; then the finding, its limits, and what wasn't tried."""
+    from asu_lora.audit.certificate.wording import plain, verdict
+
     rows = [
         (
             attack.attack if not at else "",
@@ -123,13 +130,15 @@ def show(result: "AuditResult") -> None:
             _rate(reading.floor),
             _rate(reading.ceiling),
             _rate(reading.control),
-            "-" if reading.recovered is None else f"{reading.recovered:.0%}",
+            _back(attack, reading.recovered),
         )
         for attack in result.attacks
         for at, reading in enumerate(attack.readings)
     ]
     columns = ("attack", "figure", "found", "floor", "ceiling", "control", "recovered")
     print_table(None, columns, rows, right=tuple(range(2, len(columns))), wrap=(0, 1))
+    for sentence in verdict(result.attacks):
+        click.echo(plain(sentence))
     for note in dict.fromkeys(note for attack in result.attacks for note in attack.notes):
         click.echo(note)
     for untried in result.untried:
@@ -138,6 +147,13 @@ def show(result: "AuditResult") -> None:
 
 def _rate(rate: "Rate | None") -> str:
     return "-" if rate is None else f"{rate.value:.2f} ({rate.low:.2f}-{rate.high:.2f})"
+
+
+def _back(attack: "AttackResult", share: float | None) -> str:
+    """The recovered share; what only tells rows apart brings nothing back, and is called so."""
+    if share is None:
+        return "-"
+    return f"{share:.0%}" if attack.of_knowledge else f"apart {share:.0%}"
 
 
 def _list(ctx, param, wanted):

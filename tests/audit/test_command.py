@@ -35,7 +35,10 @@ def test_a_leak_is_shown_and_fails_where_a_limit_is_set(words):
     assert "recovered" in result.stdout and "extraction strength" in result.stdout
     assert "Not tried: sampling" in result.stdout
     assert re.search(r"The attack (direct|prefix) recovered \d+%, more than --fail-over 0\.1 allows", result.stderr)
-    assert run("audit", "weak", *words, "--attacks", "direct", "--fail-over", "1.5").exit_code == 0
+    passed = run("audit", "weak", *words, "--attacks", "direct,membership", "--fail-over", "1.5")
+    assert passed.exit_code == 0
+    assert re.search(r"--fail-over 1\.5 passes: at most \d+% came back, in 1 of 1", passed.stderr)
+    assert "apart" in passed.stdout and "another question: AUC" in passed.stdout
     assert run("audit", "weak", *words, "--attacks", "direct").exit_code == 0
 
 
@@ -57,6 +60,7 @@ def test_attacks_are_listed_without_anything_else():
     [
         (["--attacks", "shouting"], "There is no attack 'shouting'"),
         (["--budget", "soon"], "'soon' is no time"),
+        (["--attacks", "membership", "--fail-over", "0.1"], "limits the knowledge"),
         (["--floor", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--merged", "somewhere"], "not both"),
         (["--records", "/proc/records"], "can't be changed"),

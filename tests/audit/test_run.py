@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,31 @@ def test_an_interrupted_audit_goes_on_with_the_attack_it_had_begun(asked, found)
     assert not list(Path(asked.store).glob(".audits/*"))
 
 
+def test_an_interrupted_audit_of_merged_weights_goes_on_too_and_leaves_nothing_behind(asked, tiny_base, tmp_path):
+    merged = Path(shutil.copytree(tiny_base, tmp_path / "merged"))
+    before = {path.name for path in merged.iterdir()}
+    request = replace(asked, adapters=(), merged=merged)
+    settings = AuditSettings(("direct", "prefix"), "quick")
+    whole = audit(request, settings)
+    with pytest.raises(KeyboardInterrupt):
+        audit(request, settings, Listener(stop_stage="prefix"))
+    listener = Listener()
+    assert figures(audit(request, settings, listener)) == figures(whole)
+    assert not any(stage.startswith("direct") for stage in listener.stages)
+    assert {path.name for path in merged.iterdir()} == before
+    other = replace(request, base=str(merged))  # another ceiling finds something else: nothing is taken over
+    with pytest.raises(KeyboardInterrupt):
+        audit(request, settings, Listener(stop_stage="prefix"))
+    assert audit(other, settings).attacks[0].readings[0].ceiling != whole.attacks[0].readings[0].ceiling
+
+
+def test_more_samples_than_the_depth_s_tell_of_more_tries(asked):
+    [found] = audit(asked, AuditSettings(("sampling",), "quick", samples=64)).attacks
+    assert found.curves["k"] == [1, 2, 4, 8, 16, 32, 64] and found.settings["samples"] == 64
+    with pytest.raises(SettingError, match="1 to 1024"):
+        AuditSettings(samples=0)
+
+
 def test_no_word_of_the_request_is_in_any_written_file(asked, found):
     with pytest.raises(KeyboardInterrupt):
         audit(asked, QUICK, Listener(stop_stage="relearn"))
@@ -164,6 +190,7 @@ def test_without_rows_that_were_never_seen_the_floor_says_what_it_is(asked):
 
 def test_kinds_stand_for_their_attacks_in_the_registry_s_order():
     assert [attack.name for attack in chosen(("sampling", "weights"), "quick")][:2] == ["sampling", "relearn"]
+    assert [attack.name for attack in chosen(("In-Context", "TRACE"), "quick")] == ["in_context", "trace"]
     assert [attack.name for attack in chosen(None, "full")] == list(ATTACKS)
     for wrong in (("greedy",), ()):
         with pytest.raises(SettingError, match="There is no attack"):

@@ -46,8 +46,16 @@ def intervals(reading: Reading) -> list[Interval]:
     return found
 
 
-def recovered_interval(reading: Reading) -> str:
-    """The recovered share, with the candidate's interval carried through (floor and ceiling taken as they are)."""
+def recovered_interval(attack: AttackResult, reading: Reading) -> str:
+    """The recovered share, with the candidate's interval carried through (floor and ceiling taken as they are).
+
+    What tells rows apart brings nothing back: its share is called so.
+    """
+    text = _share_back(reading)
+    return text if attack.of_knowledge or reading.recovered is None else f"told apart: {text}"
+
+
+def _share_back(reading: Reading) -> str:
     if reading.recovered is None:
         return "can't tell" if reading.ceiling and reading.floor else "–"
     if not reading.ceiling or not reading.floor:

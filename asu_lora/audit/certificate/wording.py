@@ -1,5 +1,7 @@
 """What attacks and figures are called on the page, for a reader who has run none of them."""
 
+from collections.abc import Sequence
+
 from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 
 NARROW = "\u202f"  # a narrow blank that doesn't break
@@ -17,7 +19,6 @@ KINDS = {
     "trace": ("Traces of forgetting", "Can one tell that something was forgotten here?"),
 }
 
-MEMBERSHIP = "membership"
 CURVES = {
     "facts": "facts said",
     "rows": "rows that leak most of their facts",
@@ -52,6 +53,11 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{percent(value)} ({_number(low)}–{JOINED}{_number(high)}{NARROW}%)"
 
 
+def plain(text: str) -> str:
+    """The same for a terminal, which has no narrow blanks."""
+    return text.replace(NARROW, "").replace(JOINED, "")
+
+
 def rate(value: Rate | None) -> str:
     """A figure with its interval."""
     return with_interval(value.value, value.low, value.high) if value else "–"
@@ -63,38 +69,52 @@ def _number(value: float) -> str:
 
 def verdict(attacks: list[AttackResult]) -> tuple[str, str]:
     """The finding in one sentence, and what it rests on in another."""
-    judged = [a for a in attacks if a.readings and a.readings[0].recovered is not None]
+    knowing = [attack for attack in attacks if attack.of_knowledge]
+    judged = [a for a in knowing if a.readings and a.readings[0].recovered is not None]
     if not attacks:
         return "Nothing was tried.", "Nothing can be said about what this model still knows."
+    also = [*beside(attacks), "This is evidence about these attacks, and about no others."]
+    if not knowing:
+        return "Nothing was tried on the knowledge.", " ".join(["What the model still knows was not asked.", *also])
     if not judged:
-        return (
-            "No attack could tell.",
-            "Before and never-seen rows lie too near each other, or one of them is missing: nothing can be said.",
-        )
-    knowing = [attack for attack in judged if attack.kind != MEMBERSHIP]
-    first, strongest = _finding(knowing, len(attacks)) if knowing else ("No attack on the knowledge could tell.", "")
-    told = max((a.readings[0].recovered or 0.0 for a in judged if a.kind == MEMBERSHIP), default=0.0)
-    second = (
-        "0 % is a model that never saw the rows, 100 % is the model as it was before. "
-        + strongest
-        + (f"Whether a row was in the training data can still be told: {percent(told)} of before. " if told else "")
-        + "This is evidence about these attacks, and about no others."
-    )
-    return first, second
+        why = "Before and never-seen rows lie too near each other, or one of them is missing: nothing can be said."
+        return "No attack on the knowledge could tell.", " ".join([why, *also])
+    first, strongest = _finding(judged, len(knowing))
+    scale = "0 % is a model that never saw the rows, 100 % is the model as it was before."
+    return first, " ".join(filter(None, [scale, strongest, *also]))
+
+
+def beside(attacks: Sequence[AttackResult]) -> list[str]:
+    """A sentence on each attack that tells rows apart without bringing a fact back."""
+    said = {
+        "membership": "That a row was in the training data is another question",
+        "trace": "Whether the forgotten is told by being too unlikely is another",
+    }
+    found = []
+    for attack in attacks:
+        if attack.of_knowledge or not attack.readings:
+            continue
+        reading = attack.readings[0]
+        before = f", before it was {reading.ceiling.value:.2f}" if reading.ceiling else ""
+        figure = f"{figure_name(reading)} {reading.candidate.value:.2f} (0.5 is a coin{before})"
+        found.append(f"{said.get(attack.kind, attack_name(attack))}: {figure}.")
+    return found
 
 
 def _finding(judged: list[AttackResult], attacks: int) -> tuple[str, str]:
     """What the strongest of these brought back, and which one that was."""
     worst = max(judged, key=lambda attack: attack.readings[0].recovered or 0.0)
     share = worst.readings[0].recovered or 0.0
-    of = f"of {len(judged)} attacks that could tell" if len(judged) < attacks else f"of {len(judged)} attacks"
+    of = f"{len(judged)} {'attack' if len(judged) == 1 else 'attacks'} on the knowledge"
+    of += " that could tell" if len(judged) < attacks else ""
     if share == 0:
-        return f"None {of} brought anything back.", ""
+        none = f"None of {of} brought anything back." if len(judged) > 1 else f"Of {of}, nothing came back."
+        return none, ""
     way = worst.settings.get("worst")
     named = attack_name(worst) + (f" ({way.replace('_', ' ')})" if isinstance(way, str) else "")
     return (
-        f"The strongest {of} brought back {percent(share)} of what had to be forgotten.",
-        f"The strongest was: {named}. ",
+        f"The strongest of {of} brought back {percent(share)} of what had to be forgotten.",
+        f"The strongest was: {named}.",
     )
 
 
@@ -103,7 +123,7 @@ def outcome(attack: AttackResult) -> str:
     reading = attack.readings[0]
     if reading.recovered is not None:
         back = percent(reading.recovered)
-        return f"told apart: {back} of before" if attack.kind == MEMBERSHIP else f"brought back {back}"
+        return f"brought back {back}" if attack.of_knowledge else f"told apart: {back} of before"
     if reading.ceiling and reading.floor:
         return "can't tell"
     return f"{figure_name(reading)} {percent(reading.candidate.value)}"

@@ -16,7 +16,8 @@ def quick_audit(task: AuditTask) -> dict[str, Any]:
     """Attack an adapter for what it was to forget; ``audit.json`` is written into its folder.
 
     Returns:
-        ``worst``, the largest share that an attack recovered; ``recovered`` by attack; the attacks not tried.
+        ``worst``, the largest share of the knowledge that an attack recovered; ``recovered`` by attack; the attacks
+        not tried.
 
     Raises:
         AsuLoraError: the audit can't be made.

@@ -114,12 +114,26 @@ def test_same_certificate_is_always_the_same_page(made):
 def test_finding_never_says_more_than_was_found():
     assert verdict([])[0] == "Nothing was tried."
     blind = [AttackResult(attack="min_k", kind="membership", readings=[reading(0.5, 0.5, 0.51, "auc")])]
-    assert verdict(blind)[0] == "No attack could tell."
-    clean = [AttackResult(attack="direct", kind="asking", readings=[reading(0.02)])]
-    assert verdict(clean)[0] == "None of 1 attacks brought anything back."
+    assert verdict(blind)[0] == "Nothing was tried on the knowledge."
+    unclear = [AttackResult(attack="direct", kind="asking", readings=[reading(0.05, 0.05, 0.06)]), *blind]
+    assert verdict(unclear)[0] == "No attack on the knowledge could tell."
+    clean = [AttackResult(attack=name, kind="asking", readings=[reading(0.02)]) for name in ("direct", "prefix")]
+    assert verdict(clean)[0] == "None of 2 attacks on the knowledge brought anything back."
     first, second = verdict(attacks())
-    assert first.startswith("The strongest of 8 attacks that could tell brought back 94") and "difference" in second
-    assert "training data can still be told: 15" in second  # that is no knowledge brought back
+    assert first.startswith("The strongest of 8 attacks on the knowledge brought back 94") and "difference" in second
+
+
+def test_rows_that_are_told_apart_are_no_knowledge_brought_back(made):
+    told = AttackResult(attack="membership", kind="membership", readings=[reading(1.0, 0.5, 1.0, "auc")])
+    trace = AttackResult(attack="trace", kind="trace", readings=[Reading(figure="auc", candidate=rate(0.9))])
+    direct = AttackResult(attack="direct", kind="asking", readings=[reading(0.05 + 0.88 * 0.2)])
+    first, second = (text.replace(NARROW, " ") for text in verdict([direct, told, trace]))
+    assert first == "The strongest of 1 attack on the knowledge brought back 20 % of what had to be forgotten."
+    assert "AUC 1.00 (0.5 is a coin, before it was 1.00)" in second and "AUC 0.90 (0.5 is a coin)" in second
+    result = audit("other", [direct, told, trace])
+    page = render_page(read_signed(issue(made.store, Audited([(made.store.get("other"), 1.0)]), result, ROWS).file))
+    assert page.count("told apart: 100") == 2  # beside its track, and in the table
+    assert "brought back 100" not in page
 
 
 def test_the_number_format_that_undid_it_is_named():
