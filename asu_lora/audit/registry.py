@@ -7,6 +7,7 @@ from asu_lora.audit.attacks.insisting import Insist
 from asu_lora.audit.attacks.logit_lens import LogitLens
 from asu_lora.audit.attacks.membership import Membership
 from asu_lora.audit.attacks.paraphrases import Paraphrases
+from asu_lora.audit.attacks.patching import Patching
 from asu_lora.audit.attacks.precision import Precision
 from asu_lora.audit.attacks.prefix import Prefix
 from asu_lora.audit.attacks.relearn import Relearn
@@ -35,6 +36,7 @@ _ALL: tuple[type[Attack], ...] = (
     TuneGeneral,
     TuneFile,
     LogitLens,
+    Patching,
     Membership,
     Trace,
     Differencing,
@@ -42,7 +44,10 @@ _ALL: tuple[type[Attack], ...] = (
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
 KINDS = tuple(dict.fromkeys(attack.kind for attack in _ALL))
 # left out of the depth unless they are named
-LEFT_OUT = {"quick": {"in_context", "tune_neighbours", "tune_general", "differencing"}, "standard": {"tune_general"}}
+LEFT_OUT = {
+    "quick": {"in_context", "tune_neighbours", "tune_general", "differencing", "patching"},
+    "standard": {"tune_general"},
+}
 
 
 def chosen(names: tuple[str, ...] | None, depth: str) -> list[Attack]:

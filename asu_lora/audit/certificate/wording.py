@@ -28,6 +28,8 @@ FIGURES = {
     "facts": "facts said",
     "rows_leaking": "rows that leak most of their facts",
     "extraction_strength": "extraction strength",
+    "fact_probability": "probability of a fact's tokens, read inside",
+    "fact_probability_at_the_end": "the same, as the model says it",
     "auc": "AUC",
     "tpr_at_1_fpr": "true positives at 1 % false ones",
 }
