@@ -16,6 +16,7 @@ import sys
 import tempfile
 from io import StringIO
 from pathlib import Path
+from textwrap import wrap
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDING = ROOT / "docs" / "results" / "data" / "demo_run.txt"
@@ -54,25 +55,30 @@ def moments(lines: list[str]) -> list[float]:
 
 
 def draw() -> None:
-    """The picture, from the recording."""
+    """Write the picture."""
+    PICTURE.write_text(picture(RECORDING.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def picture(recording: str) -> str:
+    """The picture of a recording, as SVG; lines longer than the screen is wide go on in the next."""
     from rich.console import Console
     from rich.text import Text
 
-    lines = [f"$ {COMMAND}", *RECORDING.read_text(encoding="utf-8").splitlines()]
+    lines = [f"$ {COMMAND}", *(part for line in recording.splitlines() for part in wrap(line, WIDTH) or [""])]
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, color_system="truecolor")
-    for line in lines:
-        console.print(Text(line, style=style_of(line)), no_wrap=True, crop=True, overflow="ignore")
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        console.print(Text(line, style=style_of(line, following)), no_wrap=True, crop=True, overflow="ignore")
     svg = console.export_svg(title="SmolLM2-135M forgets Harry Potter", unique_id="demo")
-    PICTURE.write_text(animated(svg, moments(lines)), encoding="utf-8")
+    return animated(svg, moments(lines))
 
 
-def style_of(line: str) -> str:
+def style_of(line: str, following: str) -> str:
     """Bold for the command and the titles of tables, dim for what the run says of its progress."""
     if line.startswith("$ "):
         return "bold green"
     if re.search(r"\.\.\.( \(\d+\))?$", line):
         return "dim"
-    return "" if not line or line[0] in "┏┃┡│└├" or ":" in line or line.endswith(".") else "bold"
+    return "bold" if following.startswith("┏") else ""
 
 
 def animated(svg: str, times: list[float]) -> str:

@@ -1,6 +1,7 @@
 """asu-lora ask: the base and the base with adapters, side by side."""
 
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -54,6 +55,8 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
             print_json({"question": text, "base": plain} | ({"adapters": changed} if stack.adapters else {}))
         else:
             columns, row = ("base", names) if stack.adapters else ("base",), (plain, changed)
+            if question is None:
+                click.echo(f"> {text}")  # of several answers each says what it answers
             print_table(None, columns, [row[: len(columns)]], wrap=(0, 1))
 
     if question is not None:
@@ -63,17 +66,25 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
         from asu_lora.models.conversation import Conversation
 
         return Chat(Conversation(stack)).run()
-    click.echo("Ask; an empty line ends it.", err=True)
-    while sys.stdin is not None:  # as with <&- in a shell
-        try:
-            text = click.prompt("", prompt_suffix="> ", default="", show_default=False, err=True)
-        except (EOFError, click.Abort):
-            click.echo(err=True)
-            return None
-        if not text.strip():
-            return None
+    for text in _questions():
         answer(text)
     return None
+
+
+def _questions() -> Iterator[str]:
+    """What is typed, or comes through a pipe, line by line up to an empty one."""
+    typing = sys.stdin is not None and sys.stdin.isatty()
+    if typing:
+        click.echo("Ask; an empty line ends it.", err=True)
+    while sys.stdin is not None:  # as with <&- in a shell
+        try:
+            text = click.prompt("", prompt_suffix="> " if typing else "", default="", show_default=False, err=True)
+        except (EOFError, click.Abort):
+            click.echo(err=True)
+            return
+        if not text.strip():
+            return
+        yield text
 
 
 def _on_a_terminal() -> bool:

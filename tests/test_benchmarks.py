@@ -1,6 +1,8 @@
 """Every benchmark starts: its imports are there, and its help says what it does. What a short stay on a card relies on."""
 
+import html
 import json
+import re
 import runpy
 import time
 
@@ -8,6 +10,7 @@ import pytest
 
 from benchmarks.gpu.parts import LIST, join, split
 from benchmarks.gpu.record import Record
+from benchmarks.terminal_picture import PICTURE, RECORDING, picture
 from tests.support.root import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -83,3 +86,13 @@ def test_a_stay_on_a_card_is_tried_on_the_cpu_to_its_end(tmp_path, monkeypatch, 
         step["step"] for step in found["parts"]["steps"]
     ]
     assert lines[-1] == (tmp_path / "gpu.md").read_text().splitlines()[-1]
+
+
+def test_the_picture_of_the_first_page_is_the_recording():
+    recording = RECORDING.read_text(encoding="utf-8")
+    drawn, shown = picture(recording), PICTURE.read_text(encoding="utf-8")
+    told = [html.unescape("".join(re.findall(r"<text[^>]*>(.*?)</text>", svg))) for svg in (drawn, shown)]
+    assert told[0] == told[1]  # rich's numbers may differ from version to version, its text doesn't
+    words = re.sub(r"\s+", "", f"$ asu-lora demo{recording}")
+    assert words in re.sub(r"\s+", "", told[0])
+    assert "docs/images/demo.svg" in (ROOT / "README.md").read_text()

@@ -12,10 +12,10 @@ from typing_extensions import Self
 AUDIT_NAME = "audit.json"
 SCHEMA_VERSION = 1
 
-Kind = Literal["asking", "sampling", "weights", "precision", "inside", "membership", "differencing", "trace"]
+Kind = Literal["asking", "sampling", "weights", "precision", "inside", "membership", "differencing", "trace", "depth"]
 Setting = bool | int | float | str | None
-# Telling that a row was trained on, or that something was forgotten, brings no fact back: another claim, told beside.
-OTHER_CLAIMS: tuple[Kind, ...] = ("membership", "trace")
+# Telling that a row was trained on, that something was forgotten, or where inside, brings no fact back: told beside.
+OTHER_CLAIMS: tuple[Kind, ...] = ("membership", "trace", "depth")
 
 
 class _Found(BaseModel):

@@ -45,7 +45,8 @@ class Endings:
                 "next question, and were cut off there; what stands before is scored."
             )
         if self.full:
-            return f"{self.full} of {self.answers} answers of {what} were cut off by the length of an answer."
+            whose = what[:1].lower() + what[1:]
+            return f"{self.full} of {self.answers} answers of {whose} were cut off by the length of an answer."
         return None
 
 

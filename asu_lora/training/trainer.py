@@ -56,7 +56,10 @@ class UnlearningTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(model=student, **kwargs)
-        self.loss_is_scaled_for_ga = True  # Trainer must not divide by the number of batches: the totals do
+        # Nothing must divide by the number of batches: the totals do. Before transformers 5.20 Trainer divides
+        # unless its model takes the totals, and before 5.6 accelerate divides once more.
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
+        self.accelerator.gradient_accumulation_steps = 1
         self.student = student
         self.losses = losses
         self.coefficients = coefficients

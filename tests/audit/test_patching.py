@@ -1,151 +1,115 @@
-"""The audited model's states, read by the base: silenced facts are found inside, and those never known are not."""
-
-from dataclasses import replace
+"""States of one model put into another: against transformers' layers by hand, and on models whose depth is known."""
 
 import pytest
 import torch
+from peft import PeftModel
 
-from asu_lora.audit.attacks.patching import Patching, fact_logprobs, readable_layers
-from asu_lora.audit.registry import LEFT_OUT
+from asu_lora.audit.attacks.patching import knowledge, nats_lost, patched_layers
 from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit, open_models
-from asu_lora.audit.session import Session
+from asu_lora.audit.session import Inputs, Session
 from asu_lora.audit.settings import AuditSettings
 from asu_lora.data.examples import examples_from_rows
-from asu_lora.data.token_classes import TokenClass, token_classes
+from asu_lora.models.decoder import base_model
 from tests.support import planted
-from tests.support.lora_folders import LINEAR, give_manifest, save_lora, stacked
-from tests.support.tiny_run import rows, save_taught_base
+from tests.support.tiny_run import rows
 
-LAYERS = 4
-SETTINGS = AuditSettings(("patching",), "standard")
+MODULES = {"target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]}
 
 
 @pytest.fixture(scope="module")
 def never(tmp_path_factory):
-    """Knows the kept facts alone."""
-    return save_taught_base(
-        tmp_path_factory.mktemp("deep") / "never", 120, facts=planted.KEPT, num_hidden_layers=LAYERS
-    )
+    return planted.save_never_taught(tmp_path_factory.mktemp("never") / "base")
 
 
 @pytest.fixture(scope="module")
-def deep(never):
-    """The same model, which then learned the others too: each of the two can read the other's states."""
-    return save_taught_base(never.parent / "deep", 120, start=never)
+def adapters(taught_base, tmp_path_factory):
+    """The same forgetting, by the last layer alone and by all of them."""
+    folder = tmp_path_factory.mktemp("adapters")
+    planted.save_planted(folder / "last", taught_base, planted.rules_out, layers_to_transform=[1], **MODULES)
+    planted.save_planted(folder / "all", taught_base, planted.rules_out, **MODULES)
+    return folder
 
 
-@pytest.fixture(scope="module")
-def asked(deep):
-    return AuditRequest(
-        forget=examples_from_rows(rows(planted.FORGET), "facts"),
-        retain=examples_from_rows(rows(planted.KEPT), "facts"),
-        floor=examples_from_rows(rows(planted.STRANGERS), "facts"),
-        base=str(deep),
-        precision="fp32",
-        device="cpu",
-    )
+def request(base, **more):
+    facts = {"forget": planted.FORGET, "retain": planted.KEPT}
+    told = {name: examples_from_rows(rows(some), "facts") for name, some in facts.items()}
+    return AuditRequest(**told, base=str(base), precision="fp32", device="cpu", **more)
 
 
-@pytest.fixture(scope="module")
-def silenced(deep, asked, tmp_path_factory):
-    """Every fact ruled out by the last layer alone."""
-    folder = tmp_path_factory.mktemp("silenced") / "last"
-    planted.save_planted(folder, deep, planted.rules_out, 40, layers_to_transform=[LAYERS - 1], target_modules=LINEAR)
-    return replace(asked, adapters=(str(folder),))
+def attacked(base, never, **more):
+    result = audit(request(base, floor_base=str(never), **more), AuditSettings(("patching",)))
+    assert not [each for each in result.untried if each.attack == "patching"]
+    [found] = result.attacks
+    [reading] = found.readings
+    return found, reading
 
 
-def test_a_fact_that_the_last_layer_alone_silences_is_found_below_it(silenced):
-    [found] = audit(silenced, SETTINGS).attacks
-    inside, end = found.readings
-    assert end.recovered is not None and end.recovered < 0.3
-    assert inside.recovered is not None and inside.recovered > 0.95  # below, nothing was changed
-    assert found.settings["best_layer"] < LAYERS and found.settings["share_back"] > 0.95
-    assert found.curves["layer"][-1] == LAYERS and len(found.curves["candidate"]) == len(found.curves["layer"])
-    assert found.kind == "inside" and found.of_knowledge and "patching" in LEFT_OUT["quick"]
+def test_what_the_last_layer_alone_takes_away_is_found_below_it(taught_base, never, adapters):
+    _, last = attacked(taught_base, never, adapters=(str(adapters / "last"),))
+    found, every = attacked(taught_base, never, adapters=(str(adapters / "all"),))
+    assert last.ceiling.value == pytest.approx(1) and last.floor.value == pytest.approx(0)
+    assert last.recovered > 0.3 and every.recovered < last.recovered - 0.1
+    assert found.curves["layer"] == [1, 2] and found.settings["layers"] == 2
+    below, above = found.curves["candidate"] if "candidate" in found.curves else found.curves["nats lost"]
+    assert above > below > 0
 
 
-def test_the_same_is_found_twice(silenced):
-    first, second = (audit(silenced, SETTINGS).attacks[0].model_dump(exclude={"seconds"}) for _ in range(2))
-    assert first == second
+def test_a_model_that_never_saw_the_rows_holds_nothing(taught_base, never):
+    _, reading = attacked(taught_base, never, merged=never)
+    assert reading.recovered == pytest.approx(0) and reading.ceiling.value == pytest.approx(1)
 
 
-def test_facts_that_were_never_known_are_in_no_layer(never, asked):
-    [found] = audit(replace(asked, merged=never), SETTINGS).attacks
-    assert found.readings[0].ceiling.value > 0.9
-    assert found.readings[0].recovered is not None and found.readings[0].recovered < 0.1
+def test_it_is_not_tried_without_a_model_that_never_saw_the_rows(taught_base, adapters):
+    result = audit(request(taught_base, adapters=(str(adapters / "all"),)), AuditSettings(("patching", "direct")))
+    [untried] = [each for each in result.untried if each.attack == "patching"]
+    assert "--floor-base" in untried.reason
 
 
-def test_the_base_itself_is_its_own_ceiling(asked):
-    [found] = audit(asked, SETTINGS).attacks
-    assert found.readings[0].candidate == found.readings[0].ceiling and found.readings[0].recovered == 1
-    assert found.settings["share_back"] is None  # nothing was lost
+def by_hand(model, states, layer):
+    """Logits of the base's layers above one, from the states that leave it: transformers' own modules, one by one."""
+    inner = model.model
+    positions = torch.arange(states.shape[1])[None]
+    rotary = inner.rotary_emb(states, positions)
+    for above in inner.layers[layer + 1 :]:
+        states = above(states, attention_mask=None, position_ids=positions, position_embeddings=rotary)
+        states = states[0] if isinstance(states, tuple) else states
+    return model.lm_head(inner.norm(states)).log_softmax(-1)
 
 
-def test_layers_above_which_the_base_finds_the_facts_itself_are_not_read(asked, never, silenced):
-    def layers(request):
-        with open_models(request) as models:
-            session = Session(request.read(), models, SETTINGS)
-            return readable_layers(session, session.rows)
-
-    with_model = replace(silenced, floor=None, floor_base=str(never))
-    for request in (asked, with_model):
-        found = layers(request)
-        assert found == list(range(LAYERS))[LAYERS - len(found) :]  # the uppermost, without a gap
-        assert 1 not in found  # behind the first layer, the base still has all of the question to look at
-        assert LAYERS - 1 in found
-    [told] = audit(with_model, SETTINGS).attacks
-    assert told.readings[0].floor.value < 0.2 and told.readings[0].recovered > 0.95
-
-
-def test_states_are_put_in_as_plain_hooks_would_put_them(deep, asked, tmp_path):
-    folder = give_manifest(save_lora(deep, tmp_path / "random", 1, size=0.3), deep)
-    request = replace(asked, adapters=(str(folder),))
-    with open_models(request) as models:
-        session = Session(request.read(), models, SETTINGS)
-        base, candidate = session.view("ceiling"), session.view("candidate")
-        told = fact_logprobs(base, candidate, session.rows, [1, 2, 3, LAYERS])
-        rows_of, tokenizer = session.rows, session.encoder.tokenizer
-    adapted, plain = stacked(deep, [(folder, 1.0)]), stacked(deep, [(folder, 0.0)])
-    for row, found in zip(rows_of, told, strict=True):
-        [item] = row.items
-        facts = [kind == TokenClass.FACTUAL for kind in token_classes(item, row.example, tokenizer)]
+@torch.no_grad()
+def test_what_is_lost_is_what_the_layers_above_make_of_the_states(taught_base, never, adapters):
+    asked = request(taught_base, adapters=(str(adapters / "all"),), floor_base=str(never))
+    with open_models(asked) as models:
+        session = Session(Inputs(asked.forget, asked.retain), models, AuditSettings(("patching",)))
+        source, base = session.view("candidate"), session.view("ceiling")
+        found = nats_lost(source, base, session.rows)
+        assert isinstance(source.model, PeftModel) and patched_layers(base.model) == [0, 1]
+        row = session.rows[2]
+        item = base.encoder.encode(row.example, row.number)[0]
         ids = torch.tensor([[*item.prompt_ids, *item.answer_ids]])
-        at = torch.tensor([len(item.prompt_ids) - 1 + place for place, fact in enumerate(facts) if fact])
-        with torch.no_grad():
-            states = adapted(ids, output_hidden_states=True).hidden_states
-            expected = [said(plain, ids, at)]
-            for layer in (1, 2, 3):
-                block = plain.get_base_model().model.layers[layer - 1]
-                hook = block.register_forward_hook(putting(at, states[layer]))
-                expected.append(said(plain, ids, at))
-                hook.remove()
-            expected.append(said(adapted, ids, at))
-        assert [found.own, *found.patched] == pytest.approx(expected, abs=1e-4)
-        assert max(expected) - min(expected) > 0.01
+        with source.on():
+            states = base_model(source.model).model(ids, output_hidden_states=True).hidden_states
+        with base.on():
+            model = base_model(base.model)
+            own = model(ids).logits.log_softmax(-1)
+            # the last of transformers' hidden states has gone through the norm already
+            patched = [by_hand(model, states[1], 0)]
+        from asu_lora.audit.attacks.logit_lens import factual_tokens
+
+        facts = torch.tensor(factual_tokens(base, item, row))
+        answer, start = torch.tensor(item.answer_ids), len(item.prompt_ids) - 1
+
+        def mean(logprobs):
+            return logprobs[0, start:-1].gather(1, answer[:, None])[facts].mean().item()
+
+        assert found[row.number][0] == pytest.approx(mean(own) - mean(patched[0]), abs=1e-4)
+        assert abs(found[row.number][0]) > 0.01
 
 
-def putting(at, states):
-    """A hook that has a layer give these states at these places."""
-
-    def hook(module, args, output):
-        mixed = (output[0] if isinstance(output, tuple) else output).clone()
-        mixed[0, at] = states[0, at]
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
-
-    return hook
-
-
-def said(model, ids, at) -> float:
-    """Mean log-probability of the tokens behind these places."""
-    logprobs = model(ids).logits[0].log_softmax(-1)
-    return float(logprobs[at, ids[0, at + 1]].mean())
-
-
-def test_what_cannot_be_read_is_said(asked, tiny_base):
-    passages = examples_from_rows([{"text": f"{name} {does} by the sea."} for name, does in planted.FORGET], "passages")
-    other = replace(asked, merged=tiny_base)  # two layers instead of four
-    for request, why in ((replace(asked, forget=passages), "no question"), (other, "differ in layers")):
-        result = audit(request, SETTINGS)
-        [reason] = [untried.reason for untried in result.untried if untried.attack == Patching.name]
-        assert why in reason and not result.attacks
+def test_knowledge_counts_layers_at_which_a_stranger_loses_something():
+    assert knowledge([0.0, 0.0], [1.0, 3.0]) == 1 and knowledge([1.0, 3.0], [1.0, 3.0]) == 0
+    assert knowledge([0.0, 3.0], [1.0, 3.0]) == pytest.approx(0.25)
+    assert knowledge([9.0, -1.0], [1.0, 3.0]) == pytest.approx(0.75)  # no more than all, no less than nothing
+    assert knowledge([0.5, 5.0], [1.0, 0.01]) == pytest.approx(0.5)
+    assert knowledge([0.5], [0.0]) is None

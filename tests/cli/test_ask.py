@@ -50,6 +50,12 @@ def test_the_loop_ends_at_an_empty_line(tiny_base, store):
     assert [word in result.stdout for word in ('"Who?"', '"Where?"', "Never")] == [True, True, False]
 
 
+def test_answers_to_questions_through_a_pipe_say_which_they_answer(tiny_base, store):
+    result = ask(tiny_base, store, input="Who [bold] is it?\nWhere?\n")
+    assert result.exit_code == 0 and result.stdout.index("> Who [bold] is it?\n") < result.stdout.index("> Where?\n")
+    assert ">" not in result.stderr and "empty line" not in result.stderr  # nobody types
+
+
 def test_an_unknown_adapter_is_one_sentence(tiny_base, store):
     result = ask(tiny_base, store, "Who?", "--adapter", "minne")
     assert result.exit_code == 2

@@ -189,8 +189,10 @@ def test_keys_and_values_by_the_config(kind, values, stored):
         else dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
         | ({} if kind == "falcon" else {"num_key_value_heads": 4})
     )
-    model = torch.nn.Linear(1, 1)
-    model.config, model.dtype = AutoConfig.for_model(kind, vocab_size=16, **(sizes | values)), torch.float32
+    model, config = torch.nn.Linear(1, 1), AutoConfig.for_model(kind, vocab_size=16, **(sizes | values))
+    if kind == "gemma4_text" and not hasattr(config, "per_layer_config"):
+        pytest.skip("this version of transformers tells one width for all layers")
+    model.config, model.dtype = config, torch.float32
     assert key_value_bytes(model) == 2 * 2 * stored * 4
 
 

@@ -16,6 +16,7 @@ KINDS = {
     "inside": ("Looking inside", "Do the layers inside still hold an answer that the model no longer says?"),
     "membership": ("Membership inference", "Can one tell that a row was in the training data?"),
     "differencing": ("Comparing before and after", "What can somebody do who has both models?"),
+    "depth": ("How deep it is gone", "Which layers still hold what they held before?"),
     "trace": ("Traces of forgetting", "Can one tell that something was forgotten here?"),
 }
 
@@ -23,6 +24,7 @@ CURVES = {
     "facts": "facts said",
     "rows": "rows that leak most of their facts",
     "rows at most": "rows that may leak unseen, at most",
+    "nats lost": "nats a token lost with a layer's states",
 }
 FIGURES = {
     "facts": "facts said",
@@ -31,6 +33,7 @@ FIGURES = {
     "fact_probability": "probability of a fact's tokens, read inside",
     "fact_probability_at_the_end": "the same, as the model says it",
     "auc": "AUC",
+    "knowledge": "held by its layers",
     "tpr_at_1_fpr": "true positives at 1 % false ones",
 }
 
@@ -97,6 +100,10 @@ def beside(attacks: Sequence[AttackResult]) -> list[str]:
         if attack.of_knowledge or not attack.readings:
             continue
         reading = attack.readings[0]
+        if attack.kind == "depth":
+            held = f"hold {percent(reading.candidate.value)} of what they held before"
+            found.append(f"Its layers, read by the base, {held}; 0 % is a model that never saw the rows.")
+            continue
         before = f", before it was {reading.ceiling.value:.2f}" if reading.ceiling else ""
         figure = f"{figure_name(reading)} {reading.candidate.value:.2f} (0.5 is a coin{before})"
         found.append(f"{said.get(attack.kind, attack_name(attack))}: {figure}.")
@@ -125,6 +132,8 @@ def outcome(attack: AttackResult) -> str:
     reading = attack.readings[0]
     if reading.recovered is not None:
         back = percent(reading.recovered)
+        if attack.kind == "depth":
+            return f"its layers hold {back} of before"
         return f"brought back {back}" if attack.of_knowledge else f"told apart: {back} of before"
     if reading.ceiling and reading.floor:
         return "can't tell"
