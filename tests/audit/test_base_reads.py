@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from asu_lora.audit.attacks.base_reads import BaseReads, fact_logprobs, readable_layers
+from asu_lora.audit.certificate.wording import beside, percent
 from asu_lora.audit.registry import LEFT_OUT
 from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit, open_models
@@ -149,3 +150,12 @@ def test_what_cannot_be_read_is_said(asked, tiny_base):
         result = audit(request, SETTINGS)
         [reason] = [untried.reason for untried in result.untried if untried.attack == BaseReads.name]
         assert why in reason and not result.attacks
+
+
+def test_the_certificate_says_how_much_of_before_is_left_and_not_the_bare_probability(silenced):
+    result = audit(silenced, SETTINGS)
+    [said_beside] = beside(result.attacks)
+    share = result.attacks[0].readings[0].recovered
+    assert f"behind layer {result.attacks[0].settings['best_layer']}" in said_beside and percent(share) in said_beside
+    alone = result.attacks[0].readings[0].model_copy(update={"recovered": None, "floor": None})
+    assert not beside([result.attacks[0].model_copy(update={"readings": [alone]})])
