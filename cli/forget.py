@@ -252,7 +252,7 @@ def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_j
     from asu_lora.memory_plan.fit import size
 
     print_table("What would be done", ("", ""), plan.items(), wrap=(1,))
-    parts = dict.fromkeys(part for phase in memory.phases.values() for part in phase)
+    parts = dict.fromkeys(part for phase in memory.phases.values() for part, taken in phase.items() if taken)
     rows = [(part, *(size(phase[part]) if part in phase else "" for phase in memory.phases.values())) for part in parts]
     rows.append(("together", *map(size, memory.totals.values())))
     print_table(

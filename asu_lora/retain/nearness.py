@@ -17,7 +17,7 @@ from asu_lora.models.loading import LoadedBase
 from asu_lora.retain.row_vectors import row_vectors
 
 BEYOND = 0.95  # share of the general questions that a near row is nearer than
-FEW = 20  # near rows below which neighbours are poorly protected
+FEW = 15  # near rows below which neighbours are poorly protected
 LOOKED_AT = 256  # rows of the request, and of a given retain set, spread evenly
 
 
@@ -43,8 +43,8 @@ class Nearness:
             return None
         told = "no retain row is" if not self.near else f"{self.near} of {self.rows} retain rows are"
         return (
-            f"{told} nearer to the request than {BEYOND:.0%} of general questions are, and at least {FEW} should be: "
-            "add rows about like people, places or subjects, for what is beside the request may be lost with it."
+            f"{told} near to the request, nearer than {BEYOND:.0%} of general questions, and at least {FEW} should be: "
+            "add rows about similar people, places or subjects, which may be lost otherwise."
         )
 
 
