@@ -183,12 +183,17 @@ def picture(found: dict, out: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharex=True)
-    for name, label in (("adds-up", "--adds-up"), ("defaults", "defaults")):
+    for name, end, label in (
+        ("adds-up", ", fitted", "--adds-up, fitted"),
+        ("adds-up", "", "--adds-up, at full weight"),
+        ("defaults", "", "defaults"),
+    ):
         lines = {0: found["adds-up, ten: base"]}
         for key, line in found.items():
             tag, _, what = key.partition(", ten: ")
-            if tag == name and (what.startswith("sum of ") or what == "0 alone") and "each at" not in what:
-                lines[1 if what == "0 alone" else int(what.split()[-1])] = line
+            count = what.removeprefix("sum of ").removesuffix(end)
+            if tag == name and what.startswith("sum of ") and what.endswith(end) and count.isdigit():
+                lines[int(count)] = line
         if len(lines) == 1:  # its ten were not measured
             continue
         for axis, of in zip(axes, ("kept", "left out", "0"), strict=True):

@@ -105,16 +105,17 @@ class AuditedWeights:
             for name, module in loaded.model.named_modules()
             if isinstance(module, torch.nn.Linear) and any(module is inner for inner in layer.modules())
         }
-        whole = {name: module.weight.detach().clone() for name, module in linear.items()}
+        ground_of = to_nf4 if self.onto_nf4 else torch.clone
+        grounds = {  # made once for all ways: NF4 of 135M parameters takes 14 core-seconds
+            name: ground_of(module.weight.detach().float().cpu()).to(module.weight) for name, module in linear.items()
+        }
         names = {name for name, _ in loaded.model.named_modules()}
         loras = [(read_adapter(folder).aligned_to(names), weight) for folder, weight in self.adapters]
-        onto_nf4 = self.onto_nf4
         for way in ways:
             rounding = ROUNDINGS[way.precision]
             for name, module in linear.items():
-                before = whole[name].float()
-                ground = to_nf4(before.cpu()).to(before) if onto_nf4 else before
-                update = _update(loras, name, before)
+                ground = grounds[name].float()
+                update = _update(loras, name, ground)
                 held = rounding((ground + update).cpu()) if way.merged else rounding(ground.cpu()) + update.cpu()
                 module.weight.copy_(held.to(module.weight))
             yield way, loaded

@@ -7,7 +7,7 @@ from typing import ClassVar
 from asu_lora.audit.facts import share_said
 from asu_lora.audit.models import View
 from asu_lora.audit.prompts import Prompt, direct
-from asu_lora.audit.readings import Measured, curves, readings, shares
+from asu_lora.audit.readings import LEAST_GAP, Measured, curves, rate, readings, shares
 from asu_lora.audit.results import AttackResult, Kind, Setting
 from asu_lora.audit.session import FLOORS, AuditRow, Session
 
@@ -127,7 +127,14 @@ class RowAttack(Attack):
         found["floor"] = self.floor(session, rows)
         if session.models.has("control"):
             found["control"] = self.measured(session, "control", rows)
-        return self.finished(session, found)
+        notes = self.held_against(session, rows, found)
+        done = self.finished(session, found)
+        done.result.notes.extend(notes)
+        return done
+
+    def held_against(self, session: Session, rows: Sequence[AuditRow], found: Roles) -> list[str]:
+        """Mend a floor or a ceiling that can't tell what came back; sentences on what was mended."""
+        return []
 
     def finished(self, session: Session, found: Roles) -> Found:
         """The result, with this attack's own settings."""
@@ -190,6 +197,29 @@ class Asking(RowAttack):
         worst = {row: max(each) if each else None for row, each in found.items()}
         average = {row: sum(each) / len(each) if each else None for row, each in found.items()}
         return Measured(shares(worst, facts_mean=average), records=records)
+
+    def held_against(self, session: Session, rows: Sequence[AuditRow], found: Roles) -> list[str]:
+        """Direct questions where this way of asking gets nothing out of floor or base: else a leak could not be told.
+
+        Never-seen rows may have no translation; a base that learned its rows word by word may answer no other words.
+        """
+        notes, view, floor = [], session.view("ceiling"), found["floor"]
+        if session.floor_kind == "rows" and (floor is None or rate(floor.values.get("facts", {})) is None):
+            with view.on():
+                found["floor"] = floor = asked_directly(session, view, session.floor_rows)
+            notes.append("The never-seen rows can't be asked in this way: the floor is theirs when asked directly.")
+        ceiling = found["ceiling"]
+        if session.effort.ceiling_alike and ceiling is not None and floor is not None:
+            with view.on():
+                plain = asked_directly(session, view, rows)
+            least, alike, direct_ = (rate(each.values.get("facts", {})) for each in (floor, ceiling, plain))
+            if least and alike and direct_ and alike.value - least.value < LEAST_GAP and direct_.value > alike.value:
+                found["ceiling"] = plain
+                notes.append(
+                    "Asked in this way, the base tells hardly more than the floor does: the ceiling is what it tells "
+                    "when asked directly."
+                )
+        return notes
 
     def finished(self, session: Session, found: Roles) -> Found:
         view = session.view("candidate")

@@ -1,14 +1,19 @@
 """What makes an audit cheap changes nothing that it finds."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from asu_lora.audit.decoding import Pass, decode
+from asu_lora.audit.rounding import AuditedWeights, Way, to_int8, to_nf4
 from asu_lora.audit.whole_weights import whole_weights
+from asu_lora.bases.source import resolve_base
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import load_base
-from tests.support.lora_folders import save_lora
+from tests.support.lora_folders import give_manifest, save_lora
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,27 @@ def test_without_room_the_weights_stay_packed(stacked, monkeypatch):
     monkeypatch.setattr("asu_lora.audit.whole_weights.SHARE", 0.0)
     with whole_weights(stacked.model) as layers:
         assert layers == 0
+
+
+def test_a_ground_that_is_made_once_is_that_of_every_way(taught_base, tmp_path):
+    """R(W + D) merged and R(W) + D beside, W being what NF4 made of the base: whichever way comes before."""
+    folder = give_manifest(save_lora(taught_base, tmp_path / "anna", 1, size=0.08), taught_base, "nf4")
+    whole = load_base(str(taught_base), "fp32", "cpu").model.state_dict()
+    lora = load_file(folder / "adapter_model.safetensors")
+    a_name = next(name for name in lora if "lora_A" in name)
+    scaling = json.loads((folder / "adapter_config.json").read_text())
+    update = lora[a_name.replace("lora_A", "lora_B")] @ lora[a_name] * scaling["lora_alpha"] / scaling["r"]
+    name = a_name.removeprefix("base_model.model.").replace("lora_A.weight", "weight")
+    ground = to_nf4(whole[name].float())
+    wanted = {
+        "int8_beside": to_int8(ground) + update,
+        "nf4_merged": to_nf4(ground + update),
+        "fp32_merged": ground + update,
+    }
+    ways = (Way("nf4", True), Way("int8", False), Way("fp32", True), Way("nf4", True))
+    with AuditedWeights(resolve_base(str(taught_base)), [(folder, 1.0)], "cpu").at(ways) as models:
+        for way, base in models:
+            assert torch.allclose(base.model.state_dict()[name], wanted[way.name], atol=1e-6), way
 
 
 def test_rows_that_leave_a_batch_take_nothing_from_the_rest(taught_base):

@@ -188,6 +188,20 @@ def test_without_rows_that_were_never_seen_the_floor_says_what_it_is(asked):
     assert any("upper bound" in note for note in attack.notes)
 
 
+@pytest.mark.parametrize(("depth", "said"), [("quick", "never-seen rows can't be asked"), ("full", "hardly more than")])
+def test_questions_that_only_the_request_has_are_judged_all_the_same(asked, tmp_path, depth, said):
+    """Strangers have no translation, and the base answers none: without both, a leak in it would go unjudged."""
+    other = rows(KEPT)[0]["question"]  # which the base answers with another fact
+    rows_ = [row | {"question_de": other} for row in rows(FORGET)]
+    (tmp_path / "forget.jsonl").write_text("\n".join(map(json.dumps, rows_)))
+    [found] = audit(replace(asked, forget=tmp_path / "forget.jsonl"), AuditSettings(("translations",), depth)).attacks
+    facts = found.readings[0]
+    assert facts.floor is not None and facts.ceiling is not None and facts.ceiling.value > 0.9
+    span = facts.ceiling.value - facts.floor.value
+    assert facts.recovered == max(0.0, (facts.candidate.value - facts.floor.value) / span)
+    assert any(said in note for note in found.notes)
+
+
 def test_kinds_stand_for_their_attacks_in_the_registry_s_order():
     assert [attack.name for attack in chosen(("sampling", "weights"), "quick")][:2] == ["sampling", "relearn"]
     assert [attack.name for attack in chosen(("In-Context", "TRACE"), "quick")] == ["in_context", "trace"]
