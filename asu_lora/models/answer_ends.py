@@ -46,7 +46,10 @@ class Endings:
             )
         if self.full:
             whose = what[:1].lower() + what[1:]
-            return f"{self.full} of {self.answers} answers of {whose} were cut off by the length of an answer."
+            return (
+                f"{self.full} of {self.answers} answers of {whose} were cut off by the length of an answer; what "
+                "stands before is scored."
+            )
         return None
 
 
