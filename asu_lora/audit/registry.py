@@ -1,5 +1,6 @@
 """The attacks by name, in the order in which they are made: the cheap and telling ones first."""
 
+from asu_lora.audit.attacks.base_reads import BaseReads
 from asu_lora.audit.attacks.differencing import Differencing
 from asu_lora.audit.attacks.direct import Direct
 from asu_lora.audit.attacks.in_context import InContext
@@ -37,6 +38,7 @@ _ALL: tuple[type[Attack], ...] = (
     TuneFile,
     LogitLens,
     Patching,
+    BaseReads,
     Membership,
     Trace,
     Differencing,
@@ -45,7 +47,7 @@ ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}
 KINDS = tuple(dict.fromkeys(attack.kind for attack in _ALL))
 # left out of the depth unless they are named
 LEFT_OUT = {
-    "quick": {"in_context", "tune_neighbours", "tune_general", "differencing", "patching"},
+    "quick": {"in_context", "tune_neighbours", "tune_general", "differencing", "patching", "base_reads"},
     "standard": {"tune_general"},
 }
 

@@ -63,15 +63,22 @@ def encoded_facts(folder: Path, facts: Sequence[tuple[str, str]] = FACTS):
     return Encoder(AutoTokenizer.from_pretrained(folder)).encode_all(examples_from_rows(rows(facts), "facts"))
 
 
-def save_taught_base(folder: Path, steps: int = 200, facts: Sequence[tuple[str, str]] = FACTS) -> Path:
-    """The tiny base, taught the facts by heart by plain fine-tuning of all its weights."""
+def save_taught_base(
+    folder: Path, steps: int = 200, facts: Sequence[tuple[str, str]] = FACTS, start: Path | None = None, **changes
+) -> Path:
+    """The tiny base (or another one to start from), taught the facts by heart by plain fine-tuning of all its weights.
+
+    ``changes`` are of the tiny base's config.
+    """
+    import shutil
+
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM
 
     from asu_lora.batches.padding import pad_group
 
-    save_tiny_base(folder)
+    shutil.copytree(start, folder) if start else save_tiny_base(folder, **changes)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
     items = encoded_facts(folder, facts)
     batch = pad_group(items, 0)

@@ -30,6 +30,8 @@ FIGURES = {
     "facts": "facts said",
     "rows_leaking": "rows that leak most of their facts",
     "extraction_strength": "extraction strength",
+    "fact_probability": "probability of a fact's tokens, read inside",
+    "fact_probability_at_the_end": "the same, as the model says it",
     "auc": "AUC",
     "knowledge": "held by its layers",
     "tpr_at_1_fpr": "true positives at 1 % false ones",
@@ -99,8 +101,11 @@ def beside(attacks: Sequence[AttackResult]) -> list[str]:
             continue
         reading = attack.readings[0]
         if attack.kind == "depth":
-            held = f"hold {percent(reading.candidate.value)} of what they held before"
-            found.append(f"Its layers, read by the base, {held}; 0 % is a model that never saw the rows.")
+            best = attack.settings.get("best_layer")
+            whose = "Its layers" if best is None else f"Its states behind layer {best}"
+            if reading.recovered is not None:
+                held = f"hold {percent(reading.recovered)} of what they held before"
+                found.append(f"{whose}, read by the base, {held}; 0 % is a model that never saw the rows.")
             continue
         before = f", before it was {reading.ceiling.value:.2f}" if reading.ceiling else ""
         figure = f"{figure_name(reading)} {reading.candidate.value:.2f} (0.5 is a coin{before})"
