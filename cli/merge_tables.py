@@ -64,7 +64,7 @@ def tell(report, checked=None, convert: str | None = None) -> None:
             click.echo(f"Merged, {row.precision}: {row.note}.")
     if checked:
         click.echo(
-            "Check: what was forgotten stays forgotten."
+            _stays_forgotten(report, checked)
             if checked.passed
             else f"Check: more than {checked.tolerance:.0%} of what was forgotten came back (exit code 3). "
             + (
@@ -75,6 +75,17 @@ def tell(report, checked=None, convert: str | None = None) -> None:
         )
     if convert:
         click.echo(f"As GGUF, in a checkout of llama.cpp:\n  {convert}")
+
+
+def _stays_forgotten(report, checked) -> str:
+    """That the check passed, and where what was written must not be loaded otherwise."""
+    back = [row.precision for row in checked.rows if checked.verdict(row) == "came back"]
+    if not back:
+        return "Check: what was forgotten stays forgotten."
+    return (
+        f"Check: what was forgotten stays forgotten in {report.precision}, as it was written. Loaded in "
+        f"{' or '.join(back)} it comes back: serve it as it is."
+    )
 
 
 def _check_row(row, checked) -> tuple:

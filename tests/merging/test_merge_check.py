@@ -136,6 +136,13 @@ def test_the_table_is_for_people(taught_base, forgetting_adapter, files, tmp_pat
     assert "Birk" not in result.stdout + result.stderr
 
 
+def test_a_merge_that_must_not_be_quantised_afterwards_says_so(taught_base, forgetting_adapter, files, tmp_path):
+    result = run(taught_base, forgetting_adapter, tmp_path / "out", files, "-p", "bf16")
+    [said] = [line for line in result.stdout.splitlines() if line.startswith("Check: ")]
+    assert result.exit_code == 0 and "stays forgotten in bf16" in said
+    assert "nf4 it comes back" in said
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
