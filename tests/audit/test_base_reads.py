@@ -22,6 +22,12 @@ LAYERS = 4
 SETTINGS = AuditSettings(("base_reads",), "standard")
 
 
+@pytest.fixture(autouse=True)
+def limit(monkeypatch):
+    """Between what this tiny base finds above its third layer (0.08) and above its second (0.24)."""
+    monkeypatch.setattr("asu_lora.audit.attacks.base_reads.MOST_BY_ITSELF", 0.15)
+
+
 @pytest.fixture(scope="module")
 def never(tmp_path_factory):
     """Knows the kept facts alone."""
@@ -90,11 +96,9 @@ def test_layers_above_which_the_base_finds_the_facts_itself_are_not_read(asked, 
             return readable_layers(session, session.rows)
 
     with_model = replace(silenced, floor=None, floor_base=str(never))
-    for request in (asked, with_model):
-        found = layers(request)
-        assert found == list(range(LAYERS))[LAYERS - len(found) :]  # the uppermost, without a gap
-        assert 1 not in found  # behind the first layer, the base still has all of the question to look at
-        assert LAYERS - 1 in found
+    for found in (layers(asked), layers(with_model)):
+        assert found and found == list(range(LAYERS))[LAYERS - len(found) :]  # the uppermost, without a gap
+    assert 1 not in layers(asked)  # behind the first layer, the base still has all of the question to look at
     [told] = audit(with_model, SETTINGS).attacks
     assert told.readings[0].floor.value < 0.2 and told.readings[0].recovered > 0.95
 
@@ -159,3 +163,10 @@ def test_the_certificate_says_how_much_of_before_is_left_and_not_the_bare_probab
     assert f"behind layer {result.attacks[0].settings['best_layer']}" in said_beside and percent(share) in said_beside
     alone = result.attacks[0].readings[0].model_copy(update={"recovered": None, "floor": None})
     assert not beside([result.attacks[0].model_copy(update={"readings": [alone]})])
+
+
+def test_where_no_layer_below_the_last_can_be_read_nothing_is_said_of_the_inside(silenced, monkeypatch):
+    monkeypatch.setattr("asu_lora.audit.attacks.base_reads.MOST_BY_ITSELF", -1e9)  # every layer brings back too much
+    [found] = audit(silenced, SETTINGS).attacks
+    assert found.readings[0].recovered is None and found.readings[0].floor is None
+    assert "says nothing of what is inside" in " ".join(found.notes) and not beside([found])

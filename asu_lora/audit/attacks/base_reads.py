@@ -95,6 +95,8 @@ class BaseReads(RowAttack):
         candidate, ceiling = found["candidate"], found["ceiling"]
         assert candidate is not None and ceiling is not None  # they are always measured
         layers, curve = candidate.curves[AXIS], candidate.curves["facts"]
+        if not self.layers:
+            found = found | {"floor": None}  # what the model itself says is no share of what is inside
         told, end = math.log(max(curve)), math.log(curve[-1])
         lost = math.log(ceiling.curves["facts"][-1]) - end
         done = self.result(
@@ -106,9 +108,11 @@ class BaseReads(RowAttack):
             lost_nats=round(lost, 3),
             share_back=round((told - end) / lost, 3) if lost >= LEAST_LOSS else None,
         )
+        above = "above them the base finds the facts by itself"
         done.result.notes.append(
-            f"Layers below {int(layers[0])} are not read: above them the base finds the facts by itself. "
-            "The true tokens before a fact are given."
+            f"Layers below {int(layers[0])} are not read: {above}. The true tokens before a fact are given."
+            if self.layers
+            else f"No layer below the last can be read: {above}. This says nothing of what is inside."
         )
         return done
 
