@@ -148,7 +148,9 @@ def test_init_writes_every_setting_with_its_default_and_forget_takes_the_file(tm
         assert spec.metadata["help"].split(".")[0] in " ".join(re.sub("^#", "", written, flags=re.M).split()), spec.name
     values = yaml.safe_load(re.sub(r"^# (?=\w+: )", "", written, flags=re.M))
     names = {spec.name for spec in dataclasses.fields(ForgetConfig)}
-    assert config_from({name: value for name, value in values.items() if name in names}, "it") == ForgetConfig()
+    assert config_from({name: value for name, value in values.items() if name in names}, "it") == ForgetConfig(
+        **ADDS_UP
+    )
     assert names <= set(values)
     Path("all.yaml").write_text(yaml.safe_dump(values))
     refused = CliRunner().invoke(main, ["forget", "not-there.jsonl", "--config", "all.yaml"])
