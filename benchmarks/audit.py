@@ -30,8 +30,8 @@ from common.results import read_data, write_data, write_table
 from common.tofu_request import request_for
 
 METHODS = {
-    "default": ForgetConfig(),
-    "adds-up": ForgetConfig(**ADDS_UP),
+    "adds-up": ForgetConfig(**ADDS_UP),  # the defaults of forget
+    "no-adds-up": ForgetConfig(),
     "GA_GD": ForgetConfig(objective="ga", retain_loss="gd", lr=5e-4),
     "NPO_GD": ForgetConfig(objective="npo", retain_loss="gd", lr=5e-4),
 }
