@@ -7,6 +7,8 @@ So fewer steps at a higher rate forget and leave the rest alone; the adapter is 
 
 from types import MappingProxyType
 
+from asu_lora.config import ForgetConfig
+
 ADDS_UP = MappingProxyType(
     {
         "retain_dose": 4.0,
@@ -20,3 +22,8 @@ ADDS_UP = MappingProxyType(
         "epochs": 8.0,
     }
 )
+
+
+def default_settings(alone: bool) -> ForgetConfig:
+    """What ``forget`` trains with where no settings are given: those above, if the adapter is trained alone."""
+    return ForgetConfig(**ADDS_UP) if alone else ForgetConfig()

@@ -4,12 +4,14 @@
     python benchmarks/adding_up.py BASE TOFU STORE --requests ten --ask 0 --ways base sums without
     python benchmarks/adding_up.py BASE TOFU STORE --requests ten --ask 0 --ways sums ties dare --plain --tag defaults
     python benchmarks/adding_up.py BASE TOFU STORE --ask 0 --ways sums reversed combined merged durable
+    python benchmarks/adding_up.py BASE ROWS STORE --requests files --tag other-base
     python benchmarks/adding_up.py BASE TOFU STORE --picture
 
 The requests are trained with the settings of ``forget --adds-up``, with --plain with the defaults. BASE is the
 checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU the folder of TOFU's JSON files. The requests are
 tasks 1 to 3 (40 questions each), or with ``ten`` the same rows, twelve by twelve. The first 120 rows of
-retain_perturbed.json are kept, its rows 120 to 159 left out. Adapters that lie in STORE are not trained again, and
+retain_perturbed.json are kept, its rows 120 to 159 left out. With ``files`` TOFU is a folder of your own: kept.jsonl,
+left.jsonl and a file a request, which BASE knows. Adapters that lie in STORE are not trained again, and
 lines that lie in docs/results/data/adding_up.json, where each is written, are not measured again. --picture draws the
 sums of ten from there, as docs/images/adding_up.png.
 """
@@ -54,6 +56,8 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "adding_up.p
 
 def requests_of(tofu: Path, which: str) -> tuple[dict[str, ForgetRequest], dict[str, list[Example]]]:
     """The requests by name, and the sets that are measured beside theirs."""
+    if which == "files":
+        return requests_of_files(tofu)
     rows = [row for row in read_rows(tofu / "forget01.json") if row["task_id"] in MEMORISED_TASKS]
     rows = [{"question": row["question"], "answer": row["answer"], "task": row["task_id"]} for row in rows]
     retain = [
@@ -69,6 +73,14 @@ def requests_of(tofu: Path, which: str) -> tuple[dict[str, ForgetRequest], dict[
         "left out": examples_from_rows(retain[KEPT:], "left out"),
     }
     return {name: ForgetRequest.from_rows(mine[name], retain[:KEPT]) for name in mine}, sets
+
+
+def requests_of_files(folder: Path) -> tuple[dict[str, ForgetRequest], dict[str, list[Example]]]:
+    """The same of a folder: kept.jsonl, left.jsonl, and a file a request."""
+    rows = {file.stem: read_rows(file) for file in sorted(folder.glob("*.jsonl"))}
+    sets = {name: examples_from_rows(rows.pop(of), name) for name, of in (("kept", "kept"), ("left out", "left"))}
+    kept = read_rows(folder / "kept.jsonl")
+    return {name: ForgetRequest.from_rows(mine, kept) for name, mine in rows.items()}, sets
 
 
 def changed(config: ForgetConfig, settings: list[str]) -> ForgetConfig:
@@ -216,7 +228,7 @@ def main() -> None:
     parser.add_argument("base", type=Path)
     parser.add_argument("tofu", type=Path)
     parser.add_argument("store", type=Path)
-    parser.add_argument("--requests", default="three", choices=["three", "ten"])
+    parser.add_argument("--requests", default="three", choices=["three", "ten", "files"])
     parser.add_argument("--plain", action="store_true", help="the defaults, not the settings of --adds-up")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of forget")
     parser.add_argument("--tag", default="adds-up", help="of the adapters' names and of the lines")

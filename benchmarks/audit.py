@@ -16,6 +16,7 @@ from pathlib import Path
 
 from asu_lora import ForgetConfig, forget
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit
 from asu_lora.audit.save import save_audit
@@ -29,7 +30,8 @@ from common.results import read_data, write_data, write_table
 from common.tofu_request import request_for
 
 METHODS = {
-    "default": ForgetConfig(),
+    "adds-up": ForgetConfig(**ADDS_UP),  # the defaults of forget
+    "no-adds-up": ForgetConfig(),
     "GA_GD": ForgetConfig(objective="ga", retain_loss="gd", lr=5e-4),
     "NPO_GD": ForgetConfig(objective="npo", retain_loss="gd", lr=5e-4),
 }

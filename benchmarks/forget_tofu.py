@@ -1,4 +1,4 @@
-"""The main job with the program's defaults on memorised TOFU rows: what is forgotten, what is kept.
+"""The main job on memorised TOFU rows: what is forgotten, what is kept.
 
     python benchmarks/forget_tofu.py BASE TOFU --task 1 2 --precision nf4 fp32
     python benchmarks/forget_tofu.py BASE TOFU --task 1 2 3 --adds-up
@@ -7,7 +7,7 @@ BASE is the checkpoint that ../shared/tofu_smollm2/build_base.py writes, TOFU th
 For each task (40 questions to forget), the other memorised rows are the retain set (with --left-out, all but 40
 of them, and these 40 are measured as held-out). One run a line; runs that are already in the results are left
 out, so that an interrupted benchmark goes on. Writes docs/results/forget_tofu.md and data/forget_tofu.json; with
---adds-up, which takes the settings of that flag, forget_tofu_adds_up.md and its data.
+--adds-up, which takes the defaults of `asu-lora forget`, forget_tofu_adds_up.md and its data.
 """
 
 import argparse
@@ -43,7 +43,7 @@ in bf16 there, on CPUs without such units in fp32). Every run of this command is
 
 def heading(adds_up: bool) -> str:
     """What stands above the table of the defaults, or of the settings of ``--adds-up``."""
-    settings, flag = ("`--adds-up`", "--adds-up") if adds_up else ("the defaults", "--precision nf4")
+    settings, flag = ("the defaults", "--adds-up") if adds_up else ("`--no-adds-up`", "--precision nf4")
     return HEADING.format(settings=settings, flag=flag)
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["nf4"])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--left-out", action="store_true")
-    parser.add_argument("--adds-up", action="store_true", help="the settings of forget --adds-up")
+    parser.add_argument("--adds-up", action="store_true", help="the defaults of asu-lora forget")
     parser.add_argument("--store", type=Path, help="keep the adapters here")
     parser.add_argument("--answers", type=Path, help="write the answers to forget questions here, to be read")
     arguments = parser.parse_args()

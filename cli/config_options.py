@@ -42,7 +42,8 @@ def _option(spec: dataclasses.Field) -> Callable:
     name, default = "--" + spec.name.replace("_", "-"), spec.default
     flags = [name] + ([spec.metadata["flag"]] if spec.metadata["flag"] else [])
     help, choices = spec.metadata["help"], spec.metadata["choices"]
-    shown = "" if default is None else f"  [default: {_show(default)}]"
+    others = f"; with --adds-up {_show(ADDS_UP[spec.name])}" if spec.name in ADDS_UP else ""
+    shown = "" if default is None else f"  [default: {_show(default)}{others}]"
     kind: Any = None
     # every default is None here: what wasn't typed must not override --config
     if isinstance(default, bool):
@@ -141,20 +142,22 @@ def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
     return str(value)
 
 
+OBJECTIVE = ForgetConfig().objective
+
+
 def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False) -> ForgetConfig:
     """The settings of ``--adds-up``, of ``--config``, and of what was typed: what comes later wins.
 
     Args:
-        alone: adapters are trained that know nothing of one another. These are to add up, unless an objective or one of
-            the settings that ``--adds-up`` stands for is given.
+        alone: adapters are trained that know nothing of one another. These are to add up, unless they have another
+            objective than the default: what ``--adds-up`` stands for was chosen for that one.
 
     Raises:
         SettingError: a setting is of the wrong kind or out of range.
     """
     typed = {key: value for key, value in typed.items() if value is not None}
-    given = {*config.values, *typed}
     adds_up = typed.pop("adds_up", None)
     if adds_up is None:
-        adds_up = alone and given.isdisjoint({*ADDS_UP, "objective"})
+        adds_up = alone and {**config.values, **typed}.get("objective", OBJECTIVE) == OBJECTIVE
     recipe = ADDS_UP if adds_up else {}
     return config_from({**recipe, **config.values, **typed}, config.source)

@@ -38,7 +38,7 @@ def demo(store, name, seed, replace, as_json):
         from asu_lora.demo.harry_potter import run_demo
     if replace and name in AdapterStore(store).names():
         AdapterStore(store).remove(name)
-    # the defaults, in half the memory: two forward passes a step
+    # --no-adds-up: it leaves less of what a base knows from everywhere; half the memory: two forward passes a step
     config = ForgetConfig(seed=seed, batch_size=2, grad_accum=2, eval_rows=32)
     with Bars() as progress:
         result = run_demo(store, name, config, progress)

@@ -101,13 +101,14 @@ def forget(
     What must be kept matters as much as what must go: a --retain file with questions near to the request
     protects best; 'auto' finds them in a pool. Without one, general knowledge is kept.
 
-    A next request is trained on top of the adapters that will be active beside it:
+    It can be summed with others that were trained alone (--adds-up, unless another --objective is given).
+    One that is to stand on certain adapters, and on no others, is trained on top of these:
 
     \b
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
     kept = retain_set(retain, typed)
-    config = read_config(config, typed)
+    config = read_config(config, typed, alone=not on_top_of)
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 

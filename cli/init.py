@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.config import ForgetConfig
 
 # What a run is about, with a value to begin from; the rest of forget's own options says what to do this once.
@@ -66,7 +67,7 @@ def commented(command: click.Command) -> str:
         for spec in specs:
             choices = spec.metadata["choices"]
             help = spec.metadata["help"] + (f" One of {', '.join(choices)}." if choices else "")
-            lines += ["", *_comment(help), f"# {spec.name}: {_yaml(spec.default)}"]
+            lines += ["", *_comment(help), f"# {spec.name}: {_yaml(ADDS_UP.get(spec.name, spec.default))}"]
     return "\n".join(lines) + "\n"
 
 

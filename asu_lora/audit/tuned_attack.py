@@ -25,6 +25,11 @@ class TunedAttack(RowAttack):
     """Trains on :meth:`material` and asks the rows, at each mark of the depth."""
 
     kind = "weights"
+    most_rates: int | None = None  # only so many of the depth's learning rates, the highest
+
+    def rates(self, session: Session) -> tuple[float, ...]:
+        """The learning rates that are tried, in the order of the depth."""
+        return session.effort.rates[-self.most_rates :] if self.most_rates else session.effort.rates
 
     @abstractmethod
     def material(self, session: Session, rows: Sequence[AuditRow]) -> list[Example]:
@@ -39,13 +44,13 @@ class TunedAttack(RowAttack):
 
     def tuned(self, session: Session, view: View, rows: Sequence[AuditRow], material: Sequence[Example]) -> Measured:
         """Figures of these rows at the mark and rate at which most is told; the curve is that rate's."""
-        effort = session.effort
+        rates, marks = self.rates(session), session.effort.marks
         items = view.encoder.encode_all(material, "row to tune on")
-        session.progress.stage(f"{self.name}: {view.role}", len(effort.rates) * len(effort.marks))
+        session.progress.stage(f"{self.name}: {view.role}", len(rates) * len(marks))
         before = asked_directly(session, view, rows)
         best: Measured | None = None
         top = -1.0
-        for rate in effort.rates:
+        for rate in rates:
             found, points = self._at_rate(session, view, rows, items, before, rate, material)
             if max(points) > top:
                 top, best = max(points), found
@@ -123,7 +128,7 @@ class TunedAttack(RowAttack):
             axis=AXIS,
             trained_on=len(self.material(session, rows)),
             steps=effort.marks[-1],
-            rates=", ".join(f"{rate:g}" for rate in effort.rates),
+            rates=", ".join(f"{rate:g}" for rate in self.rates(session)),
             batch=min(BATCH, len(self.material(session, rows))),
         )
         done.result.notes.append(

@@ -19,6 +19,7 @@ from peft import set_peft_model_state_dict
 from transformers import set_seed
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adding_up import default_settings
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoder
@@ -71,7 +72,7 @@ def forget_at_once(
     Raises:
         SettingError: these settings don't go with several requests at once.
     """
-    config, members = config or ForgetConfig(), Members()
+    config, members = config or default_settings(alone=True), Members()
     refuse(config, base)
     with ExitStack() as everything:
         for name, request in requests.items():

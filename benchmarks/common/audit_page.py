@@ -8,7 +8,7 @@ from asu_lora.reporting.plot_style import COLOURS, MARKERS, new_figure, paper_st
 
 IMAGE = Path(__file__).resolve().parents[2] / "docs" / "images" / "audit.png"
 LENGTHS = {"quick": 1, "standard": 2, "full": 3}
-FIRST = "default"
+FIRST = "adds-up"
 OTHERS = (
     " GA_GD and NPO_GD were trained as many steps, at the learning rate that is best for them in "
     "[the comparison](comparison.md)."
@@ -32,7 +32,7 @@ def results(runs: list[Run]) -> dict[str, dict[str, AuditResult]]:
 def table(runs: list[Run], command: str) -> str:
     """The page."""
     parts = [
-        "# What an audit finds on the defaults' adapter",
+        "# What an audit finds on an adapter",
         f"`{command} ...`. The base has memorised the rows; task 1 of TOFU (40 questions) was forgotten. The floor is "
         "what the base says of rows like these that it never saw, the ceiling what it says of the forgotten ones "
         "without an adapter; recovered is (found - floor) / (ceiling - floor). In brackets: 95 % intervals over rows."

@@ -89,8 +89,8 @@ def run(
       asu-lora requests run --base Qwen/Qwen2.5-7B-Instruct --config settings.yaml
       asu-lora requests run --engine ray --address auto --forget-text --consolidate 10
 
-    Each adapter is trained alone, so that any of them can be taken back: with the settings of --adds-up, unless some of
-    these are given otherwise, or --no-adds-up.
+    Each adapter is trained alone, so that any of them can be taken back: with the settings of --adds-up, unless
+    another --objective is given, or --no-adds-up.
 
     A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
     store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A

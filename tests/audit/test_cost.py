@@ -1,13 +1,18 @@
 """What makes an audit cheap changes nothing that it finds."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from asu_lora.audit.attacks.relearn import Relearn
+from asu_lora.audit.attacks.tune_general import TuneGeneral
+from asu_lora.audit.attacks.tune_neighbours import TuneNeighbours
 from asu_lora.audit.decoding import Pass, decode
 from asu_lora.audit.rounding import AuditedWeights, Way, to_int8, to_nf4
+from asu_lora.audit.settings import DEPTHS
 from asu_lora.audit.whole_weights import whole_weights
 from asu_lora.bases.source import resolve_base
 from asu_lora.models.adapter_stack import load
@@ -90,3 +95,10 @@ def test_rows_that_leave_a_batch_take_nothing_from_the_rest(taught_base):
     ]
     assert told == alone
     assert len({len(answer) for answer in told}) > 2
+
+
+def test_harmless_tuning_leaves_the_gentlest_rate_of_full_to_relearning():
+    for depth, harmless in (("quick", (1e-3,)), ("standard", (2e-3,)), ("full", (2e-3, 4e-3))):
+        session = SimpleNamespace(effort=DEPTHS[depth])
+        assert Relearn().rates(session) == DEPTHS[depth].rates, depth
+        assert TuneGeneral().rates(session) == TuneNeighbours().rates(session) == harmless, depth

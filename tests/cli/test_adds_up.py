@@ -1,6 +1,7 @@
 """``--adds-up``: one flag for the settings with which adapters add up."""
 
 import json
+import re
 
 from click.testing import CliRunner
 
@@ -20,28 +21,30 @@ def test_it_stands_for_its_settings_and_what_else_is_given_wins():
     assert read_config(Config(), {"adds_up": False}) == ForgetConfig()
 
 
-def test_a_queue_trains_what_adds_up_unless_training_is_set_otherwise():
+def test_what_is_trained_alone_adds_up_unless_another_objective_is_given():
     assert read_config(Config(), {"rank": 4}, alone=True) == ForgetConfig(rank=4, **ADDS_UP)
-    assert read_config(Config("a file", {"precision": "fp32"}), {}, alone=True) == ForgetConfig(
-        precision="fp32", **ADDS_UP
-    )
-    for values, typed in (
-        ({}, {"adds_up": False}),
-        ({}, {"objective": "npo"}),
-        ({"objective": "npo"}, {}),
-        ({}, {"lr": 1e-3}),
-        ({"epochs": 3}, {"epochs": None}),
-    ):
-        found = read_config(Config("a file", values), dict(typed), alone=True)
-        assert found.retain_dose == ForgetConfig().retain_dose and found.keep_off == 0, (values, typed)
-    assert read_config(Config("a file", {"epochs": 3}), {"adds_up": True}, alone=True).keep_off == ADDS_UP["keep_off"]
+    assert read_config(Config("a file", {"epochs": 3}), {}, alone=True) == ForgetConfig(**{**ADDS_UP, "epochs": 3})
+    for values, typed in (({}, {"adds_up": False}), ({}, {"objective": "npo"}), ({"objective": "npo"}, {})):
+        plain = ForgetConfig(**values | {key: value for key, value in typed.items() if key != "adds_up"})
+        assert read_config(Config("a file", values), dict(typed), alone=True) == plain, (values, typed)
+    assert read_config(Config(), {"objective": "asu"}, alone=True) == ForgetConfig(**ADDS_UP)
+    both = read_config(Config(), {"objective": "npo", "adds_up": True}, alone=True)
+    assert (both.objective, both.keep_off) == ("npo", ADDS_UP["keep_off"])
     assert read_config(Config(), {}) == ForgetConfig()
+
+
+def test_help_tells_what_forget_trains_with():
+    told = " ".join(CliRunner().invoke(main, ["forget", "--help-all"]).output.split())
+    for name, value in ADDS_UP.items():
+        assert re.search(
+            rf"--{name.replace('_', '-')} (?:(?!\[default).)*\[default: [^]]*; with --adds-up {value:g}\]", told
+        ), name
 
 
 def test_the_manifest_says_so_wherever_it_was_asked_for(tiny_base, tmp_path):
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()[:4]))
     (tmp_path / "keep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()[4:]))
-    (tmp_path / "settings.yaml").write_text("adds_up: true\nepochs: 1\ntau: 3\neval_rows: 0\nprecision: fp32\n")
+    (tmp_path / "settings.yaml").write_text("epochs: 1\ntau: 3\neval_rows: 0\nprecision: fp32\n")
     command = ["forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "keep.jsonl")]
     command += ["--base", str(tiny_base), "--store", str(tmp_path / "store"), "--name", "a", "--device", "cpu"]
     done = CliRunner().invoke(main, [*command, "--config", str(tmp_path / "settings.yaml")], catch_exceptions=False)

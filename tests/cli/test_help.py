@@ -15,6 +15,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import asu_lora
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli import main
 from asu_lora.config import ForgetConfig, config_from
 from tests.support.adapter_folders import write_lora
@@ -98,7 +99,10 @@ def test_every_setting_shows_its_default_once():
         elif spec.default is None:
             assert shown in ("twice the rank", "the best there is", "none", "today, recorded", "the paper's"), flag
         elif isinstance(spec.default, (int, float)):
-            assert float(shown) == spec.default, flag
+            plain, _, summed = shown.partition("; with --adds-up ")
+            assert float(plain) == spec.default and summed == (
+                f"{ADDS_UP[spec.name]:g}" if spec.name in ADDS_UP else ""
+            ), flag
         else:
             assert shown == spec.default, flag
 
@@ -144,7 +148,9 @@ def test_init_writes_every_setting_with_its_default_and_forget_takes_the_file(tm
         assert spec.metadata["help"].split(".")[0] in " ".join(re.sub("^#", "", written, flags=re.M).split()), spec.name
     values = yaml.safe_load(re.sub(r"^# (?=\w+: )", "", written, flags=re.M))
     names = {spec.name for spec in dataclasses.fields(ForgetConfig)}
-    assert config_from({name: value for name, value in values.items() if name in names}, "it") == ForgetConfig()
+    assert config_from({name: value for name, value in values.items() if name in names}, "it") == ForgetConfig(
+        **ADDS_UP
+    )
     assert names <= set(values)
     Path("all.yaml").write_text(yaml.safe_dump(values))
     refused = CliRunner().invoke(main, ["forget", "not-there.jsonl", "--config", "all.yaml"])

@@ -90,6 +90,7 @@ def test_an_answer_is_read_without_special_tokens_and_edges(stack, monkeypatch):
     assert isinstance(records[0]["gibberish"], float)
     assert given["model"] is stack.model and given["tokenizer"] is stack.base.tokenizer and heard.done == [1]
     assert given["prompts"] == [stack.encoder().prompt_ids(asked(1)[0].prompt)] and given["endings"] is endings
+    assert given["least"] == 100  # room for a true answer, however long the question
 
 
 class Models:

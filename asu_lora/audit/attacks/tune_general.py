@@ -15,6 +15,7 @@ class TuneGeneral(TunedAttack):
 
     name = "tune_general"
     says = "fine-tuned on general questions"
+    most_rates = 2  # gentler ones have found less in as many steps, and --full has to end
 
     def material(self, session: Session, rows: Sequence[AuditRow]) -> list[Example]:
         return sample(session.inputs.general, MOST)

@@ -15,6 +15,7 @@ class TuneNeighbours(TunedAttack):
 
     name = "tune_neighbours"
     says = "fine-tuned on kept rows of the same kind"
+    most_rates = 2  # gentler ones have found less in as many steps, and --full has to end
 
     def untried(self, session: Session) -> str | None:
         if not session.inputs.retain_given:
