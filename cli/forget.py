@@ -101,8 +101,7 @@ def forget(
     What must be kept matters as much as what must go: a --retain file with questions near to the request
     protects best; 'auto' finds them in a pool. Without one, general knowledge is kept.
 
-    It can be summed with others that were trained alone (--adds-up, unless another --objective is given).
-    One that is to stand on certain adapters, and on no others, is trained on top of these:
+    It can be summed with others that were trained alone (--adds-up), or is trained on top of some, for these only:
 
     \b
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5

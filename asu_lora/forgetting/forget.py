@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.adding_up import default_settings
 from asu_lora.config import ForgetConfig
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
@@ -55,8 +54,7 @@ def forget(
     Args:
         request: what to forget and what to keep, or a pool to choose that from.
         base: hub id, folder or ``smollm2-135m``, or a loaded base (its precision and device then count).
-        config: the settings. By default those with which adapters that were trained alone can be summed
-            (:data:`asu_lora.adding_up.ADDS_UP`), with ``on_top_of`` those of ``ForgetConfig()``.
+        config: the settings; by default :data:`asu_lora.adding_up.ADDS_UP`, with ``on_top_of`` ``ForgetConfig()``.
         name: the adapter's name in the store, by default the request's.
         heldout: further questions to measure before and after, in neither set (paraphrases, say).
         idk_file: "I don't know" answers for the losses that use them, instead of the built-in ones.
@@ -70,8 +68,6 @@ def forget(
     Raises:
         AsuLoraError: in one sentence; the store is then as it was, and a loaded base a plain base again.
     """
-    on_top_of = list(on_top_of)
-    config = config or default_settings(alone=not on_top_of)
     given: dict[str, Any] = dict(
         name=name, store=store, on_top_of=on_top_of, continue_from=continue_from, resume=resume
     )

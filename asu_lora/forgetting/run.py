@@ -12,6 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adding_up import default_settings
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example
@@ -211,14 +212,14 @@ def open_run(
 
     After the block, however it ends, a base that was given is a plain base again and the progress is closed.
 
-    Args:
-        As :func:`asu_lora.forgetting.forget.forget` takes them.
+    The arguments are those of :func:`asu_lora.forgetting.forget.forget`.
 
     Raises:
         AsuLoraError: what can be refused before training; NotEnoughMemory for what torch or the system said.
     """
-    config, progress = with_losses(config or ForgetConfig()), progress or Progress()
-    store = store if isinstance(store, AdapterStore) else AdapterStore(store)
+    on_top_of = list(on_top_of)
+    config = with_losses(config or default_settings(alone=not on_top_of))
+    store, progress = store if isinstance(store, AdapterStore) else AdapterStore(store), progress or Progress()
     name, started = name or request.name, time.monotonic()
     process = this_process(config, base)
     try:

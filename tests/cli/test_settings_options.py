@@ -6,6 +6,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli import main
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import AsuLoraError
@@ -54,7 +55,7 @@ def asked(monkeypatch, tmp_path):
 
 def test_without_options_the_defaults_hold(asked):
     seen = asked()
-    assert seen["config"] == ForgetConfig()
+    assert seen["config"] == ForgetConfig(**ADDS_UP)
     assert (seen["base"], seen["name"], seen["store"], seen["resume"]) == ("smollm2-135m", "request", "adapters", False)
 
 
@@ -121,7 +122,7 @@ def test_a_config_file_holds_any_option_and_what_is_typed_wins(asked, tmp_path):
 
 
 def test_an_empty_config_file_changes_nothing(asked):
-    assert asked(yaml="# nothing\n")["config"] == ForgetConfig()
+    assert asked(yaml="# nothing\n")["config"] == ForgetConfig(**ADDS_UP)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_two_processes_make_the_adapter_of_one(taught_base, tmp_path):
     two, both = forget(tmp_path, taught_base, "two", 2, batch_size=2)
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
-    assert any(value.abs().max() > 1e-2 for key, value in one.items() if "lora_B" in key)
+    assert any(value.abs().max() > 1e-3 for key, value in one.items() if "lora_B" in key)
 
     store = tmp_path / "store"
     assert sorted(entry.name for entry in store.iterdir() if not entry.name.startswith(".")) == ["one", "two"]

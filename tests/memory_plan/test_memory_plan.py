@@ -237,7 +237,7 @@ def test_the_commands_say_plan_and_changes(tiny_base, tmp_path, short_reading):
     plan = json.loads(CliRunner().invoke(main, [*words, "--json"], catch_exceptions=False).stdout)
     memory = plan["memory"]
     assert memory["peak_bytes"] == sum(memory["phases"][memory["peak_phase"]].values())
-    assert plan["steps"].endswith("each of 4 forget and 8 retain rows")
+    assert plan["steps"].endswith("each of 4 forget and 4 retain rows")
     shown = CliRunner().invoke(main, [*words, "--fit", str(memory["peak_bytes"] - 1)], catch_exceptions=False)
     assert "--fit: --micro-batch-tokens 256; expected peak" in shown.stderr and "Memory: at most" in shown.stdout
     refused = CliRunner().invoke(main, [*words, "--fit", "1MB"])
