@@ -7,7 +7,7 @@ So fewer steps at a higher rate forget and leave the rest alone; the adapter is 
 
 from types import MappingProxyType
 
-from asu_lora.config import ForgetConfig
+from asu_lora.config import ForgetConfig, config_from
 
 ADDS_UP = MappingProxyType(
     {
@@ -26,4 +26,4 @@ ADDS_UP = MappingProxyType(
 
 def default_settings(alone: bool) -> ForgetConfig:
     """What ``forget`` trains with where no settings are given: those above, if the adapter is trained alone."""
-    return ForgetConfig(**ADDS_UP) if alone else ForgetConfig()
+    return config_from(dict(ADDS_UP) if alone else {}, "The defaults")
