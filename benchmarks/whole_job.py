@@ -1,6 +1,6 @@
 """The whole job from a command's view: seconds by part, core-seconds, and how much is forgotten and kept.
 
-    python benchmarks/whole_job.py BASE TOFU --task 3 --settings lr=2e-3,stop_early=true --work FOLDER
+    python benchmarks/whole_job.py BASE TOFU --task 3 --settings stop_early=true --work FOLDER
 
 40 questions of a TOFU task, the other 240 memorised rows kept, as `forget_tofu.py` asks them. A run that is cut off
 goes on from its last whole epoch when the command is given again; its seconds are then those of the last start, and
@@ -21,6 +21,7 @@ import yaml
 from forget_tofu import BARS, figures
 
 from asu_lora import forget
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.config import config_from
@@ -47,6 +48,13 @@ def table(runs: list[dict]) -> str:
         cells += [run["training seconds"], run["steps"], *(run["figures"].get(name, "") for name in names)]
         cells.append(run["figures"]["forget_gibberish_rate"])
         lines.append("| " + " | ".join(map(str, cells)) + (" (gone on with)" if run["resumed"] else "") + " |")
+    lines += ["", "## Where the seconds went", ""]
+    parts = list(dict.fromkeys(part for run in runs for part in run["profile"]))
+    lines += [
+        "| part |" + "".join(f" task {run['task']}, {run['date']} |" for run in runs),
+        "|---" + "|---:" * len(runs) + "|",
+    ]
+    lines += [f"| {part} |" + "".join(f" {run['profile'].get(part, '')} |" for run in runs) for part in parts]
     return "\n".join(lines) + "\n"
 
 
@@ -73,9 +81,8 @@ def main() -> None:
     parser.add_argument("--epochs-seen", action="store_true", help="print what stopping early is judged by")
     a = parser.parse_args()
     quiet_libraries()
-    config = config_from(
-        {n: yaml.safe_load(v) for n, v in (s.split("=") for s in a.settings.split(",") if s)}, "--settings"
-    )
+    given = {n: yaml.safe_load(v) for n, v in (s.split("=") for s in a.settings.split(",") if s)}
+    config = config_from({**ADDS_UP, **given}, "--settings")
     request, _ = request_for(a.tofu, a.task, False)
     seen: list[list] = []
     if a.epochs_seen:
