@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from peft.tuners.lora import LoraLayer
+from torch.utils.hooks import RemovableHandle
 
+from asu_lora.errors import TrainingError
 from asu_lora.models.frozen_adapters import NEW
 
 
@@ -26,6 +28,7 @@ class Doses:
         self.layers = [module for module in student.modules() if isinstance(module, LoraLayer) and NEW in module.lora_A]
         self.scaling = [module.scaling[NEW] for module in self.layers]
         self.now: torch.Tensor | None = None
+        self._hooks: list[RemovableHandle] = []
 
     @contextmanager
     def given(self, doses: torch.Tensor | None) -> Iterator[None]:
@@ -47,6 +50,38 @@ class Doses:
         self.now = doses
         for module, scaling in zip(self.layers, self.scaling, strict=True):
             module.scaling[NEW] = scaling if doses is None else scaling * doses
+        for hook in self._hooks:
+            hook.remove()
+        named = doses is not None and doses.dim() == 3
+        self._hooks = [module.register_forward_pre_hook(self._fit) for module in self.layers] if named else []
+
+    def _fit(self, module: LoraLayer, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Where a module doesn't read (b, L, n), the doses take the shape of what it reads."""
+        if inputs[0].dim() != 3 and self.now is not None:
+            scaling = self.scaling[self.layers.index(module)]
+            module.scaling[NEW] = scaling * laid_over(self.now, inputs[0])
+
+
+def laid_over(doses: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Doses of rows or tokens, (b, 1, 1) or (b, L, 1), in a shape that a module's output is multiplied by.
+
+    Args:
+        states: the module's input: (b, L, n), (b L, n), or (b, heads, L, n) as some attention has it.
+
+    Raises:
+        TrainingError: it reads some of the tokens alone, as an expert of a mixture does.
+    """
+    if states.dim() == 2:
+        tokens, torn = divmod(len(states), len(doses))
+        if torn or doses.shape[1] not in (1, tokens):
+            raise TrainingError(
+                "This base hands some of its maps a part of the tokens (a mixture of experts does), so rows can't have "
+                "doses there: train with --no-adds-up, or leave the experts out of --target-modules."
+            )
+        return doses.expand(-1, tokens, -1).reshape(-1, 1)
+    if states.dim() == 4:
+        return doses.unsqueeze(2 if states.shape[1] == doses.shape[1] else 1)
+    return doses
 
 
 @torch.no_grad()

@@ -113,6 +113,8 @@ class InputMoments:
     def read(self, student: PeftModel, rows: TrainingRows, pad_id: int, frozen_layers: FrozenLayers | None) -> None:
         """Pass the rows through the model, at most ``MOST_ROWS`` of them, spread evenly."""
         items, entries = rows.answers, rows.entries.get("answer") if frozen_layers is not None else None
+        if entries is None:  # a retain loss of all positions keeps no states of the answers' view: all layers run
+            frozen_layers = None
         at = [i * len(items) // MOST_ROWS for i in range(MOST_ROWS)] if len(items) > MOST_ROWS else range(len(items))
         items, entries = [items[i] for i in at], [entries[i] for i in at] if entries else None
         stride, seen = -(-sum(len(item) for item in items) // SKETCH), 0

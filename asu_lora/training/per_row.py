@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 from asu_lora.errors import SettingError
 from asu_lora.models.decoder import base_model
 from asu_lora.models.frozen_adapters import NEW
+from asu_lora.training.doses import laid_over
 
 
 class Pair(NamedTuple):
@@ -144,7 +145,7 @@ class PerRow(nn.Module):
         if shared.one is None and shared.at is None:
             return result
         scaling = self.pairs[0].scaling
-        strength = scaling if shared.doses is None else scaling * shared.doses
+        strength = scaling if shared.doses is None else scaling * laid_over(shared.doses, states)
         states = states.to(self.pairs[0].a.dtype)
         if shared.one is not None:
             a, b, _ = self.pairs[shared.one]
