@@ -55,10 +55,10 @@ class Doses:
         named = doses is not None and doses.dim() == 3
         self._hooks = [module.register_forward_pre_hook(self._fit) for module in self.layers] if named else []
 
-    def _fit(self, module: LoraLayer, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _fit(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """Where a module doesn't read (b, L, n), the doses take the shape of what it reads."""
-        if inputs[0].dim() != 3 and self.now is not None:
-            scaling = self.scaling[self.layers.index(module)]
+        if inputs[0].dim() != 3 and self.now is not None and isinstance(module, LoraLayer):
+            scaling = next(own for layer, own in zip(self.layers, self.scaling, strict=True) if layer is module)
             module.scaling[NEW] = scaling * laid_over(self.now, inputs[0])
 
 
