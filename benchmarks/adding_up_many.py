@@ -59,19 +59,21 @@ def facts(count: int) -> list[dict[str, str]]:
     return rows
 
 
-def teach(folder: Path, rows: list[dict[str, str]], epochs: int) -> None:
+def teach(
+    folder: Path, rows: list[dict[str, str]], epochs: int, size: dict[str, int] = SIZE, rate: float = 2e-3
+) -> None:
     """A tiny base that knows the rows by heart, by plain fine-tuning of all its weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     part = folder.with_name(f"{folder.name}.part")  # a base that lies in its place has been taught
     shutil.rmtree(part, ignore_errors=True)
-    save_tiny_base(part, **SIZE)
+    save_tiny_base(part, **size)
     model = AutoModelForCausalLM.from_pretrained(part, dtype=torch.float32).train()
     tokenizer = AutoTokenizer.from_pretrained(part)
     items = Encoder(tokenizer).encode_all(examples_from_rows(rows, "facts"))
     batches = math.ceil(len(items) / 64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * batches, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs * batches, pct_start=0.1)
     torch.manual_seed(0)
     for _ in range(epochs):
         for chosen in torch.randperm(len(items)).split(64):
