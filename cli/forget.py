@@ -191,10 +191,8 @@ def report(result, base: str, store: Path) -> None:
         print_table(f"\nAdapter '{result.name}'", ("figure", "before", "after", "wanted"), rows, right=(1, 2))
     record, counts = result.record, result.record.counts
     size = sum(f.stat().st_size for f in result.path.iterdir()) / 1e6
-    click.echo(
-        f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows "
-        f"({record.request.retain_source})."
-    )
+    source = "" if record.request.retain_source == "rows" else f" ({record.request.retain_source})"
+    click.echo(f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows{source}.")
     click.echo(
         f"One copy of the base throughout ({counts['base_parameters']:,} parameters); the adapter has "
         f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, "
