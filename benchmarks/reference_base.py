@@ -25,6 +25,7 @@ from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
+from asu_lora.models.decoder import base_model
 from common.tofu_request import MEMORISED_RETAIN, MEMORISED_TASKS
 
 RANK, RATE, BATCH, LEARNT = 64, 1e-3, 8, 0.01
@@ -66,8 +67,8 @@ def teach(folder: Path, rows: list[dict[str, str]], epochs: int, out: Path) -> N
 def step(model: torch.nn.Module, items: list[Encoded], pad_id: int) -> float:
     """The gradients of one batch. The head reads the answers' states alone: it is a quarter of the model."""
     batch = pad_group(items, pad_id)
+    inner = base_model(model)
     with torch.autocast("cpu", torch.bfloat16):
-        inner = model.get_base_model()
         states = inner.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         logits = inner.lm_head(states.flatten(0, 1)[batch["positions"]])
     labels = torch.cat([torch.tensor(item.answer_ids) for item in items])
