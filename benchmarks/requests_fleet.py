@@ -1,6 +1,6 @@
 """A queue of synthetic requests through Ray while workers, the driver and everything are killed at random.
 
-    python benchmarks/requests_fleet.py                                # 60 requests, writes docs/results/requests.md
+    python benchmarks/requests_fleet.py                                # 60 requests, writes docs/results/requests_fleet.md
     python benchmarks/requests_fleet.py --count 1000 --work /tmp/fleet --minutes 8    # again and again: it goes on
 
 Builds a tiny Llama of random weights and takes the requests in, one row each. Then ``asu-lora requests run --engine
@@ -264,8 +264,8 @@ def main() -> None:
         "the plain loop": timed(base, folder / "loop", given.alone),
         f"ray, {given.workers} workers": timed(base, folder / "ray", given.alone, *ray),
     }
-    (folder / "ledger").mkdir(exist_ok=True)
-    costs = ledger_cost(folder / "ledger", given.ledger)
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        costs = ledger_cost(Path(fresh), given.ledger)
     tenth = max(len(costs) // 10, 1)
     found = {
         "command": f"--count {given.count}",
@@ -282,8 +282,8 @@ def main() -> None:
         "machine": platform.machine(),
         "date": date.today().isoformat(),
     }
-    write_data("requests", found, given.out)
-    write_table("requests", page(found), given.out)
+    write_data("requests_fleet", found, given.out)
+    write_table("requests_fleet", page(found), given.out)
     print(page(found))
 
 

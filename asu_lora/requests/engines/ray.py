@@ -43,6 +43,10 @@ class RequestWorker:
         self.shop = Workshop.open(places, settings, audit=quick_audit, runner=runner)
         self.settled = False  # see asu_lora.requests.runner.settled_heap
 
+    def up(self) -> bool:
+        """That the process runs."""
+        return True
+
     def work(self, request: str) -> Outcome:
         """Do what is left to do for a request; ``busy`` where somebody else has it."""
         if not self.settled:  # before the claim: a base that can't be loaded is no request's fault
@@ -62,6 +66,7 @@ class Team:
     Attributes:
         names: of the workers, as the ledger's claims have them.
         running: by task: the request and the worker.
+        starting: by the task that ends when it is up: a worker that Ray starts anew.
         deaths: how many workers died over a request.
     """
 
@@ -69,6 +74,7 @@ class Team:
     names: dict[Any, str]
     idle: list[Any]
     running: dict[Any, tuple[str, Any]] = field(default_factory=dict)
+    starting: dict[Any, Any] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
 
 
@@ -113,13 +119,18 @@ def _work_through(shop: Workshop, team: Team, waiting: deque[str], tell: Callabl
         while waiting and team.idle:
             worker, request = team.idle.pop(), waiting.popleft()
             team.running[worker.work.remote(request)] = (request, worker)
-        done, _ = ray.wait(list(team.running), num_returns=1)
+        done, _ = ray.wait([*team.running, *team.starting], num_returns=1)
         for task in done:
+            if task in team.starting:
+                _up_again(team, task)
+                continue
             request, worker = team.running.pop(task)
-            team.idle.append(worker)
             try:
                 tell(ray.get(task))
+                team.idle.append(worker)
             except ray.exceptions.RayActorError:  # the worker died; Ray starts another in its place
+                # until that is up, Ray answers at once that nobody is there: no death of a worker
+                team.starting[worker.up.options(max_task_retries=-1).remote()] = worker
                 team.deaths[request] += 1
                 release_of(shop.ledger, request, team.names[worker])
                 if team.deaths[request] < MOST_DEATHS:
@@ -131,6 +142,17 @@ def _work_through(shop: Workshop, team: Team, waiting: deque[str], tell: Callabl
                 if isinstance(cause, AsuLoraError):
                     raise cause from None
                 raise
+
+
+def _up_again(team: Team, task: Any) -> None:
+    """A worker that was started anew gets requests again; one that can't be started leaves the team."""
+    worker = team.starting.pop(task)
+    try:
+        team.ray.get(task)
+        team.idle.append(worker)
+    except team.ray.exceptions.RayActorError as error:
+        if not (team.idle or team.running or team.starting):
+            raise SettingError(f"No worker of the Ray cluster can be started: {first_line(error)}") from error
 
 
 def _give_up(shop: Workshop, request: str) -> Outcome:
