@@ -20,7 +20,7 @@ ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 _NOT_NEGATIVE = (
     "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words keep_off "
-    "settle_at micro_batch_tokens"
+    "settle_at micro_batch_tokens rounding phrasings"
 ).split()
 
 
@@ -128,6 +128,18 @@ class ForgetConfig:
         "Share of each module's input directions, those that retain rows use most, that the adapter does not read.",
         group="Method",
     )
+    phrasings: int = setting(
+        0,
+        "Other wordings of each forget question that training goes through in turn: the row's own "
+        "paraphrased_question first, then frames around it. --robust sets it.",
+        group="Method",
+    )
+    rounding: float = setting(
+        0.0,
+        "Share of the steps, the last ones, that see base and adapter merged and rounded to 4 bits (NF4), so that what "
+        "is forgotten stays so in a merged model that is served in 4 bits. --robust sets it.",
+        group="Method",
+    )
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(
         None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]", group="Adapter"
@@ -209,6 +221,8 @@ class ForgetConfig:
         for name in ("warmup", "dropout", "own_words", "keep_off", "settle_at"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
+        if self.rounding > 1:
+            raise SettingError(f"rounding is {self.rounding}; it is a share and must be at most 1.")
         if self.template_date is not None:
             check_date(self.template_date)
         if self.alpha is not None and self.alpha <= 0:
@@ -246,7 +260,15 @@ class ForgetConfig:
         return {name: value for name, value in values.items() if name not in (*left_out, *unset)}
 
 
-UNLESS_SET = ("system_prompt", "template_date", "loss_settings", "settle_at", "stop_early")  # earlier runs lack these
+UNLESS_SET = (
+    "system_prompt",
+    "template_date",
+    "loss_settings",
+    "settle_at",
+    "stop_early",
+    "rounding",
+    "phrasings",
+)  # earlier runs lack these
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

@@ -1,6 +1,6 @@
 """A queue of synthetic requests through Ray while workers, the driver and everything are killed at random.
 
-    python benchmarks/requests_fleet.py                                # 60 requests, writes docs/results/requests_fleet.md
+    python benchmarks/requests_fleet.py        # 60 requests, writes docs/results/requests_fleet.md
     python benchmarks/requests_fleet.py --count 1000 --work /tmp/fleet --minutes 8    # again and again: it goes on
 
 Builds a tiny Llama of random weights and takes the requests in, one row each. Then ``asu-lora requests run --engine

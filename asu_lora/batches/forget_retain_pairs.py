@@ -1,5 +1,7 @@
 """Which retain rows stand beside each forget row, epoch by epoch, and at which doses of the adapter."""
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -47,6 +49,7 @@ class ForgetRetainPairs(Dataset):
         seed: of the decks.
         retain_dose, forget_dose: the highest dose of a retain and of a forget row (see
             :mod:`asu_lora.training.doses`).
+        in_other_words: forget row -> rows that ask the same; it and they take turns, epoch by epoch.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ForgetRetainPairs(Dataset):
         *,
         retain_dose: float = 1.0,
         forget_dose: float = 1.0,
+        in_other_words: Mapping[int, Sequence[int]] = MappingProxyType({}),
     ):
         self.forget_rows = forget_rows
         self.retain_rows = retain_rows
@@ -65,6 +69,7 @@ class ForgetRetainPairs(Dataset):
         self.seed = seed
         self.retain_dose = retain_dose
         self.forget_dose = forget_dose
+        self.in_other_words = in_other_words
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -79,7 +84,9 @@ class ForgetRetainPairs(Dataset):
         dealt = range(start, start + self.per_forget)
         doses = [dose_of(at, self.retain_dose) for at in dealt] if self.retain_dose != 1.0 else None
         own = forget_dose_of(index, self.epoch, self.forget_dose)
-        return Pair(index, [self._dealt(at) for at in dealt], doses, own)
+        wordings = (index, *self.in_other_words.get(index, ()))
+        asked = wordings[(self.epoch + index) % len(wordings)]
+        return Pair(asked, [self._dealt(at) for at in dealt], doses, own)
 
     def _dealt(self, at: int) -> int:
         deck, place = divmod(at, self.retain_rows)

@@ -13,6 +13,7 @@ from asu_lora.data.examples import Example
 from asu_lora.errors import DataError
 
 PARAPHRASED, PERTURBED, ORIGINAL = "paraphrased_answer", "perturbed_answer", "original_answer"
+ASKED_AGAIN = "paraphrased_question"  # the column of a question in other words
 
 
 def reference_answers(example: Example, column: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ class TrainingRows:
             layer is run.
         examples: what the rows were encoded from; ``row.example`` is an index into them.
         classes: the class of every answer token, a list a row of the view ``answer``; only where a teacher needs them.
+        in_other_words: row -> the rows behind those of the request that ask the same in other words.
         beside: forget row -> the row of this set that stands beside it; for the student's own answers alone.
     """
 
@@ -29,15 +30,23 @@ class TrainingRows:
     entries: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     classes: list[list[TokenClass]] = field(default_factory=list)
+    in_other_words: Mapping[int, Sequence[int]] = field(default_factory=dict)
     beside: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(next(iter(self.views.values()))) if self.views else 0
+        """The rows that the set has, each in whatever words."""
+        held = len(next(iter(self.views.values()))) if self.views else 0
+        return held - sum(len(others) for others in self.in_other_words.values())
 
     @property
     def answers(self) -> list[Encoded]:
         """The rows with their true answers; with what stands in their place where no loss looks at these."""
         return self.views.get("answer") or next(iter(self.views.values()), [])
+
+    @property
+    def own_answers(self) -> list[Encoded]:
+        """The same of the rows as they are in the request, those in other words left out."""
+        return self.answers[: len(self)]
 
     def cache_bytes(self) -> int:
         """Memory that references and entries take."""

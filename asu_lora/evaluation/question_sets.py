@@ -6,13 +6,12 @@ from pathlib import Path
 
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.reading import read_rows
-from asu_lora.data.reference_answers import check_reference_answers, reference_answers
+from asu_lora.data.reference_answers import ASKED_AGAIN, check_reference_answers, reference_answers
 from asu_lora.data.request import select_rows
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 
 FORGET, RETAIN, AUTHORS, WORLD = "forget", "retain", "real_authors", "world_facts"
-ASKED_AGAIN = "paraphrased_question"  # the column of a question in other words
 PARAPHRASED_FORGET = "forget_paraphrased"  # the forget set's questions in other words
 
 

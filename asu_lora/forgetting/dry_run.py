@@ -69,7 +69,7 @@ def plan_run(
     memory, unplanned = plan_what_can_be(run, config)
     notes = [*run.notes, *([unplanned] if unplanned else [])]
     layers = config.layers(number_of_layers(run.model))
-    forget = run.sets["forget"].rows.answers
+    forget = run.sets["forget"].rows.own_answers
     retain = run.sets["retain"].rows.answers if "retain" in run.sets else []
     rows = config.batch_size * config.grad_accum
     steps = math.ceil(len(forget) / rows) * config.epochs

@@ -1,6 +1,7 @@
 """From a request to the sets of a run: what goes and what stays, each with its loss and its encoded rows."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import special_ids
 from asu_lora.data.encoding import Encoded, Encoder, cut_note
 from asu_lora.data.examples import Example, left_out_note
+from asu_lora.data.phrasings import in_other_words, other_phrasings
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.token_classes import token_classes
@@ -131,9 +133,12 @@ def training_sets(
     if "retain" in losses and not request.retain:
         raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
     generator = torch.Generator().manual_seed(config.seed)
+    others = other_phrasings(request.forget, config.phrasings, request.retain) if config.phrasings else []
+    if alternates:
+        alternates = [*alternates, *(alternates[at] for at, some in enumerate(others) for _ in some)]
     sets = {}
     for name, loss in losses.items():
-        examples = request.forget if name == "forget" else request.retain
+        examples = [*request.forget, *chain(*others)] if name == "forget" else request.retain
         views: dict[str, list[Encoded]] = {}
         for view in loss.needs:
             if view == "idk":
@@ -149,6 +154,8 @@ def training_sets(
             if view == "positions":
                 views[view] = every_position(views["answer"], encoder.tokenizer.pad_token_id)
         rows = TrainingRows(views, examples=examples)
+        if name == "forget" and others:
+            rows.in_other_words = in_other_words(rows.answers, others)
         if loss.uses_teacher() and (config.keep_speaking or config.tau == "auto"):
             rows.classes = [token_classes(row, examples[row.example], encoder.tokenizer) for row in rows.answers]
         sets[name] = TrainingSet(loss, rows)
@@ -171,5 +178,5 @@ def refuse_passages(examples: list[Example]) -> None:
 def note_cut_answers(sets: Mapping[str, TrainingSet], max_length: int, progress: Progress) -> None:
     """Say how many answers the length cut off."""
     for name, each in sets.items():
-        if note := cut_note(each.rows.views.get("answer", []), max_length, name, "trained on"):
+        if note := cut_note(each.rows.views.get("answer", [])[: len(each)], max_length, name, "trained on"):
             progress.note(note)

@@ -75,7 +75,7 @@ class RunRecord:
     def count(self, sets: Mapping[str, TrainingSet]) -> None:
         """Count rows, answer tokens and cut answers."""
         for name, each in sets.items():
-            items = each.rows.views.get("answer", [])
+            items = each.rows.views.get("answer", [])[: len(each)]
             self.counts[f"{name}_tokens"] = sum(len(item.answer_ids) for item in items)
             self.counts[f"{name}_cut"] = sum(item.cut for item in items)
 

@@ -18,6 +18,7 @@ from asu_lora.forgetting.run import ForgetRun
 from asu_lora.losses import TrainingSet
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.training.doses import Doses, strengthen
+from asu_lora.training.rounding import rounded_maps
 
 SHARES = (0.4, 0.6, 0.8, 1.0)  # of the middle of the doses: the strengths that are measured
 MOST_ROWS = 40
@@ -34,9 +35,11 @@ def settle(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
         strengthen(student, middle)
         return
     strengths = [middle * each for each in SHARES]
-    run.progress.stage("How strong the adapter must be", 1 + len(strengths))
+    times = 2 if run.config.rounding else 1
+    run.progress.stage("How strong the adapter must be", 1 + times * len(strengths))
     without, *found = _curve(run, student, forget, [0.0, *strengths])
-    chosen = enough(strengths, found, share * without)
+    judged = [max(pair) for pair in zip(found, _rounded_curve(run, student, forget, strengths), strict=True)]
+    chosen = enough(strengths, judged, share * without)
     run.record.forgetting_curve = [
         {"weight": round(strength / chosen, 4), "forget_probability": round(probability, 4)}
         for strength, probability in zip([0.0, *strengths], [without, *found], strict=True)
@@ -48,7 +51,7 @@ def settle(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
 def _curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float]) -> list[float]:
     """Mean answer probability of the forget rows with the adapter at each strength."""
     doses, rows = Doses(student), forget.rows
-    at = sample(range(len(rows.answers)), MOST_ROWS)
+    at = sample(range(len(rows)), MOST_ROWS)
     items = [rows.answers[i] for i in at]
     entries = [rows.entries["answer"][i] for i in at] if run.frozen_layers is not None else None
     found = []
@@ -59,3 +62,17 @@ def _curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: S
         found.append(sum(values) / len(values))
         run.progress.advance(1, forget_probability=found[-1])
     return broadcast_object_list([found])[0]  # one strength, should processes round differently
+
+
+def _rounded_curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float]) -> list[float]:
+    """The same with base and adapter merged and rounded to 4 bits, where training has seen that; else nothing there."""
+    if not run.config.rounding:
+        return [0.0] * len(strengths)
+    found = []
+    with rounded_maps(student, 1.0, run.base.compute_dtype) as maps:
+        for strength in strengths:
+            for each in maps:
+                each.strength = strength
+                each.round()
+            found += _curve(run, student, forget, [strength])
+    return found

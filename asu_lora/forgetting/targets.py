@@ -48,8 +48,8 @@ def _choose_tau(run: ForgetRun, forget: TrainingSet) -> TauChoice:
     run.progress.stage("Choosing tau")
     choice = calibration.choose_tau(
         run.base,
-        forget.rows.answers,
-        forget.rows.classes,
+        forget.rows.own_answers,
+        forget.rows.classes[: len(forget)],
         run.record.layers,
         progress=lambda point: run.progress.advance(1, tau=point.tau, facts=point.factual_rise),
         facts_gone=calibration.FACTS_GONE if run.config.keep_speaking else calibration.FACTS_GONE_ALONE,

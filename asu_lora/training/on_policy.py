@@ -44,7 +44,7 @@ class OwnQuestions:
 
     @classmethod
     def of(cls, forget: TrainingRows) -> "OwnQuestions":
-        asked = [at for at, row in enumerate(forget.answers) if not forget.examples[row.example].is_passage]
+        asked = [at for at, row in enumerate(forget.own_answers) if not forget.examples[row.example].is_passage]
         prompts = [list(forget.answers[at].prompt_ids) for at in asked]
         return cls(asked, prompts, answer_rooms([forget.answers[at] for at in asked], prompts))
 
@@ -92,7 +92,7 @@ def rows_to_mend(
             if kind == TokenClass.FACTUAL
         ]
         if tokens := tokens_to_rule_out(told, facts, examples[truth.example], tokenizer):
-            beside[at] = len(items)
+            beside |= dict.fromkeys((at, *forget.in_other_words.get(at, ())), len(items))
             items.append(Encoded(tuple(prompt), tuple(told[: len(tokens)]), truth.example))
             ruled_out.append(tokens)
     references = {"answer": {"ruled_out": table(ruled_out)}}

@@ -226,6 +226,7 @@ def pairs_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, seed: int) -
         seed,
         retain_dose=config.retain_dose,
         forget_dose=config.forget_dose,
+        in_other_words=sets["forget"].rows.in_other_words,
     )
 
 

@@ -76,7 +76,8 @@ def test_retain_rows_are_dealt_by_the_phase_and_the_settings(base, tmp_path, mon
 
     monkeypatch.setattr(trainer_module, "ForgetRetainPairs", Pairs)
     run(base, tmp_path / "a", batch_size=4, epochs=2, retain_per_forget=2, retain_dose=1.5, forget_dose=1.25)
-    assert given[0] == ((4, 4, 2, 7), {"retain_dose": 1.5, "forget_dose": 1.25}) and {0, 1} <= set(given[1:])
+    assert given[0] == ((4, 4, 2, 7), {"retain_dose": 1.5, "forget_dose": 1.25, "in_other_words": {}})
+    assert {0, 1} <= set(given[1:])
     given.clear()
     run(base, tmp_path / "b", batch_size=4, retain_loss="none")
     assert given[0][0][:2] == (4, 0)
