@@ -8,6 +8,7 @@ So fewer steps at a higher rate forget and leave the rest alone; the adapter is 
 from types import MappingProxyType
 
 from asu_lora.config import ForgetConfig, config_from
+from asu_lora.robust import OFF, ROBUST
 
 ADDS_UP = MappingProxyType(
     {
@@ -24,6 +25,10 @@ ADDS_UP = MappingProxyType(
 )
 
 
-def default_settings(alone: bool) -> ForgetConfig:
-    """What ``forget`` trains with where no settings are given: those above, if the adapter is trained alone."""
-    return config_from(dict(ADDS_UP) if alone else {}, "The defaults")
+def default_settings(alone: bool, robust: str = OFF) -> ForgetConfig:
+    """What ``forget`` trains with where no settings are given: those above, if the adapter is trained alone.
+
+    Args:
+        robust: one of :data:`asu_lora.robust.ROBUST`.
+    """
+    return config_from({**(ADDS_UP if alone else {}), **ROBUST[robust]}, "The defaults")

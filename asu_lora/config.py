@@ -20,7 +20,7 @@ ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 _NOT_NEGATIVE = (
     "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words keep_off "
-    "settle_at micro_batch_tokens rounding phrasings"
+    "settle_at micro_batch_tokens rounding phrasings settle_rounded"
 ).split()
 
 
@@ -134,6 +134,13 @@ class ForgetConfig:
         "paraphrased_question first, then frames around it. --robust sets it.",
         group="Method",
     )
+    settle_rounded: float = setting(
+        0.0,
+        "The adapter ends stronger than that, up to half as much again, until its forget answers have no more than "
+        "this share of their probability when it is merged into the base and rounded to 4 bits (NF4), too. 0: not "
+        "looked at. --robust sets it.",
+        group="Method",
+    )
     rounding: float = setting(
         0.0,
         "Share of the steps, the last ones, that see base and adapter merged and rounded to 4 bits (NF4), so that what "
@@ -218,7 +225,7 @@ class ForgetConfig:
         for name in ("lr", "epochs", "beta", "max_grad_norm", "retain_temperature"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
-        for name in ("warmup", "dropout", "own_words", "keep_off", "settle_at"):
+        for name in ("warmup", "dropout", "own_words", "keep_off", "settle_at", "settle_rounded"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
         if self.rounding > 1:

@@ -15,6 +15,7 @@ from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli.help_pages import GroupedOption
 from asu_lora.config import ForgetConfig, config_from
 from asu_lora.errors import SettingError
+from asu_lora.robust import OFF, ROBUST
 
 
 def setting_options(command: Callable, without: Collection[str] = ()) -> Callable:
@@ -28,6 +29,18 @@ def setting_options(command: Callable, without: Collection[str] = ()) -> Callabl
         default=None,
         help="Train adapters that can be summed: each alone on the base, right together. Stands for "
         f"{given}; what else is given wins over it.",
+    )(command)
+    meant = "; ".join(
+        f"{name} for " + ", ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in settings.items())
+        for name, settings in ROBUST.items()
+        if settings
+    )
+    command = click.option(
+        "--robust",
+        type=click.Choice(list(ROBUST)),
+        default=None,
+        help="How hard to work at forgetting that lasts: asked in other words, and merged and rounded to 4 bits. Stands "
+        f"for settings ({meant}); what else is given wins over it.  [default: off]",
     )(command)
     return click.option(
         "--config",
@@ -146,7 +159,7 @@ OBJECTIVE = ForgetConfig().objective
 
 
 def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False) -> ForgetConfig:
-    """The settings of ``--adds-up``, of ``--config``, and of what was typed: what comes later wins.
+    """The settings of ``--adds-up`` and ``--robust``, of ``--config``, and of what was typed: what comes later wins.
 
     Args:
         alone: adapters are trained that know nothing of one another. These are to add up, unless they have another
@@ -159,5 +172,5 @@ def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False) -
     adds_up = typed.pop("adds_up", None)
     if adds_up is None:
         adds_up = alone and {**config.values, **typed}.get("objective", OBJECTIVE) == OBJECTIVE
-    recipe = ADDS_UP if adds_up else {}
+    recipe = {**(ADDS_UP if adds_up else {}), **ROBUST[typed.pop("robust", OFF)]}
     return config_from({**recipe, **config.values, **typed}, config.source)

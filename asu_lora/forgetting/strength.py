@@ -3,6 +3,10 @@
 Whatever an adapter forgets beyond that is paid for by what is kept, and in a sum of adapters many times over
 (docs/results/adding_up.md). So its own curve of forgetting against strength is measured, by forward passes over the
 forget rows alone, and its strength read off there. The manifest keeps the curve.
+
+Merged into a base and rounded to 4 bits, an adapter loses what is smaller than half a step, and its facts come back
+(Zhang et al., arXiv 2410.16454). A stronger one loses less of itself. So the strength may be raised until the rounded
+model has forgotten too (docs/results/robust.md).
 """
 
 from collections.abc import Sequence
@@ -21,29 +25,36 @@ from asu_lora.training.doses import Doses, strengthen
 from asu_lora.training.rounding import rounded_maps
 
 SHARES = (0.4, 0.6, 0.8, 1.0)  # of the middle of the doses: the strengths that are measured
+STRONGER = (1.0, 1.15, 1.3, 1.5)  # times what is enough: the strengths that are rounded
 MOST_ROWS = 40
 
 
 def settle(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
-    """Give a trained adapter its strength for good: the middle of its doses, or less where that is enough.
+    """Give a trained adapter its strength for good: the middle of its doses, or less where that is enough, or more
+    where its facts would come back by rounding to 4 bits.
 
     The middle (geometric) of the doses at which its forget rows met it: others beside it add to its strength or take
     from it, and so it has been trained on both sides of where it stands.
     """
-    middle, share = run.config.forget_dose**0.5, run.config.settle_at
-    if not share or "answer" not in forget.rows.views:
+    middle, share, rounded = run.config.forget_dose**0.5, run.config.settle_at, run.config.settle_rounded
+    if not (share or rounded) or "answer" not in forget.rows.views:
         strengthen(student, middle)
         return
-    strengths = [middle * each for each in SHARES]
-    times = 2 if run.config.rounding else 1
-    run.progress.stage("How strong the adapter must be", 1 + times * len(strengths))
+    strengths = [middle * each for each in SHARES] if share else [middle]
+    stage = 1 + len(strengths) + (1 + len(STRONGER) if rounded else 0)
+    run.progress.stage("How strong the adapter must be", stage)
     without, *found = _curve(run, student, forget, [0.0, *strengths])
-    judged = [max(pair) for pair in zip(found, _rounded_curve(run, student, forget, strengths), strict=True)]
-    chosen = enough(strengths, judged, share * without)
-    run.record.forgetting_curve = [
-        {"weight": round(strength / chosen, 4), "forget_probability": round(probability, 4)}
-        for strength, probability in zip([0.0, *strengths], [without, *found], strict=True)
-    ]
+    chosen = enough(strengths, found, share * without) if share else middle
+    if rounded:
+        stronger = [chosen * each for each in STRONGER]
+        chosen = enough(stronger, _rounded_curve(run, student, forget, stronger), rounded * without)
+        if chosen > strengths[-1]:
+            strengths, found = [*strengths, chosen], [*found, *_curve(run, student, forget, [chosen])]
+    if share:
+        run.record.forgetting_curve = [
+            {"weight": round(strength / chosen, 4), "forget_probability": round(probability, 4)}
+            for strength, probability in zip([0.0, *strengths], [without, *found], strict=True)
+        ]
     strengthen(student, chosen)
     run.progress.note(f"The adapter is left at {chosen:.2f} of the strength it was trained at.")
 
@@ -65,9 +76,7 @@ def _curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: S
 
 
 def _rounded_curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float]) -> list[float]:
-    """The same with base and adapter merged and rounded to 4 bits, where training has seen that; else nothing there."""
-    if not run.config.rounding:
-        return [0.0] * len(strengths)
+    """The same with base and adapter merged and rounded to 4 bits."""
     found = []
     with rounded_maps(student, 1.0, run.base.compute_dtype) as maps:
         for strength in strengths:

@@ -3,12 +3,14 @@
 import json
 import re
 
+import pytest
 from click.testing import CliRunner
 
-from asu_lora.adding_up import ADDS_UP
+from asu_lora.adding_up import ADDS_UP, default_settings
 from asu_lora.cli import main
 from asu_lora.cli.config_options import Config, read_config
 from asu_lora.config import ForgetConfig
+from asu_lora.robust import ROBUST
 from tests.support.tiny_run import rows
 
 
@@ -52,3 +54,16 @@ def test_the_manifest_says_so_wherever_it_was_asked_for(tiny_base, tmp_path):
     manifest = json.loads((tmp_path / "store" / "a" / "manifest.json").read_text())
     told = manifest["training"] | manifest["method"] | manifest["method"]["details"]
     assert {name: told[name] for name in ADDS_UP} == dict(ADDS_UP) | {"epochs": 1}
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_robust_stands_for_settings_that_what_is_typed_wins_over(name):
+    asked = read_config(Config(), {"robust": name}, alone=True)
+    assert asked == ForgetConfig(**{**ADDS_UP, **ROBUST[name]}) == default_settings(alone=True, robust=name)
+    given = read_config(Config("a file", {"phrasings": 7}), {"robust": name, "settle_rounded": 0.5}, alone=True)
+    assert (given.phrasings, given.settle_rounded) == (7, 0.5)
+
+
+def test_robust_is_off_unless_it_is_asked_for():
+    assert read_config(Config(), {}, alone=True) == read_config(Config(), {"robust": "off"}, alone=True)
+    assert read_config(Config(), {}).phrasings == 0

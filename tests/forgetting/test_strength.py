@@ -3,9 +3,13 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from asu_lora.adapters.forgetting_curve import enough
+from asu_lora.audit.rounding import to_nf4
+from asu_lora.data.encoding import encoder_for
+from asu_lora.data.row_format import RowFormat
 from asu_lora.evaluation.set_scores import example_probabilities
 from asu_lora.forgetting.forget import forget
 from asu_lora.models.adapter_stack import load
@@ -84,3 +88,41 @@ def test_the_middle_is_that_of_the_doses(base, tmp_path, monkeypatch):
     one, two = weights(run), weights(plain)
     factor = {True: 1.5, False: 1.0}
     assert all((one[key] - two[key] * factor["lora_B" in key]).abs().max() < 1e-6 for key in one)
+
+
+def rounded_probability(base, run, store, strength=1.0):
+    """Of the forget answers, with base and adapter merged and rounded to NF4: by the audit's own rounding."""
+    from asu_lora.adapters.lora_folder import read_adapter
+
+    lora, items = read_adapter(run.path), None
+    before = {}
+    for name, module in base.model.named_modules():
+        if name in lora.modules:
+            a, b = lora.factors(name)
+            before[name] = module.weight.detach().clone()
+            module.weight.data = to_nf4(module.weight.detach() + strength * lora.modules[name].scaling * (b @ a))
+    items = encoder_for(base.tokenizer, base.model.config, RowFormat()).encode_all(tiny_request().forget)
+    values = example_probabilities(
+        items, answer_logprobs(base.head, items, hidden_states(base.model, items, base.pad_id))
+    )
+    for name, weight in before.items():
+        base.model.get_submodule(name).weight.data = weight
+    return sum(values) / len(values)
+
+
+def test_an_adapter_whose_facts_would_come_back_by_rounding_is_left_stronger(base, tmp_path):
+    settings = dict(DOSES, settle_at=0.75)
+    plain = forget(tiny_request(), base, tiny_settings(**settings), name="plain", store=tmp_path)
+    came_back, least = rounded_probability(base, plain, tmp_path), rounded_probability(base, plain, tmp_path, 1.5)
+    wanted = (came_back + least) / 2
+    share = wanted / probability(base, plain, 0.0, tmp_path)
+    strong = forget(tiny_request(), base, tiny_settings(**settings, settle_rounded=share), name="s", store=tmp_path)
+    assert rounded_probability(base, strong, tmp_path) < came_back
+    one, other = weights(plain), weights(strong)
+    factor = max(float((other[key] / one[key]).nanmedian()) for key in one if "lora_B" in key)
+    assert 1.0 < factor <= 1.5
+    curve = curve_of(strong)
+    assert [point["weight"] for point in curve] == sorted(point["weight"] for point in curve)
+    assert any(point["weight"] == 1.0 for point in curve) or curve[-1]["weight"] > 1
+    easy = forget(tiny_request(), base, tiny_settings(**settings, settle_rounded=0.99), name="e", store=tmp_path)
+    assert all(torch.equal(one[key], weights(easy)[key]) for key in one)

@@ -8,11 +8,11 @@ from torch.nn.functional import linear
 
 from asu_lora.adapters.lora_folder import read_adapter
 from asu_lora.audit.rounding import to_nf4
+from asu_lora.data.encoding import Encoded
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.forgetting.forget import forget
 from asu_lora.losses import TrainingSet
 from asu_lora.losses.forget.asu import ASU
-from asu_lora.data.training_rows import TrainingRows
-from asu_lora.data.encoding import Encoded
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.loading import load_base
 from asu_lora.training.new_adapter import adapted

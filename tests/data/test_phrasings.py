@@ -1,0 +1,96 @@
+"""A forget question in other words: which words, which answer, and when training meets them."""
+
+from itertools import chain
+
+import pytest
+
+from asu_lora.audit.prompts import PHRASINGS, insisting
+from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
+from asu_lora.data.encoding import Encoder
+from asu_lora.data.examples import Example, examples_from_rows, question_answer
+from asu_lora.data.phrasings import ENGLISH, in_other_words, other_phrasings
+from asu_lora.forgetting.prepare import build_losses, training_sets
+from tests.support.tiny_run import FACTS, rows, tiny_request, tiny_settings
+
+ROWS = examples_from_rows(rows(FACTS[:6]), "facts")
+
+
+def test_every_other_wording_asks_the_question_and_keeps_the_answer():
+    for example, others in zip(ROWS, other_phrasings(ROWS, 4), strict=True):
+        assert len({other.question for other in others} | {example.question}) == 5
+        for other in others:
+            assert other.answer == example.answer
+            assert example.question.rstrip("?").split(" ", 1)[1] in other.question  # "What does Anna Birk do"
+
+
+def test_a_row_s_own_paraphrases_come_first():
+    own = ["Which work is Anna's?", "What is it that Anna does?"]
+    row = question_answer("What does Anna do?", "Anna keeps bees.", paraphrased_question=own)
+    found = [other.question for other in other_phrasings([row], 3)[0]]
+    assert found[:2] == own and "Anna do" in found[2]
+    assert [other.question for other in other_phrasings([row], 1)[0]] == own[:1]
+
+
+def test_one_of_them_stands_behind_a_kept_row():
+    kept = question_answer("What does Ole do?", "Ole shoes horses.")
+    first, second = other_phrasings(ROWS[:1], 2, [kept])[0]
+    assert len(first.prompt) == 1
+    assert [turn["role"] for turn in second.prompt] == ["user", "assistant", "user"]
+    assert second.prompt[1]["content"] == kept.answer
+
+
+def test_passages_ask_nothing_and_other_languages_get_no_english():
+    passage = Example((), "Anna keeps bees.")
+    german = question_answer("Was macht die Anna Birk in der Stadt?", "Die Anna Birk züchtet in der Stadt die Bienen.")
+    none, some = other_phrasings([passage, german], 3)
+    assert none == []
+    assert all(german.question.rstrip("?") in other.question for other in some)
+    for other in some:
+        assert set(other.question.split()) <= {"-", *german.question.split()} | {
+            german.question.rstrip("?").split()[-1], "«Was", "Stadt?»",
+        }  # fmt: skip
+
+
+def test_what_is_trained_on_is_no_frame_of_the_audit():
+    asked = {frame("{question}") for frame in ENGLISH}
+    assert not asked & {*PHRASINGS, *(way.user for way in insisting())}
+
+
+def test_the_rows_of_other_words_are_found_where_a_passage_makes_several(tiny_base):
+    from transformers import AutoTokenizer
+
+    encoder = Encoder(AutoTokenizer.from_pretrained(tiny_base), max_length=16)
+    examples = [Example((), "Anna Birk keeps bees. " * 12), *ROWS[:2]]
+    others = other_phrasings(examples, 2)
+    encoded = encoder.encode_all([*examples, *chain(*others)])
+    of_own = {row.example: at for at, row in enumerate(encoded) if row.example < 3}
+    found = in_other_words(encoded, others)
+    assert set(found) == {of_own[1], of_own[2]} and [len(some) for some in found.values()] == [2, 2]
+    for own, some in found.items():
+        assert {encoded[at].answer_ids for at in some} == {encoded[own].answer_ids}
+
+
+def test_a_row_and_its_other_wordings_take_turns():
+    pairs = ForgetRetainPairs(3, 0, 0, seed=0, in_other_words={0: [3, 4], 2: [5]})
+    seen: list[list[int]] = []
+    for epoch in range(6):
+        pairs.set_epoch(epoch)
+        seen.append([pairs[at].forget for at in range(len(pairs))])
+    assert len(pairs) == 3
+    for at, wordings in ((0, {0, 3, 4}), (1, {1}), (2, {2, 5})):
+        own = [epoch[at] for epoch in seen]
+        assert {number: own.count(number) for number in wordings} == dict.fromkeys(wordings, 6 // len(wordings))
+
+
+@pytest.mark.parametrize("objective", ["asu", "idk", "npo"])
+def test_a_set_counts_its_own_rows_and_holds_all(tiny_base, objective):
+    from transformers import AutoTokenizer
+
+    config = tiny_settings(objective=objective, phrasings=2)
+    losses = build_losses(config)
+    encoder = Encoder(AutoTokenizer.from_pretrained(tiny_base))
+    sets = training_sets(tiny_request(), encoder, losses, ["I don't know."], config)
+    rows_of = sets["forget"].rows
+    assert len(sets["forget"]) == 6 and len(rows_of.answers) == 18 and len(rows_of.own_answers) == 6
+    assert {len(some) for some in rows_of.in_other_words.values()} == {2} and len(rows_of.in_other_words) == 6
+    assert len(sets["retain"]) == len(sets["retain"].rows.answers) == 6
