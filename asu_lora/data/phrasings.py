@@ -8,10 +8,11 @@ behind another question and its answer. The answer stays; passages ask nothing a
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from asu_lora.data.encoding import Encoded
+from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.function_words import language_of
 from asu_lora.data.reference_answers import ASKED_AGAIN, reference_answers
+from asu_lora.errors import DataError
 
 # None of them is a frame of the audit's (asu_lora.audit.prompts): what is trained on is no test.
 ENGLISH: tuple[Callable[[str], str], ...] = (
@@ -30,15 +31,26 @@ ANY_LANGUAGE: tuple[Callable[[str], str], ...] = (
 )
 
 
-def other_phrasings(examples: Sequence[Example], count: int, before: Sequence[Example] = ()) -> list[list[Example]]:
+def other_phrasings(
+    examples: Sequence[Example], count: int, before: Sequence[Example] = (), encoder: Encoder | None = None
+) -> list[list[Example]]:
     """For each example up to ``count`` others with the same answer; which frames a row gets depends on its place.
 
     Args:
         examples: the forget rows.
         before: rows that are kept; the second frame of a row stands behind one of those.
+        encoder: what leaves no room for a whole answer there, or doesn't fit the base's template, is left out.
     """
     turns = [row for row in before if len(row.prompt) == 1]
-    return [_others(example, at, count, turns) for at, example in enumerate(examples)]
+    found = [_others(example, at, count, turns) for at, example in enumerate(examples)]
+    return [[other for other in some if encoder is None or _fits(other, encoder)] for some in found]
+
+
+def _fits(example: Example, encoder: Encoder) -> bool:
+    try:
+        return not any(row.cut for row in encoder.encode_all([example]))
+    except DataError:
+        return False
 
 
 def in_other_words(rows: Sequence[Encoded], others: Sequence[Sequence[Example]]) -> dict[int, list[int]]:

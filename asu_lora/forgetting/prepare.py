@@ -133,7 +133,9 @@ def training_sets(
     if "retain" in losses and not request.retain:
         raise SettingError("The request has nothing to keep: give it retain rows, or say --retain-loss none.")
     generator = torch.Generator().manual_seed(config.seed)
-    others = other_phrasings(request.forget, config.phrasings, request.retain) if config.phrasings else []
+    others: list[list[Example]] = []
+    if config.phrasings:
+        others = other_phrasings(request.forget, config.phrasings, request.retain, encoder)
     if alternates:
         alternates = [*alternates, *(alternates[at] for at, some in enumerate(others) for _ in some)]
     sets = {}

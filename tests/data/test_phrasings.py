@@ -59,8 +59,8 @@ def test_what_is_trained_on_is_no_frame_of_the_audit():
 def test_the_rows_of_other_words_are_found_where_a_passage_makes_several(tiny_base):
     from transformers import AutoTokenizer
 
-    encoder = Encoder(AutoTokenizer.from_pretrained(tiny_base), max_length=16)
-    examples = [Example((), "Anna Birk keeps bees. " * 12), *ROWS[:2]]
+    encoder = Encoder(AutoTokenizer.from_pretrained(tiny_base), max_length=256)
+    examples = [Example((), "Anna Birk keeps bees. " * 120), *ROWS[:2]]
     others = other_phrasings(examples, 2)
     encoded = encoder.encode_all([*examples, *chain(*others)])
     of_own = {row.example: at for at, row in enumerate(encoded) if row.example < 3}
@@ -68,6 +68,16 @@ def test_the_rows_of_other_words_are_found_where_a_passage_makes_several(tiny_ba
     assert set(found) == {of_own[1], of_own[2]} and [len(some) for some in found.values()] == [2, 2]
     for own, some in found.items():
         assert {encoded[at].answer_ids for at in some} == {encoded[own].answer_ids}
+
+
+def test_what_leaves_no_room_for_the_answer_is_left_out(tiny_base):
+    from transformers import AutoTokenizer
+
+    kept = question_answer("What does Ole do? " * 60, "Ole shoes horses.")
+    encoder = Encoder(AutoTokenizer.from_pretrained(tiny_base), max_length=128)
+    (some,) = other_phrasings(ROWS[:1], 2, [kept], encoder)
+    assert len(some) == 1 and len(some[0].prompt) == 1
+    assert len(other_phrasings(ROWS[:1], 2, [kept])[0]) == 2
 
 
 def test_a_row_and_its_other_wordings_take_turns():
