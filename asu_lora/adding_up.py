@@ -7,7 +7,8 @@ So fewer steps at a higher rate forget and leave the rest alone; the adapter is 
 
 from types import MappingProxyType
 
-from asu_lora.config import ForgetConfig, config_from
+from asu_lora.config import ForgetConfig
+from asu_lora.config_mapping import config_from
 from asu_lora.robust import OFF, ROBUST
 
 ADDS_UP = MappingProxyType(

@@ -20,7 +20,7 @@ ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 _NOT_NEGATIVE = (
     "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words keep_off "
-    "settle_at micro_batch_tokens rounding phrasings settle_rounded"
+    "settle_at micro_batch_tokens phrasings settle_rounded"
 ).split()
 
 
@@ -141,12 +141,6 @@ class ForgetConfig:
         "looked at. --robust sets it.",
         group="Method",
     )
-    rounding: float = setting(
-        0.0,
-        "Share of the steps, the last ones, that see base and adapter merged and rounded to 4 bits (NF4), so that what "
-        "is forgotten stays so in a merged model that is served in 4 bits. --robust sets it.",
-        group="Method",
-    )
     rank: int = setting(8, "Rank of the LoRA adapter.", flag="-r", group="Adapter")
     alpha: float | None = setting(
         None, "LoRA alpha; the update is scaled by alpha/rank.  [default: twice the rank]", group="Adapter"
@@ -228,8 +222,6 @@ class ForgetConfig:
         for name in ("warmup", "dropout", "own_words", "keep_off", "settle_at", "settle_rounded"):
             if getattr(self, name) >= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it is a share and must be below 1.")
-        if self.rounding > 1:
-            raise SettingError(f"rounding is {self.rounding}; it is a share and must be at most 1.")
         if self.template_date is not None:
             check_date(self.template_date)
         if self.alpha is not None and self.alpha <= 0:
@@ -267,15 +259,8 @@ class ForgetConfig:
         return {name: value for name, value in values.items() if name not in (*left_out, *unset)}
 
 
-UNLESS_SET = (
-    "system_prompt",
-    "template_date",
-    "loss_settings",
-    "settle_at",
-    "stop_early",
-    "rounding",
-    "phrasings",
-)  # earlier runs lack these
+# earlier runs lack these
+UNLESS_SET = tuple("system_prompt template_date loss_settings settle_at stop_early phrasings settle_rounded".split())
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")
@@ -287,43 +272,3 @@ def check_date(text: str) -> None:
         date.fromisoformat(text)
     except ValueError as error:
         raise SettingError(f"template_date is '{text}', which is no date: write it like 2026-01-31.") from error
-
-
-def config_from(values: dict[str, Any], source: str) -> ForgetConfig:
-    """A config from a mapping, e.g. a YAML file.
-
-    Raises:
-        SettingError: an unknown key, a value of the wrong kind or out of range.
-    """
-    known = {spec.name: spec for spec in dataclasses.fields(ForgetConfig)}
-    unknown = sorted(set(values) - set(known), key=str)
-    if unknown:
-        raise SettingError(f"{source} has the unknown setting '{unknown[0]}'; known are {', '.join(known)}.")
-    return ForgetConfig(**{name: _converted(known[name], value, source) for name, value in values.items()})
-
-
-def _converted(spec: dataclasses.Field, value: Any, source: str) -> Any:
-    """A value as YAML has it (1e-3 is text there, a list of names is a list) as the setting's own type."""
-    name, default = spec.name, spec.default
-    if value is None:
-        if default is None:
-            return None
-        raise SettingError(f"{source}: {name} has no value; leave the line out to get the default.")
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise SettingError(f"{source}: {name} should be true or false, not {value!r}.")
-        return value
-    if not isinstance(default, (int, float)) and name not in ("tau", "alpha"):
-        if isinstance(value, dict):
-            raise SettingError(f"{source}: {name} should be text, not {value!r}.")
-        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    if name == "tau" and value == "auto":
-        return value
-    whole = isinstance(default, int)
-    try:
-        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-    except (ValueError, OverflowError):
-        number = None
-    if number is None or (whole and not number.is_integer()):
-        raise SettingError(f"{source}: {name} should be a {'whole ' if whole else ''}number, not {value!r}.")
-    return int(number) if whole else number

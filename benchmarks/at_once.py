@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from asu_lora import ForgetRequest, forget
 from asu_lora.cli.quiet import quiet_libraries
-from asu_lora.config import config_from
+from asu_lora.config_mapping import config_from
 from asu_lora.data.reading import read_rows
 from asu_lora.forgetting.at_once import forget_at_once
 from asu_lora.models.loading import load_base

@@ -24,7 +24,7 @@ from asu_lora import forget
 from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli.progress import Bars
 from asu_lora.cli.quiet import quiet_libraries
-from asu_lora.config import config_from
+from asu_lora.config_mapping import config_from
 from asu_lora.forgetting.run_folder import RUNS
 from asu_lora.training.stop_early import StopEarly
 from common.results import read_data, write_data, write_table

@@ -13,7 +13,8 @@ import click
 
 from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli.help_pages import GroupedOption
-from asu_lora.config import ForgetConfig, config_from
+from asu_lora.config import ForgetConfig
+from asu_lora.config_mapping import config_from
 from asu_lora.errors import SettingError
 from asu_lora.robust import OFF, ROBUST
 
@@ -39,8 +40,8 @@ def setting_options(command: Callable, without: Collection[str] = ()) -> Callabl
         "--robust",
         type=click.Choice(list(ROBUST)),
         default=None,
-        help="How hard to work at forgetting that lasts: asked in other words, and merged and rounded to 4 bits. Stands "
-        f"for settings ({meant}); what else is given wins over it.  [default: off]",
+        help="How hard to work at forgetting that lasts, once merged and rounded to 4 bits and in other words. "
+        f"Stands for settings ({meant}); what else is given wins over it.  [default: off]",
     )(command)
     return click.option(
         "--config",

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asu_lora.config import ForgetConfig, config_from
+from asu_lora.config import ForgetConfig
+from asu_lora.config_mapping import config_from
 from asu_lora.errors import AsuLoraError, SettingError
 from asu_lora.layer_ranges import parse_layers
 

@@ -22,7 +22,7 @@ from asu_lora.forgetting.run import ForgetRun
 from asu_lora.losses import TrainingSet
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.training.doses import Doses, strengthen
-from asu_lora.training.rounding import rounded_maps
+from asu_lora.training.rounded_maps import merged_and_rounded
 
 SHARES = (0.4, 0.6, 0.8, 1.0)  # of the middle of the doses: the strengths that are measured
 STRONGER = (1.0, 1.15, 1.3, 1.5)  # times what is enough: the strengths that are rounded
@@ -78,10 +78,7 @@ def _curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: S
 def _rounded_curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float]) -> list[float]:
     """The same with base and adapter merged and rounded to 4 bits."""
     found = []
-    with rounded_maps(student, 1.0, run.base.compute_dtype) as maps:
-        for strength in strengths:
-            for each in maps:
-                each.strength = strength
-                each.round()
+    for strength in strengths:
+        with merged_and_rounded(student, strength, run.base.compute_dtype):
             found += _curve(run, student, forget, [strength])
     return found

@@ -1,7 +1,6 @@
 """The training of a run: one phase after the other, and the student's own answers between them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from peft import PeftModel
 
@@ -15,7 +14,6 @@ from asu_lora.teacher.targets import compute_references
 from asu_lora.training import on_policy
 from asu_lora.training.kept_directions import MOST_INPUTS, MOST_KEPT, SKETCH, KeepOff
 from asu_lora.training.phases import Phase
-from asu_lora.training.rounding import ThroughRounding, rounded_maps
 from asu_lora.training.shared_passes import SharedStudent
 from asu_lora.training.student import Student
 from asu_lora.training.trainer import check_finite, layer_of, train
@@ -39,24 +37,8 @@ def keep_off(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet]
 def train_phase(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet], phase: Phase) -> None:
     """Train the new adapter for one phase, or for what an interrupted run has left of it."""
     layer = layer_of({name: each.loss for name, each in sets.items()})
-    with through_rounding(run, student, phase):
-        train_student(run, Student(student, phase.config.gradient_checkpointing, run.frozen_layers, layer), sets, phase)
+    train_student(run, Student(student, phase.config.gradient_checkpointing, run.frozen_layers, layer), sets, phase)
     student.eval()
-
-
-@contextmanager
-def through_rounding(run: ForgetRun, student: PeftModel, phase: Phase) -> Iterator[None]:
-    """Inside, the phase's last steps see base and adapters rounded, where the settings ask for it."""
-    if not run.config.rounding:
-        yield
-        return
-    with rounded_maps(student, run.config.forget_dose**0.5, run.base.compute_dtype) as maps:
-        through = ThroughRounding(maps, phase.rounded_from)
-        run.callbacks.append(through)
-        try:
-            yield
-        finally:
-            run.callbacks.remove(through)
 
 
 def train_student(

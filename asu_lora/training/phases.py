@@ -23,7 +23,6 @@ class Phase:
         may_stop: whether it ends once the facts are gone (:mod:`asu_lora.training.stop_early`).
         steps: at most.
         an_epoch: steps of an epoch.
-        rounded_from: the first step, from 0, that sees rounded weights (:mod:`asu_lora.training.rounding`).
     """
 
     config: ForgetConfig
@@ -33,13 +32,11 @@ class Phase:
     may_stop: bool = False
     steps: int = 0
     an_epoch: int = 1
-    rounded_from: int = 0
 
     def shortened(self, share: float) -> "Phase":
         """The same phase with this share of its steps, rounded, and one at the least."""
         steps = max(1, round(share * self.steps))
-        shorter = replace(self.config, epochs=epochs_of(steps, self.an_epoch))
-        return replace(self, steps=steps, config=shorter, rounded_from=min(self.rounded_from, steps))
+        return replace(self, steps=steps, config=replace(self.config, epochs=epochs_of(steps, self.an_epoch)))
 
 
 def epochs_of(steps: int, an_epoch: int) -> float:
@@ -59,18 +56,15 @@ def phases(config: ForgetConfig, sets: Mapping[str, TrainingSet], processes: int
     an_epoch = math.ceil(math.ceil(len(forget) / (config.batch_size * processes)) / config.grad_accum)
     steps = math.ceil(config.epochs * an_epoch)
     may_stop = config.stop_early and judged(forget)
-    # a run that may end early must see rounded weights before it does
-    plain = 0 if may_stop else steps - math.ceil(config.rounding * steps)
-    whole = Phase(config, config.seed, may_stop=may_stop, steps=steps, an_epoch=an_epoch, rounded_from=plain)
+    whole = Phase(config, config.seed, may_stop=may_stop, steps=steps, an_epoch=an_epoch)
     last = int(config.own_words * steps)
     asks = any(not forget.rows.examples[row.example].is_passage for row in forget.rows.answers)
     if not (last >= 1 and asks and config.keep_speaking and forget.loss.uses_teacher()):
         return whole, None
-    first = whole.shortened(1 - last / steps)
+    first = replace(whole, steps=steps - last, config=replace(config, epochs=epochs_of(steps - last, an_epoch)))
     settings = replace(config, epochs=epochs_of(last, an_epoch), lr=config.lr * ON_POLICY_LR)
     label = "Training, its own answers too"
-    late = max(0, plain - first.steps)
-    return first, Phase(settings, config.seed + 1, label, ON_POLICY_FOLDER, False, last, an_epoch, late)
+    return first, Phase(settings, config.seed + 1, label, ON_POLICY_FOLDER, steps=last, an_epoch=an_epoch)
 
 
 def judged(forget: TrainingSet) -> bool:

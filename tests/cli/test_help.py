@@ -17,7 +17,8 @@ from click.testing import CliRunner
 import asu_lora
 from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli import main
-from asu_lora.config import ForgetConfig, config_from
+from asu_lora.config import ForgetConfig
+from asu_lora.config_mapping import config_from
 from tests.support.adapter_folders import write_lora
 
 PROGRAM = Path(sys.executable).parent / "asu-lora"
