@@ -62,7 +62,7 @@ def trained_and_attacked(level: str, task: str, arguments: argparse.Namespace) -
         "before": manifest.figures.before,
         "after": manifest.figures.after,
         "seconds": manifest.wall_time_s,
-        "recovered": {attack.name: attack.readings[0].recovered for attack in result.attacks},
+        "recovered": {attack.attack: attack.readings[0].recovered for attack in result.attacks},
         "machine": platform.machine(),
         "date": date.today().isoformat(),
     }

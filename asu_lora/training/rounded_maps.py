@@ -17,6 +17,7 @@ from peft.tuners.lora.layer import ParamWrapper
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from torch.nn.functional import linear
+from transformers.pytorch_utils import Conv1D
 
 from asu_lora.merging.nf4.quantization import Quantization, as_loaded, quantize
 from asu_lora.models.frozen_adapters import NEW
@@ -47,6 +48,8 @@ class RoundedMap(nn.Module):
             if name in owner.lora_A
         ]
         total = dequantize_module_weight(layer).float()
+        if isinstance(layer, Conv1D):
+            total = total.T
         for a, b, scaling in self.update:
             total = torch.addmm(total, b.float(), a.float(), alpha=scaling)
         self.packed, self.state = quantize(as_loaded(total, settings), settings)
@@ -71,7 +74,7 @@ class RoundedMap(nn.Module):
 def merged_and_rounded(student: PeftModel, strength: float, dtype: torch.dtype) -> Iterator[None]:
     """Inside, base and adapters act as if merged and rounded, where the new adapter gets ``strength`` for its dose.
 
-    Maps that are no ``nn.Linear`` (embeddings, GPT-2's ``Conv1D``, experts in one tensor) stay as they are.
+    What is no linear map of its own (embeddings, experts in one tensor) stays as it is.
 
     Args:
         student: at its own strength; the dose is given inside.
@@ -83,7 +86,7 @@ def merged_and_rounded(student: PeftModel, strength: float, dtype: torch.dtype) 
         if isinstance(module, LoraLayer)
         and not isinstance(module, ParamWrapper)
         and NEW in module.lora_A
-        and isinstance(module.base_layer, nn.Linear)
+        and isinstance(module.base_layer, (nn.Linear, Conv1D))
     ]
     layers = [owner.base_layer for owner in owners]
     try:

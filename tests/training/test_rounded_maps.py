@@ -56,7 +56,12 @@ def test_all_maps_of_the_adapter_are_rounded_and_put_back_whatever_happens(base)
         assert not any(isinstance(module, RoundedMap) for module in student.modules())
 
 
-def test_maps_that_are_no_linear_ones_stay_as_they_are():
-    model = tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=32)).eval()
-    with adapted(model, tiny_settings()) as student, merged_and_rounded(student, 1.0, torch.float32):
-        assert not any(isinstance(module, RoundedMap) for module in student.modules())
+def test_gpt_2_s_maps_whose_weights_lie_the_other_way_are_rounded_too():
+    model = tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=64, n_embd=64, n_layer=1, n_head=2, n_positions=32)).eval()
+    with adapted(model, tiny_settings()) as student, torch.no_grad():
+        stirred(student)
+        owner = next(module for name, module in student.named_modules() if name.endswith("mlp.c_fc"))
+        update = owner.scaling[NEW] * (owner.lora_B[NEW].weight @ owner.lora_A[NEW].weight)
+        rounded, x = to_nf4(owner.base_layer.weight.T + update), torch.randn(1, 3, 64)
+        with merged_and_rounded(student, 1.0, torch.float32):
+            assert torch.allclose(owner(x), linear(x, rounded, owner.base_layer.bias), atol=1e-5)
