@@ -17,6 +17,7 @@ from asu_lora.report.contents import KnownAdapter, StoreContents, gather
 from asu_lora.report.queue import Queue, read_queue
 from asu_lora.report.timeline import figures
 from asu_lora.reporting.html.pages import environment, stamp
+from asu_lora.requests.ledger.states import WITHDRAWN
 from asu_lora.version import __version__
 
 HERE = Path(__file__).parent
@@ -82,6 +83,8 @@ def attention(contents: StoreContents, queue: Queue | None) -> Iterator[tuple[st
     for request in queue.requests if queue else ():
         if request.state == "failed":
             yield "Failed:", f"{request.id}: {request.sentence or 'no reason is written down'}", "requests"
+        elif request.sentence and request.state != WITHDRAWN:
+            yield "Over its limit:", f"{request.id}: {request.sentence}", "requests"
     for known in contents.adapters:
         here = anchor(known.name)
         if known.adapter.broken:

@@ -8,6 +8,7 @@ from asu_lora.cli.config_options import read_config, setting_options
 from asu_lora.cli.console import print_json
 from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import base_option, json_option
+from asu_lora.cli.requests.audit_options import OVER, audit_policy_options, policy_from
 from asu_lora.cli.requests.common import acting, actor_option, key_option, ledger_options
 
 
@@ -42,13 +43,14 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
 )
 @click.option("--most", type=click.IntRange(1), help="Stop after so many requests.")
 @click.option("--audit/--no-audit", default=True, show_default=True, help="Audit each adapter once it is trained.")
+@audit_policy_options
 @click.option(
     "--re-audit/--no-re-audit",
     default=True,
     show_default=True,
     help="Audit earlier ones again, all adapters active, after others came or went.",
 )
-@click.option("--forget-text", is_flag=True, help="Destroy each text once its adapter is audited.")
+@click.option("--forget-text", is_flag=True, help="Destroy each text once its adapter has passed its audit.")
 @click.option(
     "--consolidate",
     type=click.IntRange(0),
@@ -75,6 +77,7 @@ def run(
     re_audit,
     forget_text,
     consolidate,
+    policy,
     store,
     database,
     key_file,
@@ -94,27 +97,29 @@ def run(
 
     A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
     store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A
-    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then.
+    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then. So does
+    one whose audit brings back more than --fail-over, with its text kept; exit code 3 if nothing else went wrong.
     """
     from asu_lora.cli.quiet import quiet_libraries
 
     settings = read_config(config, typed, alone=True)
     quiet_libraries()
     from asu_lora.cli.requests.run_report import Telling, as_dict, tell
-    from asu_lora.requests.runner.audit_step import quick_audit
+    from asu_lora.requests.runner.audit_step import audit_adapter
     from asu_lora.requests.runner.run import Engine
     from asu_lora.requests.runner.run import run as work_through
     from asu_lora.requests.runner.settings import Places, RunSettings
     from asu_lora.requests.runner.workshop import Workshop
 
-    wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most, launch)
+    wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most, launch, policy_from(**policy))
     where = Engine(engine, address, workers, at_once)
-    shop = Workshop.open(Places(store, database, key_file, acting(actor), publish), wanted, audit=quick_audit)
-    waiting = len(shop.waiting())
-    report = work_through(shop, where, Telling(waiting))
+    shop = Workshop.open(Places(store, database, key_file, acting(actor), publish), wanted, audit=audit_adapter)
+    report = work_through(shop, where, Telling(len(shop.waiting())))
     if as_json:
         print_json(as_dict(report))
     else:
         tell(report, shop)
+    if report.refused:
+        sys.exit(OVER)
     if report.failed:
         sys.exit(1)

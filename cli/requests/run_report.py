@@ -52,6 +52,8 @@ def tell(report: RunReport, shop: Workshop) -> None:
     after = report.follow_up
     if report.withdrawn:
         click.echo(f"Withdrawals that had been cut off, now finished: {', '.join(report.withdrawn)}.")
+    for name, sentence in after.over.items():
+        click.echo(f"  {name}, audited again under all adapters: {sentence}")
     if after.re_audited:
         click.echo(f"Audited again, under all adapters: {', '.join(after.re_audited)}.")
     if after.published:
@@ -60,6 +62,11 @@ def tell(report: RunReport, shop: Workshop) -> None:
         click.echo(f"{name} holds the adapters of {count} requests: serve it, then 'asu-lora requests deploy {name}'.")
     if after.stale:
         click.echo(f"These hold a withdrawn request; serve them no longer: {', '.join(after.stale)}.")
+    if certified := sum(outcome.certificate is not None for outcome in report.outcomes):
+        many = "s" * (certified != 1)
+        click.echo(f"{certified} certificate{many} issued: certificate.html beside each adapter.")
+    if after.certified:
+        click.echo(f"Certified anew, with what they did to earlier requests: {_some(after.certified)}.")
     if report.texts_gone:
         click.echo(f"{len(report.texts_gone)} texts destroyed; their commitments are left.")
     _not_done(report, shop)

@@ -146,3 +146,32 @@ def test_what_is_served_is_told_by_its_hash_and_what_it_lost(place):
     again = json.loads(call("deploy", merged, "-r", "a", "--json").stdout)
     assert again["artefact"]["hash"] != told["artefact"]["hash"]
     assert {r["state"] for r in json.loads(call("list", "--json").stdout)} == {"deployed"}
+
+
+def test_a_run_over_its_limit_ends_with_3_and_says_how_to_go_on(place, taught_base):
+    (place / "one.jsonl").write_text(json.dumps(rows()[0]))
+    (place / "keep.jsonl").write_text("\n".join(map(json.dumps, rows()[-2:])))
+    call("add", place / "one.jsonl", "--id", "T-1", "--retain", place / "keep.jsonl")
+    settings = (
+        "--base",
+        taught_base,
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--lr",
+        "1e-9",
+        "--epochs",
+        "1",
+        "--tau",
+        "2.3",
+    )
+    run = ("run", *settings, "--settle-at", "0", "--certify")
+    told = call(*run, "--fail-over", "0.1", code=3).stdout
+    assert "0 audited, 1 failed" in told and "more than --fail-over 0.1 allows" in told and "requests retry" in told
+    assert not list((place / "store").glob("*/certificate.json"))
+    call("retry", "T-1")
+    told = call(*run, "--fail-over", "9").stdout
+    assert "0 trained, 1 audited, 0 failed" in told and "1 certificate issued" in told
+    assert (place / "store" / "T-1" / "certificate.html").is_file()
+    assert "--no-audit" in call("run", *settings, "--no-audit", "--certify", code=2).output

@@ -24,7 +24,7 @@ from asu_lora.audit.certificate.record import (
     EarlierEffect,
     moment,
 )
-from asu_lora.audit.certificate.signed import parse_signed, sign
+from asu_lora.audit.certificate.signed import parse_signed, read_signed, sign
 from asu_lora.audit.certificate.signing_key import SigningKey, key_of_store
 from asu_lora.audit.results import AuditResult
 from asu_lora.data.examples import Example
@@ -81,7 +81,8 @@ def issue(
     Args:
         store: whose key signs, whose secret salts, and whose archive numbers and keeps the certificate.
         audited: the model that was attacked; the certificate is written into its folder.
-        forget: the rows of the request; without them there are no commitments, only counts.
+        forget: the rows of the request; without them the commitments of its last certificate are carried over, and
+            without that there are only counts.
 
     Raises:
         CertificateError: a figure is NaN, a file is not what its manifest records, the attacks are too old, or there is
@@ -98,6 +99,7 @@ def issue(
         secret = read_key(store.root) or make_key(store.root)
         top = audited.adapters[-1][0].manifest if audited.adapters else None
         asked = _asked(top, result, forget, secret)
+        asked = asked if forget else _committed_before(asked, home, key)
         draft = _draft(what, asked, result, terms, last_serial(store) + 1)
         data = sign(draft, key)
         signed = parse_signed(data, CERTIFICATE_NAME)  # what can't be read again is never issued
@@ -118,6 +120,21 @@ def _asked(manifest: Manifest | None, result: AuditResult, forget: Sequence[Exam
         nonce=nonce,
         commitments=commitments(forget, secret, nonce) if nonce else [],
     )
+
+
+def _committed_before(asked: Asked, home: Path, key: SigningKey) -> Asked:
+    """The same with the commitments of the certificate that lies there, if the same key signed it of the same request.
+
+    A text that is destroyed can't be committed to again; what was committed to stays true.
+    """
+    try:
+        before = read_signed(home / CERTIFICATE_NAME)
+    except CertificateError:
+        return asked
+    was = before.certificate.asked
+    if before.public_key != key.public or asked.request is None or was.request != asked.request:
+        return asked
+    return asked.model_copy(update={"nonce": was.nonce, "commitments": was.commitments})
 
 
 def _draft(what: Done, asked: Asked, result: AuditResult, terms: Terms, serial: int) -> Certificate:

@@ -21,7 +21,7 @@ from asu_lora.requests.engines.gpu_share import share_of_queue
 from asu_lora.requests.ledger.claims import claim_one, record, release_of
 from asu_lora.requests.ledger.database import has_password
 from asu_lora.requests.ledger.states import FAILED, TRAINED
-from asu_lora.requests.runner.audit_step import quick_audit
+from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.one_request import Outcome, work_on
 from asu_lora.requests.runner.settings import Places, RunSettings
 from asu_lora.requests.runner.workshop import Workshop
@@ -40,7 +40,7 @@ class RequestWorker:
         quiet()
         if places.address is None and (address := os.environ.get(DATABASE)):
             places = replace(places, address=address)
-        self.shop = Workshop.open(places, settings, audit=quick_audit, runner=runner)
+        self.shop = Workshop.open(places, settings, audit=audit_adapter, runner=runner)
         self.settled = False  # see asu_lora.requests.runner.settled_heap
 
     def up(self) -> bool:

@@ -18,11 +18,11 @@ FOLLOWS: dict[str, tuple[str | None, ...]] = {
     RECEIVED: (None,),
     QUEUED: (RECEIVED, TRAINING, FAILED),
     TRAINING: (QUEUED, TRAINING),
-    TRAINED: (TRAINING,),
+    TRAINED: (TRAINING, QUEUED),  # from queued: a run that was cut off had trained it, or it is judged again
     AUDITED: (TRAINED,),
     DEPLOYED: (TRAINED, AUDITED, DEPLOYED),
     WITHDRAWN: (RECEIVED, QUEUED, TRAINING, TRAINED, AUDITED, DEPLOYED, FAILED),
-    FAILED: (RECEIVED, QUEUED, TRAINING),
+    FAILED: (RECEIVED, QUEUED, TRAINING, TRAINED),  # from trained: its audit brought too much back
 }
 STATES = tuple(FOLLOWS)
 CLOSED = (DEPLOYED, WITHDRAWN)  # what is done by its due date, or is no request any more
@@ -35,6 +35,7 @@ TEXT_DESTROYED, ADAPTER_REMOVED, RE_AUDITED, AUDIT_FAILED = (
     "audit-failed",
 )
 PUBLISHED = "published"  # at an address beside the store
+CERTIFIED = "certified"  # anew; the first certificate is told by the audit it is of
 CONSOLIDATED, SERVED = "consolidated", "served"  # of the ledger, not of one request
 
 TEXT_SEALED, TEXT_NONE = "sealed", "none"  # a request's text; else TEXT_DESTROYED
@@ -51,7 +52,7 @@ class Request:
         rows: forget rows.
         attempts: how often its training was begun.
         adapter: its adapter's name in the store, once it is trained.
-        sentence: why it failed.
+        sentence: why it failed; or what is wrong with it, although it stands.
         text: ``sealed``, ``text-destroyed`` or ``none`` (its file could not be read).
         audits: how often its adapter was audited.
     """
@@ -122,7 +123,7 @@ def after(request: Request | None, line: Line) -> Request:
     elif event == TRAINED:
         changes["adapter"] = payload["adapter"]
     elif event in (AUDITED, RE_AUDITED):
-        changes["audits"] = request.audits + 1
+        changes |= {"audits": request.audits + 1, "sentence": payload.get("over")}
     elif event == ADAPTER_REMOVED:
         changes["adapter"] = None
     elif event == TEXT_DESTROYED:

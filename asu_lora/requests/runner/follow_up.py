@@ -30,9 +30,10 @@ from asu_lora.requests.ledger.states import (
     TRAINED,
     Line,
 )
+from asu_lora.requests.runner.certifying import certify, renew
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.one_request import ENDS_THE_RUN
-from asu_lora.requests.runner.workshop import AuditTask, Workshop
+from asu_lora.requests.runner.workshop import Workshop
 
 COMBINING, PUBLISHING = "*combining", "*publishing"  # no request can be called so
 
@@ -44,6 +45,8 @@ class FollowUp:
     Attributes:
         re_audited: requests whose adapters were audited again, under all others.
         not_re_audited: requests that should have been, and why they weren't.
+        over: requests of which the second audit brought back more than the limit, and a sentence.
+        certified: requests with a new certificate that says what they did to earlier ones.
         combined: adapters that were made, and of how many requests.
         stale: combined adapters that hold a withdrawn request, and were built anew under another name.
         published: adapters that were made without an address, or with another, and were published now.
@@ -51,6 +54,8 @@ class FollowUp:
 
     re_audited: list[str] = field(default_factory=list)
     not_re_audited: dict[str, str] = field(default_factory=dict)
+    over: dict[str, str] = field(default_factory=dict)
+    certified: list[str] = field(default_factory=list)
     combined: dict[str, int] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
@@ -62,6 +67,7 @@ def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -
     _publish_rest(shop, done, tell)
     if shop.audit and shop.settings.re_audit:
         _re_audit(shop, progress, done, tell)
+    done.certified = renew(shop, tell)
     if shop.settings.consolidate:
         _combine(shop, progress, done, tell)
     return done
@@ -132,9 +138,13 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
     stack = (*(str(other) for other in sorted(map(str, trained)) if other != name), name)
     assert shop.audit is not None
     try:
-        task = AuditTask(stack, shop.text(name).request(name), shop.store, shop.base, shop.settings.config)
-        found, event = shop.audit(task) | {"under": len(stack)} | shop.publish(name), RE_AUDITED
+        request = shop.text(name).request(name)
+        found = shop.audit(shop.audit_task(stack, request))
+        found |= {} if "over" in found else certify(shop, name, request.forget)
+        found, event = found | {"under": len(stack)} | shop.publish(name), RE_AUDITED
         done.re_audited.append(name)
+        if "over" in found:
+            done.over[name] = found["over"]
     except ENDS_THE_RUN:
         raise
     except AsuLoraError as error:
@@ -146,10 +156,10 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
 
 
 def destroy_audited(shop: Workshop) -> list[str]:
-    """Destroy the texts of audited requests, where that is the policy; their names."""
+    """Destroy the texts of requests whose last audit is passed, where that is the policy; their names."""
     gone = []
     for request in shop.ledger.requests([AUDITED, DEPLOYED]):
-        if request.audits and request.text == TEXT_SEALED:
+        if request.audits and request.text == TEXT_SEALED and not request.sentence:
             with shop.ledger.changing() as change:
                 now = change.get(request.id)
                 if now and destroy_in(change, now):

@@ -23,9 +23,11 @@ from asu_lora.requests.intake import masked
 from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, must_hold, record, release
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, FAILED, QUEUED, TRAINED, TRAINING, WITHDRAWN
 from asu_lora.requests.leftovers import remove_leftovers
+from asu_lora.requests.runner.certifying import certify
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.launch import LaunchFault, train_launched
-from asu_lora.requests.runner.workshop import AuditTask, Workshop
+from asu_lora.requests.runner.refused import clear_refused, refuse
+from asu_lora.requests.runner.workshop import Workshop
 
 ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
 # what is no fault of the request: the run ends, and the request waits for the next
@@ -44,6 +46,8 @@ class Outcome:
         trained: whether it was trained here, and not found as a killed run had left it.
         sentence: why it failed, or was not audited.
         text_gone: whether its text was destroyed.
+        refused: whether it failed by its audit alone.
+        certificate: its number, where one was issued.
     """
 
     request: str
@@ -52,6 +56,8 @@ class Outcome:
     trained: bool = False
     sentence: str | None = None
     text_gone: bool = False
+    refused: bool = False
+    certificate: int | None = None
 
 
 def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None = None) -> Outcome:
@@ -92,6 +98,8 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
 def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, made: Made | None) -> bool:
     """Bring the adapter into the store and write it down; False where a killed run had brought it already."""
     name, settings = claim.request.id, shop.settings
+    if made is None and name in shop.store.names():
+        clear_refused(shop, claim, request)
     if made is None and name in shop.store.names():
         manifest = shop.store.get(name).manifest
         ours = manifest and shop.store.is_request(manifest.request.fingerprint, request.fingerprint())
@@ -140,13 +148,16 @@ def _audit(
     if claim.request.state == TRAINED:
         shop.bring([claim.request])  # another machine may have trained it
     try:
-        found = shop.audit(AuditTask((name,), request, shop.store, shop.base, shop.settings.config))
+        found = shop.audit(shop.audit_task((name,), request))
+        found |= {} if "over" in found else certify(shop, name, request.forget)
     except ENDS_THE_RUN:
         raise
     except AsuLoraError as error:
         sentence = masked(str(error))
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
         return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}")
+    if "over" in found:
+        return Outcome(name, FAILED, seconds(), trained, refuse(shop, claim, found), refused=True)
     gone = False
     found = found | shop.publish(name)  # once more: the audit's own page lies beside the weights now
     with shop.ledger.changing() as change:
@@ -157,7 +168,7 @@ def _audit(
         break_claim(change.connection, name)
     if gone:
         shop.ledger.database.scrub()
-    return Outcome(name, AUDITED, seconds(), trained, text_gone=gone)
+    return Outcome(name, AUDITED, seconds(), trained, text_gone=gone, certificate=found.get("certificate"))
 
 
 def _told(name: str, manifest: Manifest) -> dict[str, Any]:

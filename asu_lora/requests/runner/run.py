@@ -71,6 +71,12 @@ class RunReport:
         return [outcome for outcome in self.outcomes if outcome.state == state]
 
     @property
+    def refused(self) -> bool:
+        """Whether audits brought too much back, and nothing else went wrong."""
+        over = self.follow_up.over or any(outcome.refused for outcome in self.outcomes)
+        return bool(over) and all(outcome.refused for outcome in self.failed)
+
+    @property
     def failed(self) -> list[Outcome]:
         return self.of(FAILED)
 

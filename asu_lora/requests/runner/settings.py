@@ -8,6 +8,7 @@ from typing import Any
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
 from asu_lora.requests.ledger.states import canonical
+from asu_lora.requests.runner.audit_policy import AuditPolicy
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class RunSettings:
         consolidate: combine the adapters of so many requests into one; 0 is never.
         most: stop after so many requests; None works until the queue is empty.
         launch: a launcher that each training runs under in several processes, ``accelerate launch ...``.
+        policy: how it audits, and what may come of it.
     """
 
     base: str = "smollm2-135m"
@@ -33,6 +35,7 @@ class RunSettings:
     consolidate: int = 0
     most: int | None = None
     launch: str | None = None
+    policy: AuditPolicy = field(default_factory=AuditPolicy)
 
     def __post_init__(self) -> None:
         if self.consolidate < 0 or self.consolidate == 1:
@@ -44,6 +47,13 @@ class RunSettings:
                 "--launch trains in processes of its own; an audit would hold the base in this one: add --no-audit, "
                 "and audit by a run without --launch."
             )
+        if not self.audit and (self.policy.fail_over is not None or self.policy.certify):
+            raise SettingError("--fail-over and --certify speak of audits: leave them or --no-audit out.")
+
+    @property
+    def limit(self) -> float | None:
+        """The most knowledge that an audit may bring back; None for no limit."""
+        return self.policy.limit(self.forget_text)
 
     def identity(self) -> str:
         """The same for runs that would train alike, on a base of the same name: 16 hexadecimal digits."""

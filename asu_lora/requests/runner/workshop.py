@@ -15,6 +15,7 @@ from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger, open_ledger
 from asu_lora.requests.ledger.states import QUEUED, TEXT_DESTROYED, TRAINED, TRAINING, Request
 from asu_lora.requests.results import ResultStore
+from asu_lora.requests.runner.audit_policy import AuditPolicy
 from asu_lora.requests.runner.settings import Places, RunSettings
 from asu_lora.requests.text_vault import RequestText, TextVault
 
@@ -27,6 +28,8 @@ class AuditTask:
         adapters: names in the store, all active; the audited one is the last.
         request: its rows.
         base: what the adapters belong to, loaded.
+        policy: how hard it is attacked, and beside which floor.
+        limit: the most knowledge that may come back; None for no limit.
     """
 
     adapters: tuple[str, ...]
@@ -34,9 +37,11 @@ class AuditTask:
     store: AdapterStore
     base: LoadedBase
     config: ForgetConfig
+    policy: AuditPolicy = field(default_factory=AuditPolicy)
+    limit: float | None = None
 
 
-# what an audit found, numbers only; it goes into the ledger as it is
+# What an audit found, numbers only; it goes into the ledger as it is. "over" says that it was more than the limit.
 AuditStep = Callable[[AuditTask], dict[str, Any]]
 
 
@@ -116,6 +121,11 @@ class Workshop:
             if request.adapter is not None and request.adapter not in there:
                 told = self.ledger.history(request.id, [TRAINED])[-1].payload
                 self.results.fetch(request.adapter, self.store, told.get("fingerprint"))
+
+    def audit_task(self, adapters: tuple[str, ...], request: ForgetRequest) -> AuditTask:
+        """What an audit of the last of these adapters is told."""
+        settings = self.settings
+        return AuditTask(adapters, request, self.store, self.base, settings.config, settings.policy, settings.limit)
 
     @property
     def claimable(self) -> tuple[str, ...]:

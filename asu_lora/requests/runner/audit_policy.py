@@ -1,0 +1,61 @@
+"""How a run audits its adapters, and how much of the knowledge may come back before one of them fails."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from asu_lora.audit.gate import check_gate
+from asu_lora.audit.settings import AuditSettings
+from asu_lora.errors import SettingError
+
+# A text can't be brought back: of what is told nothing else, it goes only where most of the knowledge is gone.
+LIMIT_BEFORE_TEXT_GOES = 0.5
+
+
+@dataclass(frozen=True)
+class Certifying:
+    """The terms of the certificates that a run issues.
+
+    Attributes:
+        key_file: the private ed25519 key, PEM; None for the store's own.
+        issuer: as people shall read it.
+        valid_days: from the end of the attacks until a certificate expires.
+    """
+
+    key_file: Path | None = None
+    issuer: str | None = None
+    valid_days: int = 180
+
+
+@dataclass(frozen=True)
+class AuditPolicy:
+    """Settings of every audit of a run.
+
+    Attributes:
+        depth: ``quick``, ``standard`` or ``full``.
+        fail_over: the most knowledge that may come back, a share from 0 up; a request over it fails. None for no limit.
+        floor: a file of rows like the forgotten that the base never saw.
+        floor_base: a model that never saw any of the requests, which is the better floor.
+        certify: issue a certificate of each audit that is passed; None for none.
+
+    Raises:
+        SettingError: a depth that there isn't, or a limit below 0.
+    """
+
+    depth: str = "quick"
+    fail_over: float | None = None
+    floor: str | None = None
+    floor_base: str | None = None
+    certify: Certifying | None = None
+
+    def __post_init__(self) -> None:
+        settings = AuditSettings(depth=self.depth)
+        if self.fail_over is not None:
+            if not self.fail_over >= 0:
+                raise SettingError(f"fail_over is {self.fail_over}; it must be a share, 0 or more.")
+            check_gate(settings)
+
+    def limit(self, forget_text: bool) -> float | None:
+        """The limit of a run; one that destroys texts always has one."""
+        if self.fail_over is None and forget_text:
+            return LIMIT_BEFORE_TEXT_GOES
+        return self.fail_over

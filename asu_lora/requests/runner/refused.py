@@ -1,0 +1,53 @@
+"""An adapter whose audit brought too much back: its request fails, and what becomes of the adapter when it is retried.
+
+It stays in the store, to be looked into. Retried with the settings and the text it was trained with, it would come out
+the same again: it is kept, and audited anew, perhaps against another limit. With others it is trained anew.
+"""
+
+from typing import Any
+
+from asu_lora.adapters.manifest import Manifest
+from asu_lora.data.request import ForgetRequest
+from asu_lora.requests.ledger.claims import Claim, record
+from asu_lora.requests.ledger.states import ADAPTER_REMOVED, FAILED, TRAINED, TRAINING, Line
+from asu_lora.requests.runner.workshop import Workshop
+
+WAY_OUT = "'requests retry' queues it again, to be trained with other settings or held against another limit."
+
+
+def refuse(shop: Workshop, claim: Claim, found: dict[str, Any]) -> str:
+    """Write down that a request failed by its audit, and take its adapter away where it was published.
+
+    Returns:
+        Why, in a sentence.
+    """
+    sentence = f"{found['over']} {WAY_OUT}"
+    record(shop.ledger, claim, FAILED, found | {"sentence": sentence, "refused": claim.request.id}, release=True)
+    if shop.results is not None:
+        shop.results.remove(claim.request.id)
+    return sentence
+
+
+def clear_refused(shop: Workshop, claim: Claim, request: ForgetRequest) -> None:
+    """Remove a refused adapter from the store where it would be trained otherwise today."""
+    name = claim.request.id
+    manifest = shop.store.get(name).manifest
+    lines = shop.ledger.history(name, [TRAINING, TRAINED, FAILED])
+    trained = max((at for at, line in enumerate(lines) if line.event == TRAINED), default=None)
+    if manifest is None or trained is None or not _is_it(lines[trained], manifest):
+        return
+    begun = next((line for line in reversed(lines[:trained]) if line.event == TRAINING), None)
+    if begun is None or not any(line.payload.get("refused") for line in lines[trained:]):
+        return
+    today = {"settings": shop.settings.identity(), "request": shop.store.keyed(request.fingerprint())}
+    if {key: begun.payload.get(key) for key in today} == today:
+        return
+    shop.store.remove(name)
+    record(
+        shop.ledger, claim, ADAPTER_REMOVED, {"adapter": name, "why": "its audit had failed, and it is trained anew"}
+    )
+
+
+def _is_it(line: Line, manifest: Manifest) -> bool:
+    """Whether an adapter is the one that a line tells of, and not one that was trained since."""
+    return line.payload.get("fingerprint") == manifest.fingerprint

@@ -1,0 +1,89 @@
+"""Certificates of the queue: issued with the audit, kept true after the text is gone, and with earlier requests' figures."""
+
+import json
+
+import pytest
+
+from asu_lora.audit.certificate.record import CERTIFICATE_NAME
+from asu_lora.audit.certificate.signed import read_signed
+from asu_lora.audit.certificate.signing_key import make_signing_key
+from asu_lora.errors import SettingError
+from asu_lora.requests.key import ENVIRONMENT, new_key
+from asu_lora.requests.ledger.states import AUDITED, RE_AUDITED, TEXT_DESTROYED, TRAINED, Line
+from asu_lora.requests.runner.audit_policy import AuditPolicy, Certifying
+from asu_lora.requests.runner.audit_step import audit_adapter
+from asu_lora.requests.runner.certifying import earlier_effects
+from asu_lora.requests.runner.settings import RunSettings
+from tests.support.request_queue import Queue, counting_audit
+
+
+def line(number, event, request, worst=None, depth="quick"):
+    payload = {} if worst is None else {"worst": worst, "depth": depth}
+    return Line(number, "", "", request, event, payload, "", "")
+
+
+def test_effects_pair_the_last_audit_before_a_training_with_the_first_after_it():
+    lines = [
+        line(1, AUDITED, "a", 0.5),
+        line(2, RE_AUDITED, "a", 0.1),
+        line(3, AUDITED, "b", 0.2),
+        line(4, AUDITED, "gone", 0.2),
+        line(5, AUDITED, "deeper", 0.2),
+        line(6, AUDITED, "silent"),
+        line(7, TRAINED, "new"),
+        line(8, AUDITED, "new", 0.9),
+        line(9, RE_AUDITED, "a", 0.15),
+        line(10, RE_AUDITED, "b", 0.6),
+        line(11, RE_AUDITED, "deeper", 0.9, depth="full"),
+        line(12, RE_AUDITED, "gone", 0.9),
+        line(13, TRAINED, "newer"),
+        line(14, RE_AUDITED, "a", 0.99),
+    ]
+    found = earlier_effects(lines, "new", {"a", "b", "new", "newer", "deeper", "silent"})
+    assert [(effect.name, effect.before, effect.after) for effect in found] == [("b", 0.2, 0.6), ("a", 0.1, 0.15)]
+    assert earlier_effects(lines, "a", {"a", "b"}) == []
+
+
+def test_certificates_of_real_audits_outlive_the_text(tmp_path, taught_base, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    queue, key_file = Queue(tmp_path, taught_base), tmp_path / "key.pem"
+    key = make_signing_key(key_file)
+    policy = AuditPolicy(fail_over=9.0, certify=Certifying(key_file, "Data Protection Office", 90))
+
+    def certificate(name):
+        signed = read_signed(queue.store.resolve(name) / CERTIFICATE_NAME)
+        assert signed.public_key == key.public
+        return signed.certificate
+
+    queue.add("first")
+    [outcome] = queue.run(audit_adapter, policy=policy).outcomes
+    found = certificate("first")
+    assert outcome.certificate == found.serial == 1 and found.issuer == "Data Protection Office"
+    assert len(found.asked.commitments) == 1 and found.earlier == []
+
+    queue.add("second")
+    report = queue.run(audit_adapter, policy=policy, forget_text=True)
+    assert {request.text for request in queue.ledger.requests()} == {TEXT_DESTROYED}
+    assert report.follow_up.certified == ["second"]
+    first, second = certificate("first"), certificate("second")
+    assert first.done.audited == "stack" and first.serial == 3 and second.serial == 4
+    [effect] = second.earlier
+    told = [line.payload["worst"] for line in queue.ledger.history("first", [AUDITED, RE_AUDITED])]
+    assert (effect.name, [effect.before, effect.after]) == ("first", told)
+    was = json.loads((queue.store.root / ".certificates").glob("00000002-*").__next__().read_text())["certificate"]
+    assert second.asked.commitments == was["asked"]["commitments"] != [], "the text they commit to is gone"
+    assert queue.ledger.verify().whole
+
+    assert queue.run(audit_adapter, policy=policy).follow_up.certified == [], "nothing is signed twice"
+
+
+def test_a_run_without_certify_issues_none(queue):
+    queue.add("one")
+    report = queue.run(counting_audit([]))
+    assert report.outcomes[0].certificate is None
+    assert not (queue.store.resolve("one") / CERTIFICATE_NAME).exists()
+
+
+def test_certificates_without_audits_are_refused():
+    with pytest.raises(SettingError, match="--no-audit"):
+        RunSettings("base", audit=False, policy=AuditPolicy(certify=Certifying()))

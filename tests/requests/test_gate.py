@@ -1,0 +1,125 @@
+"""A request whose audit brings too much back fails, and keeps its text; retried otherwise, it is trained anew."""
+
+import pytest
+
+from asu_lora.errors import LedgerError, SettingError
+from asu_lora.requests.forget_text import forget_text
+from asu_lora.requests.intake import hand_in_again
+from asu_lora.requests.key import ENVIRONMENT, find_key, new_key
+from asu_lora.requests.ledger.states import TEXT_DESTROYED, TEXT_SEALED
+from asu_lora.requests.runner.audit_policy import LIMIT_BEFORE_TEXT_GOES, AuditPolicy
+from asu_lora.requests.runner.audit_step import audit_adapter
+from asu_lora.requests.runner.run import run
+from asu_lora.requests.text_vault import TextVault
+
+
+def finds(**worst):
+    """An audit that finds so much of each request; 0 of the others."""
+
+    def audit(task):
+        found = worst.get(task.adapters[-1], 0.0)
+        over = {} if task.limit is None or found <= task.limit else {"over": f"{found:.0%} came back."}
+        return {"worst": found} | over
+
+    return audit
+
+
+def retry(queue, name):
+    hand_in_again(queue.ledger, TextVault(find_key().secret), name)
+
+
+def test_over_the_limit_a_request_fails_and_keeps_text_and_adapter(queue):
+    queue.add("weak", "well")
+    report = queue.run(finds(weak=0.4), forget_text=True, policy=AuditPolicy(fail_over=0.1))
+    assert queue.states() == {"weak": "failed", "well": "audited"}
+    assert queue.ledger.get("weak").text == TEXT_SEALED and queue.ledger.get("well").text == TEXT_DESTROYED
+    assert "40% came back" in queue.ledger.get("weak").sentence and "weak" in queue.store.names()
+    assert report.refused and [outcome.request for outcome in report.failed] == ["weak"]
+    assert report.texts_gone == ["well"]
+    with pytest.raises(LedgerError, match="needed to train it"):
+        forget_text(queue.ledger, queue.store, "weak", unaudited=True)
+    assert queue.ledger.verify().whole
+
+
+def test_a_run_that_destroys_texts_has_a_limit_and_others_have_none(queue):
+    queue.add("weak")
+    assert queue.run(finds(weak=LIMIT_BEFORE_TEXT_GOES + 0.1), forget_text=True).refused
+    retry(queue, "weak")
+    report = queue.run(finds(weak=LIMIT_BEFORE_TEXT_GOES + 0.1))
+    assert queue.states() == {"weak": "audited"} and not report.refused
+
+
+def test_retried_with_the_same_settings_it_is_judged_again_and_with_others_trained_again(queue):
+    queue.add("weak")
+    strict, mild = AuditPolicy(fail_over=0.1), AuditPolicy(fail_over=0.5)
+    queue.run(finds(weak=0.4), policy=strict)
+    first = queue.store.get("weak").manifest
+    assert not queue.run(finds(weak=0.4), policy=mild).outcomes, "a failed request waits for a person"
+
+    retry(queue, "weak")
+    [outcome] = queue.run(finds(weak=0.4), policy=strict).outcomes
+    assert outcome.refused and not outcome.trained
+    assert queue.store.get("weak").manifest.created == first.created
+
+    retry(queue, "weak")
+    [outcome] = queue.run(finds(), policy=strict, config={"lr": 3e-3}).outcomes
+    assert outcome.state == "audited" and outcome.trained
+    assert queue.store.get("weak").manifest.fingerprint != first.fingerprint
+    assert queue.ledger.verify().whole
+
+
+def test_what_a_killed_run_trained_anew_is_not_taken_for_the_refused_one(queue):
+    queue.add("weak")
+    strict = AuditPolicy(fail_over=0.1)
+    queue.run(finds(weak=0.4), policy=strict)
+    retry(queue, "weak")
+
+    def killed(task):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        queue.run(killed, policy=strict, config={"lr": 3e-3})
+    made = queue.store.get("weak").manifest
+    [outcome] = queue.run(finds(), policy=strict, config={"lr": 3e-3}).outcomes
+    assert outcome.state == "audited" and not outcome.trained
+    assert queue.store.get("weak").manifest.created == made.created
+
+
+def test_a_refused_adapter_is_not_published(queue, tmp_path):
+    queue.add("weak", "well")
+    address = f"file://{tmp_path / 'published'}"
+    shop = queue.shop(finds(weak=0.4), policy=AuditPolicy(fail_over=0.1), results=address)
+    run(shop)
+    assert list(shop.results.names()) == ["well"]
+
+
+def test_a_second_audit_over_the_limit_is_told_and_keeps_the_text(queue):
+    queue.add("first")
+    queue.run(finds(), policy=AuditPolicy(fail_over=0.1))
+    queue.add("second")
+    report = queue.run(finds(first=0.4), forget_text=True, policy=AuditPolicy(fail_over=0.1))
+    assert report.follow_up.over == {"first": "40% came back."} and report.refused
+    assert queue.states() == {"first": "audited", "second": "audited"}
+    assert queue.ledger.get("first").text == TEXT_SEALED and queue.ledger.get("first").sentence == "40% came back."
+    queue.add("third")
+    queue.run(finds(), policy=AuditPolicy(fail_over=0.1))
+    assert queue.ledger.get("first").sentence is None
+
+
+def test_the_real_audit_of_a_base_that_knows_and_an_adapter_that_was_hardly_trained(tmp_path, taught_base, monkeypatch):
+    from tests.support.request_queue import Queue
+
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    queue = Queue(tmp_path, taught_base)
+    queue.add("weak")
+    [outcome] = queue.run(audit_adapter, forget_text=True, config={"lr": 1e-9}).outcomes
+    assert outcome.refused and queue.ledger.get("weak").text == TEXT_SEALED, outcome
+    assert "--fail-over 0.5 allows" in outcome.sentence and "requests retry" in outcome.sentence
+    told = queue.ledger.history("weak", ["failed"])[-1].payload
+    assert told["worst"] > 0.5 and told["limit"] == 0.5 and told["depth"] == "quick"
+
+
+@pytest.mark.parametrize("limit", [-0.1, float("nan")])
+def test_a_limit_below_nothing_is_refused(limit):
+    with pytest.raises(SettingError, match="0 or more"):
+        AuditPolicy(fail_over=limit)
