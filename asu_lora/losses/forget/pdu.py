@@ -14,9 +14,10 @@ class PDU(Loss):
     """(max logit - mean logit)^2, the mean over all answer tokens of the batch; 0 where every word is as likely.
 
     It is minimised subject to retain loss <= epsilon. The retain loss's weight is the constraint's multiplier: from
-    ``warmup`` epochs on it grows by ``step`` (retain loss - epsilon) a training step, and never falls below 0
-    (:class:`asu_lora.training.dual.DualCoefficient`). It begins with ``--retain-coeff``, which the authors set to 100.
-    The defaults are those of their runs on TOFU (OpenUnlearning, community/methods/PDU/run.sh), beside ``gd``.
+    ``warmup`` epochs on, and from half of the run at the latest, it grows by ``step`` (retain loss - epsilon) a step,
+    and never falls below 0 (:class:`asu_lora.training.dual.DualCoefficient`). It begins with ``--retain-coeff``, which
+    the authors set to 100. The defaults are those of their runs on TOFU, beside ``gd`` (OpenUnlearning,
+    community/methods/PDU/run.sh).
     """
 
     name = "pdu"
