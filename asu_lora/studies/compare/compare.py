@@ -27,7 +27,7 @@ from asu_lora.losses import own_settings
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run, seeded, weighted
-from asu_lora.studies.compare.identity import claim, shared_identity
+from asu_lora.studies.compare.identity import SETTINGS, claim, shared_identity
 from asu_lora.studies.compare.results import RunResult
 from asu_lora.studies.compare.rows import SeedRow, best_rows
 from asu_lora.studies.compare.runner import Runner
@@ -35,8 +35,6 @@ from asu_lora.studies.compare.search import search
 from asu_lora.studies.compare.tuning import Trial, Tuning
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.new_adapter import adapted
-
-SETTINGS = "settings.json"
 
 
 @dataclass

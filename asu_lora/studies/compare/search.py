@@ -24,7 +24,7 @@ from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import disk_errors
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run, title_of
-from asu_lora.studies.compare.identity import run_identity, shared_identity
+from asu_lora.studies.compare.identity import SETTINGS, VERSION, claimed, run_identity, shared_identity
 from asu_lora.studies.compare.results import RunResult
 from asu_lora.studies.compare.runner import ADAPTERS, Runner
 from asu_lora.studies.compare.search_space import Range, Space, published, search_space, settings_of_trial
@@ -77,6 +77,7 @@ class Searcher:
         self.whole = self._runner(comparison, self.folder, tuning.sets)
         early = [replace(q, examples=q.examples[: max(2, math.ceil(EARLY * len(q.examples)))]) for q in tuning.sets]
         self.early = self._runner(comparison, self.folder / "early", early)
+        self.version = (claimed(comparison.out / SETTINGS) or {}).get(VERSION)  # that the folder was last written by
         self.config, self.given = comparison.config, comparison.given
         self.worker = uuid.uuid4().hex
         self.alive = FileLock(self._lock(self.worker))
@@ -115,8 +116,9 @@ class Searcher:
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST),
                 load_if_exists=True,
             )
-            identity = run_identity(self.whole.comparison.shared, Run.of(method, None, self.untried(method)))
-            if study.user_attrs.setdefault("identity", identity) != identity:
+            shared, run = self.whole.comparison.shared, Run.of(method, None, self.untried(method))
+            identity, earlier = (run_identity(each, run) for each in (shared, shared | {VERSION: self.version}))
+            if study.user_attrs.get("identity", identity) not in (identity, earlier):
                 raise SettingError(
                     f"{self.folder} holds the trials of another search: give the same settings and rows to go on with "
                     "it, or another --out."
