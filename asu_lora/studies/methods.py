@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
@@ -57,7 +58,7 @@ class Method:
             return config
         return replace(config, objective=self.objective, retain_loss=self.retain_loss)
 
-    def weights(self, config: ForgetConfig, given: Collection[str] = ()) -> dict[str, float]:
+    def weights(self, config: ForgetConfig, given: Collection[str] = ()) -> dict[str, Any]:
         """The weights of the method's paper, where these settings have others that nobody asked for.
 
         Args:

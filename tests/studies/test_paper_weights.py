@@ -100,6 +100,8 @@ def test_a_search_begins_with_the_papers_weights_and_keeps_what_it_does_not_vary
     [trial], best = searcher.trials(simnpo), searcher.best(simnpo)
     assert trial.settings["retain_coeff"] == 1.0 and "forget_coeff" not in trial.settings
     assert best.config(SETTINGS).forget_coeff == 0.125
+    tried = [json.loads(path.read_text())["changes"] for path in tmp_path.glob("search/**/runs/*.json")]
+    assert len(tried) == 2 and all(each["forget_coeff"] == 0.125 for each in tried)  # a quarter, and the whole
     searcher.close()
 
 
