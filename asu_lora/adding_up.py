@@ -5,9 +5,11 @@ several times its strength and feels what moves a token the base is sure of; the
 So fewer steps at a higher rate forget and leave the rest alone; the adapter is left as strong as its request needs.
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
-from asu_lora.config import ForgetConfig
+from asu_lora.config import OBJECTIVES, ForgetConfig
 from asu_lora.config_mapping import config_from
 from asu_lora.robust import OFF, ROBUST
 
@@ -26,10 +28,36 @@ ADDS_UP = MappingProxyType(
 )
 
 
-def default_settings(alone: bool, robust: str = OFF) -> ForgetConfig:
+OBJECTIVE = ForgetConfig().objective
+
+
+def default_settings(alone: bool, robust: str = OFF, objective: str = OBJECTIVE) -> ForgetConfig:
     """What ``forget`` trains with where no settings are given: those above, if the adapter is trained alone.
 
     Args:
         robust: one of :data:`asu_lora.robust.ROBUST`.
+        objective: another than the default is trained with its paper's retain loss and weights instead.
     """
-    return config_from({**(ADDS_UP if alone else {}), **ROBUST[robust]}, "The defaults")
+    given = {"objective": objective}
+    meant = unless_given(given, adds_up=alone and objective == OBJECTIVE, robust=robust)
+    return config_from({**meant, **given}, "The defaults")
+
+
+def unless_given(given: Mapping[str, Any], *, adds_up: bool, robust: str = OFF) -> dict[str, Any]:
+    """The settings that are meant where nobody gives them; what is given wins over them.
+
+    Args:
+        given: settings by name, the objective among them unless it is the default.
+        adds_up: those above; without, the retain loss and the weights of the objective's paper.
+        robust: one of :data:`asu_lora.robust.ROBUST`.
+    """
+    return {**(ADDS_UP if adds_up else _of_the_paper(given)), **ROBUST[robust]}
+
+
+def _of_the_paper(given: Mapping[str, Any]) -> dict[str, Any]:
+    objective = given.get("objective", OBJECTIVE)
+    if objective == OBJECTIVE or objective not in OBJECTIVES:
+        return {}  # an unknown one is refused with the other settings
+    from asu_lora.losses import paper_settings  # torch, which the command line does without until it must
+
+    return paper_settings(objective, given.get("retain_loss"))

@@ -24,6 +24,9 @@ _NOT_NEGATIVE = (
 ).split()
 
 
+_OWN = "With simnpo, rmu, pdu and the like it is their papers', unless it is given (docs/method.md)."
+
+
 def setting(
     default: Any, help: str, flag: str | None = None, choices: tuple[str, ...] | None = None, group: str = "Training"
 ) -> Any:
@@ -46,12 +49,12 @@ class ForgetConfig:
         "kl-answers",
         "Retain loss: stay close to the base in the answers (kl-answers) or at every position, as the paper's authors "
         "do (kl), learn the retain answers on (gd), prefer them to a refusal (ap), stay close in the bounded "
-        "Jensen-Shannon sense (js) or in the states of one layer (rmu), or none.",
+        f"Jensen-Shannon sense (js) or in the states of one layer (rmu), or none. {_OWN}",
         choices=("kl-answers", "kl", "gd", "ap", "js", "rmu", "none"),
         group="Method",
     )
-    forget_coeff: float = setting(1.0, "Weight of the forget loss.", group="Method")
-    retain_coeff: float = setting(1.5, "Weight of the retain loss.", group="Method")
+    forget_coeff: float = setting(1.0, f"Weight of the forget loss. {_OWN}", group="Method")
+    retain_coeff: float = setting(1.5, f"Weight of the retain loss. {_OWN}", group="Method")
     beta: float = setting(0.1, "Inverse temperature of npo, dpo and ap.", group="Method")
     loss_settings: str | None = setting(
         None,

@@ -1,6 +1,7 @@
 """This version, and those of the libraries that figures depend on."""
 
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
@@ -15,6 +16,12 @@ def _installed(name: str) -> str | None:
 
 # The git tag that was installed (pyproject.toml); a folder that is only on the path has none.
 __version__ = _installed("asu-lora") or "0+unknown"
+
+
+def base_version(version: str) -> str:
+    """The release that a version is or leads up to: ``0.1.0`` for ``0.1.0.dev768+g2acd80f``."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return found[0] if found else version
 
 
 def library_versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from asu_lora.cli.config_options import read_config, setting_options
+from asu_lora.cli.config_options import given_settings, read_config, setting_options
 from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import (
     base_option,
@@ -109,6 +109,7 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
     scoring = {name: others.pop(name) for name in ("suite", "data", "split", "task", "questions", "encoder", "nli")}
     beside = {name: others.pop(name) for name in ("idk_file", "leaks", "retain_log")}
     wanted = {name: others.pop(name) for name in ("trials", "search_forget", "search_retain", "seeds", "reproduce")}
+    given = given_settings(config, others)
     config = read_config(config, others)
     check_search(**wanted)
     check_suite(scoring["suite"], scoring["data"])
@@ -131,7 +132,7 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
         runs = plan_runs(chosen, learning_rates(rates, chosen, config.lr))
         request = ForgetRequest.from_files(file, retain, dict(where))
         sets, scored_with = scored(request, progress, **scoring)
-        scored_with |= held_against(**beside)
+        scored_with |= held_against(**beside) | {"given": given}
         if wanted["reproduce"]:
             return made_again(wanted["reproduce"], (request, base, sets, out, config), scored_with, progress)
         scored_with |= {"seeds": seed_numbers(wanted["seeds"])}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from asu_lora.adding_up import ADDS_UP
+from asu_lora.adding_up import ADDS_UP, OBJECTIVE, unless_given
 from asu_lora.cli.help_pages import GroupedOption
 from asu_lora.config import ForgetConfig
 from asu_lora.config_mapping import config_from
@@ -156,13 +156,13 @@ def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
     return str(value)
 
 
-OBJECTIVE = ForgetConfig().objective
-
-
-def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False) -> ForgetConfig:
+def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False, papers: bool = True) -> ForgetConfig:
     """The settings of ``--adds-up`` and ``--robust``, of ``--config``, and of what was typed: what comes later wins.
 
+    Another objective than the default comes with the retain loss and the weights of its paper, unless they are given.
+
     Args:
+        papers: without it, it doesn't: each method of a study brings its own.
         alone: adapters are trained that know nothing of one another. These are to add up, unless they have another
             objective than the default: what ``--adds-up`` stands for was chosen for that one.
 
@@ -173,5 +173,12 @@ def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False) -
     adds_up = typed.pop("adds_up", None)
     if adds_up is None:
         adds_up = alone and {**config.values, **typed}.get("objective", OBJECTIVE) == OBJECTIVE
-    recipe = {**(ADDS_UP if adds_up else {}), **ROBUST[typed.pop("robust", OFF)]}
-    return config_from({**recipe, **config.values, **typed}, config.source)
+    robust, given = typed.pop("robust", OFF), {**config.values, **typed}
+    meant = unless_given(given if papers else {}, adds_up=adds_up, robust=robust)
+    return config_from({**meant, **given}, config.source)
+
+
+def given_settings(config: Config, typed: Mapping[str, Any]) -> frozenset[str]:
+    """The settings that ``--config``, ``--adds-up`` and what was typed name, whatever they set them to."""
+    named = {name for name, value in typed.items() if value is not None}
+    return frozenset({*config.values, *named, *(("forget_coeff", *ADDS_UP) if typed.get("adds_up") else ())})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
-from asu_lora.cli.config_options import read_config, setting_options
+from asu_lora.cli.config_options import given_settings, read_config, setting_options
 from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import base_option, json_option, out_option, retain_option, scoring_models_options
 
@@ -105,7 +105,8 @@ def continual(*, requests, base, method, mode, out, resume, as_json, config, **o
     """
     history = {name: others.pop(name) for name in ("consolidate_every", "consolidate_rank")}
     study = {name: others.pop(name) for name in STUDY}
-    config = read_config(config, others)
+    study["given"] = given_settings(config, others)
+    config = read_config(config, others, papers=method is None)
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 

@@ -193,6 +193,7 @@ def report(result, base: str, store: Path) -> None:
     size = sum(f.stat().st_size for f in result.path.iterdir()) / 1e6
     source = "" if record.request.retain_source == "rows" else f" ({record.request.retain_source})"
     click.echo(f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows{source}.")
+    click.echo(losses_line(record.config))
     click.echo(
         f"One copy of the base throughout ({counts['base_parameters']:,} parameters); the adapter has "
         f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, "
@@ -206,6 +207,14 @@ def report(result, base: str, store: Path) -> None:
         f"\nShow it:  asu-lora adapters show {result.name}{asked}"
         f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged"
     )
+
+
+def losses_line(config) -> str:
+    """Which losses were used, with which weights: another objective than the default brings its paper's."""
+    forget = f"Losses: {config.forget_coeff:g} x {config.objective}"
+    if config.retain_loss == "none":
+        return f"{forget}; no retain loss, so the kept rows were measured alone."
+    return f"{forget} + {config.retain_coeff:g} x {config.retain_loss}."
 
 
 FIGURES = (

@@ -26,7 +26,7 @@ from asu_lora.forgetting.alternates import own_alternates
 from asu_lora.forgetting.prepare import build_losses, refusals_for, training_sets
 from asu_lora.forgetting.trial_copy import refuse_untried
 from asu_lora.hardware.memory import free_memory
-from asu_lora.losses import FORGET, TrainingSet, own_settings
+from asu_lora.losses import FORGET, NO_RETAIN, TrainingSet, own_settings
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.memory_plan.fit import fit, parse_size
 from asu_lora.memory_plan.plan import MemoryPlan
@@ -97,12 +97,13 @@ def _retain_rows(request: ForgetRequest, tokens: int) -> str:
 
 
 def _numbers(config: ForgetConfig, layers: Sequence[int] | None) -> str:
-    """What the method is set to: the losses' own numbers, and the teacher where there is one."""
+    """What the method is set to: the losses' own numbers, the teacher where there is one, and the weights."""
     own = own_settings(config.objective, config.retain_loss, config.loss_settings)
     said = [f"{name} {value:g}" for each in own.values() for name, value in each.items()]
     if FORGET[config.objective].uses_teacher() or not said:
         said += [f"tau {config.tau}", f"layers {'all' if layers is None else config.smooth_layers}"]
-    return ", ".join(said)
+    beside = "" if config.retain_loss == NO_RETAIN else f" and {config.retain_coeff:g}"
+    return ", ".join([*said, f"weight {config.forget_coeff:g}{beside}"])
 
 
 def planned_run(

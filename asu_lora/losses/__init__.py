@@ -1,6 +1,7 @@
 """The losses, one a file. Adding one is a file and a line here."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from asu_lora.errors import SettingError
 from asu_lora.losses.forget.altpo import AltPO
@@ -37,7 +38,7 @@ RETAIN: dict[str, type[Loss]] = {c.name: c for c in (KLAnswers, KL, GD, AP, JS, 
 NO_RETAIN = "none"
 
 __all__ = ["FORGET", "NO_RETAIN", "RETAIN", "Loss", "TrainingSet", "forget_loss", "needs_of", "own_settings"]
-__all__ += ["retain_loss"]
+__all__ += ["paper_settings", "retain_loss"]
 
 
 def forget_loss(name: str, **parameters) -> Loss:
@@ -72,6 +73,21 @@ def own_settings(objective: str, retain: str, text: str | None) -> dict[str, dic
     forget_loss(objective, **own["forget"])  # these check the ranges
     retain_loss(retain, **own["retain"])
     return own
+
+
+def paper_settings(objective: str, retain: str | None = None) -> dict[str, Any]:
+    """``forget_coeff``, ``retain_coeff`` and ``retain_loss`` of the objective's paper, as far as it has its own.
+
+    Args:
+        retain: the retain loss that was chosen. Weights were made for the paper's own: beside another they say nothing.
+
+    Raises:
+        SettingError: there is no such objective.
+    """
+    paper = _find(FORGET, objective, "objective").paper
+    if retain not in (None, paper.retain_loss):
+        return {}
+    return {name: value for name, value in paper._asdict().items() if value is not None}
 
 
 def needs_of(losses: Mapping[str, Loss]) -> dict[str, Mapping[str, tuple[str, ...]]]:

@@ -1,11 +1,25 @@
 """What every loss has: a name, what it looks at, and a value for one set of a batch."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from asu_lora.losses.answers import Answers
+
+
+class PaperSettings(NamedTuple):
+    """What a forget loss stands beside in its paper, and the weights; None where there is nothing of its own.
+
+    Attributes:
+        forget_coeff: weight of the forget loss.
+        retain_coeff: weight of ``retain_loss``.
+        retain_loss: as ``--retain-loss`` names it, ``none`` for a paper without one.
+    """
+
+    forget_coeff: float | None = None
+    retain_coeff: float | None = None
+    retain_loss: str | None = None
 
 
 class Loss:
@@ -19,12 +33,15 @@ class Loss:
             (:func:`asu_lora.batches.padding.every_position`). References: see
             :class:`~asu_lora.losses.answers.Answers`.
         settings: its own numbers, which ``--loss-settings`` may change, with the defaults of its paper.
+        paper: retain loss and weights of its paper, for whoever gives none (:func:`asu_lora.losses.paper_settings`).
+            Those of the ASU paper's table have none: they are compared at the same weights.
         layer: the decoder layer whose states it looks at; None is the final ones alone.
         refusals: what stands in the ``idk`` view where the user gives no answers, if its paper names these.
     """
 
     name: ClassVar[str]
     settings: ClassVar[Mapping[str, float]] = {}
+    paper: ClassVar[PaperSettings] = PaperSettings()
     layer: int | None = None
     refusals: ClassVar[tuple[str, ...]] = ()
     needs: Mapping[str, tuple[str, ...]] = {"answer": ()}

@@ -1,12 +1,13 @@
 """Methods by name: ``ASU_KL`` is the forget loss asu with the retain loss kl."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
-from asu_lora.losses import FORGET, NO_RETAIN, RETAIN
+from asu_lora.losses import FORGET, NO_RETAIN, RETAIN, paper_settings
 
 BASE = "Base"
 PAPER = (
@@ -35,6 +36,7 @@ FIELD = (
     "PDU_GD",
     "JENSUN_JS",
 )  # the field's others, each with the retain loss of its own paper (docs/method.md)
+WEIGHTS, DEFAULTS = ("forget_coeff", "retain_coeff"), ForgetConfig()
 GROUPS = {"paper": PAPER, "field": FIELD, "all": PAPER + FIELD}
 
 
@@ -55,6 +57,16 @@ class Method:
         if self.objective is None or self.retain_loss is None:
             return config
         return replace(config, objective=self.objective, retain_loss=self.retain_loss)
+
+    def weights(self, config: ForgetConfig, given: Collection[str] = ()) -> dict[str, Any]:
+        """The weights of the method's paper, where these settings have others that nobody asked for.
+
+        Args:
+            given: settings that somebody chose, even if they are the defaults. Whatever is no default was chosen too.
+        """
+        own = paper_settings(self.objective, self.retain_loss) if self.objective else {}
+        open_ = [name for name in WEIGHTS if name not in given and getattr(config, name) == getattr(DEFAULTS, name)]
+        return {name: own[name] for name in open_ if name in own and own[name] != getattr(config, name)}
 
 
 def method(name: str) -> Method:
@@ -85,11 +97,12 @@ def methods(names: Iterable[str] = PAPER) -> list[Method]:
     return list(dict.fromkeys([Method(BASE), *map(method, single)]))
 
 
-def method_configs(text: str | None, config: ForgetConfig) -> dict[str, ForgetConfig]:
+def method_configs(text: str | None, config: ForgetConfig, given: Collection[str] = ()) -> dict[str, ForgetConfig]:
     """The settings of every method in ``"ASU_KL,NPO_GD"`` or ``"ASU_KL=1e-3,GA_GD=1e-4"`` (its own learning rate).
 
     Args:
         text: None is the config's own losses.
+        given: settings that a method's paper doesn't replace (:meth:`Method.weights`).
 
     Raises:
         SettingError: no such method, one that trains nothing, or a learning rate that is none.
@@ -98,13 +111,14 @@ def method_configs(text: str | None, config: ForgetConfig) -> dict[str, ForgetCo
         return {f"{config.objective}_{config.retain_loss}".upper(): config}
     found: dict[str, ForgetConfig] = {}
     for entry in filter(None, map(str.strip, text.split(","))):
-        name, given, rate = entry.partition("=")
+        name, equals, rate = entry.partition("=")
         chosen = method(name)
         if chosen.is_base:
             raise SettingError(f"{BASE} unlearns nothing: name methods such as ASU_KL; the base is scored anyway.")
         if chosen.name in found:
             raise SettingError(f"The method {chosen.name} is named twice.")
-        found[chosen.name] = replace(chosen.config(config), lr=learning_rate(rate, entry) if given else config.lr)
+        lr = learning_rate(rate, entry) if equals else config.lr
+        found[chosen.name] = replace(chosen.config(config), lr=lr, **chosen.weights(config, given))
     if not found:
         raise SettingError("No method is named: write FORGET_RETAIN, such as ASU_KL.")
     return found

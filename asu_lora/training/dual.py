@@ -11,9 +11,14 @@ from transformers.trainer_callback import ExportableState
 
 from asu_lora.losses.forget.pdu import PDU
 
+MOST_WARMUP = 0.5  # of a run: the paper's warm-ups are 5 and 3 of 10 epochs, and shorter parts of longer runs
+
 
 class DualCoefficient(TrainerCallback, ExportableState):
     """Moves ``coefficients["retain"]`` by the retain loss of each whole step, whatever it is shared out in.
+
+    It stays as it is for the loss's ``warmup`` epochs, and for no more than half of the run: a run as short as the
+    warm-up would never move it.
 
     Args:
         loss: says how far.
@@ -30,7 +35,7 @@ class DualCoefficient(TrainerCallback, ExportableState):
 
     def on_step_end(self, args, state, control, **kwargs):
         retain = float(self.summed()) - self.before
-        if (state.epoch or 0.0) >= self.loss.warmup:
+        if (state.epoch or 0.0) >= min(self.loss.warmup, MOST_WARMUP * args.num_train_epochs):
             self.coefficients["retain"] = self.loss.next_coefficient(self.coefficients["retain"], retain)
 
     def on_log(self, args, state, control, logs=None, **kwargs):

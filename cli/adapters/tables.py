@@ -163,6 +163,8 @@ def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Pat
     words = ["asu-lora", "forget", "FILE", "--base", manifest.base.id, "--store", str(store)]
     words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
     words += ["--retain-loss", method.retain_loss or "none"]
+    for name, weight in (("--forget-coeff", method.forget_coeff), ("--retain-coeff", method.retain_coeff)):
+        words += [] if weight is None else [name, _value(weight)]
     for below in manifest.on_top_of:
         if below.name not in without:
             words += ["--on-top-of", weighted(below.name, below.weight)]

@@ -129,7 +129,21 @@ def test_a_dry_run_says_everything_and_writes_nothing(arguments, tmp_path):
     assert str(tmp_path / "store") in shown and "forgetrows4(" in shown and "…" not in result.stdout
     plan = json.loads(run(*arguments, "--dry-run", "--json").stdout)
     assert plan["steps"].startswith("1,") and plan["answers cut off"] == "0"
+    assert plan["method"].endswith("weight 1 and 0.7")  # of --adds-up
     assert not (tmp_path / "store").exists()
+
+
+def test_it_says_with_which_losses_and_weights(arguments, tmp_path):
+    """Another objective than the default brings its paper's, and what is typed wins."""
+    method = lambda *words: json.loads(run(*arguments, "--dry-run", "--json", *words).stdout)["method"]  # noqa: E731
+    assert method("--objective", "pdu").endswith("weight 1 and 100") and "pdu with gd, " in method("--objective", "pdu")
+    assert method("--objective", "pdu", "--retain-coeff", "1.5").endswith("weight 1 and 1.5")
+    result = run(*arguments, "--objective", "simnpo")
+    assert "\nLosses: 0.125 x simnpo + 1 x gd.\n" in result.stdout, result.output
+    manifest = AdapterStore(tmp_path / "store").get("my-request").manifest
+    assert (manifest.method.retain_loss, manifest.method.forget_coeff, manifest.method.retain_coeff) == ("gd", 0.125, 1)
+    result = run(*arguments, "--objective", "undial", "--name", "alone")
+    assert "Losses: 1 x undial; no retain loss, so the kept rows were measured alone." in result.stdout, result.output
 
 
 def test_where_takes_a_part_of_the_file(arguments):

@@ -88,6 +88,21 @@ def test_the_multiplier_of_pdu_goes_on_where_an_interrupted_run_left_it(base, tm
     assert same(weights(tmp_path, "whole"), weights(tmp_path, "broken"))
 
 
+def test_the_multiplier_of_pdu_moves_in_a_run_as_short_as_its_warm_up(base, tmp_path):
+    """The paper's warm-up is 5 epochs: of a run of 5 it takes the half."""
+    settings = tiny_settings(objective="pdu", retain_loss="gd", epochs=5, batch_size=3, retain_coeff=100.0)
+    seen = []
+
+    class Coefficients(Listener):
+        def advance(self, amount=1, **figures):
+            seen.append(figures.get("retain_coeff"))
+
+    forget(tiny_request(), base, settings, store=tmp_path, progress=Coefficients())
+    weights_of_steps = [value for value in seen if value is not None]
+    assert len(weights_of_steps) == 10  # two steps an epoch
+    assert weights_of_steps[:4] == [100.0] * 4 and len(set(weights_of_steps[4:])) == 6
+
+
 def test_rows_own_alternates_are_taken_and_the_base_is_not_asked(base, tmp_path):
     given = [{**row, "alternate_answer": ["No one knows.", "Nothing."]} for row in rows(FACTS[:3])]
     request = ForgetRequest.from_rows(given, rows(FACTS[-3:]), "given")

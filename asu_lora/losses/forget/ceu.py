@@ -7,7 +7,7 @@ import torch
 
 from asu_lora.errors import SettingError
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Loss
+from asu_lora.losses.loss import Loss, PaperSettings
 from asu_lora.losses.token_kl import NEVER
 
 
@@ -15,11 +15,12 @@ class CEU(Loss):
     """Cross-entropy to the student's own distribution without the answer token, which is held fixed.
 
     The mean over all answer tokens of the batch; with ``skip`` 1, without each answer's first, which tells little (a
-    footnote of the paper). The paper has no retain loss beside it.
+    footnote of the paper). The paper has no retain loss beside it, nor has OpenUnlearning (src/trainer/unlearn/ceu.py).
     """
 
     name = "ceu"
     settings: ClassVar[Mapping[str, float]] = {"skip": 1}
+    paper: ClassVar[PaperSettings] = PaperSettings(forget_coeff=1.0, retain_loss="none")
 
     def __init__(self, skip: float = 1):
         if skip not in (0, 1):

@@ -7,7 +7,7 @@ import torch
 
 from asu_lora.errors import SettingError
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Loss
+from asu_lora.losses.loss import Loss, PaperSettings
 
 
 class RMU(Loss):
@@ -15,7 +15,7 @@ class RMU(Loss):
 
     The mean over rows of the mean over answer tokens, at the positions that predict them. (The paper sums over H; its
     code takes the mean, as here, so that the two losses' weights keep their sense.) u is uniform on [0, 1)^H before it
-    is scaled, and drawn by the run's seed.
+    is scaled, and drawn by the run's seed. 1200 is the paper's weight of the retain loss, for Zephyr-7B.
 
     Args:
         steering: length of the vector that states are drawn to; 6.5 is the paper's for Zephyr-7B.
@@ -26,6 +26,7 @@ class RMU(Loss):
 
     name = "rmu"
     settings: ClassVar[Mapping[str, float]] = {"steering": 6.5, "layer": -1}
+    paper: ClassVar[PaperSettings] = PaperSettings(forget_coeff=1.0, retain_coeff=1200.0, retain_loss="rmu")
 
     def __init__(self, steering: float = 6.5, layer: float = -1, seed: int = 0):
         if steering <= 0:

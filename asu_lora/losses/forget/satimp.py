@@ -7,17 +7,20 @@ import torch
 
 from asu_lora.errors import SettingError
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Loss
+from asu_lora.losses.loss import Loss, PaperSettings
 
 
 class SatImp(Loss):
     """p^beta1 (1 - p)^beta2 log p of the answer tokens, the weight held fixed, the mean over all tokens of the batch.
 
     p^beta1 leaves alone what is forgotten already (saturation), (1 - p)^beta2 what any model would say (importance).
+    The weights are those of OpenUnlearning (configs/trainer/SatImp.yaml), for forget quality and model utility. For the
+    paper's own metric its page on the method has them the other way round (community/methods/SatImp/README.md).
     """
 
     name = "satimp"
     settings: ClassVar[Mapping[str, float]] = {"beta1": 5.0, "beta2": 1.0}
+    paper: ClassVar[PaperSettings] = PaperSettings(forget_coeff=0.1, retain_coeff=1.0, retain_loss="gd")
 
     def __init__(self, beta1: float = 5.0, beta2: float = 1.0):
         for name, value in (("beta1", beta1), ("beta2", beta2)):

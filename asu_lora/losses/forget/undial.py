@@ -6,19 +6,20 @@ from typing import ClassVar
 import torch
 
 from asu_lora.losses.answers import Answers
-from asu_lora.losses.loss import Loss
+from asu_lora.losses.loss import Loss, PaperSettings
 
 
 class UNDIAL(Loss):
     """Cross-entropy to the base's distribution with beta taken off the answer token's logit.
 
     The mean over all answer tokens of the batch. The target never changes, so nothing can diverge. The paper has no
-    retain loss beside it.
+    retain loss beside it (OpenUnlearning, configs/trainer/UNDIAL.yaml: its weight is 0).
     """
 
     name = "undial"
     needs = {"answer": ("base",)}
     settings: ClassVar[Mapping[str, float]] = {"beta": 10.0}
+    paper: ClassVar[PaperSettings] = PaperSettings(forget_coeff=1.0, retain_loss="none")
 
     def __init__(self, beta: float = 10.0):
         self.beta = beta

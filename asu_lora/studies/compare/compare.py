@@ -6,7 +6,7 @@ with the next run. A method that fails is a row that says so.
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,8 @@ from asu_lora.files import check_writable, disk_errors
 from asu_lora.losses import own_settings
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
-from asu_lora.studies.compare.grid import Run, seeded
-from asu_lora.studies.compare.identity import claim, shared_identity
+from asu_lora.studies.compare.grid import Run, seeded, weighted
+from asu_lora.studies.compare.identity import SETTINGS, claim, shared_identity
 from asu_lora.studies.compare.results import RunResult
 from asu_lora.studies.compare.rows import SeedRow, best_rows
 from asu_lora.studies.compare.runner import Runner
@@ -35,8 +35,6 @@ from asu_lora.studies.compare.search import search
 from asu_lora.studies.compare.tuning import Trial, Tuning
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.new_adapter import adapted
-
-SETTINGS = "settings.json"
 
 
 @dataclass
@@ -55,6 +53,7 @@ class Comparison:
         records: also write every question's answer and scores, ``runs/NAME.records.jsonl``. They hold text.
         leaks: also ask the forget rows in several ways (:mod:`~asu_lora.studies.compare.leak`).
         reference: records of a model that never saw the request (:func:`asu_lora.evaluation.retain_log.read_log`).
+        given: settings that the methods' papers don't replace (:meth:`~asu_lora.studies.methods.Method.weights`).
         trials: of the search before it, if there was one.
         shared: what identifies it, see :func:`~asu_lora.studies.compare.identity.shared_identity`.
         results: every run there is, Base first.
@@ -72,6 +71,7 @@ class Comparison:
     records: bool = False
     leaks: bool = False
     reference: Sequence[Record] | None = None
+    given: Collection[str] = ()
     trials: list[Trial] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
     results: list[RunResult] = field(default_factory=list)
@@ -112,6 +112,7 @@ def compare(
     records: bool = False,
     leaks: bool = False,
     reference: Sequence[Record] | None = None,
+    given: Collection[str] = (),
     seeds: Sequence[int] = (),
     tuning: Tuning | None = None,
     progress: Progress | None = None,
@@ -132,15 +133,14 @@ def compare(
         DataError: ``reference`` is of other questions.
     """
     config, progress, out = config or ForgetConfig(), progress or Progress(), Path(out)
-    seeds = list(seeds) or [config.seed]
     refuse_at_once(out, sets, reference)
     seeded(runs, seeds, config.seed)  # refuses seeds, before anything is loaded
-    others = (sets, out, config, idk_file, encoder, nli, notes, records, leaks, reference)
+    others = (sets, out, config, idk_file, encoder, nli, notes, records, leaks, reference, given)
     trials: list[Trial] = []
     if tuning is not None:
         base = _loaded(base, config, progress)
         runs, trials = tuned_runs(Comparison(request, base, *others), tuning, runs, progress)
-    runs = seeded(runs, seeds, config.seed)
+    runs = seeded(weighted(runs, config, given), seeds, config.seed)
     with alone(out, wait=tuning is not None):
         comparison = Comparison(request, _loaded(base, config, progress), *others, trials)
         check_settings(comparison, runs)

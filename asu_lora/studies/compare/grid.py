@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,12 +57,28 @@ def title_of(method: str, lr: float | None, changes: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
+def weighted(runs: Sequence[Run], config: ForgetConfig, given: Collection[str] = ()) -> list[Run]:
+    """Each run with the weights of its method's paper among its changes, where it has none of its own.
+
+    So its name, its hash and its record tell it apart from a run with the comparison's weights.
+
+    Args:
+        config: the comparison's settings.
+        given: those of them that no paper replaces (:meth:`~asu_lora.studies.methods.Method.weights`).
+    """
+    return [
+        run if run.lr is None else Run.of(run.method, run.lr, run.method.weights(config, given) | dict(run.changes))
+        for run in runs
+    ]
+
+
 def seeded(runs: Sequence[Run], seeds: Sequence[int], default: int) -> list[Run]:
-    """Each trained run with each of the seeds; one with the comparison's own seed stays as it is.
+    """Each trained run with each of the seeds; one with the comparison's own seed, or without any, stays as it is.
 
     Raises:
         SettingError: a seed twice, or out of range.
     """
+    seeds = list(seeds) or [default]
     if len(set(seeds)) < len(seeds):
         raise SettingError(f"The seeds {', '.join(map(str, seeds))} name one twice.")
     if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:

@@ -15,11 +15,13 @@ from asu_lora.studies.compare import VARIED
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.results import read_result
 from asu_lora.studies.methods import method
-from asu_lora.version import __version__
+from asu_lora.version import __version__, base_version
 
 if TYPE_CHECKING:
     from asu_lora.studies.compare.compare import Comparison
 
+SETTINGS = "settings.json"  # of a comparison's folder: whose it is
+VERSION = "asu-lora"  # the release alone: two commits on the way to it make the same runs, as far as anyone knows
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
 
 
@@ -46,7 +48,7 @@ def shared_identity(comparison: "Comparison", hidden: Callable[[str], str]) -> d
         },
         "encoder": comparison.encoder and comparison.encoder.name,
         "nli": comparison.nli and comparison.nli.name,
-        "asu-lora": __version__,
+        VERSION: base_version(__version__),
     }
 
 
@@ -61,22 +63,22 @@ def claim(file: Path, shared: dict[str, Any], runs: Path, earlier: dict[str, Any
 
     Args:
         runs: the folder of the runs' files.
-        earlier: the same identity as earlier versions wrote it, with plain hashes: such a folder is written anew.
+        earlier: the same identity as earlier versions wrote it, with plain hashes: such a folder is written anew, as
+            is one that names its version to the commit.
 
     Raises:
         SettingError: it holds another comparison; the first difference is named.
     """
-    if not file.is_file():
+    before = claimed(file)
+    if before == shared:
+        return
+    known = known_as(file, shared, earlier)
+    if before is None or known:
+        if known:
+            _rename(runs, known, shared)
         write_files(file.parent, {file.name: json.dumps(shared, indent=1) + "\n"})
         return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        before = {}
-    if before == earlier:
-        _rename(runs, earlier, shared)
-        write_files(file.parent, {file.name: json.dumps(shared, indent=1) + "\n"})
-        return
+    before = of_the_release(before)
     for key in [*shared, *before]:
         if before.get(key) != shared.get(key):
             said = (
@@ -90,12 +92,37 @@ def claim(file: Path, shared: dict[str, Any], runs: Path, earlier: dict[str, Any
             )
 
 
+def claimed(file: Path) -> dict[str, Any] | None:
+    """The identity that a comparison's folder has, as it was written; None where it has none, {} where it is broken."""
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def known_as(file: Path, shared: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any] | None:
+    """The identity by which a folder's runs are known, if it is this comparison's, now or as earlier versions wrote it.
+
+    The arguments are those of :func:`claim`.
+    """
+    before = claimed(file)
+    return before if before and of_the_release(before) in (shared, earlier) else None
+
+
+def of_the_release(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity with its version as it is written today; earlier ones name it to the commit."""
+    return identity | {VERSION: base_version(str(identity[VERSION]))} if VERSION in identity else identity
+
+
 def _rename(runs: Path, earlier: dict[str, Any], shared: dict[str, Any]) -> None:
     """Know an earlier version's runs by today's identity."""
     for path in sorted(runs.glob("*.json")):
         with suppress(OSError, ValueError, TypeError, KeyError, SettingError):
             entry = json.loads(path.read_text(encoding="utf-8"))
-            run = Run(method(entry["method"]), entry["lr"])
+            run = Run.of(method(entry["method"]), entry["lr"], entry.get("changes", {}))
             if result := read_result(path, run_identity(earlier, run)):
                 result.identity = run_identity(shared, run)
                 result.write(path)

@@ -11,7 +11,7 @@ from asu_lora.errors import SettingError
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.grid import Run
-from asu_lora.studies.compare.identity import run_identity, shared_identity
+from asu_lora.studies.compare.identity import SETTINGS, known_as, run_identity, shared_identity
 from asu_lora.studies.compare.results import LEAK, QUALITY, RunResult, read_result
 from asu_lora.studies.compare.runner import ADAPTERS, RUNS, Runner
 from asu_lora.studies.methods import method
@@ -54,7 +54,8 @@ def reproduce(comparison: Comparison, name: str, progress: Progress) -> Reproduc
     except (OSError, ValueError, KeyError) as error:
         raise SettingError(f"{comparison.out} has no row '{name}': it has {names}.") from error
     shared = shared_identity(comparison, AdapterStore(comparison.out / ADAPTERS).keyed)
-    recorded = read_result(file, run_identity(shared, run))
+    before = known_as(comparison.out / SETTINGS, shared, shared_identity(comparison, lambda plain: plain))
+    recorded = read_result(file, run_identity(before or shared, run))
     if recorded is None:
         raise SettingError(
             f"The row '{name}' was made with another request, base or settings than these (or another version): give "

@@ -28,7 +28,7 @@ from asu_lora.studies.compare.speech import speech
 from asu_lora.studies.methods import method
 from asu_lora.studies.privacy import Privacy
 from asu_lora.teacher.tau import TauChoice
-from asu_lora.version import library_versions
+from asu_lora.version import __version__, library_versions
 
 if TYPE_CHECKING:
     from asu_lora.studies.compare.compare import Comparison
@@ -82,9 +82,8 @@ class Runner:
         result = self.read(run)
         if result is None or result.state == FAILED:
             identity = run_identity(self.comparison.shared, run)
-            result = RunResult(
-                identity, run.method.name, run.lr, TRAINED, versions=library_versions(), changes=dict(run.changes)
-            )
+            versions = {"asu-lora": __version__, **library_versions()}
+            result = RunResult(identity, run.method.name, run.lr, TRAINED, versions=versions, changes=dict(run.changes))
             if not run.method.is_base:
                 self.train(run, result, progress)
             result.write(self.file(run))

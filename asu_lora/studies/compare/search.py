@@ -24,7 +24,7 @@ from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import disk_errors
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run, title_of
-from asu_lora.studies.compare.identity import run_identity, shared_identity
+from asu_lora.studies.compare.identity import SETTINGS, VERSION, claimed, run_identity, shared_identity
 from asu_lora.studies.compare.results import RunResult
 from asu_lora.studies.compare.runner import ADAPTERS, Runner
 from asu_lora.studies.compare.search_space import Range, Space, published, search_space, settings_of_trial
@@ -77,7 +77,8 @@ class Searcher:
         self.whole = self._runner(comparison, self.folder, tuning.sets)
         early = [replace(q, examples=q.examples[: max(2, math.ceil(EARLY * len(q.examples)))]) for q in tuning.sets]
         self.early = self._runner(comparison, self.folder / "early", early)
-        self.config = comparison.config
+        self.version = (claimed(comparison.out / SETTINGS) or {}).get(VERSION)  # that the folder was last written by
+        self.config, self.given = comparison.config, comparison.given
         self.worker = uuid.uuid4().hex
         self.alive = FileLock(self._lock(self.worker))
         self.alive.acquire()
@@ -115,8 +116,9 @@ class Searcher:
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST),
                 load_if_exists=True,
             )
-            identity = run_identity(self.whole.comparison.shared, Run(method))
-            if study.user_attrs.setdefault("identity", identity) != identity:
+            shared, run = self.whole.comparison.shared, Run.of(method, None, self.untried(method))
+            identity, earlier = (run_identity(each, run) for each in (shared, shared | {VERSION: self.version}))
+            if study.user_attrs.get("identity", identity) not in (identity, earlier):
                 raise SettingError(
                     f"{self.folder} holds the trials of another search: give the same settings and rows to go on with "
                     "it, or another --out."
@@ -137,7 +139,7 @@ class Searcher:
             if made >= self.tuning.trials:
                 return None
             if not known:
-                study.enqueue_trial(published(method, self.config))
+                study.enqueue_trial(published(method, self.config, self.given))
             # by the number of the trial: the same one whoever asks, and however often a search was broken off
             seed = int(hashlib.sha256(f"{method.name} {self.config.seed} {len(known)}".encode()).hexdigest()[:8], 16)
             study.sampler = self.optuna.samplers.TPESampler(
@@ -151,7 +153,8 @@ class Searcher:
     def make(self, study: "optuna.Study", trial: "optuna.Trial", method: Method) -> None:
         """Train and score one trial: a quarter first, and the whole if that was good enough."""
         started, states = time.monotonic(), self.optuna.trial.TrialState
-        lr, changes = settings_of_trial(method, trial.params)
+        lr, tried = settings_of_trial(method, trial.params)
+        changes = self.untried(method) | tried
         said = f"Trial {trial.user_attrs['place']} of {self.tuning.trials}, {title_of(method.name, lr, changes)}"
         self.progress.note(f"{said}.")
         early = self.score(self.early, Run.of(method, lr, changes | {"epochs": EARLY * self.config.epochs}), trial)
@@ -203,7 +206,13 @@ class Searcher:
             (trial for trial in self.trials(method) if trial.score is not None),
             key=lambda trial: (trial.score, -trial.number),
         )
-        return Run.of(method, *settings_of_trial(method, best.settings))
+        lr, tried = settings_of_trial(method, best.settings)
+        return Run.of(method, lr, self.untried(method) | tried)
+
+    def untried(self, method: Method) -> dict[str, Any]:
+        """The weights of the method's paper that no trial varies."""
+        space = search_space(method)
+        return {name: v for name, v in method.weights(self.config, self.given).items() if name not in space}
 
     def _runner(self, comparison: "Comparison", out: Path, sets: Sequence[QuestionSet]) -> Runner:
         own = replace(comparison, request=self.tuning.request, sets=sets, out=out, shared={}, results=[], notes=())

@@ -1,6 +1,6 @@
 """What a search tries for a method: its learning rate, the retain loss's weight, and its own number."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ Space = dict[str, Range | tuple[Any, ...]]
 RATES = Range(1e-4, 5e-3)
 COEFFICIENTS = Range(0.3, 10.0)
 # by retain loss or objective: the paper's own weight lies far from the others' (docs/method.md)
-OWN_COEFFICIENTS = {"rmu": (Range(1.0, 2000.0), 1200.0), "pdu": (Range(1.0, 200.0), 100.0)}
+OWN_COEFFICIENTS = {"rmu": Range(1.0, 2000.0), "pdu": Range(1.0, 200.0)}
 # by objective: a setting (beta, tau) or, with a dot, a number of the loss's own
 OWN: dict[str, tuple[str, Range | tuple[Any, ...]]] = {
     "asu": ("tau", ("auto", 1.5, 2.0, 2.3, 3.0, 4.0, 6.0)),
@@ -46,19 +46,24 @@ def search_space(method: Method) -> Space:
     """Ranges and choices by the name of what is tried; a method without a retain loss has no weight of it."""
     space: Space = {LR: RATES}
     if method.retain_loss != "none":
-        space[COEFFICIENT] = _coefficient(method)[0] or COEFFICIENTS
+        named = (OWN_COEFFICIENTS.get(name or "") for name in (method.retain_loss, method.objective))
+        space[COEFFICIENT] = next(filter(None, named), COEFFICIENTS)
     if method.objective in OWN:
         name, values = OWN[method.objective]
         space[name.lstrip(".")] = values
     return space
 
 
-def published(method: Method, config: ForgetConfig) -> dict[str, Any]:
-    """The trial that every search begins with: the comparison's settings, and the paper's where these are its own."""
+def published(method: Method, config: ForgetConfig, given: Collection[str] = ()) -> dict[str, Any]:
+    """The trial that every search begins with: the comparison's settings, and the paper's where these are its own.
+
+    Args:
+        given: settings that no paper replaces (:meth:`~asu_lora.studies.methods.Method.weights`).
+    """
     found: dict[str, Any] = {LR: min(max(config.lr, RATES.low), RATES.high)}
     space = search_space(method)
-    if COEFFICIENT in space:
-        found[COEFFICIENT] = _coefficient(method)[1] or _within(config.retain_coeff, COEFFICIENTS)
+    if isinstance(ends := space.get(COEFFICIENT), Range):
+        found[COEFFICIENT] = _within(method.weights(config, given).get(COEFFICIENT, config.retain_coeff), ends)
     if method.objective in OWN:
         name, values = OWN[method.objective]
         if name.startswith("."):
@@ -78,11 +83,6 @@ def settings_of_trial(method: Method, tried: Mapping[str, Any]) -> tuple[float, 
         own_settings(method.objective or "", method.retain_loss or "none", text)  # within the loss's own range
         changes["loss_settings"] = text
     return tried[LR], changes
-
-
-def _coefficient(method: Method) -> tuple[Range | None, float | None]:
-    named = (OWN_COEFFICIENTS.get(name or "") for name in (method.retain_loss, method.objective))
-    return next(filter(None, named), (None, None))
 
 
 def _within(value: float, ends: Range) -> float:

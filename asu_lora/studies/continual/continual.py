@@ -1,6 +1,6 @@
 """The same requests with several methods: a run each, one table and one figure of all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class ContinualConfig:
 
     Attributes:
         methods: see :func:`~asu_lora.studies.methods.method_configs`; None is the config's own losses.
+        given: settings that the methods' papers don't replace (:meth:`~asu_lora.studies.methods.Method.weights`).
         history: how the adapters stand to each other.
         retain, by, most_steps: see :func:`~asu_lora.studies.continual.steps.read_steps`.
         questions: most questions of a request or set; 0 scores nothing.
@@ -44,6 +45,7 @@ class ContinualConfig:
     """
 
     methods: str | None = None
+    given: Collection[str] = ()
     history: HistoryConfig = field(default_factory=HistoryConfig)
     retain: str | Path | None = None
     by: str | None = None
@@ -89,7 +91,7 @@ def run_methods(
         AsuLoraError: one of its kinds; all files and settings are checked before anything is trained.
     """
     continual, progress, out = continual or ContinualConfig(), progress or Progress(), Path(out)
-    chosen = method_configs(continual.methods, config)
+    chosen = method_configs(continual.methods, config, continual.given)
     steps = read_steps(requests, continual.retain, continual.by, continual.most_steps)
     for name in chosen:
         check_resumable(out / file_name(name), resume)
@@ -98,7 +100,7 @@ def run_methods(
     check_writable(out)
     progress.stage("Loading the base")
     base = _loaded(base, config)
-    about = _about(base, config, continual.history, steps, questions)
+    about = _about(base, config, continual.history, steps, questions) | _weights(chosen, config)
     records: Records = {}
 
     for name, own in chosen.items():
@@ -170,6 +172,14 @@ def _questions(steps: Sequence[Step], continual: ContinualConfig, config: Forget
         )
     sentence, entailment, notes = scoring_models(continual.encoder, continual.nli)
     return Questions((kept, *general), most, sentence, entailment, tuple(notes), rows_of_settings(config))
+
+
+def _weights(chosen: Mapping[str, ForgetConfig], config: ForgetConfig) -> dict[str, Any]:
+    """The weights of the methods whose papers have others than the settings."""
+    own = {name: (each.forget_coeff, each.retain_coeff) for name, each in chosen.items()}
+    other = {name: pair for name, pair in own.items() if pair != (config.forget_coeff, config.retain_coeff)}
+    said = {name: f"forget {forget:g}, retain {retain:g}" for name, (forget, retain) in other.items()}
+    return {"weights": said} if said else {}
 
 
 def _about(
