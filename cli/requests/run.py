@@ -97,8 +97,9 @@ def run(
 
     A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
     store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A
-    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then. So does
-    one whose audit brings back more than --fail-over, with its text kept; exit code 3 if nothing else went wrong.
+    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then. A
+    request of which an audit brings back more than its limit (--fail-over) fails too, and keeps its text; exit code 3
+    if nothing else went wrong.
     """
     from asu_lora.cli.quiet import quiet_libraries
 
