@@ -97,9 +97,8 @@ def run(
 
     A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
     store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A
-    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then. A
-    request of which an audit brings back more than its limit (--fail-over) fails too, and keeps its text; exit code 3
-    if nothing else went wrong.
+    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then. One of
+    which an audit brings back too much (--fail-over) fails too, and keeps its text; exit code 3 if that was all.
     """
     from asu_lora.cli.quiet import quiet_libraries
 
@@ -113,9 +112,8 @@ def run(
     from asu_lora.requests.runner.workshop import Workshop
 
     wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most, launch, policy_from(**policy))
-    where = Engine(engine, address, workers, at_once)
     shop = Workshop.open(Places(store, database, key_file, acting(actor), publish), wanted, audit=audit_adapter)
-    report = work_through(shop, where, Telling(len(shop.waiting())))
+    report = work_through(shop, Engine(engine, address, workers, at_once), Telling(len(shop.waiting())))
     if as_json:
         print_json(as_dict(report))
     else:
