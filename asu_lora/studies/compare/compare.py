@@ -171,10 +171,14 @@ def refuse_at_once(out: Path, sets: Sequence[QuestionSet], reference: Sequence[R
 def tuned_runs(
     comparison: Comparison, tuning: Tuning, runs: Sequence[Run], progress: Progress
 ) -> tuple[list[Run], list[Trial]]:
-    """The runs with what the search finds in the place of their learning rates, and its trials."""
+    """The runs with what the search finds in the place of their learning rates, and its trials.
+
+    A method with settings of its own stays as it is.
+    """
     check_settings(comparison, runs)
-    found, trials = search(comparison, tuning, list(dict.fromkeys(run.method for run in runs)), progress)
-    return [run for run in runs if run.method.is_base] + found, trials
+    tuned = [run.method for run in runs if not run.method.settings]
+    found, trials = search(comparison, tuning, list(dict.fromkeys(tuned)), progress)
+    return [run for run in runs if run.method.is_base or run.method.settings] + found, trials
 
 
 def _loaded(base: str | LoadedBase, config: ForgetConfig, progress: Progress) -> LoadedBase:

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
-from asu_lora.studies.methods import BASE, Method, file_name, learning_rate, lr_text
+from asu_lora.studies.methods import BASE, DEFAULT, Method, file_name, learning_rate, lr_text
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Run:
 def title_of(method: str, lr: float | None, changes: Mapping[str, Any]) -> str:
     """A run in words: ``NPO_GD, lr 0.001, retain_coeff 2, seed 1``."""
     said = [method] if lr is None else [method, f"lr {lr_text(lr)}"]
+    own = ADDS_UP if method == DEFAULT else {}  # what its name says already
     for name, value in changes.items():
+        if name in own and own[name] == value:
+            continue
         said.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(said)
 
@@ -122,7 +126,8 @@ def learning_rates(texts: Sequence[str], chosen: Sequence[Method], default: floa
                 f"{', '.join(trained) or 'none'}."
             )
         own.setdefault(name, []).extend(rates)
-    return {name: list(dict.fromkeys(own.get(name) or common or [default])) for name in trained}
+    theirs = {each.name: [each.lr] for each in chosen if each.lr}  # no part of what is tried for all
+    return {name: list(dict.fromkeys(own.get(name) or theirs.get(name) or common or [default])) for name in trained}
 
 
 def plan_runs(chosen: Sequence[Method], rates: Mapping[str, Sequence[float]]) -> list[Run]:

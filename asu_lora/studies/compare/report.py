@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.files import disk_errors, write_files
 from asu_lora.reporting.plot_style import save_figure
 from asu_lora.reporting.tables import markdown_table, percent
@@ -16,6 +17,7 @@ from asu_lora.studies.compare.ranking import SENTENCES, pareto_front, that_speak
 from asu_lora.studies.compare.results import LEAK, QUALITY, SCORES
 from asu_lora.studies.compare.rows import Row, SeedRow, seed_rows
 from asu_lora.studies.compare.table import FRONT, csv_text, paper_table, speaking_table
+from asu_lora.studies.methods import DEFAULT
 from asu_lora.version import library_versions
 
 STEM = "comparison"
@@ -63,6 +65,7 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
         "questions) in percent; best **bold**, second <u>underlined</u>, the base apart. "
         f"{FRONT}: no other has more of both MU and FE. "
         "±: half the 95 % interval of the mean over seeds. Seconds and memory are those of one run.\n",
+        *own_settings_part(kept),
         *speaking_part(kept),
     ]
     if len(kept) < len(everything):
@@ -97,6 +100,17 @@ def against_part(kept: Sequence[Row]) -> list[str]:
         "that never saw them; above 0.05 the two can't be told apart.",
     }
     return [f"{text}\n" for name, text in told.items() if name in known]
+
+
+def own_settings_part(kept: Sequence[Row]) -> list[str]:
+    """What the row of the default is, where there is one."""
+    steps = {row.training.get("steps") for row in kept if row.method == DEFAULT and row.done}
+    if not steps:
+        return []
+    told = ", ".join(f"{name} {value:g}" for name, value in ADDS_UP.items())
+    return [
+        f"{DEFAULT}: what `asu-lora forget` does where nothing is typed, in {steps.pop()} steps of its own ({told}).\n"
+    ]
 
 
 def speaking_part(kept: Sequence[SeedRow]) -> list[str]:
