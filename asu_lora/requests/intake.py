@@ -22,6 +22,10 @@ OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reaso
 QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")  # an apostrophe inside a word opens nothing
 
 
+class IdTaken(LedgerError):
+    """There is a request of that id already."""
+
+
 @dataclass(frozen=True)
 class Details:
     """What stands beside a request.
@@ -69,7 +73,8 @@ def add(
 
     Raises:
         StoreError: the id can't be an adapter's name, or an adapter has it already.
-        LedgerError: there is a request of that id, or the ledger is another store's.
+        IdTaken: there is a request of that id.
+        LedgerError: the ledger is another store's.
         DataError: there is no such file.
     """
     store.check_name(request)
@@ -147,8 +152,8 @@ def _sealed(vault: TextVault, change: Any, request: str, text: RequestText) -> d
     return {"rows": len(text.forget), "retain_rows": kept, "commitment": commitment, "key": vault.key_id}
 
 
-def _taken(request: str) -> LedgerError:
-    return LedgerError(
+def _taken(request: str) -> IdTaken:
+    return IdTaken(
         f"There is a request {request} already: choose another --id, or hand a failed one in again with "
         f"'asu-lora requests retry {request}'."
     )
