@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from asu_lora.adapters.combine_report import CombineReport
+from asu_lora.adapters.forgetting_curve import curves_of_sum
 from asu_lora.adapters.lineage import contents_of, still_beneath
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import WEIGHTS_NAME, BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
@@ -93,6 +94,8 @@ def _manifest(
         "relative_error": report.relative_error,
         "without_manifest": [lora.name for lora in loras if not lora.manifest],
     }
+    if report.relative_error == 0 and (curves := curves_of_sum(manifests, report.sources, contents)):
+        details["forgetting_curves"] = curves
     return Manifest(
         name=name,
         base=base,

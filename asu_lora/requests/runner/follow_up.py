@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import func, select
 
 from asu_lora.adapters.combine import combine
-from asu_lora.adapters.fitted_weights import fitting
+from asu_lora.adapters.fitted_weights import fitting, unfitted
 from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.errors import AsuLoraError
 from asu_lora.progress import Progress
@@ -245,6 +245,8 @@ def _combine_one(
     name = _name_for(shop, requests)
     tell(f"Combining {len(requests)} adapters as {name}")
     folders = [shop.store.resolve(request) for request in requests]
+    for note in unfitted(folders):
+        tell(note)
     with shop.store.stage(name, replace=True) as folder:
         weights = fitting([(each, 1.0) for each in folders]) or [1.0] * len(folders)  # trained to add up, or not
         combine(folders, weights, folder, None, name)
