@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -87,7 +88,7 @@ def _manifest(
     digest = hashlib.sha256("\n".join(prints).encode()).hexdigest()
     manifests = [lora.manifest for lora in loras]
     contents = contents_of(manifests, report.sources)
-    details = {
+    details: dict[str, Any] = {
         "sources": report.sources,
         "contents": [entry.model_dump() for entry in contents],
         "rank": rank,

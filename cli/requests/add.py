@@ -113,7 +113,7 @@ def _queued(request) -> str:
     return f"{request.id}: {request.rows} row{'s' * (request.rows != 1)}, queued, due {day(request.due)} UTC."
 
 
-def _kept(request, sentence: str) -> str:
+def _kept(request, sentence: str | None) -> str:
     return (
         f"{sentence} {request.id} is kept as failed, due {day(request.due)}: mend the file, then 'asu-lora requests "
         f"retry {request.id} --file FILE'."
