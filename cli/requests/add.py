@@ -1,15 +1,20 @@
 """``asu-lora requests add``: requests come in, each with its rows, an id and a due date."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from asu_lora.cli.console import print_json
-from asu_lora.cli.options import json_option, retain_option, where_option
+from asu_lora.cli.help_pages import GroupedCommand
+from asu_lora.cli.options import json_option, machine_options, retain_option, retain_pool_options, where_option
 from asu_lora.cli.requests.common import acting, actor_option, day, key_option, ledger_options, open_vault
 
+if TYPE_CHECKING:
+    from asu_lora.requests.chosen_retain import RetainChooser
 
-@click.command(short_help="Take requests in: their rows, an id, a due date.")
+
+@click.command(cls=GroupedCommand, short_help="Take requests in: their rows, an id, a due date.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--id",
@@ -23,22 +28,36 @@ from asu_lora.cli.requests.common import acting, actor_option, day, key_option, 
 @click.option("--owner", help="Who looks after it.")
 @click.option("--basis", help="The legal basis, such as 'GDPR Art. 17(1)(b)'.")
 @click.option("--note", help="Anything else; the ledger keeps it readable, so no personal data.")
-@retain_option()
+@retain_option(" 'auto' chooses the rows nearest to each request from --retain-pool.")
+@retain_pool_options
+@click.option(
+    "--base",
+    envvar="ASU_LORA_BASE",
+    default="smollm2-135m",
+    show_default=True,
+    show_envvar=True,
+    help="With --retain auto: the model that says which rows are near, the one that is to forget.",
+)
+@machine_options
 @where_option
 @ledger_options
 @key_option
 @actor_option
 @json_option
-def add(*, files, request, due, owner, basis, note, retain, where, store, database, key_file, actor, as_json) -> None:
+def add(
+    *, files, request, due, owner, basis, note, retain, where, store, database, key_file, actor, as_json, **choosing
+) -> None:
     """Take the request in each FILE in: rows to forget, as 'asu-lora forget' reads them.
 
     \b
       asu-lora requests add anna.jsonl --id TICKET-1 --due 30d --basis "GDPR Art. 17(1)(b)"
       asu-lora requests add ben.csv --retain team.csv --due 2026-12-31 --owner privacy@example.org
-      asu-lora requests add tickets/*.jsonl --due 30d
+      asu-lora requests add tickets/*.jsonl --due 30d --retain auto --retain-pool everything.jsonl
 
     The rows are sealed with the key and stand nowhere else; FILE is not needed any more. A file that is there and
     can't be read is kept as failed, with its due date: mend it, then 'asu-lora requests retry TICKET --file FILE'.
+
+    With --retain auto the rows to keep are chosen now, with the base, and sealed beside the request.
 
     Of several files each is a request, called by its file's name. One that can't be taken stops no other; exit code 1
     then.
@@ -52,15 +71,39 @@ def add(*, files, request, due, owner, basis, note, retain, where, store, databa
     if request is not None and len(files) > 1:
         raise click.UsageError("--id names one request: leave it out, and each is called by its file's name.")
     details = Details(due_moment(due), owner, basis, note)
+    retain, chooser = chosen(retain, choosing)
     kept = Database(store, database)
     vault = open_vault(key_file, ledger_is_there=kept.exists())
     kept.prepare()
     ledger = Ledger(kept, acting(actor), vault.seal)
-    to_read = [Files(file, retain, dict(where)) for file in files]
+    to_read = [Files(file, retain, dict(where), chooser) for file in files]
     if len(files) == 1:
         _add_one(ledger, vault, to_read[0], details, AdapterStore(store), request, as_json)
     else:
         _add_each(ledger, vault, to_read, details, AdapterStore(store), as_json)
+
+
+def chosen(retain: str | None, choosing: dict) -> "tuple[str | None, RetainChooser | None]":
+    """The retain file, or with --retain auto what chooses the rows, its base loaded."""
+    from asu_lora.cli.forget import retain_set
+
+    pool = retain_set(retain, choosing)
+    if pool is None or isinstance(pool, str):
+        return pool, None
+    from asu_lora.cli.progress import Bars
+    from asu_lora.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from asu_lora.models.loading import load_base
+    from asu_lora.requests.chosen_retain import RetainChooser
+
+    progress = Bars()
+    click.get_current_context().call_on_close(progress.close)
+    progress.stage("Loading the base")
+    base = load_base(
+        choosing["base"], choosing["precision"], choosing["device"], trust_remote_code=choosing["trust_remote_code"]
+    )
+    return None, RetainChooser(base, pool, progress)
 
 
 def _add_one(ledger, vault, file, details, store, request, as_json) -> None:

@@ -19,7 +19,8 @@ from asu_lora.cli.requests.common import day, key_option, ledger_options, open_v
 def show(*, request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
     """Show where TICKET stands, and every step it took.
 
-    The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE.
+    The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE; retain rows that
+    were chosen from a pool are not.
     """
     from dataclasses import asdict
 
@@ -84,5 +85,7 @@ def _same(ledger, key_file, request, file, retain) -> bool:
 
     vault = open_vault(key_file)
     text = RequestText.from_files(file, retain)
+    told = [line.payload for line in ledger.history(request, ["queued"]) if "commitment" in line.payload]
+    chosen = bool(told) and "retain_pool_rows" in told[-1]  # nobody has a file of what was chosen
     with ledger.database.reading() as connection:
-        return vault.is_text_of(connection, request, text)
+        return vault.is_text_of(connection, request, text, told[-1]["rows"] if chosen and not retain else None)
