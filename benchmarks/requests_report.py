@@ -110,7 +110,7 @@ def certify(store: Path, names: list[str]) -> None:
 def serve_and_withdraw(ledger: Ledger, store: AdapterStore) -> None:
     """The first combined adapter is marked as served; one request of the last combined one is withdrawn."""
     if not ledger.served() and (combined := ledger.consolidated()):
-        deploy(ledger, look_at(ledger, store, combined[0].payload["adapter"]), "the clinic's assistant")
+        deploy(ledger, look_at(ledger, store, [combined[0].payload["adapter"]]), "the clinic's assistant")
     if len(ledger.consolidated()) > 1 and not ledger.requests(["withdrawn"]):
         withdraw(ledger, store, ledger.consolidated()[-1].payload["requests"][-1], "the person changed their mind")
 

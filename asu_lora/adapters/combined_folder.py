@@ -5,10 +5,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from asu_lora.adapters.combine_report import CombineReport
+from asu_lora.adapters.forgetting_curve import curves_of_sum
 from asu_lora.adapters.lineage import contents_of, still_beneath
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import WEIGHTS_NAME, BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
@@ -86,13 +88,15 @@ def _manifest(
     digest = hashlib.sha256("\n".join(prints).encode()).hexdigest()
     manifests = [lora.manifest for lora in loras]
     contents = contents_of(manifests, report.sources)
-    details = {
+    details: dict[str, Any] = {
         "sources": report.sources,
         "contents": [entry.model_dump() for entry in contents],
         "rank": rank,
         "relative_error": report.relative_error,
         "without_manifest": [lora.name for lora in loras if not lora.manifest],
     }
+    if report.relative_error == 0 and (curves := curves_of_sum(manifests, report.sources, contents)):
+        details["forgetting_curves"] = curves
     return Manifest(
         name=name,
         base=base,

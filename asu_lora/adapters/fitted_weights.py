@@ -10,17 +10,26 @@ asked for, and what is kept pays for it. Each adapter's manifest has its own cur
 for k adapters; ln p_i is interpolated between the measured weights. The half more is for the words: asked, a model
 strays further from the true answer in company than its probability says. Where several adapters are named together
 without a weight, and all of them have curves, these are the weights that they get.
+
+A combined adapter counts as the n adapters in it, of weights u_i, which share its weight w. Alone they forget under
+their own pressure P' = 1.5 * interference * (n - 1) * mean(u), so that
+
+    ln p_i(w u_i) - P = ln p_i(u_i) - P'
+
+and w is the largest of what they ask for: none of its requests is forgotten less than by it alone.
 """
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import brentq
 
 from asu_lora.adapters.adapter_spec import typed_adapter, weighted
-from asu_lora.adapters.forgetting_curve import forgetting_curve
+from asu_lora.adapters.forgetting_curve import Part, curves_inside, enough
+from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, SettingError
 
@@ -42,16 +51,50 @@ def fitted_weights(folders: Sequence[str | Path], interference: float = INTERFER
     """
     if not np.isfinite(interference) or interference < 0:
         raise SettingError(f"The interference must be a number of nats, 0 or more, not {interference}.")
-    curves = [forgetting_curve(folder) for folder in folders]
+    adapters = [curves_inside(folder) for folder in folders]
+    _refuse_twice(folders, adapters)
+    shares = [part.weight for parts in adapters for part in parts]
+    most = WORDS * interference * (len(shares) - 1)
+    if not most or len(adapters) == 1:
+        return [1.0] * len(adapters)
 
     def weights(pressure: float) -> list[float]:
-        return [max(curve.weight_for(curve.at(1.0) * math.exp(pressure)), LEAST) for curve in curves]
+        return [_weight(parts, pressure, interference) for parts in adapters]
 
-    most = WORDS * interference * (len(curves) - 1)
-    if not most:
-        return [1.0] * len(curves)
-    pressure = brentq(lambda p: most * float(np.mean(weights(p))) - p, 0.0, most, xtol=1e-6)
+    def too_low(pressure: float) -> float:
+        acting = [w * part.weight for w, parts in zip(weights(pressure), adapters, strict=True) for part in parts]
+        return most * float(np.mean(acting)) - pressure
+
+    pressure = brentq(too_low, 0.0, most * float(np.mean(shares)), xtol=1e-6)
     return [round(weight, 3) for weight in weights(pressure)]
+
+
+def _weight(parts: Sequence[Part], pressure: float, interference: float) -> float:
+    """The least weight of an adapter, up to 1, at which each of its parts forgets under a pressure what it does alone.
+
+    Args:
+        pressure: nats, of all parts of all adapters.
+    """
+    alone = WORDS * interference * (len(parts) - 1) * float(np.mean([part.weight for part in parts]))
+    asked = []
+    for part in parts:
+        level = part.curve.at(part.weight) * math.exp(pressure - alone)
+        asked.append(enough(part.curve.weights, part.curve.probabilities, level) / part.weight)
+    return min(max(*asked, LEAST), 1.0)
+
+
+def _refuse_twice(folders: Sequence[str | Path], adapters: Sequence[Sequence[Part]]) -> None:
+    """Refuse a sum that holds what is inside a combined adapter once more: its request would be pressed twice."""
+    held: dict[str, tuple[str, bool]] = {}
+    for folder, parts in zip(folders, adapters, strict=True):
+        name, is_sum = Path(folder).name, len(parts) > 1 or parts[0].weight != 1
+        for part in parts:
+            other, in_sum = held.setdefault(part.fingerprint, (name, is_sum))
+            if other != name and (in_sum or is_sum):
+                raise AdapterError(
+                    f"The adapters '{other}' and '{name}' hold the same request, and no weight fits both: leave one "
+                    "out, or give the weights yourself (NAME:0.9)."
+                )
 
 
 def fitting(adapters: Sequence[tuple[str | Path, float]], interference: float | None = None) -> list[float] | None:
@@ -94,12 +137,47 @@ def weighed(
 def told(
     given: Sequence[str | Path | tuple[str | Path, float]], found: Sequence[tuple[str | Path, float]]
 ) -> list[str]:
-    """One sentence on weights that :func:`weighed` found, none where they are those that were given or 1."""
+    """One sentence on weights that :func:`weighed` found, or on why it found none; none where weights were given.
+
+    Args:
+        found: folders and weights.
+    """
     typed = [typed_adapter(each)[1] if isinstance(each, (str, Path)) else each[1] for each in given]
-    if any(weight is not None for weight in typed) or all(weight == 1 for _, weight in found):
+    if any(weight is not None for weight in typed):
         return []
+    if all(weight == 1 for _, weight in found):
+        return unfitted([folder for folder, _ in found])
     named = ", ".join(weighted(Path(name).name, weight) for name, weight in found)
     return [
         f"Adapters that were trained to add up act at {named}, so that each request is forgotten as by its adapter "
         "alone; NAME:1 is full weight."
     ]
+
+
+def unfitted(folders: Sequence[str | Path]) -> list[str]:
+    """One sentence on a set of which some adapters could be fitted, and not all: who has no curve.
+
+    None of sets in which no adapter has a curve, nor of stacks: who was trained on top of others acts at full weight.
+    """
+    lacking = []
+    for folder in folders:
+        manifest = read_manifest(Path(folder)) if has_manifest(Path(folder)) else None
+        if manifest and manifest.on_top_of:
+            return []
+        with suppress(AdapterError):
+            curves_inside(folder)
+            continue
+        lacking.append(Path(folder).name)
+    if len(lacking) == len(folders) or len(folders) < 2:
+        return []
+    if lacking:
+        return [
+            f"The adapters act at full weight, since {' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} "
+            "no curve of forgetting to fit weights by: together they may forget more than was asked for. Give the "
+            "weights yourself (NAME:0.9, or NAME:1)."
+        ]
+    try:
+        fitted_weights(folders)
+    except AdapterError as error:
+        return [f"The adapters act at full weight. {error}"]
+    return []

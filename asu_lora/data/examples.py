@@ -79,6 +79,16 @@ def examples_from_rows(
     return examples
 
 
+def as_row(example: Example) -> dict[str, Any]:
+    """A row that gives this example and no other; its extra fields are left out."""
+    if example.is_passage:
+        return {"text": example.answer}
+    if [turn["role"] for turn in example.prompt] == ["user"]:
+        return {"question": example.question, "answer": example.answer}
+    prompt = [{**turn, "weight": 0} if turn["role"] == "assistant" else dict(turn) for turn in example.prompt]
+    return {"messages": [*prompt, {"role": "assistant", "content": example.answer}]}
+
+
 def left_out_note(examples: Sequence[Example]) -> str | None:
     """One sentence on what belongs to a conversation and stands in no row; None if there is nothing."""
     rows = {example.row for example in examples if example.left_out}

@@ -15,6 +15,7 @@ import torch
 
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.adapters.fitted_weights import fitting
+from asu_lora.adapters.forgetting_curve import held_weight
 from asu_lora.adapters.overlap import SetOverlap, overlap
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.data.encoding import Encoded, Encoder, encoder_for
@@ -63,6 +64,7 @@ class Interference:
         base, singles, pairs, total: the states measured; ``pairs`` in the order of ``excess``.
         scaled: all adapters at a common lower weight that keeps enough, None where none was needed or none does.
         fitted: weights at which each forgets in the sum what it forgets alone; None where manifests have no curves.
+        held: by the name of an adapter, the weights of the requests in it added up; 1 where it isn't told.
     """
 
     overlap: SetOverlap
@@ -72,15 +74,17 @@ class Interference:
     total: State
     scaled: State | None = None
     fitted: list[float] | None = None
+    held: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def pressure(self) -> float | None:
-        """Nats that an adapter at weight 1 takes from another one's forgotten answers, the mean over the forget sets
-        that an adapter takes a quarter of at least; None without such a set or without other adapters."""
+        """Nats that an adapter of one request at weight 1 takes from another one's forgotten answers, the mean over the
+        forget sets that an adapter takes a quarter of at least; None without such a set or without other adapters."""
         found = []
         for name, before in self.base.forget.items():
             own = min(self.singles, key=lambda state: state.forget[name])
-            others = sum(weight for state in self.singles if state is not own for _, weight in state.adapters)
+            beside = [adapter for state in self.singles if state is not own for adapter in state.adapters]
+            others = sum(weight * self.held.get(adapter, 1.0) for adapter, weight in beside)
             alone, together = own.forget[name], self.total.forget[name]
             if others > 0 and together > 0 and alone <= FORGOTTEN * before:
                 found.append(math.log(alone / together) / others)
@@ -183,13 +187,13 @@ def measure(
     total = state(*range(len(folders))) if len(folders) > 1 else singles[0]
     if len(folders) == 2:
         pairs = [total]
-    result = Interference(found, plain, singles, pairs, total)
+    held = {name: held_weight(folder) for name, (folder, _) in zip(found.names, folders, strict=True)}
+    result = Interference(found, plain, singles, pairs, total, held=held)
     pairs.sort(key=result.excess, reverse=True)
     if not result.adds_up:
         least = KEPT * min(single.retain_probability for single in singles)
         tried = (state(*range(len(folders)), share=share) for share in WEIGHTS)
-        scaled = next((each for each in tried if each.retain_probability >= least), None)
-        result = Interference(found, plain, singles, pairs, total, scaled)
+        result = replace(result, scaled=next((each for each in tried if each.retain_probability >= least), None))
     progress.close()
     return replace(result, fitted=fitting(folders, result.pressure))
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.requests.deployment import Artefact, artefacts_of
 from asu_lora.requests.ledger.database import Database
 from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.ledger.states import AUDITED, CLOSED, RE_AUDITED, WITHDRAWN, Line, Request
@@ -12,14 +13,24 @@ from asu_lora.requests.ledger.states import AUDITED, CLOSED, RE_AUDITED, WITHDRA
 
 @dataclass(frozen=True)
 class Served:
-    """An artefact that was marked as served."""
+    """What was marked as served at one time.
 
-    name: str
-    kind: str
-    hash: str
+    Attributes:
+        artefacts: served together; most often one.
+    """
+
+    artefacts: Sequence[Artefact]
     at: str
     where: str | None
-    requests: Sequence[str]
+
+    @property
+    def requests(self) -> list[str]:
+        """Those in any of them."""
+        return [request for artefact in self.artefacts for request in artefact.requests]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(artefact.name for artefact in self.artefacts)
 
 
 @dataclass(frozen=True)
@@ -82,8 +93,7 @@ def read_queue(store: AdapterStore) -> Queue | None:
 
 
 def _served(line: Line) -> Served:
-    told = line.payload
-    return Served(told["name"], told["kind"], told["hash"], line.at, told.get("where"), told["requests"])
+    return Served(artefacts_of(line.payload), line.at, line.payload.get("where"))
 
 
 def _reading(line: Line) -> Reading:

@@ -1,9 +1,15 @@
-"""What is served: an artefact by its hash, and the requests that are in it."""
+"""What is served: artefacts by their hashes, and the requests that are in them.
+
+What is served together is one set and one line of the history. A line of a single artefact holds that artefact's
+fields alone, as every line did before there were sets.
+"""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.adapters.store import AdapterStore
@@ -34,72 +40,153 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Deployment:
-    """An artefact that is served from now on.
+    """What is served from now on.
 
     Attributes:
-        missing: requests that the artefact served before it held, and this one doesn't.
+        artefacts: served together, in the order in which they were named.
+        missing: requests that were served before, and are in none of them.
     """
 
-    artefact: Artefact
+    artefacts: list[Artefact]
     missing: list[str]
 
+    @property
+    def requests(self) -> list[str]:
+        """Those in any of them, by name."""
+        return sorted(request for artefact in self.artefacts for request in artefact.requests)
 
-def look_at(ledger: Ledger, store: AdapterStore, artefact: str, requests: Sequence[str] = ()) -> Artefact:
-    """What a name or a path stands for.
+
+def look_at(ledger: Ledger, store: AdapterStore, names: Sequence[str], requests: Sequence[str] = ()) -> list[Artefact]:
+    """What names or paths stand for.
 
     Args:
-        artefact: an adapter of the store, or the folder or file of a merged model.
-        requests: those in it, where it doesn't tell by itself, as merged models don't.
+        names: adapters of the store, or folders or files of merged models.
+        requests: those in it, where it doesn't tell by itself, as merged models don't. Of several artefacts one alone
+            may leave them to be told.
 
     Raises:
         StoreError: there is nothing of that name.
-        LedgerError: nothing tells which requests are in it.
+        LedgerError: nothing tells which requests are in one of them.
     """
     must_be_home(ledger, store)
+    found = [_look(ledger, store, name) for name in names]
+    if len(found) == 1:
+        return [_checked(_with(found[0], requests))]
+    rest = set(requests) - {request for artefact in found for request in artefact.requests}
+    silent = [artefact for artefact in found if not artefact.requests]
+    if rest and len(silent) != 1:
+        raise LedgerError(
+            f"Nothing tells in which of {_named(silent or found)} the request {min(rest)} is: of a set, --request is "
+            "for one artefact that doesn't tell by itself."
+        )
+    return [_checked(artefact if artefact.requests else _with(artefact, sorted(rest))) for artefact in found]
+
+
+def deploy(ledger: Ledger, artefacts: Sequence[Artefact], where: str | None = None) -> Deployment:
+    """Write down that artefacts are served together, and that their requests are by them.
+
+    Args:
+        where: they are served, as people call the place.
+
+    Raises:
+        LedgerError: a request in one of them isn't trained, was withdrawn, or is in two of them; nothing is written
+            then.
+    """
+    check_words("place", where)
+    for artefact in artefacts:
+        check_words("artefact's name", artefact.name)
+    _refuse_twice(artefacts)
+    with ledger.changing() as change:
+        for artefact in artefacts:
+            for request in artefact.requests:
+                found = change.get(request)
+                if found is None or found.state not in (TRAINED, AUDITED, DEPLOYED):
+                    state = found.state if found else "not in the ledger"
+                    raise LedgerError(
+                        f"{artefact.name} holds the request {request}, which is {state}: serve an artefact of trained "
+                        "requests alone."
+                    )
+        before = ledger.served()[-1:]
+        change.append(SERVED, None, _payload(artefacts) | ({"where": where} if where else {}))
+        for artefact in artefacts:
+            beside = [other.name for other in artefacts if other is not artefact]
+            told = {"artefact": artefact.name, "hash": artefact.hash} | ({"beside": beside} if beside else {})
+            for request in artefact.requests:
+                change.append(DEPLOYED, request, told)
+    done = Deployment(list(artefacts), [])
+    lost = {request for line in before for request in line.payload["requests"]} - set(done.requests)
+    return Deployment(done.artefacts, sorted(lost))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a request is served now.
+
+    Attributes:
+        artefact: that holds it.
+        beside: names of those that are served together with it.
+        since: UTC.
+        where: as people call the place; None where nobody said.
+    """
+
+    artefact: Artefact
+    beside: list[str]
+    since: str
+    where: str | None
+
+
+def served_in(ledger: Ledger, request: str) -> Place | None:
+    """Where a request is served now; None where what was deployed last doesn't hold it."""
+    for line in ledger.served()[-1:]:
+        artefacts = artefacts_of(line.payload)
+        for artefact in artefacts:
+            if request in artefact.requests:
+                beside = [other.name for other in artefacts if other is not artefact]
+                return Place(artefact, beside, line.at, line.payload.get("where"))
+    return None
+
+
+def artefacts_of(payload: Mapping[str, Any]) -> list[Artefact]:
+    """The artefacts of a line that says what is served, an old one of a single artefact too."""
+    fields = ("name", "kind", "hash", "requests")
+    return [Artefact(*(told[field] for field in fields)) for told in payload.get("artefacts", [payload])]
+
+
+def _payload(artefacts: Sequence[Artefact]) -> dict[str, Any]:
+    """What the line holds; a set has the fields of an artefact too, its hash over the names and hashes in it."""
+    if len(artefacts) == 1:
+        return asdict(artefacts[0])
+    lines = sorted(f"{artefact.hash}  {artefact.name}\n" for artefact in artefacts)
+    together = Artefact(
+        ", ".join(artefact.name for artefact in artefacts),
+        "set",
+        hashlib.sha256("".join(lines).encode()).hexdigest(),
+        sorted(request for artefact in artefacts for request in artefact.requests),
+    )
+    return asdict(together) | {"artefacts": [asdict(artefact) for artefact in artefacts]}
+
+
+def _look(ledger: Ledger, store: AdapterStore, artefact: str) -> Artefact:
+    """An artefact with the requests of which it tells by itself."""
     if artefact in store.names():
         found = store.get(artefact)
         inside = found.manifest.method.contents() if found.manifest else []
         named = {artefact, *(entry.name for entry in inside)}
-        held = [each.id for each in ledger.requests() if (each.adapter or each.id) in named]
-        return _checked(Artefact(artefact, "adapter", fingerprint_of(found.path), sorted({*held, *requests})))
+        held = sorted(each.id for each in ledger.requests() if (each.adapter or each.id) in named)
+        return Artefact(artefact, "adapter", fingerprint_of(found.path), held)
     path = Path(artefact).expanduser()
     if path.is_dir():
         digest = hashlib.sha256()
         for name, file in adapter_files(path):
             digest.update(f"{sha256_file(file)}  {name}\n".encode())
-        return _checked(Artefact(path.resolve().name, "folder", digest.hexdigest(), sorted(set(requests))))
+        return Artefact(path.resolve().name, "folder", digest.hexdigest(), [])
     if path.is_file():
-        return _checked(Artefact(path.name, "file", sha256_file(path), sorted(set(requests))))
+        return Artefact(path.name, "file", sha256_file(path), [])
     raise StoreError(f"There is no adapter {artefact} in the store {store.root}, and no folder or file of that name.")
 
 
-def deploy(ledger: Ledger, artefact: Artefact, where: str | None = None) -> Deployment:
-    """Write down that an artefact is served, and that its requests are by it.
-
-    Args:
-        where: it is served, as people call the place.
-
-    Raises:
-        LedgerError: a request in it isn't trained, or was withdrawn; nothing is written then.
-    """
-    check_words("place", where)
-    check_words("artefact's name", artefact.name)
-    with ledger.changing() as change:
-        for request in artefact.requests:
-            found = change.get(request)
-            if found is None or found.state not in (TRAINED, AUDITED, DEPLOYED):
-                state = found.state if found else "not in the ledger"
-                raise LedgerError(
-                    f"{artefact.name} holds the request {request}, which is {state}: serve an artefact of trained "
-                    "requests alone."
-                )
-        before = ledger.served()[-1:]
-        told = asdict(artefact) | ({"where": where} if where else {})
-        change.append(SERVED, None, told)
-        for request in artefact.requests:
-            change.append(DEPLOYED, request, {"artefact": artefact.name, "hash": artefact.hash})
-    lost = {request for line in before for request in line.payload["requests"]} - set(artefact.requests)
-    return Deployment(artefact, sorted(lost))
+def _with(artefact: Artefact, requests: Sequence[str]) -> Artefact:
+    return replace(artefact, requests=sorted({*artefact.requests, *requests}))
 
 
 def _checked(artefact: Artefact) -> Artefact:
@@ -108,3 +195,18 @@ def _checked(artefact: Artefact) -> Artefact:
             f"Nothing tells which requests are in {artefact.name}: name each with --request, or all with --all-trained."
         )
     return artefact
+
+
+def _refuse_twice(artefacts: Sequence[Artefact]) -> None:
+    count = Counter(request for artefact in artefacts for request in artefact.requests)
+    for request, times in count.items():
+        if times > 1:
+            holding = [artefact for artefact in artefacts if request in artefact.requests]
+            raise LedgerError(
+                f"The request {request} is in {_named(holding)}: served together it would act {times} times; leave all "
+                "but one of them out."
+            )
+
+
+def _named(artefacts: Sequence[Artefact]) -> str:
+    return " and ".join(artefact.name for artefact in artefacts)

@@ -6,9 +6,9 @@ It is kept as failed with its sentence, and waits for a better file.
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import DataError, LedgerError
@@ -18,8 +18,15 @@ from asu_lora.requests.ledger.states import FAILED, QUEUED, RECEIVED, Request
 from asu_lora.requests.ledger.words import NOT_WORDS, check_words
 from asu_lora.requests.text_vault import RequestText, TextVault
 
+if TYPE_CHECKING:
+    from asu_lora.requests.chosen_retain import RetainChooser  # it loads torch
+
 OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reasoning_content", "tool_calls")
 QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")  # an apostrophe inside a word opens nothing
+
+
+class IdTaken(LedgerError):
+    """There is a request of that id already."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,25 @@ class Details:
 
 @dataclass(frozen=True)
 class Files:
-    """Where a request's rows are read from."""
+    """Where a request's rows are read from.
+
+    Attributes:
+        choose: chooses the retain rows; there is no retain file then.
+    """
 
     forget: str
     retain: str | None = None
     where: Mapping[str, Any] | None = None
+    choose: "RetainChooser | None" = None
 
     def read(self) -> RequestText:
-        return RequestText.from_files(self.forget, self.retain, self.where)
+        """The rows.
+
+        Raises:
+            DataError: whatever a forget run would refuse.
+        """
+        text = RequestText.from_files(self.forget, self.retain, self.where)
+        return replace(text, retain=self.choose.rows_for(text.forget, self.forget)) if self.choose else text
 
 
 def add(
@@ -69,7 +87,8 @@ def add(
 
     Raises:
         StoreError: the id can't be an adapter's name, or an adapter has it already.
-        LedgerError: there is a request of that id, or the ledger is another store's.
+        IdTaken: there is a request of that id.
+        LedgerError: the ledger is another store's.
         DataError: there is no such file.
     """
     store.check_name(request)
@@ -87,7 +106,8 @@ def add(
         if text is None:
             change.append(FAILED, request, {"sentence": fault})
         else:
-            change.append(QUEUED, request, _sealed(vault, change, request, text))
+            chosen = files.choose.told() if files.choose else {}
+            change.append(QUEUED, request, _sealed(vault, change, request, text) | chosen)
     return ledger.get(request)
 
 
@@ -147,8 +167,8 @@ def _sealed(vault: TextVault, change: Any, request: str, text: RequestText) -> d
     return {"rows": len(text.forget), "retain_rows": kept, "commitment": commitment, "key": vault.key_id}
 
 
-def _taken(request: str) -> LedgerError:
-    return LedgerError(
+def _taken(request: str) -> IdTaken:
+    return IdTaken(
         f"There is a request {request} already: choose another --id, or hand a failed one in again with "
         f"'asu-lora requests retry {request}'."
     )

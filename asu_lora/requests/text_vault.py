@@ -127,11 +127,15 @@ class TextVault:
             )
         return RequestText(**json.loads(self._open(row.sealed, row.key_id, request, "text")))
 
-    def is_text_of(self, connection: Connection, request: str, text: RequestText) -> bool:
-        """Whether these are the rows that the request was handed in with, destroyed or not."""
+    def is_text_of(self, connection: Connection, request: str, text: RequestText, first: int | None = None) -> bool:
+        """Whether these are the rows that the request was handed in with, destroyed or not.
+
+        Args:
+            first: compare with so many rows alone: its forget rows come before those to keep. None is all.
+        """
         row = _row(connection, request)
         salt = self._open(row.salt, row.key_id, request, "salt")
-        return [_commit(salt, told) for told in text.rows()] == json.loads(row.commitments)
+        return [_commit(salt, told) for told in text.rows()] == json.loads(row.commitments)[:first]
 
     def check_key(self, connection: Connection) -> None:
         """Refuse a key that is not the one the texts in this ledger are sealed with."""

@@ -7,6 +7,7 @@ that is at work on it is refused when it comes to write.
 from dataclasses import dataclass
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.requests.deployment import artefacts_of
 from asu_lora.requests.ledger.claims import break_claim
 from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
@@ -95,12 +96,12 @@ def _is_of_a_runner(ledger: Ledger, store: AdapterStore, name: str) -> bool:
 
 
 def holders(ledger: Ledger, store: AdapterStore, request: str) -> list[str]:
-    """Combined adapters that are in the store and hold the request's, and what was served last if it does."""
+    """Combined adapters that are in the store and hold the request's, and what of that served last does."""
     there = set(store.names())
     found = [
         line.payload["adapter"]
         for line in ledger.consolidated()
         if request in line.payload["requests"] and line.payload["adapter"] in there
     ]
-    served = ledger.served()[-1:]
-    return [*found, *(line.payload["name"] for line in served if request in line.payload["requests"])]
+    served = [artefact for line in ledger.served()[-1:] for artefact in artefacts_of(line.payload)]
+    return [*found, *(artefact.name for artefact in served if request in artefact.requests)]

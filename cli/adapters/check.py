@@ -77,13 +77,13 @@ def check(
     quiet_libraries()
     from asu_lora.models.adapter_stack import adapter_folders
 
-    opened = AdapterStore(store)
-    folders = adapter_folders(adapters, opened)
+    folders = adapter_folders(adapters, opened := AdapterStore(store))
     if serves:
         return show_serving(serving(folders, serves, base), as_json)
     if not retain and not forget:
         found = overlap([folder for folder, _ in folders], [weight for _, weight in folders])
-        return show_unmeasured(found, fitting(folders), as_json)
+        show_unmeasured(found, fitting(folders), as_json)
+        return None if as_json else note_on_fit(adapters, folders)
     from asu_lora.cli.progress import Bars
     from asu_lora.data.request import general_retain, read_examples
     from asu_lora.interference.measure import measure
@@ -99,7 +99,16 @@ def check(
         return print_json(result.as_dict())
     show_weights(result.overlap, advice=False)
     show_measured(result)
-    return show_fitted(result.overlap.names, result.fitted, result.pressure)
+    show_fitted(result.overlap.names, result.fitted, result.pressure)
+    return note_on_fit(adapters, folders)
+
+
+def note_on_fit(typed: "Sequence[str]", folders: "Sequence[tuple[Path, float]]") -> None:
+    """Why no weights are fitted, where some adapters could be."""
+    from asu_lora.adapters.fitted_weights import told
+
+    for note in told(typed, folders):
+        click.echo(note)
 
 
 def serving(folders: "Sequence[tuple[Path, float]]", servers: str, base: str) -> "list[Finding]":

@@ -83,7 +83,7 @@ def combine(
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})
         return
-    for note in told(adapters, chosen):
+    for note in told(adapters, list(zip(folders, weights, strict=True))) if fit is not False else ():
         click.echo(note)
     show(report, name, where, rank is not None)
 

@@ -10,7 +10,7 @@ from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledg
 
 
 @click.command()
-@click.argument("artefact")
+@click.argument("artefacts", nargs=-1, required=True, metavar="ARTEFACT...")
 @click.option(
     "--request", "-r", "requests", multiple=True, metavar="TICKET", help="A request that is in it; repeat it."
 )
@@ -19,10 +19,8 @@ from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledg
 @ledger_options
 @actor_option
 @json_option
-def deploy(
-    *, artefact: str, requests, all_trained: bool, where, store: Path, database: str | None, actor, as_json
-) -> None:
-    """Write down that ARTEFACT is served, with its hash: its requests are deployed.
+def deploy(*, artefacts, requests, all_trained: bool, where, store: Path, database: str | None, actor, as_json) -> None:
+    """Write down that each ARTEFACT is served, with its hash: their requests are deployed.
 
     ARTEFACT is an adapter of the store (a combined one tells by itself which requests are in it), or the folder or
     file of a merged model, for which the requests are named:
@@ -31,10 +29,14 @@ def deploy(
       asu-lora requests deploy all-of-may
       asu-lora requests deploy merged/ --request TICKET-1 --request TICKET-2
 
-    Nothing is served by this: it records what you serve.
-    """
-    from dataclasses import asdict
+    What is served together is one set: name all of it. A set that holds a request twice, or one that was withdrawn, is
+    refused.
 
+    \b
+      asu-lora requests deploy combined-001 combined-002 TICKET-21
+
+    Nothing is served by this: it records what you serve, in place of what was served before.
+    """
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.requests.deployment import deploy as record
     from asu_lora.requests.deployment import look_at
@@ -43,12 +45,31 @@ def deploy(
     held = [*requests, *(r.id for r in ledger.requests(["trained", "audited", "deployed"]) if all_trained)]
     for request in requests:
         ledger.get(request)
-    found = record(ledger, look_at(ledger, AdapterStore(store), artefact, held), where)
+    found = record(ledger, look_at(ledger, AdapterStore(store), artefacts, held), where)
     if as_json:
-        print_json(asdict(found))
-        return
-    made = found.artefact
-    count = f"{len(made.requests)} request{'s' * (len(made.requests) != 1)}"
-    click.echo(f"{made.name} is served, with {count}: {', '.join(made.requests)}.\nSHA-256: {made.hash}")
+        print_json(as_dict(found))
+    else:
+        tell(found)
+
+
+def as_dict(found) -> dict:
+    """What ``--json`` prints; a single artefact stands there by itself, too."""
+    from dataclasses import asdict
+
+    told = asdict(found)
+    return ({"artefact": told["artefacts"][0]} if len(found.artefacts) == 1 else {}) | told
+
+
+def tell(found) -> None:
+    """What is served, and what was served before and is not any more."""
+    made, count = found.artefacts, f"{len(found.requests)} request{'s' * (len(found.requests) != 1)}"
+    if len(made) == 1:
+        click.echo(f"{made[0].name} is served, with {count}: {', '.join(found.requests)}.\nSHA-256: {made[0].hash}")
+    else:
+        names = f"{', '.join(each.name for each in made[:-1])} and {made[-1].name}"
+        click.echo(f"{names} are served together, with {count}: {', '.join(found.requests)}.")
+        for each in made:
+            click.echo(f"SHA-256 of {each.name}: {each.hash}")
     if found.missing:
-        click.echo(f"What was served before held these too, and this doesn't: {', '.join(found.missing)}.", err=True)
+        this = "this doesn't" if len(made) == 1 else "this set doesn't"
+        click.echo(f"What was served before held these too, and {this}: {', '.join(found.missing)}.", err=True)

@@ -10,24 +10,34 @@ from asu_lora.cli.requests.common import day, ledger_options, read_ledger
 
 
 @click.command("list")
-@click.option("--state", "states", multiple=True, help="Only requests in this state; repeat it for several.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    help="Only requests in this state, or 'open', or 'overdue'; repeat it for several.",
+)
 @click.option("--overdue", is_flag=True, help="Only requests whose due date has passed.")
 @ledger_options
 @json_option
 def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | None, as_json: bool) -> None:
     """List the requests: overdue ones first, then open ones by their due date, then those that are done.
 
-    A request is received, queued, training, trained, audited, deployed, withdrawn or failed. It is open until what is
-    served holds it (deployed), or it is withdrawn.
+    A request is received, queued, training, trained, audited, deployed, withdrawn or failed. With --state open, those
+    that are neither deployed nor withdrawn nor failed; with --state overdue, those whose date has passed and that are
+    neither deployed nor withdrawn:
+
+    \b
+      asu-lora requests list --state open
+      asu-lora requests list --state failed --state overdue
     """
     from asu_lora.cli.requests.add import as_dict
     from asu_lora.requests.ledger.claims import at_work
     from asu_lora.requests.ledger.database import Database
-    from asu_lora.requests.ledger.states import STATES
+    from asu_lora.requests.ledger.states import LISTED_BY, STATES
 
     for state in states:
-        if state not in STATES:
-            raise click.BadParameter(f"'{state}' is none of {', '.join(STATES)}.", param_hint="--state")
+        if state not in LISTED_BY:
+            raise click.BadParameter(f"'{state}' is none of {', '.join(LISTED_BY)}.", param_hint="--state")
     if not Database(store, database).exists():
         if as_json:
             print_json([])

@@ -19,17 +19,19 @@ from asu_lora.cli.requests.common import day, key_option, ledger_options, open_v
 def show(*, request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
     """Show where TICKET stands, and every step it took.
 
-    The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE.
+    The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE; retain rows that
+    were chosen from a pool are not.
     """
     from dataclasses import asdict
 
     from asu_lora.cli.requests.add import as_dict
+    from asu_lora.requests.deployment import served_in
 
     ledger = read_ledger(store, database)
-    found, lines = ledger.get(request), ledger.history(request)
+    found, lines, place = ledger.get(request), ledger.history(request), served_in(ledger, request)
     same = _same(ledger, key_file, request, is_text, retain) if is_text else None
     if as_json:
-        told = as_dict(found) | {"history": [asdict(line) for line in lines]}
+        told = as_dict(found) | {"served": place and asdict(place), "history": [asdict(line) for line in lines]}
         print_json(told if same is None else told | {"is_text": same})
         return
     facts = {
@@ -46,6 +48,7 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
         "adapter": found.adapter,
         "trainings begun": found.attempts,
         "audits": found.audits,
+        "served": served(place, found.state),
     }
     print_table(
         None, ("Request", found.id), [(key, value) for key, value in facts.items() if value is not None], wrap=(1,)
@@ -56,12 +59,22 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
         click.echo(f"{is_text} {'is' if same else 'is not'} what was handed in.")
 
 
+def served(place, state: str) -> str | None:
+    """Where a request is served, for a table; None for one that never was."""
+    if place is None:
+        return "no more: what was deployed last doesn't hold it" if state == "deployed" else None
+    beside = f", together with {', '.join(place.beside)}" if place.beside else ""
+    return f"in {place.artefact.name}{beside}, since {day(place.since)} UTC" + (
+        f", at {place.where}" * bool(place.where)
+    )
+
+
 def summary(line) -> str:
     """The payload of a line, for a table."""
     parts = []
     for key, value in line.payload.items():
-        if value is None or isinstance(value, dict):
-            continue
+        if value is None or isinstance(value, dict) or key == "artefacts":
+            continue  # of a set: its names and its requests stand beside it
         told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         parts.append(f"{key} {told[:12] if key in ('hash', 'commitment', 'fingerprint') else told}")
     return "; ".join(parts)
@@ -72,5 +85,7 @@ def _same(ledger, key_file, request, file, retain) -> bool:
 
     vault = open_vault(key_file)
     text = RequestText.from_files(file, retain)
+    told = [line.payload for line in ledger.history(request, ["queued"]) if "commitment" in line.payload]
+    chosen = bool(told) and "retain_pool_rows" in told[-1]  # nobody has a file of what was chosen
     with ledger.database.reading() as connection:
-        return vault.is_text_of(connection, request, text)
+        return vault.is_text_of(connection, request, text, told[-1]["rows"] if chosen and not retain else None)

@@ -165,7 +165,7 @@ def test_the_command_combines_at_fitted_weights(folders, store):
     for words, said in (
         (("anna:0.5", "ben", "--fit"), "--fit chooses the weights"),
         (("anna", "ben", "--interference", 0.1), "--interference is for --fit"),
-        (("all", "ben", "--fit"), "'all' has no curve of forgetting"),
+        (("all", "ben", "--fit"), "'all' and 'ben' hold the same request"),
     ):
         refused = run(store, "adapters", "combine", *words, "--name", "never")
         assert refused.exit_code == 2 and said in refused.stderr and "never" not in store.names()

@@ -1,13 +1,15 @@
 """Measured interference on the tiny taught base: against transformers' own logits, and who is to blame."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from asu_lora.adapters.combine import combine
+from asu_lora.adapters.fitted_weights import fitting
 from asu_lora.adapters.overlap import NEUTRAL
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
@@ -16,7 +18,7 @@ from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import DataError
 from asu_lora.forgetting.forget import forget
-from asu_lora.interference.measure import measure
+from asu_lora.interference.measure import Interference, State, measure
 from asu_lora.models import adapter_stack
 from asu_lora.models.loading import load_base
 from tests.support.tiny_run import FACTS, rows, tiny_settings
@@ -152,3 +154,30 @@ def test_at_fitted_weights_the_sum_forgets_as_each_adapter_alone(base, settled):
 
     assert apart(fitted) < apart(plain) / 2
     assert fitted.total.retain_kl < plain.total.retain_kl and fitted.fitted is None
+
+
+def test_a_combined_adapter_beside_another_is_fitted_by_its_parts(base, settled):
+    store, gone = settled
+    pair = fitting([(store.resolve(name), 1.0) for name in ("first", "second")])
+    with store.stage("both") as folder:
+        combine([store.resolve("first"), store.resolve("second")], pair, folder, None, "both")
+    plain = measure(base, [("both", 1.0), ("third", 1.0)], store, KEPT, gone)
+    assert plain.held == {"both": pytest.approx(sum(pair)), "third": 1.0} and max(plain.fitted) < 1
+    alone = {name: min(state.forget[name] for state in plain.singles) for name in gone}
+    fitted = measure(base, list(zip(("both", "third"), plain.fitted, strict=True)), store, KEPT, gone)
+
+    def apart(found):
+        return sum(abs(math.log(found.total.forget[name] / alone[name])) for name in gone)
+
+    print(plain.pressure, plain.fitted, apart(plain), apart(fitted))
+    assert apart(fitted) < apart(plain) / 2 and fitted.total.retain_kl < plain.total.retain_kl
+
+
+def test_pressure_is_that_of_one_request_however_many_an_adapter_holds():
+    def state(name, forgotten):
+        return State(((name, 1.0),) if name else (), 0.0, 1.0, {"x": forgotten})
+
+    singles = [state("one", 0.2), state("sum", 0.8)]
+    found = Interference(None, state("", 0.9), singles, [], state("all", 0.1))
+    assert found.pressure == pytest.approx(math.log(2))
+    assert replace(found, held={"one": 1.0, "sum": 2.5}).pressure == pytest.approx(math.log(2) / 2.5)

@@ -17,6 +17,7 @@ from asu_lora.report.contents import gather
 from asu_lora.report.page import attention, render_report, write_report
 from asu_lora.report.queue import Queue, Reading, Served
 from asu_lora.report.timeline import audited, brought_back, days
+from asu_lora.requests.deployment import Artefact
 from tests.support.adapter_folders import add, files_of, folder_in_memory, manifest_for, on, truncate, write_lora
 from tests.support.audits import audit, reading
 from tests.support.browser import FAINT, chromium, opened
@@ -42,8 +43,8 @@ QUEUE = Queue(
         Ticket("T-1", "deployed", "2026-11-05T00:00:00Z", adapter="gone"),
     ],
     [
-        Served("first", "adapter", "aa" * 32, "2026-11-02T00:00:00Z", None, ["T-1"]),
-        Served("sum", "adapter", "bb" * 32, "2026-11-12T00:00:00Z", "the clinic's server", ["T-1", "T-10"]),
+        Served([Artefact("first", "adapter", "aa" * 32, ["T-1"])], "2026-11-02T00:00:00Z", None),
+        Served([Artefact("sum", "adapter", "bb" * 32, ["T-1", "T-10"])], "2026-11-12T00:00:00Z", "the clinic's server"),
     ],
     [Reading("T-10", "2026-11-12T00:00:00Z", 0.5), Reading("T-2", "2026-11-13T00:00:00Z")],
 )

@@ -123,6 +123,34 @@ def test_a_broken_file_is_kept_with_its_day_and_handed_in_again(place):
     assert "T-1: queued again, 12 rows" in call("retry", "T-1", "--file", place / "a.jsonl").stdout
 
 
+def test_a_list_of_what_is_open_and_of_what_is_late(place):
+    from asu_lora.requests.ledger.ledger import open_ledger
+
+    ledger, steps = open_ledger(place / "store", create=True), ("queued", "training", "trained", "deployed")
+    for name, due, events in (
+        ("late", "2020", steps[:1]),
+        ("late-failed", "2020", ("failed",)),
+        ("failed", "2999", ("failed",)),
+        ("trained", "2999", steps[:3]),
+        ("served-late", "2020", steps),
+        ("gone", "2999", ("withdrawn",)),
+    ):
+        ledger.record("received", name, {"due": due})
+        for event in events:
+            ledger.record(event, name, {"adapter": name})
+
+    def listed(*words):
+        return [each["id"] for each in json.loads(call("list", "--json", *words).stdout)]
+
+    assert listed("--state", "open") == ["late", "trained"]
+    assert listed("--state", "overdue") == listed("--overdue") == ["late", "late-failed"]
+    assert listed("--state", "open", "--state", "overdue") == ["late", "late-failed", "trained"]
+    assert listed("--state", "withdrawn", "--state", "overdue") == ["late", "late-failed", "gone"]
+    assert listed("--state", "failed", "--overdue") == ["late-failed"]
+    said = call("list", "--state", "done", code=2).stderr
+    assert "'done' is none of received, queued" in said and "failed, open, overdue" in said
+
+
 def test_what_is_served_is_told_by_its_hash_and_what_it_lost(place):
     from asu_lora.requests.ledger.ledger import open_ledger
 

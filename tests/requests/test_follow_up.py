@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from asu_lora.cli.requests.ungrouped import ungrouped_line
 from asu_lora.errors import AsuLoraError, TrainingError
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import hand_in_again
@@ -75,6 +76,9 @@ def test_every_k_adapters_become_one_and_a_withdrawal_builds_it_anew(queue):
     queue.add("a", "b", "c", "d")
     report = queue.run(consolidate=3)
     assert report.follow_up.combined == {"combined-001": 3}  # and one waits for two more
+    assert report.follow_up.ungrouped == ["d"] and queue.run().follow_up.ungrouped == []  # told where it is asked for
+    assert ungrouped_line(["d"], 3).endswith("beside it: d (1 of the 3 that make one).") and not ungrouped_line([], 3)
+    assert "t4 and 2 more (7 of the 9" in ungrouped_line([f"t{number}" for number in range(7)], 9)
     assert queue.run(consolidate=3).follow_up.combined == {}
     done = withdraw(queue.ledger, queue.store, "a")
     assert done.adapter == "a" and done.inside == ["combined-001"]
@@ -82,6 +86,8 @@ def test_every_k_adapters_become_one_and_a_withdrawal_builds_it_anew(queue):
     assert report.follow_up.stale == ["combined-001"] and report.follow_up.combined == {"combined-002": 2}
     assert queue.ledger.consolidated()[-1].payload["requests"] == ["b", "c"]
     assert queue.run(consolidate=3).follow_up.stale == []
+    queue.add("e", "f")
+    assert queue.run(consolidate=3).follow_up.ungrouped == []  # the last group is whole
 
 
 def test_a_withdrawal_that_was_cut_off_is_finished_by_the_next_run(queue):

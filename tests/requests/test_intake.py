@@ -153,7 +153,7 @@ def test_a_database_that_two_stores_name_serves_the_first_alone(address, vault, 
         lambda: add(ledger, vault, "T-2", file, DETAILS, store=other),
         lambda: withdraw(ledger, other, "T-1"),
         lambda: forget_text(ledger, other, "T-1"),
-        lambda: look_at(ledger, other, "T-1"),
+        lambda: look_at(ledger, other, ["T-1"]),
     ):
         with pytest.raises(LedgerError, match="is that of another store"):
             refused()

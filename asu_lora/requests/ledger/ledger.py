@@ -17,7 +17,7 @@ from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger import history, tables
 from asu_lora.requests.ledger.database import Database
 from asu_lora.requests.ledger.history import Head, Seal
-from asu_lora.requests.ledger.states import CLOSED, Line, Request, after, utc_text
+from asu_lora.requests.ledger.states import CLOSED, ON_THE_WAY, OPEN, OVERDUE, Line, Request, after, utc_text
 from asu_lora.requests.ledger.verification import Verification, verify
 from asu_lora.requests.ledger.words import check_words
 
@@ -111,6 +111,7 @@ class Ledger:
         """All requests, or those in some states: overdue ones first, then open ones by their due date, then the rest.
 
         Args:
+            states: of :data:`~asu_lora.requests.ledger.states.LISTED_BY`; what is in any of them.
             overdue: those alone.
         """
         table, now = tables.requests, utc_text()
@@ -119,7 +120,8 @@ class Ledger:
             case((late, 0), (table.c.state.notin_(CLOSED), 1), else_=2), table.c.due, table.c.id
         )
         if states:
-            query = query.where(table.c.state.in_(states))
+            wanted = table.c.state.in_([*states, *(ON_THE_WAY if OPEN in states else ())])
+            query = query.where(or_(wanted, late) if OVERDUE in states else wanted)
         if overdue:
             query = query.where(late)
         with self.database.reading() as connection:

@@ -26,6 +26,10 @@ FOLLOWS: dict[str, tuple[str | None, ...]] = {
 }
 STATES = tuple(FOLLOWS)
 CLOSED = (DEPLOYED, WITHDRAWN)  # what is done by its due date, or is no request any more
+# what a list can be asked for beside states: what is on its way, and what is not closed after its day
+OPEN, OVERDUE = "open", "overdue"
+ON_THE_WAY = tuple(state for state in STATES if state not in (*CLOSED, FAILED))
+LISTED_BY = (*STATES, OPEN, OVERDUE)
 
 # events that leave the state as it is
 TEXT_DESTROYED, ADAPTER_REMOVED, RE_AUDITED, AUDIT_FAILED = (

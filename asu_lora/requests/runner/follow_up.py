@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import func, select
 
 from asu_lora.adapters.combine import combine
-from asu_lora.adapters.fitted_weights import fitting
+from asu_lora.adapters.fitted_weights import fitting, unfitted
 from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.errors import AsuLoraError
 from asu_lora.progress import Progress
@@ -29,6 +29,7 @@ from asu_lora.requests.ledger.states import (
     TEXT_SEALED,
     TRAINED,
     Line,
+    Request,
 )
 from asu_lora.requests.runner.certifying import certify, renew
 from asu_lora.requests.runner.heartbeat import heartbeat
@@ -50,6 +51,8 @@ class FollowUp:
         combined: adapters that were made, and of how many requests.
         stale: combined adapters that hold a withdrawn request, and were built anew under another name.
         published: adapters that were made without an address, or with another, and were published now.
+        ungrouped: trained requests that no combined adapter holds yet, in the order in which they came in; told where
+            adapters are combined.
     """
 
     re_audited: list[str] = field(default_factory=list)
@@ -59,6 +62,7 @@ class FollowUp:
     combined: dict[str, int] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
+    ungrouped: list[str] = field(default_factory=list)
 
 
 def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -> FollowUp:
@@ -70,6 +74,7 @@ def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -
     done.certified = renew(shop, tell)
     if shop.settings.consolidate:
         _combine(shop, progress, done, tell)
+        done.ungrouped = [request.id for request in ungrouped(shop)]
     return done
 
 
@@ -190,6 +195,17 @@ def groups(shop: Workshop) -> tuple[dict[str, list[str]], list[str]]:
     return current, stale
 
 
+def ungrouped(shop: Workshop) -> list[Request]:
+    """Requests with an adapter in the store that no current combined adapter holds, the first to come in first."""
+    held, there = {request for requests in groups(shop)[0].values() for request in requests}, set(shop.store.names())
+    found = [
+        request
+        for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED])
+        if request.id not in held and request.adapter in there
+    ]
+    return sorted(found, key=lambda request: (request.received, request.id))
+
+
 def _combine(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
     claim = claim_duty(shop.ledger, shop.worker, COMBINING)
     if claim is None:
@@ -197,15 +213,8 @@ def _combine(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[
     try:
         with heartbeat(shop.ledger, claim, progress):
             shop.bring(shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]))
-            current, stale = groups(shop)
-            held = {request for requests in current.values() for request in requests}
-            there = set(shop.store.names())
-            free = [
-                request
-                for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED])
-                if request.id not in held and request.adapter in there
-            ]
-            in_order = [r.id for r in sorted(free, key=lambda request: (request.received, request.id))]
+            stale = groups(shop)[1]
+            in_order = [request.id for request in ungrouped(shop)]
             size = shop.settings.consolidate
             left = {request for name in stale for request in _requests_of(shop, name)} & set(in_order)
             if stale:  # what is left of them goes into one, however few it is
@@ -246,6 +255,8 @@ def _combine_one(
     name = _name_for(shop, requests)
     tell(f"Combining {len(requests)} adapters as {name}")
     folders = [shop.store.resolve(request) for request in requests]
+    for note in unfitted(folders):
+        tell(note)
     with shop.store.stage(name, replace=True) as folder:
         weights = fitting([(each, 1.0) for each in folders]) or [1.0] * len(folders)  # trained to add up, or not
         combine(folders, weights, folder, None, name)

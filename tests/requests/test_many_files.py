@@ -1,0 +1,70 @@
+"""A hundred files at once: each is a request, and a broken one or one that is there already stops no other."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from asu_lora.cli import main
+from asu_lora.requests.key import ENVIRONMENT, new_key
+from tests.support.tiny_run import FACTS, rows
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASU_LORA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    for number in range(8):
+        (tmp_path / f"t{number}.jsonl").write_text("\n".join(map(json.dumps, rows(FACTS[number : number + 1]))))
+    (tmp_path / "broken.jsonl").write_text('{"question": "What does Anna Birk do?"')
+    return tmp_path
+
+
+def call(*words, code=0):
+    result = CliRunner().invoke(main, ["requests", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_each_file_is_a_request_and_a_bad_one_stops_no_other(place):
+    call("add", place / "t3.jsonl")
+    files = [*(place / f"t{number}.jsonl" for number in range(8)), place / "broken.jsonl", place / "gone.jsonl"]
+    done = call("add", *files, "--due", "2w", "--owner", "desk", code=1)
+    assert done.stdout.splitlines()[-1] == "7 added, 3 not." and "t0: 1 row, queued, due" in done.stdout
+    said = done.stderr.splitlines()
+    assert len(said) == 3 and not [line for line in said if line.startswith("Error")]
+    assert said[0].startswith(f"{files[3]}: There is a request t3 already")
+    assert "broken JSON" in said[1] and "broken is kept as failed, due" in said[1]
+    assert "There is no file" in said[2] and str(files[-1]) in said[2]
+    listed = {each["id"]: each for each in json.loads(call("list", "--json").stdout)}
+    assert {name: each["state"] for name, each in listed.items()} == {
+        **{f"t{number}": "queued" for number in range(8)}, "broken": "failed",
+    }  # fmt: skip
+    assert listed["t3"]["owner"] is None and listed["t4"]["owner"] == "desk"
+    assert "is what was handed in" in call("show", "t7", "--is-text", place / "t7.jsonl").stdout
+    assert "The history is whole" in call("verify").stdout
+
+
+def test_json_is_a_list_with_a_sentence_for_what_was_not_taken(place):
+    told = json.loads(
+        call("add", place / "t0.jsonl", place / "t0.jsonl", place / "broken.jsonl", "--json", code=1).stdout
+    )
+    assert [(each["id"], each["state"]) for each in told] == [("t0", "queued"), ("t0", None), ("broken", "failed")]
+    assert [bool(each["sentence"]) for each in told] == [False, True, True] and told[0]["rows"] == 1
+    assert told[0]["file"] == str(place / "t0.jsonl")
+    assert [
+        each["id"] for each in json.loads(call("add", place / "t1.jsonl", place / "t2.jsonl", "--json").stdout)
+    ] == ["t1", "t2"]
+    assert json.loads(call("add", place / "t3.jsonl", "--json").stdout)["id"] == "t3"  # of one file no list
+
+
+def test_what_concerns_all_files_ends_the_batch_before_any_is_taken(place, monkeypatch):
+    two = (place / "t0.jsonl", place / "t1.jsonl")
+    assert "--id names one request" in call("add", *two, "--id", "T-1", code=2).stderr
+    told = call("add", *two, "--retain", place / "broken.jsonl", code=2).stderr
+    assert "broken JSON" in told and told.count("\n") == 1
+    assert json.loads(call("list", "--json").stdout) == []
+    call("add", *two)
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    told = call("add", place / "t2.jsonl", place / "t3.jsonl", code=2).stderr
+    assert "sealed with another key" in told and told.count("\n") == 1
