@@ -9,8 +9,8 @@ from pathlib import Path
 
 from asu_lora.audit.session import Inputs
 from asu_lora.data.examples import Example, examples_from_rows
+from asu_lora.data.paraphrases import read_paraphrases
 from asu_lora.data.reading import read_rows
-from asu_lora.data.reference_answers import texts_of
 from asu_lora.data.request import general_retain, read_examples, selected
 from asu_lora.errors import DataError, SettingError
 from asu_lora.models.stack_rows import RowSettings
@@ -103,7 +103,7 @@ class AuditRequest:
             retain=retain if retain is not None else general_retain(forget),
             retain_given=retain is not None,
             floor=floor,
-            paraphrases=read_paraphrases(self.paraphrases, forget) if self.paraphrases else {},
+            paraphrases=dict(read_paraphrases(self.paraphrases, forget).ways) if self.paraphrases else {},
             tune_on=read_examples(self.tune_on) if self.tune_on else [],
             general=general_retain(forget),
         )
@@ -124,23 +124,3 @@ class AuditRequest:
 
 def _examples(source: Source) -> list[Example]:
     return read_examples(source) if isinstance(source, str | Path) else list(source)
-
-
-def read_paraphrases(path: str | Path, forget: Sequence[Example]) -> dict[str, list[str]]:
-    """A user's own paraphrases, by the question they are of.
-
-    Raises:
-        DataError: a row has no ``question`` or no ``paraphrased_question``, or none is of the request.
-    """
-    asked = {example.question for example in forget if not example.is_passage}
-    found: dict[str, list[str]] = {}
-    for number, row in enumerate(read_rows(path), start=1):
-        question = row.get("question")
-        ways = texts_of(row, "paraphrased_question", f"{path}, row {number}")
-        if not isinstance(question, str) or not ways:
-            raise DataError(f"{path}, row {number}: a row needs 'question' and 'paraphrased_question'.")
-        if question in asked:
-            found.setdefault(question, []).extend(ways)
-    if not found:
-        raise DataError(f"{path} has paraphrases of other questions only: 'question' must stand as in the request.")
-    return found

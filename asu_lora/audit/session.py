@@ -1,5 +1,6 @@
 """One audit while it runs: the rows, the models, and what attacks leave to one another."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,7 +34,7 @@ class Inputs:
     retain: list[Example]
     retain_given: bool = False
     floor: list[Example] = field(default_factory=list)
-    paraphrases: dict[str, list[str]] = field(default_factory=dict)
+    paraphrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tune_on: list[Example] = field(default_factory=list)
     general: list[Example] = field(default_factory=list)
 
