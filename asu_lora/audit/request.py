@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asu_lora.audit.insisting import read_insisting
 from asu_lora.audit.session import Inputs
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.paraphrases import read_paraphrases
@@ -34,6 +35,7 @@ class AuditRequest:
         floor_base: a model that never saw the request, which is the better floor.
         control: an adapter (name or folder) of the same size and steps, trained on other rows: attacked alike.
         paraphrases: a file with ``question`` and ``paraphrased_question``, for questions of the request.
+        insisting: a file with ``user``, which has ``{question}`` in it, and if need be ``kind``, ``system``, ``begin``.
         tune_on: a file of rows that the attacker's own fine-tuning is made on.
         records: a folder for what was asked and answered, which holds text of the request. None writes no text.
 
@@ -52,6 +54,7 @@ class AuditRequest:
     floor_base: str | None = None
     control: str | Path | None = None
     paraphrases: str | Path | None = None
+    insisting: str | Path | None = None
     tune_on: str | Path | None = None
     records: str | Path | None = None
     precision: str = "nf4"
@@ -104,6 +107,7 @@ class AuditRequest:
             retain_given=retain is not None,
             floor=floor,
             paraphrases=dict(read_paraphrases(self.paraphrases, forget).ways) if self.paraphrases else {},
+            insisting=read_insisting(self.insisting) if self.insisting else (),
             tune_on=read_examples(self.tune_on) if self.tune_on else [],
             general=general_retain(forget),
         )

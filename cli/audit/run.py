@@ -35,6 +35,11 @@ file = click.Path(dir_okay=False)
 @click.option("--floor-base", metavar="DIR", help="A model that never saw the request: the better floor.")
 @click.option("--control", metavar="NAME", help="An adapter of the same size and steps, trained on other rows.")
 @click.option("--paraphrases", metavar="FILE", help="Your own: 'question' and 'paraphrased_question'.")
+@click.option(
+    "--insisting",
+    metavar="FILE",
+    help="Your own ways to insist: 'user' with {question} in it, and if need be 'system' and 'begin'.",
+)
 @click.option("--tune-on", metavar="FILE", help="Rows for the attacker's own fine-tuning.")
 @click.option(
     "--attacks", metavar="NAMES", help="Attacks, or kinds of them, with commas between.  [default: the depth's]"

@@ -63,6 +63,7 @@ def test_attacks_are_listed_without_anything_else():
         (["--attacks", "membership", "--fail-over", "0.1"], "limits the knowledge"),
         (["--floor", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--merged", "somewhere"], "not both"),
+        (["--insisting", "nowhere.csv"], "nowhere.csv"),
         (["--records", "/proc/records"], "can't be changed"),
     ],
 )
