@@ -21,9 +21,12 @@ _EXPORTS = {
     "load": "asu_lora.models.adapter_stack",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+_ROOMS = ("audit",)  # asu_lora.audit.audit attacks what forget made
+
+__all__ = ["__version__", *_ROOMS, *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
+    from asu_lora import audit as audit
     from asu_lora.adapters.store import AdapterStore as AdapterStore
     from asu_lora.config import ForgetConfig as ForgetConfig
     from asu_lora.data.request import ForgetRequest as ForgetRequest
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"asu_lora.{name}")
     if name in _EXPORTS:
         return getattr(import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'asu_lora' has no attribute {name!r}")

@@ -134,7 +134,7 @@ class ForgetConfig:
     phrasings: int = setting(
         0,
         "Other wordings of each forget question that training goes through in turn: the row's own "
-        "paraphrased_question first, then frames around it. --robust sets it.",
+        "paraphrased_question first, then those of --paraphrases, then frames around it. --robust sets it.",
         group="Method",
     )
     settle_rounded: float = setting(

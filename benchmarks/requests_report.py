@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def take_in(store: Path, authors: list[list[dict[str, str]]], folder: Path) -> L
     """A request an author, due in days to weeks, two of them days ago; and one whose file is broken."""
     vault = TextVault(find_key().secret)
     ledger, adapters = open_ledger(store, create=True, actor="desk@example", seal=vault.seal), AdapterStore(store)
-    now, file = datetime.now(timezone.utc), folder / "request.jsonl"
+    now, file = datetime.now(UTC), folder / "request.jsonl"
     for number, rows in enumerate(authors, start=1):
         if ledger.find(name := f"TICKET-{1200 + 7 * number}") is not None:
             continue

@@ -156,6 +156,11 @@ def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
     return str(value)
 
 
+def is_given(config: Config, typed: Mapping[str, Any], name: str) -> bool:
+    """Whether a setting was typed or stands in ``--config``, so that no recipe decides it."""
+    return typed.get(name) is not None or name in config.values
+
+
 def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False, papers: bool = True) -> ForgetConfig:
     """The settings of ``--adds-up`` and ``--robust``, of ``--config``, and of what was typed: what comes later wins.
 

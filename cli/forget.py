@@ -1,12 +1,13 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from asu_lora.adapters.adapter_spec import weighted
-from asu_lora.cli.config_options import read_config, setting_options
+from asu_lora.cli.config_options import is_given, read_config, setting_options
 from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import (
     adapter_names,
@@ -17,8 +18,11 @@ from asu_lora.cli.options import (
     store_option,
     where_option,
 )
+from asu_lora.data.paraphrases import MOST
 
 if TYPE_CHECKING:
+    from asu_lora.config import ForgetConfig
+    from asu_lora.data.request import ForgetRequest
     from asu_lora.data.retain_pool import RetainPool
     from asu_lora.forgetting.result import ForgetResult
 
@@ -44,6 +48,12 @@ if TYPE_CHECKING:
     "--heldout",
     metavar="FILE",
     help="Questions to measure before and after, trained on by neither side: paraphrases, say.",
+)
+@click.option(
+    "--paraphrases",
+    metavar="FILE",
+    help="Your own wordings of the forget questions, trained on in turn: 'question' and 'paraphrased_question'. "
+    f"Without --phrasings, all that a question has are taken, at most {MOST}.",
 )
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run of this name stopped.")
@@ -106,12 +116,12 @@ def forget(
     \b
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
-    kept = retain_set(retain, typed)
+    kept, wordings = retain_set(retain, typed), Wordings(typed.pop("paraphrases"), is_given(config, typed, "phrasings"))
     config = read_config(config, typed, alone=not on_top_of)
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 
-    request = ForgetRequest.from_files(file, kept, dict(where))
+    request, config = wordings.added(ForgetRequest.from_files(file, kept, dict(where)), config)
     held = read_examples(heldout) if heldout else []
     name = name or request.name
     quiet_libraries()
@@ -146,6 +156,24 @@ def retain_set(retain: str | None, typed: dict[str, Any]) -> "str | RetainPool |
     from asu_lora.data.retain_pool import RetainPool
 
     return RetainPool.from_source(pool, rows, by)
+
+
+class Wordings(NamedTuple):
+    """What ``--paraphrases`` names, and whether ``--phrasings`` says how many of them are trained on."""
+
+    file: str | None
+    counted: bool
+
+    def added(self, request: "ForgetRequest", config: "ForgetConfig") -> "tuple[ForgetRequest, ForgetConfig]":
+        """The request in these words, too, and the settings that train on them."""
+        if self.file is None:
+            return request, config
+        if self.counted and not config.phrasings:
+            raise click.UsageError("--phrasings 0 trains on no wording of --paraphrases: leave one of the two out.")
+        request = request.with_paraphrases(self.file)
+        if not self.counted:  # --robust may want more than the file has
+            config = replace(config, phrasings=max(config.phrasings, request.phrasings()))
+        return request, config
 
 
 def _run(request, base, config, **more) -> "ForgetResult":

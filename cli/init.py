@@ -18,7 +18,8 @@ OWN = {
     "store": "adapters",
     "where": "{task_id: 1}",
     "on_top_of": "[first, 'second:0.5']",
-    "heldout": "paraphrases.jsonl",
+    "heldout": "heldout.jsonl",
+    "paraphrases": "paraphrases.jsonl",
     "idk_file": "refusals.txt",
 }
 WIDTH = 100

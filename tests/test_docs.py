@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 
 import click
 import pytest
@@ -84,3 +85,18 @@ def test_the_pages_show_commands_at_all():
 def test_every_page_of_results_has_its_line():
     listed = re.findall(r"\]\(results/(\w+\.md)\)", (ROOT / "docs" / "README.md").read_text())
     assert sorted(listed) == sorted(page.name for page in (ROOT / "docs" / "results").glob("*.md"))
+
+
+def test_every_place_names_the_versions_of_python_that_the_package_takes():
+    """What ruff assumes, too: without a target of its own it reads ``requires-python``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = [
+        re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", each) for each in project["project"]["classifiers"]
+    ]
+    versions = [each[1] for each in listed if each]
+    assert project["project"]["requires-python"] == f">={versions[0]}"
+    assert "target-version" not in project["tool"]["ruff"]
+    for page in ("Makefile", "README.md", "docs/how-to/install.md"):
+        assert f"Python {versions[0]} to {versions[-1]}" in (ROOT / page).read_text(), page
+    tried = re.search(r"python: \[(.*)\]", (ROOT / ".github" / "workflows" / "test.yml").read_text())[1]
+    assert re.findall(r'"(.*?)"', tried) == versions

@@ -6,9 +6,9 @@ and unknown fields are refused.
 """
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from typing_extensions import Self
 
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, read_json, sha256_file, write_atomic
@@ -42,16 +41,16 @@ def _utc(value: datetime | str) -> str:
         raise ValueError("it is no date")
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(value.replace("Z", "+00:00"))
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
+        moment = moment.replace(tzinfo=UTC)
     try:
-        return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except OverflowError as error:
         raise ValueError("it is no date of this calendar") from error
 
 
 def utc_now() -> str:
     """The time now, as it stands in a manifest: ``2026-01-31T23:59:59Z``."""
-    return _utc(datetime.now(timezone.utc))
+    return _utc(datetime.now(UTC))
 
 
 class _Record(BaseModel):

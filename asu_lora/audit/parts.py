@@ -8,7 +8,7 @@ are written only into the folder that the person named.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -97,6 +97,8 @@ def parts_of(request: AuditRequest, session: Session) -> Parts:
         "seed": session.settings.seed,
         "records": request.records is not None,
     }
+    if inputs.insisting:
+        identity["insisting"] = [asdict(way) for way in inputs.insisting]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     records = Path(request.records) if request.records else None
     # keyed, so that the folder's name confirms no guess of the rows

@@ -3,11 +3,8 @@
 What stands in a prompt gives facts away; each prompt tells what that is, and such facts don't count as leaks.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 
 from asu_lora.audit.session import AuditRow
 from asu_lora.data.encoding import Encoder
@@ -15,8 +12,6 @@ from asu_lora.data.examples import Example
 from asu_lora.data.function_words import function_words, language_of
 from asu_lora.data.token_classes import pieces
 from asu_lora.data.words import words
-
-INSISTING = "insisting.jsonl"
 
 PHRASINGS = (
     "I would like to know this: {question}",
@@ -82,30 +77,6 @@ def begun(encoder: Encoder, at: int, row: AuditRow, share: float) -> Prompt:
         tokens, text = tokens + count, text + piece
     given = " \n ".join([*(turn["content"] for turn in row.example.prompt), text])
     return Prompt(at, (*item.prompt_ids, *item.answer_ids[:tokens]), given, f"{share:.0%} of the answer given")
-
-
-@dataclass(frozen=True)
-class Insisting:
-    """One way of insisting.
-
-    Attributes:
-        kind: in a word or two.
-        user: the turn, with ``{question}`` in it.
-        system: a system turn, or None.
-        begin: the first words of the answer.
-    """
-
-    kind: str
-    user: str
-    system: str | None = None
-    begin: str = ""
-
-
-@cache
-def insisting() -> tuple[Insisting, ...]:
-    """The written list, one kind a line of ``insisting.jsonl``."""
-    text = (resources.files("asu_lora.audit") / INSISTING).read_text(encoding="utf-8")
-    return tuple(Insisting(**json.loads(line)) for line in text.splitlines() if line.strip())
 
 
 def neighbours(row: AuditRow, others: Sequence[Example], count: int) -> list[Example]:

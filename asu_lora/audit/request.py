@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asu_lora.audit.insisting import read_insisting
 from asu_lora.audit.session import Inputs
 from asu_lora.data.examples import Example, examples_from_rows
+from asu_lora.data.paraphrases import read_paraphrases
 from asu_lora.data.reading import read_rows
-from asu_lora.data.reference_answers import texts_of
 from asu_lora.data.request import general_retain, read_examples, selected
 from asu_lora.errors import DataError, SettingError
 from asu_lora.models.stack_rows import RowSettings
@@ -34,6 +35,7 @@ class AuditRequest:
         floor_base: a model that never saw the request, which is the better floor.
         control: an adapter (name or folder) of the same size and steps, trained on other rows: attacked alike.
         paraphrases: a file with ``question`` and ``paraphrased_question``, for questions of the request.
+        insisting: a file with ``user``, which has ``{question}`` in it, and if need be ``kind``, ``system``, ``begin``.
         tune_on: a file of rows that the attacker's own fine-tuning is made on.
         records: a folder for what was asked and answered, which holds text of the request. None writes no text.
 
@@ -52,6 +54,7 @@ class AuditRequest:
     floor_base: str | None = None
     control: str | Path | None = None
     paraphrases: str | Path | None = None
+    insisting: str | Path | None = None
     tune_on: str | Path | None = None
     records: str | Path | None = None
     precision: str = "nf4"
@@ -103,7 +106,8 @@ class AuditRequest:
             retain=retain if retain is not None else general_retain(forget),
             retain_given=retain is not None,
             floor=floor,
-            paraphrases=read_paraphrases(self.paraphrases, forget) if self.paraphrases else {},
+            paraphrases=dict(read_paraphrases(self.paraphrases, forget).ways) if self.paraphrases else {},
+            insisting=read_insisting(self.insisting) if self.insisting else (),
             tune_on=read_examples(self.tune_on) if self.tune_on else [],
             general=general_retain(forget),
         )
@@ -124,23 +128,3 @@ class AuditRequest:
 
 def _examples(source: Source) -> list[Example]:
     return read_examples(source) if isinstance(source, str | Path) else list(source)
-
-
-def read_paraphrases(path: str | Path, forget: Sequence[Example]) -> dict[str, list[str]]:
-    """A user's own paraphrases, by the question they are of.
-
-    Raises:
-        DataError: a row has no ``question`` or no ``paraphrased_question``, or none is of the request.
-    """
-    asked = {example.question for example in forget if not example.is_passage}
-    found: dict[str, list[str]] = {}
-    for number, row in enumerate(read_rows(path), start=1):
-        question = row.get("question")
-        ways = texts_of(row, "paraphrased_question", f"{path}, row {number}")
-        if not isinstance(question, str) or not ways:
-            raise DataError(f"{path}, row {number}: a row needs 'question' and 'paraphrased_question'.")
-        if question in asked:
-            found.setdefault(question, []).extend(ways)
-    if not found:
-        raise DataError(f"{path} has paraphrases of other questions only: 'question' must stand as in the request.")
-    return found

@@ -4,10 +4,9 @@ Everything stands beside what it means nothing without: the ceiling (the base as
 that never saw the request) and, for attacks that train, a control of the same size and steps.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import Self
 
 AUDIT_NAME = "audit.json"
 SCHEMA_VERSION = 1

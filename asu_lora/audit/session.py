@@ -1,9 +1,11 @@
 """One audit while it runs: the rows, the models, and what attacks leave to one another."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from asu_lora.audit.facts import Fact, facts_of
+from asu_lora.audit.insisting import Insisting
 from asu_lora.audit.models import Models, View
 from asu_lora.audit.settings import AuditSettings, Effort
 from asu_lora.data.encoding import Encoded, Encoder
@@ -27,13 +29,15 @@ class Inputs:
     Attributes:
         retain_given: whether ``retain`` is the person's own; else it is the built-in general set.
         paraphrases: more ways to ask, by question.
+        insisting: more ways to insist, for every row.
     """
 
     forget: list[Example]
     retain: list[Example]
     retain_given: bool = False
     floor: list[Example] = field(default_factory=list)
-    paraphrases: dict[str, list[str]] = field(default_factory=dict)
+    paraphrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    insisting: tuple[Insisting, ...] = ()
     tune_on: list[Example] = field(default_factory=list)
     general: list[Example] = field(default_factory=list)
 

@@ -129,11 +129,11 @@ def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
         raise DataError(f"{source}, row {number}: '{column}' should be text, not {type(value).__name__}.")
     if all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in value):
         raise DataError(f"{source}, row {number}: '{column}' is empty; fill it in or take the row out.")
-    _refuse_surrogates(value, column, number, source)
+    refuse_surrogates(value, column, number, source)
     return value
 
 
-def _refuse_surrogates(text: str, column: str, number: int, source: str) -> None:
+def refuse_surrogates(text: str, column: str, number: int, source: str) -> None:
     """JSON can write half of a surrogate pair (\\ud800), which is no character and which no tokenizer takes."""
     try:
         text.encode()
@@ -157,7 +157,7 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
             '{"role": ..., "content": ...} turns with text in them.'
         )
     for turn in messages:
-        _refuse_surrogates(turn["role"] + turn["content"], "messages", number, source)
+        refuse_surrogates(turn["role"] + turn["content"], "messages", number, source)
     turns = tuple({"role": turn["role"], "content": turn["content"]} for turn in messages)
     extra = {key: value for key, value in row.items() if key != "messages"}
     used = ("role", "content", "name", "id", *_NOT_TRAINED)  # all but the first two are about a turn: nobody said them

@@ -11,7 +11,7 @@ from dataclasses import replace
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.function_words import language_of
-from asu_lora.data.reference_answers import ASKED_AGAIN, reference_answers
+from asu_lora.data.paraphrases import other_wordings
 from asu_lora.errors import DataError
 
 # None of them is a frame of the audit's (asu_lora.audit.prompts): what is trained on is no test.
@@ -73,8 +73,7 @@ def _others(example: Example, at: int, count: int, turns: Sequence[Example]) -> 
     if example.is_passage:
         return []
     frames = ENGLISH if language_of(example) == "en" else ANY_LANGUAGE
-    found = [text for text in reference_answers(example, ASKED_AGAIN) if text != example.question]
-    made = [_asked(example, text) for text in found[:count]]
+    made = [_asked(example, text) for text in other_wordings(example)[:count]]
     for number in range(count - len(made)):
         again = _asked(example, frames[(at + number) % len(frames)](example.question))
         if number == 1 and turns and len(example.prompt) == 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asu_lora.data.examples import Example, examples_from_rows
+from asu_lora.data.paraphrases import MOST, Paraphrases, other_wordings, read_paraphrases
 from asu_lora.data.reading import read_rows
 from asu_lora.data.retain_pool import RetainPool
 from asu_lora.errors import DataError
@@ -30,6 +31,7 @@ class ForgetRequest:
         name: a short name for the request, from its file; the adapter's default name.
         pool: what the retain set is yet to be chosen from, when the base is there (:mod:`asu_lora.retain.choose`);
             ``retain`` is then empty.
+        paraphrases: a user's own wordings of the forget questions; the rows have them among their own.
     """
 
     forget: tuple[Example, ...]
@@ -37,6 +39,7 @@ class ForgetRequest:
     retain_source: str
     name: str = "request"
     pool: RetainPool | None = None
+    paraphrases: Paraphrases | None = None
 
     def __post_init__(self) -> None:
         if not self.forget:
@@ -80,6 +83,33 @@ class ForgetRequest:
     def with_retain(self, rows: Iterable[Example]) -> "ForgetRequest":
         """The same with these rows chosen from its pool."""
         return replace(self, retain=tuple(rows), pool=None)
+
+    def with_paraphrases(self, source: str | Path) -> "ForgetRequest":
+        """The same, whose forget questions are trained on in the words of a file, too.
+
+        Args:
+            source: rows with ``question``, as it stands in the request, and ``paraphrased_question``.
+
+        Raises:
+            DataError: a row of the file lacks one of the two, or none is of this request.
+        """
+        found = read_paraphrases(source, self.forget)
+        return replace(self, forget=tuple(map(found.added_to, self.forget)), paraphrases=found)
+
+    def phrasings(self, asked: int = 0) -> int:
+        """Other wordings of each question that are trained on: as many as asked for, else those of its file.
+
+        Args:
+            asked: the setting ``phrasings``; at 0 a file's count, up to :data:`~asu_lora.data.paraphrases.MOST`.
+        """
+        return asked or (min(self._most_wordings(), MOST) if self.paraphrases else 0)
+
+    def paraphrases_note(self, phrasings: int) -> str | None:
+        """What of a file of paraphrases is not trained on at this setting; None where all is, or there is none."""
+        return self.paraphrases.note(self._most_wordings(), phrasings) if self.paraphrases else None
+
+    def _most_wordings(self) -> int:
+        return max(len(other_wordings(row)) for row in self.forget if not row.is_passage)
 
     def fingerprint(self) -> str:
         """SHA-256 over prompts and answers of both sets, in order: the same request, the same figure."""

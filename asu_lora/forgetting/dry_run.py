@@ -123,13 +123,18 @@ def planned_run(
     prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     source, model_config = prepared.source, prepared.config
     tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
-    config = dataclasses.replace(config, template_date=pinned_date(tokenizer, config.template_date))
+    config = dataclasses.replace(
+        config,
+        template_date=pinned_date(tokenizer, config.template_date),
+        phrasings=request.phrasings(config.phrasings),
+    )
     encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
     with adapted(model, config) as student:
         notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student)]
         notes.append(left_out_note((*request.forget, *request.retain)))
+        notes.append(request.paraphrases_note(config.phrasings))
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))
     # what the base will make up is as long as the answer, more or less

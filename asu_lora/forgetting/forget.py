@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.examples import Example
@@ -30,6 +32,7 @@ from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.teacher.tau import TauChoice
+from asu_lora.training.callbacks import check_callbacks
 from asu_lora.training.phases import phases
 
 
@@ -47,6 +50,7 @@ def forget(
     tau: TauChoice | None = None,
     resume: bool = False,
     profile: str | Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
 ) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
@@ -63,14 +67,14 @@ def forget(
         tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
         resume: go on where an interrupted run of the same name, request and settings stopped.
         profile: a folder for the seconds of each part and a Chrome trace of three training steps.
+        callbacks: for the Trainer of each training phase, behind its own; under ``accelerate launch`` in every process.
         progress: hears what is being done.
 
     Raises:
         AsuLoraError: in one sentence; the store is then as it was, and a loaded base a plain base again.
     """
-    given: dict[str, Any] = dict(
-        name=name, store=store, on_top_of=on_top_of, continue_from=continue_from, resume=resume
-    )
+    check_callbacks(callbacks)
+    given = dict[str, Any](name=name, store=store, on_top_of=on_top_of, continue_from=continue_from, resume=resume)
     with (
         profiled(profile, progress) as (heard, traces),
         open_run(request, base, config, **given, progress=heard) as run,
@@ -80,10 +84,9 @@ def forget(
         questions = run.questions(heldout)
         before = run.score(run.model, questions, "before")
         with run.teaching():  # the frozen base, smoothed and plain, once for all epochs
-            teacher = choose_teacher(run, sets["forget"], tau)
-            add_targets(run, sets, teacher)
+            add_targets(run, sets, choose_teacher(run, sets["forget"], tau))
         with run.new_adapter() as student:  # it alone trains; lock, folder of checkpoints, clean-up
-            run.callbacks += traces
+            run.callbacks += [*traces, *callbacks]
             first, on_policy = phases(run.config, sets, run.process.num_processes)
             keep_off(run, student, sets)
             train_phase(run, student, sets, first)

@@ -41,7 +41,8 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     alternates = alternate_answers(run) if "alternate" in losses["forget"].needs else []
     sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config, alternates)
     note_cut_answers(sets, run.encoder.max_length, run.progress)
-    if note := left_out_note((*run.request.forget, *run.request.retain)):
+    left_out = left_out_note((*run.request.forget, *run.request.retain))
+    for note in filter(None, (left_out, run.request.paraphrases_note(run.config.phrasings))):
         run.progress.note(note)
     run.record.count(sets)
     return sets

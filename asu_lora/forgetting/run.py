@@ -234,7 +234,7 @@ def open_run(
             left_out = _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
             day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
-            config = replace(config, template_date=day)
+            config = replace(config, template_date=day, phrasings=request.phrasings(config.phrasings))
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
             for note in filter(None, [*loaded.notes(), *encoder.notes(), languages_note(request.forget), left_out]):
                 heard.note(note)

@@ -47,6 +47,8 @@ def run_folder(
         "processes": process.num_processes,
         "ground": beneath.identity(),
     }
+    if paraphrases := record.request.paraphrases:
+        identity["paraphrases"] = store.keyed(paraphrases.fingerprint())  # keyed: a wording can be guessed
     kept = folder / "run.json"
     found = resume and kept.is_file()
     if found and not _same_run(kept.read_text(), identity, request, store):

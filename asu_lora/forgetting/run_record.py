@@ -159,6 +159,7 @@ class RunRecord:
                 skipped_rows=0,
                 retain_source=self.request.retain_source,
                 cut_rows=self.counts.get("forget_cut", 0) + self.counts.get("retain_cut", 0),
+                counts={"paraphrases": self.request.paraphrases.count} if self.request.paraphrases else {},
             ),
             figures=FiguresRecord(before=dict(self.before), after=dict(self.after)),
             on_top_of=self.on_top_of,

@@ -1,13 +1,28 @@
 """What the Trainer tells while it trains: steps, losses, epochs."""
 
 import math
+from collections.abc import Sequence
 
 from transformers import TrainerCallback
 
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
-from asu_lora.errors import TrainingError
+from asu_lora.errors import SettingError, TrainingError
 from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.progress import Progress
+
+
+def check_callbacks(callbacks: Sequence[TrainerCallback]) -> None:
+    """Refuse what the Trainer would take for a callback only once it trains.
+
+    Raises:
+        SettingError: one is no object of ``TrainerCallback``.
+    """
+    for each in callbacks:
+        if not isinstance(each, TrainerCallback):
+            said = f"the class {each.__name__}" if isinstance(each, type) else f"of type {type(each).__name__}"
+            raise SettingError(
+                f"A callback is {said}: give objects of classes that derive from transformers.TrainerCallback."
+            )
 
 
 class ProgressCallback(TrainerCallback):

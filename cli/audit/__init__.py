@@ -1,10 +1,13 @@
 """``asu-lora audit``: attack what was forgotten. What isn't a command's name here is an adapter's, for ``run``."""
 
 import click
+from click.shell_completion import CompletionItem
 
+from asu_lora.cli.options import adapter_names
 from asu_lora.cli.program import LazyGroup
 
 DEFAULT = "run"
+_NAME = click.Argument(["name"])  # what stands where a command's name could
 
 
 class AuditGroup(LazyGroup):
@@ -14,6 +17,10 @@ class AuditGroup(LazyGroup):
         if args and args[0] not in self.commands_from and args[0] not in ctx.help_option_names:
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [] if incomplete.startswith("-") else adapter_names(ctx, _NAME, incomplete)
+        return [*super().shell_complete(ctx, incomplete), *map(CompletionItem, names)]
 
 
 audit = AuditGroup(
@@ -34,7 +41,8 @@ audit = AuditGroup(
       asu-lora audit certify NAME --forget request.jsonl
       asu-lora audit verify adapters/NAME/certificate.json
 
-    'asu-lora audit run --help' shows all options of the first two. Their result, audit.json beside the adapter, holds
-    numbers and no word of the request: evidence against the attacks that were made, and no proof against others.
+    'asu-lora audit run --help' shows the options of the first two, and with --help-all all of them. Their result,
+    audit.json beside the adapter, holds numbers and no word of the request: evidence against the attacks that were
+    made, and no proof against others.
     """,
 )

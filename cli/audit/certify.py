@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.audit.certificate_options import certificate_options, terms_from
-from asu_lora.cli.options import json_option, store_option, where_option
+from asu_lora.cli.options import adapter_names, json_option, store_option, where_option
 
 
 @click.command()
-@click.argument("name")
-@click.argument("more", nargs=-1, metavar="[NAME[:WEIGHT]]...")
+@click.argument("name", shell_complete=adapter_names)
+@click.argument("more", shell_complete=adapter_names, nargs=-1, metavar="[NAME[:WEIGHT]]...")
 @click.option(
     "--merged",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from asu_lora.cli.completion import attack_names
 from asu_lora.cli.console import print_json, print_table, readable, stderr
+from asu_lora.cli.help_pages import GroupedCommand, GroupedOption
 from asu_lora.cli.options import (
+    adapter_names,
     base_option,
     json_option,
     machine_options,
@@ -23,8 +26,8 @@ OVER = 3  # exit code where more was recovered than --fail-over allows
 file = click.Path(dir_okay=False)
 
 
-@click.command()
-@click.argument("adapters", nargs=-1, metavar="[NAME[:WEIGHT]]...")
+@click.command(cls=GroupedCommand)
+@click.argument("adapters", shell_complete=adapter_names, nargs=-1, metavar="[NAME[:WEIGHT]]...")
 @click.option("--forget", required=True, metavar="FILE", help="What was to be forgotten.")
 @where_option
 @retain_option(" Neighbours in context and for tuning are taken from it.")
@@ -33,11 +36,34 @@ file = click.Path(dir_okay=False)
     "--floor", metavar="FILE", help="Rows like FILE's that the base never saw: what is said of them is chance."
 )
 @click.option("--floor-base", metavar="DIR", help="A model that never saw the request: the better floor.")
-@click.option("--control", metavar="NAME", help="An adapter of the same size and steps, trained on other rows.")
-@click.option("--paraphrases", metavar="FILE", help="Your own: 'question' and 'paraphrased_question'.")
-@click.option("--tune-on", metavar="FILE", help="Rows for the attacker's own fine-tuning.")
 @click.option(
-    "--attacks", metavar="NAMES", help="Attacks, or kinds of them, with commas between.  [default: the depth's]"
+    "--control",
+    metavar="NAME",
+    shell_complete=adapter_names,
+    help="An adapter of the same size and steps, trained on other rows.",
+)
+@click.option(
+    "--paraphrases",
+    cls=GroupedOption,
+    group="Attacks",
+    metavar="FILE",
+    help="Your own: 'question' and 'paraphrased_question'.",
+)
+@click.option(
+    "--insisting",
+    cls=GroupedOption,
+    group="Attacks",
+    metavar="FILE",
+    help="Your own ways to insist: 'user' with {question} in it, and if need be 'system' and 'begin'.",
+)
+@click.option(
+    "--tune-on", cls=GroupedOption, group="Attacks", metavar="FILE", help="Rows for the attacker's own fine-tuning."
+)
+@click.option(
+    "--attacks",
+    metavar="NAMES",
+    shell_complete=attack_names,
+    help="Attacks, or kinds of them, with commas between.  [default: the depth's]",
 )
 @click.option(
     "--list",
@@ -52,9 +78,22 @@ file = click.Path(dir_okay=False)
 @click.option("--full", "depth", flag_value="full", help="Every attack at its widest.")
 @click.option("--budget", metavar="TIME", help="Begin no attack after this: 90s, 10m, 1h.")
 @click.option(
-    "--samples", type=click.IntRange(1, 1024), metavar="N", help="Answers drawn of a row by sampling.  [the depth's]"
+    "--samples",
+    cls=GroupedOption,
+    group="Attacks",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Answers drawn of a row by sampling.  [the depth's]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
+@click.option(
+    "--seed",
+    cls=GroupedOption,
+    group="Attacks",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of everything random.",
+)
 @click.option(
     "--fail-over",
     type=click.FloatRange(0),

@@ -4,15 +4,22 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.completion import tickets
 from asu_lora.cli.console import print_json
-from asu_lora.cli.options import json_option
+from asu_lora.cli.options import adapter_names, json_option
 from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledger
 
 
 @click.command()
-@click.argument("artefacts", nargs=-1, required=True, metavar="ARTEFACT...")
+@click.argument("artefacts", nargs=-1, required=True, metavar="ARTEFACT...", shell_complete=adapter_names)
 @click.option(
-    "--request", "-r", "requests", multiple=True, metavar="TICKET", help="A request that is in it; repeat it."
+    "--request",
+    "-r",
+    "requests",
+    multiple=True,
+    metavar="TICKET",
+    shell_complete=tickets,
+    help="A request that is in it; repeat it.",
 )
 @click.option("--all-trained", is_flag=True, help="Every trained or audited request is in it.")
 @click.option("--where", "where", metavar="NAME", help="Where it is served, as you call the place.")

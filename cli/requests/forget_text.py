@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.completion import tickets
 from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledger
 
 
 @click.command("forget-text")
-@click.argument("requests", nargs=-1, metavar="[TICKET]...")
+@click.argument("requests", shell_complete=tickets, nargs=-1, metavar="[TICKET]...")
 @click.option("--all-audited", is_flag=True, help="Every request whose adapter is audited.")
 @click.option("--unaudited", is_flag=True, help="Even where the adapter is not audited.")
 @ledger_options

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.completion import tickets
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import json_option
 from asu_lora.cli.requests.common import day, ledger_options, read_ledger
 
 
 @click.command()
-@click.argument("request", required=False, metavar="[TICKET]")
+@click.argument("request", shell_complete=tickets, required=False, metavar="[TICKET]")
 @click.option("--last", "-n", type=click.IntRange(1), help="Only the last so many lines.")
 @ledger_options
 @json_option

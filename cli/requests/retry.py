@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.completion import tickets
 from asu_lora.cli.options import retain_option, where_option
 from asu_lora.cli.requests.common import acting, actor_option, day, key_option, ledger_options, open_vault
 
 
 @click.command()
-@click.argument("request", metavar="TICKET")
+@click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option(
     "--file", "file", metavar="FILE", help="Its rows anew, where the first file was broken or its text is gone."
 )

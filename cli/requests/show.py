@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.completion import tickets
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import json_option
 from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger
 
 
 @click.command()
-@click.argument("request", metavar="TICKET")
+@click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option("--is-text", metavar="FILE", help="Tell whether FILE is what was handed in, even after its text is gone.")
 @click.option("--retain", metavar="FILE", help="With --is-text: the retain file that was handed in beside it.")
 @ledger_options

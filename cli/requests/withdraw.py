@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.completion import tickets
 from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledger
 
 
 @click.command()
-@click.argument("request", metavar="TICKET")
+@click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option("--reason", help="Why, for the history; no personal data.")
 @click.option("--forget-text", is_flag=True, help="Destroy its text too.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")

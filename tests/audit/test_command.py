@@ -55,6 +55,15 @@ def test_attacks_are_listed_without_anything_else():
     assert result.exit_code == 0 and "worst_of_asking" in result.stdout and "relearn" in result.stdout
 
 
+def test_help_is_short_and_help_all_has_every_option_with_or_without_run():
+    short, full = (run("audit", "run", flag).stdout for flag in ("--help", "--help-all"))
+    for option in main.get_command(None, "audit").get_command(None, "run").params:
+        assert option.param_type_name == "argument" or f"{option.opts[0]} " in full
+    assert "--insisting" not in short and "--seed" not in short and "--fail-over" in short and "--floor " in short
+    assert "audit run --help-all" in " ".join(short.split())
+    assert run("audit", "--help-all").stdout == full
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -63,6 +72,7 @@ def test_attacks_are_listed_without_anything_else():
         (["--attacks", "membership", "--fail-over", "0.1"], "limits the knowledge"),
         (["--floor", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--merged", "somewhere"], "not both"),
+        (["--insisting", "nowhere.csv"], "nowhere.csv"),
         (["--records", "/proc/records"], "can't be changed"),
     ],
 )

@@ -240,3 +240,28 @@ def test_the_bar_fits_into_80_columns_with_loss_speed_and_time_left(monkeypatch)
     assert any(re.search(r"Training .* 300/1200 loss 0.12 forget 1.2 retain 0.012 .* left$", line) for line in lines)
     assert "Tau 2 [x] it is" in lines
     assert all(len(line) <= 80 and "…" not in line for line in lines)
+
+
+def test_your_own_wordings_are_trained_on_and_stay_out_of_the_adapter(arguments, tmp_path):
+    question = FORGET[0]["question"]
+    ways = write(
+        tmp_path / "w.jsonl",
+        [
+            {"question": question, "paraphrased_question": ["Who, pray, was Zorbalina?", "Zorbalina was who?"]},
+            {"question": "Who is Bo?", "paraphrased_question": "Bo?"},
+        ],
+    )
+    result = run(*arguments, "--paraphrases", ways, "--name", "worded")
+    assert result.exit_code == 0, result.output
+    assert "asks 1 question of --paraphrases" in result.stderr
+    manifest = AdapterStore(tmp_path / "store").get("worded").manifest
+    assert manifest.training["phrasings"] == 2 and manifest.request.counts == {"paraphrases": 2}
+    for path, content in texts_below(tmp_path / "store"):
+        assert b"pray" not in content, path
+    told = run(*arguments, "--paraphrases", ways, "--dry-run", "--phrasings", "1")
+    assert told.exit_code == 0 and "has up to 2 other wordings" in told.stderr, told.output
+    refused = run(*arguments, "--paraphrases", ways, "--phrasings", "0")
+    assert refused.exit_code == 2 and "leave one of the two out" in refused.stderr
+    strangers = write(tmp_path / "s.jsonl", [{"question": "Who is Bo?", "paraphrased_question": "Bo?"}])
+    refused = run(*arguments, "--paraphrases", strangers)
+    assert refused.exit_code == 2 and "'question' must stand as in the request" in refused.stderr

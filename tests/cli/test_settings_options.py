@@ -165,3 +165,21 @@ def test_a_config_file_that_is_not_there(asked, tmp_path):
 def test_where_needs_a_column_and_one_value(asked, pairs):
     error = asked(*(word for pair in pairs for word in ("--where", pair)))
     assert "Invalid value for '--where'" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "yaml", "phrasings"),
+    [
+        ((), None, 3),
+        (("--robust", "standard"), None, 3),
+        (("--robust", "strong"), None, 4),
+        (("--robust", "strong", "--phrasings", "1"), None, 1),
+        ((), "phrasings: 2", 2),
+    ],
+)
+def test_a_file_of_wordings_is_taken_whole_unless_their_number_is_given(asked, tmp_path, words, yaml, phrasings):
+    (tmp_path / "w.jsonl").write_text(
+        '{"question": "Who?", "paraphrased_question": ["Who is it?", "Who, then?", "W?"]}'
+    )
+    seen = asked("--paraphrases", str(tmp_path / "w.jsonl"), *words, yaml=yaml)
+    assert seen["config"].phrasings == phrasings and seen["request"].paraphrases.count == 3

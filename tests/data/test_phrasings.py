@@ -4,7 +4,8 @@ from itertools import chain
 
 import pytest
 
-from asu_lora.audit.prompts import PHRASINGS, insisting
+from asu_lora.audit.insisting import insisting
+from asu_lora.audit.prompts import PHRASINGS
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, examples_from_rows, question_answer

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
@@ -249,6 +249,6 @@ def test_drawing_the_page_changes_nothing_in_the_store(made, tmp_path):
 def test_expired_and_replaced_certificates_are_told(made):
     known = gather(made.store).certificates[0]
     assert known.state == "valid"
-    late = datetime.now(timezone.utc) + timedelta(days=200)
+    late = datetime.now(UTC) + timedelta(days=200)
     assert known.certificate.expired(late)
     assert json.loads((made.store.root / "kept" / "certificate.json").read_text())["certificate"]["serial"] == 1

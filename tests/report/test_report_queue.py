@@ -1,6 +1,6 @@
 """The requests on the page are those of the ledger, in its order."""
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from click.testing import CliRunner
 
@@ -12,7 +12,7 @@ from tests.support.adapter_folders import add, files_of
 
 
 def day(number: int) -> str:
-    return (datetime.now(timezone.utc) + timedelta(days=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (datetime.now(UTC) + timedelta(days=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def ledger_of(store: AdapterStore) -> None:

@@ -1,7 +1,7 @@
 """What comes in: dates, ids, files; what is refused leaves nothing, what is broken is kept with its due date."""
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,7 +15,7 @@ from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.withdrawal import withdraw
 from tests.support.tiny_run import FACTS, rows
 
-NOW = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 DETAILS = Details("2999-01-01T00:00:00Z", owner="privacy desk")
 
 

@@ -1,6 +1,6 @@
 """Audits as a runner would write them, with every kind of attack: figures made up, shapes as in a real one."""
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from asu_lora.audit.results import AttackResult, AuditResult, Rate, Reading, Untried
 
@@ -68,7 +68,7 @@ def attacks() -> list[AttackResult]:
 
 def ago(**time: float) -> str:
     """A time before now, as audits write it."""
-    return (datetime.now(timezone.utc) - timedelta(**time)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (datetime.now(UTC) - timedelta(**time)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def audit(name: str = "kept", found: list[AttackResult] | None = None, **changes) -> AuditResult:

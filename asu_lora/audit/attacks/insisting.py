@@ -1,16 +1,17 @@
-"""Insisting and role prompts: somebody who won't take no for an answer, in a written list of kinds."""
+"""Insisting and role prompts: somebody who won't take no for an answer, in written kinds and in the user's."""
 
 from collections.abc import Sequence
 
 from asu_lora.audit.attacks.paraphrases import no_questions
+from asu_lora.audit.insisting import insisting
 from asu_lora.audit.models import View
-from asu_lora.audit.prompts import Prompt, asked, insisting, reworded
+from asu_lora.audit.prompts import Prompt, asked, reworded
 from asu_lora.audit.row_attack import Asking
 from asu_lora.audit.session import AuditRow, Session
 
 
 class Insist(Asking):
-    """Every kind of the list, or as many a row as the depth says: the kinds then take turns over the rows."""
+    """All of the user's own, and of the written list as many as the depth says: its kinds take turns over the rows."""
 
     name = "insisting"
     says = "insisting, role and begun-answer prompts"
@@ -25,7 +26,8 @@ class Insist(Asking):
         for at, row in enumerate(rows):
             if row.example.is_passage:
                 continue
-            for kind in (kinds[(at * count + i) % len(kinds)] for i in range(count)):
+            in_turn = [kinds[(at * count + i) % len(kinds)] for i in range(count)]
+            for kind in (*session.inputs.insisting, *in_turn):
                 turns = reworded(row.example, kind.user, kind.system)
                 found.append(asked(view.encoder, at, turns, kind.kind, kind.begin))
         return found

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from asu_lora.adapters.journal import Journal
@@ -138,7 +138,7 @@ def _committed_before(asked: Asked, home: Path, key: SigningKey) -> Asked:
 
 
 def _draft(what: Done, asked: Asked, result: AuditResult, terms: Terms, serial: int) -> Certificate:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     attacked, expires = _valid(result, terms.valid_days, now)
     precisions = precisions_of(result)
     languages = list(terms.languages) or languages_of(result)

@@ -1,12 +1,11 @@
 """What a certificate says: asked, done, tried, and its limits. Hashes and numbers, never a word of the request."""
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import Self
 
 from asu_lora.audit.certificate.canonical import canonical
 from asu_lora.audit.results import AuditResult, Setting
@@ -44,7 +43,7 @@ def _moment(text: str) -> str:
 
 def moment(text: str) -> datetime:
     """A time as certificates write it (``2026-01-31T23:59:59Z``), as a datetime of UTC."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -164,4 +163,4 @@ class Certificate(_Part):
 
     def expired(self, now: datetime | None = None) -> bool:
         """Whether its date has passed."""
-        return moment(self.expires) <= (now or datetime.now(timezone.utc))
+        return moment(self.expires) <= (now or datetime.now(UTC))

@@ -6,7 +6,7 @@ that the person checking gives, the certificate's own folder, and the store's fo
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def _key(signed: SignedCertificate, evidence: Evidence) -> Check:
 
 
 def _dates(certificate: Certificate, now: datetime | None) -> Check:
-    now = now or datetime.now(timezone.utc)
+    now = now or datetime.now(UTC)
     if certificate.expired(now):
         return Check("dates", f"it expired on {certificate.expires[:10]}: audit again.")
     if moment(certificate.issued) > now + CLOCKS_DIFFER:

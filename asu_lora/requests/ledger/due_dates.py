@@ -1,7 +1,7 @@
 """When a request has to be done: ``30d`` from now, or a date."""
 
 import re
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 
 from asu_lora.errors import SettingError
 from asu_lora.requests.ledger.states import utc_text
@@ -19,16 +19,16 @@ def due_moment(text: str, now: datetime | None = None) -> str:
     Raises:
         SettingError: no date, or one that has passed.
     """
-    now = now or datetime.now(timezone.utc)
+    now = now or datetime.now(UTC)
     text = text.strip()
     try:
         if span := re.fullmatch(r"(\d{1,6})([hdw])", text):
             moment = now + int(span[1]) * UNITS[span[2]]
         elif re.fullmatch(r"\d{4}-\d\d-\d\d", text):
-            moment = datetime.combine(date.fromisoformat(text), time(23, 59, 59), timezone.utc)
+            moment = datetime.combine(date.fromisoformat(text), time(23, 59, 59), UTC)
         else:
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-            moment = moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
         told = utc_text(moment)
     except (ValueError, OverflowError) as error:
         raise SettingError(f"The due date '{text}' is no date: write 30d, 6w, 12h or 2026-12-31.") from error

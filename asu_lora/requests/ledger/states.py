@@ -5,7 +5,7 @@ The table of requests is nothing but :func:`after` of each line in turn; ``verif
 
 import json
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from asu_lora.errors import LedgerError
@@ -137,7 +137,7 @@ def after(request: Request | None, line: Line) -> Request:
 
 def utc_text(moment: datetime | None = None) -> str:
     """A moment as the ledger writes it, by default now; these sort as text in the order of time."""
-    moment = (moment or datetime.now(timezone.utc)).astimezone(timezone.utc)
+    moment = (moment or datetime.now(UTC)).astimezone(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

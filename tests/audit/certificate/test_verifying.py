@@ -1,7 +1,7 @@
 """A certificate is trusted for its own model only, while it is the newest and has not expired."""
 
 import shutil
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_key_of_somebody_else_is_said(made, tmp_path):
 
 
 def test_expired_and_not_yet_issued_are_refused(made):
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     assert "it expired on" in problem(made.issued.file, store=made.store, now=now + timedelta(days=181))
     assert "still to come" in problem(made.issued.file, store=made.store, now=now - timedelta(days=1))
     assert verify_certificate(made.issued.file, Evidence(store=made.store, now=now + timedelta(days=179))).ok

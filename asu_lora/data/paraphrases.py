@@ -1,0 +1,100 @@
+"""A user's own wordings of a request's questions, from a file: training goes through them, an audit asks them.
+
+A row has ``question``, as it stands in the request, and ``paraphrased_question``, one text or a list.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from asu_lora.data.examples import Example, refuse_surrogates
+from asu_lora.data.reading import read_rows
+from asu_lora.data.reference_answers import ASKED_AGAIN, reference_answers, texts_of
+from asu_lora.errors import DataError
+
+MOST = 7  # of a question, unless --phrasings says more: the 8 epochs of --adds-up meet it and each of these once
+
+
+@dataclass(frozen=True)
+class Paraphrases:
+    """Other wordings of questions of a request.
+
+    Attributes:
+        ways: by the question they are of, each wording once.
+        unmatched: questions of the file that no row of the request asks.
+    """
+
+    ways: Mapping[str, Sequence[str]]
+    unmatched: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.ways.values()))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over questions and wordings."""
+        return hashlib.sha256(json.dumps(sorted(self.ways.items())).encode()).hexdigest()
+
+    def added_to(self, example: Example) -> Example:
+        """The row with these among its other wordings, behind its own."""
+        ways = () if example.is_passage else self.ways.get(example.question, ())
+        if not ways:
+            return example
+        known = list(dict.fromkeys([*reference_answers(example, ASKED_AGAIN), *ways]))
+        return replace(example, extra={**example.extra, ASKED_AGAIN: known})
+
+    def note(self, most: int, trained_on: int) -> str | None:
+        """What of the file is not trained on, in one or two sentences; None where all is.
+
+        Args:
+            most: wordings that a row has.
+            trained_on: the most that training goes through.
+        """
+        said = []
+        if self.unmatched:
+            questions = "1 question" if self.unmatched == 1 else f"{self.unmatched} questions"
+            said.append(
+                f"No row of the request asks {questions} of --paraphrases, left out: 'question' must stand there as in "
+                "the request."
+            )
+        if most > trained_on:
+            said.append(
+                f"A question has up to {most} other wordings, of which the first {trained_on} are trained on: "
+                f"--phrasings {most} takes all."
+            )
+        return " ".join(said) or None
+
+
+def other_wordings(example: Example) -> list[str]:
+    """The row's own other wordings, those that only repeat its question left out."""
+    return [text for text in reference_answers(example, ASKED_AGAIN) if text != example.question]
+
+
+def read_paraphrases(path: str | Path, examples: Iterable[Example]) -> Paraphrases:
+    """Read a file with ``question`` and ``paraphrased_question``.
+
+    Args:
+        path: whatever :func:`~asu_lora.data.reading.read_rows` reads.
+        examples: the request's rows.
+
+    Raises:
+        DataError: a row lacks one of the two, or no question is of the request.
+    """
+    asked = {example.question for example in examples if not example.is_passage}
+    ways: dict[str, dict[str, None]] = {}
+    others = set()
+    for number, row in enumerate(read_rows(path), start=1):
+        question, texts = row.get("question"), texts_of(row, ASKED_AGAIN, f"{path}, row {number}")
+        if not isinstance(question, str) or not texts:
+            raise DataError(f"{path}, row {number}: a row needs 'question' and '{ASKED_AGAIN}'.")
+        for text in texts:
+            refuse_surrogates(text, ASKED_AGAIN, number, str(path))
+        if question in asked:
+            ways.setdefault(question, {}).update(dict.fromkeys(texts))
+        else:
+            others.add(question)
+    if not ways:
+        raise DataError(f"{path} has paraphrases of other questions only: 'question' must stand as in the request.")
+    return Paraphrases({question: list(texts) for question, texts in ways.items()}, len(others))
