@@ -60,6 +60,8 @@ def tell(report: RunReport, shop: Workshop) -> None:
         click.echo(f"Published, as they were not yet: {_some(after.published)}.")
     for name, count in after.combined.items():
         click.echo(f"{name} holds the adapters of {count} requests: serve it, then 'asu-lora requests deploy {name}'.")
+    if after.ungrouped:
+        click.echo(f"In no combined adapter yet, so serve their own beside it: {_some(after.ungrouped)}.")
     if after.stale:
         click.echo(f"These hold a withdrawn request; serve them no longer: {', '.join(after.stale)}.")
     if certified := sum(outcome.certificate is not None for outcome in report.outcomes):

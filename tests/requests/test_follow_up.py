@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from asu_lora.cli.requests.ungrouped import ungrouped_line
+from asu_lora.cli.requests.run_report import tell
 from asu_lora.errors import AsuLoraError, TrainingError
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import hand_in_again
@@ -72,13 +72,13 @@ def test_earlier_requests_are_audited_again_under_all_adapters_after_others_came
     assert seen == [("a", "c")] and report.follow_up.not_re_audited == {"a": "its text is destroyed"}
 
 
-def test_every_k_adapters_become_one_and_a_withdrawal_builds_it_anew(queue):
+def test_every_k_adapters_become_one_and_a_withdrawal_builds_it_anew(queue, capsys):
     queue.add("a", "b", "c", "d")
     report = queue.run(consolidate=3)
     assert report.follow_up.combined == {"combined-001": 3}  # and one waits for two more
     assert report.follow_up.ungrouped == ["d"] and queue.run().follow_up.ungrouped == []  # told where it is asked for
-    assert ungrouped_line(["d"], 3).endswith("beside it: d (1 of the 3 that make one).") and not ungrouped_line([], 3)
-    assert "t4 and 2 more (7 of the 9" in ungrouped_line([f"t{number}" for number in range(7)], 9)
+    tell(report, queue.shop())
+    assert "In no combined adapter yet, so serve their own beside it: d.\n" in capsys.readouterr().out
     assert queue.run(consolidate=3).follow_up.combined == {}
     done = withdraw(queue.ledger, queue.store, "a")
     assert done.adapter == "a" and done.inside == ["combined-001"]
