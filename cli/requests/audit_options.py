@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from asu_lora.requests.runner.audit_policy import AuditPolicy
 
 OVER = 3  # exit code where audits brought back more than --fail-over allows, and nothing else went wrong
-NAMES = ("depth", "fail_over", "floor", "floor_base", "certify", "signing_key", "issuer", "valid")
+NAMES = ("depth", "fail_over", "floor", "floor_base", "re_audit_most", "certify", "signing_key", "issuer", "valid")
 
 
 def audit_policy_options(command: Callable) -> Callable:
@@ -52,6 +52,14 @@ def audit_policy_options(command: Callable) -> Callable:
             "--floor-base",
             metavar="DIR",
             help="A model that never saw any of the requests: the better floor.",
+            cls=GroupedOption,
+            group="Audits",
+        ),
+        click.option(
+            "--re-audit-most",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Audit at most N earlier requests again in one run, those first that wait longest.  [default: all]",
             cls=GroupedOption,
             group="Audits",
         ),

@@ -5,9 +5,10 @@ import shutil
 import pytest
 
 from asu_lora.cli.requests.run_report import tell
-from asu_lora.errors import AsuLoraError, TrainingError
+from asu_lora.errors import AsuLoraError, SettingError, TrainingError
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import hand_in_again
+from asu_lora.requests.runner.audit_policy import AuditPolicy
 from asu_lora.requests.withdrawal import withdraw
 from tests.support.request_queue import counting_audit
 from tests.support.tiny_run import FACTS
@@ -126,3 +127,20 @@ def test_what_was_made_since_under_a_withdrawn_name_is_left_alone(queue, tmp_pat
     queue.store.remove("a")
     shutil.copytree(tmp_path / "a", queue.store.root / "a")  # as a runner would, that was killed right afterwards
     assert queue.run().withdrawn == ["a"] and queue.store.names() == []
+
+
+def test_a_run_audits_no_more_earlier_requests_again_than_it_may_and_takes_turns(queue):
+    queue.add("a", "b", "c")
+    queue.run(counting_audit([]), re_audit=False)
+    queue.add("d")
+    turns, some = [], AuditPolicy(re_audit_most=2)
+    for _ in range(3):
+        report = queue.run(counting_audit([]), policy=some)
+        turns.append(report.follow_up.re_audited)
+    assert turns == [["a", "b"], ["c"], []]
+    queue.add("e")
+    report = queue.run(counting_audit([]), policy=some)
+    assert report.follow_up.re_audited == ["d", "a"], "d was audited before the second audit of a"
+    assert "later run" in report.follow_up.not_re_audited["b"] and set(report.follow_up.not_re_audited) == {"b", "c"}
+    with pytest.raises(SettingError, match="at least 1"):
+        AuditPolicy(re_audit_most=0)

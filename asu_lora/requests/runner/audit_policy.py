@@ -36,9 +36,10 @@ class AuditPolicy:
         floor: a file of rows like the forgotten that the base never saw.
         floor_base: a model that never saw any of the requests, which is the better floor.
         certify: issue a certificate of each audit that is passed; None for none.
+        re_audit_most: earlier requests that one run audits again, those first that wait longest; None for all.
 
     Raises:
-        SettingError: a depth that there isn't, or a limit below 0.
+        SettingError: a depth that there isn't, a limit below 0, or fewer than one request.
     """
 
     depth: str = "quick"
@@ -46,6 +47,7 @@ class AuditPolicy:
     floor: str | None = None
     floor_base: str | None = None
     certify: Certifying | None = None
+    re_audit_most: int | None = None
 
     def __post_init__(self) -> None:
         settings = AuditSettings(depth=self.depth)
@@ -53,6 +55,8 @@ class AuditPolicy:
             if not self.fail_over >= 0:
                 raise SettingError(f"fail_over is {self.fail_over}; it must be a share, 0 or more.")
             check_gate(settings)
+        if self.re_audit_most is not None and self.re_audit_most < 1:
+            raise SettingError(f"re_audit_most is {self.re_audit_most}; it must be at least 1.")
 
     def limit(self, forget_text: bool) -> float | None:
         """The limit of a run; one that destroys texts always has one."""

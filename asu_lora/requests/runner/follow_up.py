@@ -98,7 +98,10 @@ def _publish_rest(shop: Workshop, done: FollowUp, tell: Callable[[str], None]) -
 
 
 def behind(shop: Workshop) -> list[str]:
-    """Requests whose last audit is older than the last adapter that came or went: of others, not their own."""
+    """Requests whose last audit is older than the last adapter that came or went: of others, not their own.
+
+    Those first whose last audit is oldest.
+    """
     table = tables.history
     with shop.ledger.database.reading() as connection:
 
@@ -113,11 +116,15 @@ def behind(shop: Workshop) -> list[str]:
         others = max((number for name, number in newest if name != request.id), default=0)
         if request.id in audited and audited[request.id] < others:
             found.append(request.id)
-    return found
+    return sorted(found, key=lambda name: audited[name])
 
 
 def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
+    most = shop.settings.policy.re_audit_most
     for name in behind(shop):
+        if most is not None and len(done.re_audited) >= most:
+            done.not_re_audited[name] = f"--re-audit-most {most} leaves it to a later run"
+            continue
         if shop.ledger.get(name).text != TEXT_SEALED:
             done.not_re_audited[name] = "its text is destroyed"
             continue
