@@ -7,7 +7,7 @@ fields alone, as every line did before there were sets.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,12 @@ class Deployment:
     Attributes:
         artefacts: served together, in the order in which they were named.
         missing: requests that were served before, and are in none of them.
+        over: requests in them of which the last audit brought back too much, and a sentence on each.
     """
 
     artefacts: list[Artefact]
     missing: list[str]
+    over: dict[str, str] = field(default_factory=dict)
 
     @property
     def requests(self) -> list[str]:
@@ -96,6 +98,7 @@ def deploy(ledger: Ledger, artefacts: Sequence[Artefact], where: str | None = No
     for artefact in artefacts:
         check_words("artefact's name", artefact.name)
     _refuse_twice(artefacts)
+    over: dict[str, str] = {}
     with ledger.changing() as change:
         for artefact in artefacts:
             for request in artefact.requests:
@@ -106,6 +109,7 @@ def deploy(ledger: Ledger, artefacts: Sequence[Artefact], where: str | None = No
                         f"{artefact.name} holds the request {request}, which is {state}: serve an artefact of trained "
                         "requests alone."
                     )
+                over |= {request: found.sentence} if found.sentence else {}
         before = ledger.served()[-1:]
         change.append(SERVED, None, _payload(artefacts) | ({"where": where} if where else {}))
         for artefact in artefacts:
@@ -115,7 +119,7 @@ def deploy(ledger: Ledger, artefacts: Sequence[Artefact], where: str | None = No
                 change.append(DEPLOYED, request, told)
     done = Deployment(list(artefacts), [])
     lost = {request for line in before for request in line.payload["requests"]} - set(done.requests)
-    return Deployment(done.artefacts, sorted(lost))
+    return Deployment(done.artefacts, sorted(lost), over)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from asu_lora.errors import LedgerError, SettingError
+from asu_lora.requests.deployment import deploy, look_at
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import hand_in_again
 from asu_lora.requests.key import ENVIRONMENT, find_key, new_key
@@ -101,6 +102,11 @@ def test_a_second_audit_over_the_limit_is_told_and_keeps_the_text(queue):
     assert report.follow_up.over == {"first": "40% came back."} and report.refused
     assert queue.states() == {"first": "audited", "second": "audited"}
     assert queue.ledger.get("first").text == TEXT_SEALED and queue.ledger.get("first").sentence == "40% came back."
+    [artefact] = look_at(queue.ledger, queue.store, ["first"])
+    assert deploy(queue.ledger, [artefact]).over == {"first": "40% came back."}
+    assert queue.ledger.get("first").sentence, "being served mends nothing"
+    queue.run(finds(first=0.4), forget_text=True, policy=AuditPolicy(fail_over=0.1))
+    assert queue.ledger.get("first").text == TEXT_SEALED
     queue.add("third")
     queue.run(finds(), policy=AuditPolicy(fail_over=0.1))
     assert queue.ledger.get("first").sentence is None

@@ -119,7 +119,9 @@ def after(request: Request | None, line: Line) -> Request:
     if event in STATES:
         if request.state not in FOLLOWS[event]:
             raise LedgerError(f"The request {request.id} is {request.state}; from there it can't become {event}.")
-        changes |= {"state": event, "sentence": payload.get("sentence") if event == FAILED else None}
+        changes["state"] = event
+        if event != DEPLOYED:  # served or not, too much came back of it
+            changes["sentence"] = payload.get("sentence") if event == FAILED else None
     if event == QUEUED and "rows" in payload:
         changes |= {"rows": int(payload["rows"]), "text": TEXT_SEALED}
     elif event == TRAINING:
