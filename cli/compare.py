@@ -92,6 +92,11 @@ SHOWN = {"methods", "rates", "seeds", *(spec.name for spec in fields(ForgetConfi
     metavar="FILE",
     help="The --records of a model that never saw the request, as for evaluate: adds forget quality to every row.",
 )
+@click.option(
+    "--reference-base",
+    metavar="DIR",
+    help="A model that never saw the request: a row of its own, where forgetting should end. It is only scored.",
+)
 @click.option("--idk-file", metavar="FILE", help='Your own "I don\'t know" answers, one a line.')
 @json_option
 @partial(setting_options, without=(*VARIED, "orthogonal"))
@@ -108,7 +113,7 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
     table. A method that fails is a row that says so. The adapters lie in OUT/adapters, a store.
     """
     scoring = {name: others.pop(name) for name in ("suite", "data", "split", "task", "questions", "encoder", "nli")}
-    beside = {name: others.pop(name) for name in ("idk_file", "leaks", "retain_log")}
+    beside = {name: others.pop(name) for name in ("idk_file", "leaks", "retain_log", "reference_base")}
     wanted = {name: others.pop(name) for name in ("trials", "search_forget", "search_retain", "seeds", "reproduce")}
     given = given_settings(config, others)
     config = read_config(config, others)
@@ -169,11 +174,11 @@ def scored(
     return sets, {"encoder": sentence_encoder, "nli": nli_model, "notes": notes + missing}
 
 
-def held_against(*, idk_file: str | None, leaks: bool, retain_log: str | None) -> "dict[str, Any]":
+def held_against(*, retain_log: str | None, **others: "Any") -> "dict[str, Any]":
     """What the runs are made with and held against beside the scores."""
     from asu_lora.evaluation.retain_log import read_log
 
-    return {"idk_file": idk_file, "leaks": leaks, "reference": read_log(retain_log) if retain_log else None}
+    return {**others, "reference": read_log(retain_log) if retain_log else None}
 
 
 def check_search(*, trials, search_forget, search_retain, seeds, reproduce) -> None:

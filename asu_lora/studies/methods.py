@@ -11,6 +11,8 @@ from asu_lora.errors import SettingError
 from asu_lora.losses import FORGET, NO_RETAIN, RETAIN, paper_settings
 
 BASE = "Base"
+REFERENCE = "Reference"  # a model that never saw the request: where forgetting should end
+UNTRAINED = (BASE, REFERENCE)
 PAPER = (
     "GA_GD",
     "GA_KL",
@@ -45,7 +47,7 @@ GROUPS = {"paper": PAPER, "field": FIELD, "all": PAPER + FIELD + OURS}
 
 @dataclass(frozen=True)
 class Method:
-    """A forget loss with a retain loss; ``Base`` has neither: it is only evaluated.
+    """A forget loss with a retain loss; ``Base`` and ``Reference`` have neither: they are only evaluated.
 
     Attributes:
         settings: that belong to it, whatever those of the others are, by name; most methods have none.
@@ -59,7 +61,8 @@ class Method:
     lr: float | None = None
 
     @property
-    def is_base(self) -> bool:
+    def untrained(self) -> bool:
+        """Whether it is only evaluated."""
         return self.objective is None
 
     def config(self, config: ForgetConfig) -> ForgetConfig:
@@ -90,8 +93,9 @@ def method(name: str) -> Method:
         SettingError: no such losses.
     """
     text = name.strip()
-    if text.casefold() == BASE.casefold():
-        return Method(BASE)
+    for name in UNTRAINED:
+        if text.casefold() == name.casefold():
+            return Method(name)
     if text.upper() == DEFAULT:
         return _default()
     objective, _, retain = text.lower().rpartition("_")
@@ -99,7 +103,8 @@ def method(name: str) -> Method:
         raise SettingError(
             f"There is no method '{text}': write FORGET_RETAIN with FORGET one of "
             f"{', '.join(FORGET).upper()} and RETAIN one of {', '.join(RETAIN).upper()}, NONE "
-            f"(the paper's are {', '.join(PAPER)}, the field's {', '.join(FIELD)}), {DEFAULT}, or {BASE}."
+            f"(the paper's are {', '.join(PAPER)}, the field's {', '.join(FIELD)}), {DEFAULT}, "
+            f"or {' or '.join(UNTRAINED)}."
         )
     return Method(text.upper(), objective, retain)
 
@@ -135,8 +140,8 @@ def method_configs(text: str | None, config: ForgetConfig, given: Collection[str
     for entry in filter(None, map(str.strip, text.split(","))):
         name, equals, rate = entry.partition("=")
         chosen = method(name)
-        if chosen.is_base:
-            raise SettingError(f"{BASE} unlearns nothing: name methods such as ASU_KL; the base is scored anyway.")
+        if chosen.untrained:
+            raise SettingError(f"{chosen.name} unlearns nothing: name methods such as ASU_KL; Base is scored anyway.")
         if chosen.name in found:
             raise SettingError(f"The method {chosen.name} is named twice.")
         lr = learning_rate(rate, entry) if equals else chosen.lr or config.lr

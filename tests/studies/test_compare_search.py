@@ -51,7 +51,7 @@ class Notes(Listener):
 
 
 def tuned(base, out, progress=None, trials=2, names=NAMES, **more):
-    runs = [Run(each, None if each.is_base else 1e-3) for each in methods(names)]
+    runs = [Run(each, None if each.untrained else 1e-3) for each in methods(names)]
     plan = tuning(trials, REQUEST, SETS, OTHER, most=3)
     return compare(REQUEST, base, SETS, runs, out, SETTINGS, tuning=plan, progress=progress or Notes(), **more)
 

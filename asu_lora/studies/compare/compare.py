@@ -28,6 +28,7 @@ from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run, seeded, weighted
 from asu_lora.studies.compare.identity import SETTINGS, claim, shared_identity
+from asu_lora.studies.compare.reference import with_reference
 from asu_lora.studies.compare.results import RunResult
 from asu_lora.studies.compare.rows import SeedRow, best_rows
 from asu_lora.studies.compare.runner import Runner
@@ -53,6 +54,7 @@ class Comparison:
         records: also write every question's answer and scores, ``runs/NAME.records.jsonl``. They hold text.
         leaks: also ask the forget rows in several ways (:mod:`~asu_lora.studies.compare.leak`).
         reference: records of a model that never saw the request (:func:`asu_lora.evaluation.retain_log.read_log`).
+        reference_base: a model that never saw the request, name or folder: a row of its own, only scored.
         given: settings that the methods' papers don't replace (:meth:`~asu_lora.studies.methods.Method.weights`).
         trials: of the search before it, if there was one.
         shared: what identifies it, see :func:`~asu_lora.studies.compare.identity.shared_identity`.
@@ -71,6 +73,7 @@ class Comparison:
     records: bool = False
     leaks: bool = False
     reference: Sequence[Record] | None = None
+    reference_base: str | None = None
     given: Collection[str] = ()
     trials: list[Trial] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
@@ -112,6 +115,7 @@ def compare(
     records: bool = False,
     leaks: bool = False,
     reference: Sequence[Record] | None = None,
+    reference_base: str | None = None,
     given: Collection[str] = (),
     seeds: Sequence[int] = (),
     tuning: Tuning | None = None,
@@ -134,8 +138,9 @@ def compare(
     """
     config, progress, out = config or ForgetConfig(), progress or Progress(), Path(out)
     refuse_at_once(out, sets, reference)
+    runs = with_reference(runs, reference_base)
     seeded(runs, seeds, config.seed)  # refuses seeds, before anything is loaded
-    others = (sets, out, config, idk_file, encoder, nli, notes, records, leaks, reference, given)
+    others = (sets, out, config, idk_file, encoder, nli, notes, records, leaks, reference, reference_base, given)
     trials: list[Trial] = []
     if tuning is not None:
         base = _loaded(base, config, progress)
@@ -149,10 +154,8 @@ def compare(
         comparison.shared = shared_identity(comparison, runner.store.keyed)
         claim(out / SETTINGS, comparison.shared, runner.folder, shared_identity(comparison, lambda plain: plain))
         todo = [run for run in runs if not runner.finished(run)]
-        if len(todo) < len(runs):
-            progress.note(f"{len(runs) - len(todo)} of {len(runs)} runs are in {out} already.")
         try:
-            make_all(todo, runner, progress)
+            make_all(todo, runner, progress, len(runs))
         finally:
             progress.close()
         comparison.results = runner.everything(runs)
@@ -178,7 +181,7 @@ def tuned_runs(
     check_settings(comparison, runs)
     tuned = [run.method for run in runs if not run.method.settings]
     found, trials = search(comparison, tuning, list(dict.fromkeys(tuned)), progress)
-    return [run for run in runs if run.method.is_base or run.method.settings] + found, trials
+    return [run for run in runs if run.method.untrained or run.method.settings] + found, trials
 
 
 def _loaded(base: str | LoadedBase, config: ForgetConfig, progress: Progress) -> LoadedBase:
@@ -188,8 +191,10 @@ def _loaded(base: str | LoadedBase, config: ForgetConfig, progress: Progress) ->
     return load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
 
 
-def make_all(runs: Sequence[Run], runner: Runner, progress: Progress) -> None:
-    """One run after another, with a note before and after each."""
+def make_all(runs: Sequence[Run], runner: Runner, progress: Progress, of: int) -> None:
+    """One run after another, with a note before and after each; the others of all ``of`` are there already."""
+    if len(runs) < of:
+        progress.note(f"{of - len(runs)} of {of} runs are in {runner.comparison.out} already.")
     took: list[float] = []
     for number, run in enumerate(runs, start=1):
         left = (len(runs) - number + 1) * sum(took) / len(took) / 60 if took else 0

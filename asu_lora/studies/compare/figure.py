@@ -14,7 +14,7 @@ from asu_lora.reporting.plot_style import COLOURS, COLUMN, MARKERS, new_figure, 
 from asu_lora.studies.compare.ranking import pareto_front
 from asu_lora.studies.compare.rows import Row
 from asu_lora.studies.compare.table import common_label
-from asu_lora.studies.methods import BASE
+from asu_lora.studies.methods import BASE, UNTRAINED
 
 LABEL = 6.5  # points
 FILLS = {"GD": "none", "AP": "left"}  # of the marks, by retain loss; others are filled
@@ -33,7 +33,7 @@ def compare_figure(results: Sequence[Row]) -> Figure:
         axes.set_ylim(*limits([y for _, y in points]))
         axes.grid(False)
         equal_averages(axes)
-        losses = list(dict.fromkeys(result.method.rpartition("_")[0] for result in results if result.method != BASE))
+        losses = list(dict.fromkeys(result.method.rpartition("_")[0] for result in results if result.lr is not None))
         for result, (x, y) in zip(results, points, strict=True):
             error_bars(axes, result, x, y)
             axes.plot(x, y, linestyle="none", clip_on=False, zorder=3, **mark(result.method, losses))
@@ -63,8 +63,9 @@ def join_front(axes: Axes, rows: Sequence[Row], points: Sequence[tuple[float, fl
 
 def mark(method: str, losses: Sequence[str]) -> dict[str, Any]:
     """The look of a method's mark."""
-    if method == BASE:
-        return {"marker": "*", "color": "#000000", "markersize": 8}
+    if method in UNTRAINED:
+        star = {"marker": "*", "color": "#000000", "markersize": 8}
+        return star if method == BASE else star | {"fillstyle": "none"}
     loss, _, retain = method.rpartition("_")
     at = losses.index(loss)
     return {

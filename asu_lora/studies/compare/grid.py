@@ -9,12 +9,12 @@ from typing import Any
 from asu_lora.adding_up import ADDS_UP
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
-from asu_lora.studies.methods import BASE, DEFAULT, Method, file_name, learning_rate, lr_text
+from asu_lora.studies.methods import DEFAULT, Method, file_name, learning_rate, lr_text
 
 
 @dataclass(frozen=True)
 class Run:
-    """One adapter to train and score: a method at a learning rate (None for Base).
+    """One adapter to train and score: a method at a learning rate (None where nothing is trained).
 
     Attributes:
         changes: further settings in which it differs from the comparison's, by name, in the order of their names.
@@ -33,7 +33,7 @@ class Run:
     def name(self) -> str:
         """The adapter's name in the comparison's store, and the row file's."""
         if self.lr is None:
-            return BASE
+            return self.method.name
         others = {name: value for name, value in self.changes if name != "seed"}
         tail = "-" + hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:8] if others else ""
         seed = dict(self.changes).get("seed")
@@ -46,7 +46,7 @@ class Run:
     def config(self, config: ForgetConfig) -> ForgetConfig:
         """The settings of this run: the comparison's, with the method's losses, learning rate and changes."""
         if self.lr is None:
-            raise SettingError(f"{BASE} trains nothing.")
+            raise SettingError(f"{self.method.name} trains nothing.")
         return replace(self.method.config(config), lr=self.lr, eval_rows=0, **dict(self.changes))
 
 
@@ -92,7 +92,7 @@ def seeded(runs: Sequence[Run], seeds: Sequence[int], default: int) -> list[Run]
         for run in runs
         for each in (
             [run]
-            if run.method.is_base
+            if run.method.untrained
             else [
                 run if seed == default else Run.of(run.method, run.lr, dict(run.changes) | {"seed": seed})
                 for seed in seeds
@@ -113,7 +113,7 @@ def learning_rates(texts: Sequence[str], chosen: Sequence[Method], default: floa
     """
     common: list[float] = []
     own: dict[str, list[float]] = {}
-    trained = [each.name for each in chosen if not each.is_base]
+    trained = [each.name for each in chosen if not each.untrained]
     for text in texts:
         name, equals, values = text.rpartition("=")
         rates = [learning_rate(value, text) for value in values.split(",")]
@@ -133,5 +133,7 @@ def learning_rates(texts: Sequence[str], chosen: Sequence[Method], default: floa
 def plan_runs(chosen: Sequence[Method], rates: Mapping[str, Sequence[float]]) -> list[Run]:
     """Every run in the order it is made: Base first, then method by method."""
     return [
-        run for each in chosen for run in ([Run(each)] if each.is_base else [Run(each, lr) for lr in rates[each.name]])
+        run
+        for each in chosen
+        for run in ([Run(each)] if each.untrained else [Run(each, lr) for lr in rates[each.name]])
     ]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from asu_lora.studies.compare.rows import Row
 from asu_lora.studies.compare.speech import KEPT
-from asu_lora.studies.methods import BASE
 
 SENTENCES = 0.95  # of the answers to kept questions, for a method to count in the second ranking
 
@@ -14,14 +13,14 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
     scored = [
         (row, mu, fe)
         for row in rows
-        if row.method != BASE and (mu := row.score("MU")) is not None and (fe := row.score("FE")) is not None
+        if row.lr is not None and (mu := row.score("MU")) is not None and (fe := row.score("FE")) is not None
     ]
     return [row for row, mu, fe in scored if not any(m >= mu and f >= fe and (m > mu or f > fe) for _, m, f in scored)]
 
 
 def by_average(rows: Sequence[Row]) -> list[Row]:
     """The trained rows with an Avg, the highest first."""
-    scored = [(average, row) for row in rows if row.method != BASE and (average := row.score("Avg")) is not None]
+    scored = [(average, row) for row in rows if row.lr is not None and (average := row.score("Avg")) is not None]
     return [row for _, row in sorted(scored, key=lambda entry: -entry[0])]
 
 

@@ -10,7 +10,7 @@ from asu_lora.evaluation.question_sets import is_forget
 from asu_lora.files import write_files
 from asu_lora.reporting.tables import percent
 from asu_lora.studies.compare.grid import title_of
-from asu_lora.studies.methods import BASE, FIELD, OURS, PAPER
+from asu_lora.studies.methods import FIELD, OURS, PAPER, UNTRAINED
 
 SCORES = ("MU", "FE", "Avg")
 LEAK, QUALITY = "leak", "forget quality"  # what a run can be held against beside its scores
@@ -130,11 +130,11 @@ def read_result(path: Path, identity: str) -> RunResult | None:
 
 
 def in_order(results: Iterable[RunResult]) -> list[RunResult]:
-    """Base, the paper's methods in the paper's order, the field's, the default, then others.
+    """Base, a reference, the paper's methods in the paper's order, the field's, the default, then others.
 
     Of a method the lowest learning rate comes first.
     """
-    places = {name: place for place, name in enumerate((BASE, *PAPER, *FIELD, *OURS))}
+    places = {name: place for place, name in enumerate((*UNTRAINED, *PAPER, *FIELD, *OURS))}
     return sorted(
         results, key=lambda result: (places.get(result.method, len(places)), result.lr or 0.0, str(result.changes))
     )

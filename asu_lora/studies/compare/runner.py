@@ -23,9 +23,10 @@ from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import run_identity
 from asu_lora.studies.compare.leak import worst_leak
+from asu_lora.studies.compare.reference import reference_of
 from asu_lora.studies.compare.results import DONE, FAILED, LEAK, QUALITY, TRAINED, RunResult, in_order, read_result
 from asu_lora.studies.compare.speech import speech
-from asu_lora.studies.methods import method
+from asu_lora.studies.methods import REFERENCE, method
 from asu_lora.studies.privacy import Privacy
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.version import __version__, library_versions
@@ -84,7 +85,7 @@ class Runner:
             identity = run_identity(self.comparison.shared, run)
             versions = {"asu-lora": __version__, **library_versions()}
             result = RunResult(identity, run.method.name, run.lr, TRAINED, versions=versions, changes=dict(run.changes))
-            if not run.method.is_base:
+            if not run.method.untrained:
                 self.train(run, result, progress)
             result.write(self.file(run))
         if result.state != FAILED and self.unscored(run, result):
@@ -127,7 +128,7 @@ class Runner:
         """Evaluate the run's adapter on the comparison's sets."""
         comparison = self.comparison
         with self.failing(result, "evaluation", progress):
-            with stacked(comparison, result.adapter, self.store) as stack:
+            with stacked(comparison, run, result.adapter, self.store) as stack:
                 scored = evaluate(
                     stack, comparison.sets, comparison.encoder, comparison.nli, comparison.notes, progress
                 )
@@ -143,7 +144,7 @@ class Runner:
         """Ask the forget rows in several ways; what they tell in the worst."""
         comparison = self.comparison
         seed = dict(run.changes).get("seed", comparison.config.seed)
-        with self.failing(result, "asking", progress), stacked(comparison, result.adapter, self.store) as stack:
+        with self.failing(result, "asking", progress), stacked(comparison, run, result.adapter, self.store) as stack:
             result.beside[LEAK] = worst_leak(stack, comparison.request, seed, progress)
 
     @contextmanager
@@ -192,9 +193,14 @@ class Runner:
 
 
 @contextmanager
-def stacked(comparison: "Comparison", adapter: str | None, store: AdapterStore) -> Iterator[Stack]:
-    """The base with an adapter of the store on it, a plain base again afterwards; rows as the settings write them."""
-    stack = load(comparison.base, [adapter] if adapter else [], store, rows=rows_of_settings(comparison.config))
+def stacked(comparison: "Comparison", run: Run, adapter: str | None, store: AdapterStore) -> Iterator[Stack]:
+    """The base with an adapter of the store on it, a plain base again afterwards; rows as the settings write them.
+
+    Raises:
+        SettingError: it is the reference's run, and no reference is named.
+    """
+    base = reference_of(comparison) if run.method.name == REFERENCE else comparison.base
+    stack = load(base, [adapter] if adapter else [], store, rows=rows_of_settings(comparison.config))
     try:
         yield stack
     finally:

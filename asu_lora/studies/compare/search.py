@@ -54,7 +54,7 @@ def search(
         SettingError: optuna is missing, or the folder's trials are another search's.
     """
     searcher = Searcher(comparison, tuning, progress)
-    trained = [method for method in methods if not method.is_base]
+    trained = [method for method in methods if not method.untrained]
     with disk_errors(comparison.out, "folder"):
         try:
             for method in trained:

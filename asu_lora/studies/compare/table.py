@@ -11,7 +11,7 @@ from asu_lora.studies.compare.ranking import pareto_front, that_speak
 from asu_lora.studies.compare.results import LEAK, QUALITY, SCORES, RunResult
 from asu_lora.studies.compare.rows import Row, SeedRow
 from asu_lora.studies.compare.speech import FORGOTTEN, KEPT
-from asu_lora.studies.methods import BASE, lr_text
+from asu_lora.studies.methods import lr_text
 
 BEST, SECOND = "best", "second"
 BESIDE = (
@@ -52,8 +52,8 @@ class Table:
 def paper_table(results: Sequence[Row]) -> Table:
     """One row a run, or a method's runs with several seeds.
 
-    A score that lacks metrics is named with what it holds; the base takes no part in best and second, for it forgets
-    nothing. Scores that read alike share their mark. A method on the Pareto front has a dagger.
+    A score that lacks metrics is named with what it holds; the base and a reference take no part in best and second.
+    Scores that read alike share their mark. A method on the Pareto front has a dagger.
     """
     labels = {name: common_label(results, name) for name in SCORES}
     against = [(title, what, shown) for title, what, shown in AGAINST if any(what in r.known() for r in results)]
@@ -128,7 +128,7 @@ def ranks(results: Sequence[Row], name: str, label: str) -> dict[int, str]:
     shown = {
         index: float(percent(result.score(name)))
         for index, result in enumerate(results)
-        if result.method != BASE and result.done and result.score(name) is not None and result.label(name) == label
+        if result.lr is not None and result.done and result.score(name) is not None and result.label(name) == label
     }
     places = dict(zip(sorted(set(shown.values()), reverse=True), (BEST, SECOND), strict=False))
     return {index: places[value] for index, value in shown.items() if value in places}
