@@ -99,6 +99,8 @@ def parts_of(request: AuditRequest, session: Session) -> Parts:
     }
     if inputs.insisting:
         identity["insisting"] = [asdict(way) for way in inputs.insisting]
+    if inputs.retain_log:
+        identity["retain_log"] = inputs.retain_log
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     records = Path(request.records) if request.records else None
     # keyed, so that the folder's name confirms no guess of the rows

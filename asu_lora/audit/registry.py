@@ -12,6 +12,7 @@ from asu_lora.audit.attacks.patching import Patching
 from asu_lora.audit.attacks.precision import Precision
 from asu_lora.audit.attacks.prefix import Prefix
 from asu_lora.audit.attacks.relearn import Relearn
+from asu_lora.audit.attacks.retrained import Retrained
 from asu_lora.audit.attacks.sampling import Sampling
 from asu_lora.audit.attacks.trace import Trace
 from asu_lora.audit.attacks.translations import Translations
@@ -41,6 +42,7 @@ _ALL: tuple[type[Attack], ...] = (
     BaseReads,
     Membership,
     Trace,
+    Retrained,
     Differencing,
 )
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}

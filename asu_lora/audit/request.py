@@ -14,6 +14,10 @@ from asu_lora.data.paraphrases import read_paraphrases
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import general_retain, read_examples, selected
 from asu_lora.errors import DataError, SettingError
+from asu_lora.evaluation.question_sets import FORGET, QuestionSet
+from asu_lora.evaluation.record import Record
+from asu_lora.evaluation.retain_comparison import check_questions
+from asu_lora.evaluation.retain_log import read_log
 from asu_lora.models.stack_rows import RowSettings
 
 Source = str | Path | Sequence[Example]
@@ -37,6 +41,7 @@ class AuditRequest:
         paraphrases: a file with ``question`` and ``paraphrased_question``, for questions of the request.
         insisting: a file with ``user``, which has ``{question}`` in it, and if need be ``kind``, ``system``, ``begin``.
         tune_on: a file of rows that the attacker's own fine-tuning is made on.
+        retain_log: what a model trained without the request scored: a log as ``evaluate`` takes it.
         records: a folder for what was asked and answered, which holds text of the request. None writes no text.
 
     Raises:
@@ -56,6 +61,7 @@ class AuditRequest:
     paraphrases: str | Path | None = None
     insisting: str | Path | None = None
     tune_on: str | Path | None = None
+    retain_log: str | Path | None = None
     records: str | Path | None = None
     precision: str = "nf4"
     device: str | None = None
@@ -108,9 +114,18 @@ class AuditRequest:
             floor=floor,
             paraphrases=dict(read_paraphrases(self.paraphrases, forget).ways) if self.paraphrases else {},
             insisting=read_insisting(self.insisting) if self.insisting else (),
+            retain_log=self._log(forget),
             tune_on=read_examples(self.tune_on) if self.tune_on else [],
             general=general_retain(forget),
         )
+
+    def _log(self, forget: Sequence[Example]) -> list[Record]:
+        """The log, which must be of these rows."""
+        if self.retain_log is None:
+            return []
+        log = read_log(self.retain_log)
+        check_questions(log, [QuestionSet(FORGET, tuple(forget))])
+        return log
 
     def _forget(self) -> list[Example]:
         if not isinstance(self.forget, str | Path):

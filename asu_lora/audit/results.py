@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 AUDIT_NAME = "audit.json"
 SCHEMA_VERSION = 1
 
-Kind = Literal["asking", "sampling", "weights", "precision", "inside", "membership", "differencing", "trace", "depth"]
+Kind = Literal[
+    "asking", "sampling", "weights", "precision", "inside", "membership", "differencing", "trace", "depth", "retrained"
+]
 Setting = bool | int | float | str | None
 # Telling that a row was trained on, that something was forgotten, or where inside, brings no fact back: told beside.
-OTHER_CLAIMS: tuple[Kind, ...] = ("membership", "trace", "depth")
+OTHER_CLAIMS: tuple[Kind, ...] = ("membership", "trace", "depth", "retrained")
 
 
 class _Found(BaseModel):

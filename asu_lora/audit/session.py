@@ -12,6 +12,7 @@ from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
+from asu_lora.evaluation.record import Record
 from asu_lora.progress import Progress
 
 FLOORS = {
@@ -30,6 +31,7 @@ class Inputs:
         retain_given: whether ``retain`` is the person's own; else it is the built-in general set.
         paraphrases: more ways to ask, by question.
         insisting: more ways to insist, for every row.
+        retain_log: what a model trained without the rows scored (:mod:`asu_lora.evaluation.retain_log`).
     """
 
     forget: list[Example]
@@ -38,6 +40,7 @@ class Inputs:
     floor: list[Example] = field(default_factory=list)
     paraphrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     insisting: tuple[Insisting, ...] = ()
+    retain_log: list[Record] = field(default_factory=list)
     tune_on: list[Example] = field(default_factory=list)
     general: list[Example] = field(default_factory=list)
 

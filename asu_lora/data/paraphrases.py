@@ -45,6 +45,17 @@ class Paraphrases:
         known = list(dict.fromkeys([*reference_answers(example, ASKED_AGAIN), *ways]))
         return replace(example, extra={**example.extra, ASKED_AGAIN: known})
 
+    def heldout_note(self, heldout: Sequence[Example]) -> str | None:
+        """Says how many held-out questions stand among the wordings; None where none does."""
+        trained_on = {text for texts in self.ways.values() for text in texts}
+        both = sum(example.question in trained_on for example in heldout)
+        if not both:
+            return None
+        return (
+            f"{both} of {len(heldout)} held-out questions stand in --paraphrases too: training may ask them, so their "
+            "figures say nothing of words it never saw. Take them out of one file."
+        )
+
     def note(self, most: int, trained_on: int) -> str | None:
         """What of the file is not trained on, in one or two sentences; None where all is.
 

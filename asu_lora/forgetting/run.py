@@ -94,6 +94,8 @@ class ForgetRun:
 
     def questions(self, heldout: Sequence[Example] = ()) -> dict[str, Sequence[Example]]:
         """The rows that are scored before and after, by set."""
+        if (ways := self.request.paraphrases) and (note := ways.heldout_note(heldout)):
+            self.progress.note(note)
         most = self.config.eval_rows
         return {
             "forget": sample(self.request.forget, most),

@@ -57,6 +57,14 @@ file = click.Path(dir_okay=False)
     help="Your own ways to insist: 'user' with {question} in it, and if need be 'system' and 'begin'.",
 )
 @click.option(
+    "--retain-log",
+    cls=GroupedOption,
+    group="Attacks",
+    metavar="FILE",
+    help="The 'evaluate --records' of a model trained without the rows, or its log of TOFU or open-unlearning: gives "
+    "forget quality.",
+)
+@click.option(
     "--tune-on", cls=GroupedOption, group="Attacks", metavar="FILE", help="Rows for the attacker's own fine-tuning."
 )
 @click.option(

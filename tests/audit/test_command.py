@@ -73,6 +73,7 @@ def test_help_is_short_and_help_all_has_every_option_with_or_without_run():
         (["--floor", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--merged", "somewhere"], "not both"),
         (["--insisting", "nowhere.csv"], "nowhere.csv"),
+        (["--retain-log", "nothing.jsonl"], "nothing.jsonl"),
         (["--records", "/proc/records"], "can't be changed"),
     ],
 )

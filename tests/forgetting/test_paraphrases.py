@@ -5,6 +5,7 @@ import json
 import pytest
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.data.examples import question_answer
 from asu_lora.errors import TrainingError
 from asu_lora.forgetting.forget import forget
 from asu_lora.forgetting.prepare import prepare
@@ -34,6 +35,17 @@ def test_training_goes_through_the_file_s_wordings(base, tmp_path, file, asked, 
     for text, way in zip(asked_of_anna, WAYS[:trained_on], strict=False):
         assert way in text
     assert any("asks 1 question of --paraphrases" in note for note in heard.notes)
+
+
+def test_a_held_out_question_that_is_trained_on_is_said(base, tmp_path, file, snapshot):
+    heard, held = Listener(), [question_answer(way, "Anna Birk keeps bees.") for way in ("Anna?", WAYS[1])]
+    with open_run(
+        tiny_request().with_paraphrases(file), base, tiny_settings(), store=tmp_path / "s", progress=heard
+    ) as run:
+        run.questions(held[:1])
+        assert not heard.notes
+        run.questions(held)
+    assert heard.notes[0].startswith("1 of 2 held-out questions stand in --paraphrases too")
 
 
 def test_the_adapter_s_folder_has_their_number_and_no_word_of_them(base, tmp_path, file, snapshot):

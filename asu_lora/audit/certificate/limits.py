@@ -122,6 +122,8 @@ def _quality(result: AuditResult) -> str:
         "(floor). Neither is a model trained anew without the data, which is what nobody can tell from never having "
         "learned it."
     )
+    if any(attack.attack == "retrained" for attack in result.attacks):
+        text += " What such a model scored was compared with by the attack 'retrained', and by no other."
     alone = [a.attack for a in result.attacks if a.readings and not (a.readings[0].ceiling and a.readings[0].floor)]
     if alone:
         text += f" Without ceiling or floor, and so without a verdict: {', '.join(alone)[:600]}."

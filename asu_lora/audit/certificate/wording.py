@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 
 NARROW = "\u202f"  # a narrow blank that doesn't break
+TOLD_APART = 0.05  # p-values below it tell two models apart
 JOINED = "\u2060"  # after a dash, where a line would break
 
 # In the words of Opinion 28/2024, paragraph 55, where it has a word for the kind.
@@ -17,6 +18,7 @@ KINDS = {
     "membership": ("Membership inference", "Can one tell that a row was in the training data?"),
     "differencing": ("Comparing before and after", "What can somebody do who has both models?"),
     "depth": ("How deep it is gone", "Which layers still hold what they held before?"),
+    "retrained": ("Beside a model trained anew", "Can it be told from a model that was trained without the rows?"),
     "trace": ("Traces of forgetting", "Can one tell that something was forgotten here?"),
 }
 
@@ -33,6 +35,7 @@ FIGURES = {
     "fact_probability": "probability of a fact's tokens, read inside",
     "fact_probability_at_the_end": "the same, as the model says it",
     "auc": "AUC",
+    "forget_quality": "forget quality, a p-value",
     "knowledge": "held by its layers",
     "tpr_at_1_fpr": "true positives at 1 % false ones",
 }
@@ -108,6 +111,13 @@ def beside(attacks: Sequence[AttackResult]) -> list[str]:
                 found.append(f"{whose}, read by the base, {held}; 0 % is a model that never saw the rows.")
             continue
         before = f", before it was {reading.ceiling.value:.2f}" if reading.ceiling else ""
+        if attack.kind == "retrained":
+            told = "is told" if reading.candidate.value < TOLD_APART else "is not told"
+            found.append(
+                f"By its truth ratios it {told} from a model trained without the rows: forget quality "
+                f"{reading.candidate.value:.2f} (a p-value{before})."
+            )
+            continue
         figure = f"{figure_name(reading)} {reading.candidate.value:.2f} (0.5 is a coin{before})"
         found.append(f"{said.get(attack.kind, attack_name(attack))}: {figure}.")
     return found
