@@ -1,8 +1,8 @@
 """Retrained: can the model be told from one that was trained without the rows, by that one's log?
 
 TOFU's forget quality: the p-value of a Kolmogorov-Smirnov test between the truth ratios that the two give the rows. It
-brings no knowledge back, so that it has no recovered share. No other figure of an audit can use such a log but the AUC
-of Min-K %, for which it holds rows never seen: other attacks ask what the log's model was never asked.
+brings no knowledge back, so that it has no recovered share. Where the log holds the rows never seen, too, the AUC of
+Min-K % follows. Attacks that ask anew can't use a log: its model was asked the plain questions alone.
 """
 
 from collections.abc import Sequence

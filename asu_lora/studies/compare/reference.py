@@ -43,7 +43,9 @@ def reference_of(comparison: "Comparison") -> LoadedBase:
     if comparison.reference_base is None:
         raise _unnamed()
     base, config = comparison.base, comparison.config
-    return load_base(comparison.reference_base, base.precision, base.device, trust_remote_code=config.trust_remote_code)
+    return load_base(
+        comparison.reference_base, base.precision, str(base.device), trust_remote_code=config.trust_remote_code
+    )
 
 
 def _unnamed() -> SettingError:
