@@ -22,9 +22,8 @@ from asu_lora.cli.requests.common import day, ledger_options, read_ledger
 def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | None, as_json: bool) -> None:
     """List the requests: overdue ones first, then open ones by their due date, then those that are done.
 
-    A request is received, queued, training, trained, audited, deployed, withdrawn or failed. With --state open, those
-    that are neither deployed nor withdrawn nor failed; with --state overdue, those whose date has passed and that are
-    neither deployed nor withdrawn:
+    A request is received, queued, training, trained, audited, deployed, withdrawn or failed. It is open
+    until it is deployed or withdrawn, and overdue if its date passes before:
 
     \b
       asu-lora requests list --state open

@@ -17,7 +17,7 @@ from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger import history, tables
 from asu_lora.requests.ledger.database import Database
 from asu_lora.requests.ledger.history import Head, Seal
-from asu_lora.requests.ledger.states import CLOSED, ON_THE_WAY, OPEN, OVERDUE, Line, Request, after, utc_text
+from asu_lora.requests.ledger.states import CLOSED, OPEN, OVERDUE, Line, Request, after, utc_text
 from asu_lora.requests.ledger.verification import Verification, verify
 from asu_lora.requests.ledger.words import check_words
 
@@ -120,8 +120,10 @@ class Ledger:
             case((late, 0), (table.c.state.notin_(CLOSED), 1), else_=2), table.c.due, table.c.id
         )
         if states:
-            wanted = table.c.state.in_([*states, *(ON_THE_WAY if OPEN in states else ())])
-            query = query.where(or_(wanted, late) if OVERDUE in states else wanted)
+            wanted = [table.c.state.in_(states)]
+            wanted += [table.c.state.notin_(CLOSED)] if OPEN in states else []
+            wanted += [late] if OVERDUE in states else []
+            query = query.where(or_(*wanted))
         if overdue:
             query = query.where(late)
         with self.database.reading() as connection:

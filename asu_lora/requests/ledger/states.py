@@ -26,9 +26,8 @@ FOLLOWS: dict[str, tuple[str | None, ...]] = {
 }
 STATES = tuple(FOLLOWS)
 CLOSED = (DEPLOYED, WITHDRAWN)  # what is done by its due date, or is no request any more
-# what a list can be asked for beside states: what is on its way, and what is not closed after its day
+# what a list can be asked for beside states: what is not closed, and what is not after its day
 OPEN, OVERDUE = "open", "overdue"
-ON_THE_WAY = tuple(state for state in STATES if state not in (*CLOSED, FAILED))
 LISTED_BY = (*STATES, OPEN, OVERDUE)
 
 # events that leave the state as it is
