@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from asu_lora.cli import main
 from asu_lora.requests.key import ENVIRONMENT, new_key
+from tests.support.request_commands import call
 from tests.support.tiny_run import rows
 
 
@@ -18,12 +17,6 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows())))
     return tmp_path
-
-
-def call(*words, code=0):
-    result = CliRunner().invoke(main, ["requests", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_a_request_from_its_arrival_to_its_end(place):

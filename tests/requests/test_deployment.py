@@ -14,6 +14,7 @@ from asu_lora.requests.deployment import artefacts_of, deploy, look_at, served_i
 from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.withdrawal import withdraw
 from tests.support.adapter_folders import add, manifest_for, on, write_lora
+from tests.support.request_commands import call
 
 TRAINED = ("queued", "training", "trained")
 
@@ -41,12 +42,6 @@ def store(tmp_path, monkeypatch):
     for seed, (name, parts) in enumerate({"one": "ab", "two": "cd", "all": "abcde"}.items()):
         combine(store, name, parts, seed=20 + seed)
     return store
-
-
-def call(*words, code=0):
-    result = CliRunner().invoke(main, ["requests", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def states(store):

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from asu_lora.cli import main
 from asu_lora.requests.key import ENVIRONMENT, new_key
+from tests.support.request_commands import call
 from tests.support.tiny_run import FACTS, rows
 
 
@@ -18,12 +17,6 @@ def place(tmp_path, monkeypatch):
         (tmp_path / f"t{number}.jsonl").write_text("\n".join(map(json.dumps, rows(FACTS[number : number + 1]))))
     (tmp_path / "broken.jsonl").write_text('{"question": "What does Anna Birk do?"')
     return tmp_path
-
-
-def call(*words, code=0):
-    result = CliRunner().invoke(main, ["requests", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_each_file_is_a_request_and_a_bad_one_stops_no_other(place):
