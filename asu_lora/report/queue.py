@@ -39,12 +39,14 @@ class Reading:
 
     Attributes:
         worst: by the strongest attack on the knowledge; None where none could tell, or the request was withdrawn.
+        kept: share of its probability that what the request keeps had then; None where it wasn't measured.
         withdrawn: it was no audit, but the end of the request.
     """
 
     request: str
     at: str
     worst: float | None = None
+    kept: float | None = None
     withdrawn: bool = False
 
 
@@ -97,6 +99,7 @@ def _served(line: Line) -> Served:
 
 
 def _reading(line: Line) -> Reading:
-    worst = line.payload.get("worst")
-    told = float(worst) if isinstance(worst, int | float) else None
-    return Reading(str(line.request), line.at, told, line.event == WITHDRAWN)
+    worst, kept = (
+        float(value) if isinstance(value := line.payload.get(name), int | float) else None for name in ("worst", "kept")
+    )
+    return Reading(str(line.request), line.at, worst, kept, line.event == WITHDRAWN)

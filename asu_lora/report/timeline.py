@@ -12,6 +12,7 @@ from asu_lora.reporting.html.shapes import Role
 WORST = Role("control", "the strongest attack on any", "square", True, "")
 MEAN = Role("now", "the mean of all", "diamond", True, "9 4")
 FORGOTTEN = Role("now", "the forgotten answers' probability, after", "diamond", True, "")
+LEAST = Role("before", "the least of any request", "square", True, "")
 KEPT = Role("before", "the kept answers' probability, after", "square", True, "9 4")
 KEPT_BEFORE = Role("never", "the kept answers' probability, before", "circle", False, "2 4")
 
@@ -54,6 +55,21 @@ def audited(readings: Sequence[Reading]) -> str:
     return _over_time("Share brought back by the queue's audits", moments, [Curve(WORST, worst), Curve(MEAN, mean)])
 
 
+def kept_beside(readings: Sequence[Reading]) -> str:
+    """What is kept with the adapters that were active, over the newest audit of every request that stands."""
+    current: dict[str, float] = {}
+    moments, least, mean = [], [], []
+    for reading in readings:
+        if reading.withdrawn:
+            current.pop(reading.request, None)
+        elif reading.kept is not None:
+            current[reading.request] = reading.kept
+            moments.append(reading.at)
+            least.append(min(current.values()))
+            mean.append(sum(current.values()) / len(current))
+    return _over_time("Share of the kept answers' probability", moments, [Curve(LEAST, least), Curve(MEAN, mean)])
+
+
 def kept(adapters: Iterable[KnownAdapter]) -> str:
     """What adapters forgot and kept when they were made, one after another."""
     made = sorted(
@@ -79,6 +95,7 @@ def figures(contents: StoreContents, queue: Queue | None = None) -> list[tuple[s
     found = [
         ("What attacks bring back, by certificates", brought_back(contents.certificates)),
         ("What attacks bring back, by the audits of the queue", audited(queue.readings) if queue else ""),
+        ("What is kept, by the audits of the queue", kept_beside(queue.readings) if queue else ""),
         ("What was forgotten and kept, adapter after adapter", kept(contents.adapters)),
     ]
     return [(title, figure) for title, figure in found if figure]

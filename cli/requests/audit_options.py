@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from asu_lora.requests.runner.audit_policy import AuditPolicy
 
 OVER = 3  # exit code where audits brought back more than --fail-over allows, and nothing else went wrong
-NAMES = ("depth", "fail_over", "floor", "floor_base", "re_audit_most", "certify", "signing_key", "issuer", "valid")
+NAMES = (
+    "depth",
+    "fail_over",
+    "keep_at_least",
+    "floor",
+    "floor_base",
+    "re_audit_most",
+    "certify",
+    "signing_key",
+    "issuer",
+    "valid",
+)
 
 
 def audit_policy_options(command: Callable) -> Callable:
@@ -40,6 +51,12 @@ def audit_policy_options(command: Callable) -> Callable:
             metavar="SHARE",
             help="A request fails, and keeps its text, if its audit recovers more than this share of the knowledge.  "
             "[default: none; 0.5 with --forget-text]",
+        ),
+        click.option(
+            "--keep-at-least",
+            type=click.FloatRange(0, 1),
+            metavar="SHARE",
+            help="A request fails too if its retain rows have less than this share of their answers' probability then.",
         ),
         click.option(
             "--floor",

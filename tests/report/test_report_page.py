@@ -16,7 +16,7 @@ from asu_lora.cli import main
 from asu_lora.report.contents import gather
 from asu_lora.report.page import attention, render_report, write_report
 from asu_lora.report.queue import Queue, Reading, Served
-from asu_lora.report.timeline import audited, brought_back, days
+from asu_lora.report.timeline import audited, brought_back, days, kept_beside
 from asu_lora.requests.deployment import Artefact
 from tests.support.adapter_folders import add, files_of, folder_in_memory, manifest_for, on, truncate, write_lora
 from tests.support.audits import audit, reading
@@ -221,6 +221,22 @@ def test_curve_of_the_queue_leaves_out_what_was_withdrawn():
     assert "the strongest attack on any from 0.8 to 0.2" in figure
     assert "the mean of all from 0.8 to 0.2" in figure
     assert audited([Reading("a", "2026-11-05T00:00:00Z", None)]) == ""
+
+
+def test_the_curve_of_what_is_kept_is_over_the_requests_that_stand():
+    figure = kept_beside(
+        [
+            Reading("a", "2026-11-01T00:00:00Z", 0.1, 0.99),
+            Reading("b", "2026-11-03T00:00:00Z", 0.1, 0.97),
+            Reading("b", "2026-11-04T00:00:00Z", 0.1, None),
+            Reading("a", "2026-11-05T00:00:00Z", 0.1, 0.8),
+            Reading("a", "2026-11-06T00:00:00Z", withdrawn=True),
+            Reading("b", "2026-11-07T00:00:00Z", 0.1, 0.98),
+        ]
+    )
+    assert "the least of any request from 0.99 to 0.98" in figure
+    assert "the mean of all from 0.99 to 0.98" in figure
+    assert kept_beside([Reading("a", "2026-11-05T00:00:00Z", 0.1)]) == ""
 
 
 def test_days_are_days():

@@ -125,6 +125,55 @@ def test_the_real_audit_of_a_base_that_knows_and_an_adapter_that_was_hardly_trai
     assert told["worst"] > 0.5 and told["limit"] == 0.5 and told["depth"] == "quick"
 
 
+def test_an_adapter_that_ruins_what_is_kept_fails_and_the_share_is_that_of_an_evaluation(
+    tmp_path, taught_base, monkeypatch
+):
+    from asu_lora.evaluation.evaluate import evaluate
+    from asu_lora.models.adapter_stack import load
+    from asu_lora.models.loading import load_base
+    from asu_lora.studies.compare.questions import comparison_sets
+    from tests.support.request_queue import Queue
+
+    monkeypatch.setenv(ENVIRONMENT, new_key())
+    queue = Queue(tmp_path, taught_base)
+    queue.add("rough")
+    ruin = {"objective": "ga", "retain_loss": "none", "lr": 3e-2, "epochs": 8}
+    [outcome] = queue.run(audit_adapter, policy=AuditPolicy(fail_over=9, keep_at_least=0.9), config=ruin).outcomes
+    assert outcome.refused and "less than --keep-at-least 0.9" in outcome.sentence, outcome
+    kept = queue.ledger.history("rough", ["failed"])[-1].payload["kept"]
+    assert f"What is kept has {kept:.0%}" in outcome.sentence
+
+    base = load_base(str(taught_base), "fp32", "cpu")
+    questions = comparison_sets(queue.shop().text("rough").request("rough"), most=40)[0]
+    found = []
+    for adapters in ([], ["rough"]):
+        stack = load(base, adapters, queue.store.root)
+        found.append(evaluate(stack, questions).summary()["sets"]["retain"]["probability"])
+        stack.unload()
+    assert kept == pytest.approx(found[1] / found[0], abs=2e-4)
+
+
+def test_the_built_in_questions_are_no_measure_of_what_is_kept(queue):
+    from dataclasses import replace
+
+    from asu_lora.data.request import GENERAL
+    from asu_lora.requests.runner.kept_share import kept_share
+
+    queue.add("one")
+    queue.run(finds())
+    shop = queue.shop(finds())
+    request = shop.text("one").request("one")
+    assert kept_share(shop.audit_task(("one",), request)) > 0
+    assert kept_share(shop.audit_task(("one",), replace(request, retain_source=GENERAL))) is None
+    assert kept_share(shop.audit_task(("one",), replace(request, retain=()))) is None
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_to_keep_is_one(share):
+    with pytest.raises(SettingError, match="from 0 to 1"):
+        AuditPolicy(keep_at_least=share)
+
+
 @pytest.mark.parametrize("limit", [-0.1, float("nan")])
 def test_a_limit_below_nothing_is_refused(limit):
     with pytest.raises(SettingError, match="0 or more"):

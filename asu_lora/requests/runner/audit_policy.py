@@ -33,17 +33,20 @@ class AuditPolicy:
     Attributes:
         depth: ``quick``, ``standard`` or ``full``.
         fail_over: the most knowledge that may come back, a share from 0 up; a request over it fails. None for no limit.
+        keep_at_least: the least share of its probability that what is kept must have under the audited adapters; a
+            request under it fails. None for no limit.
         floor: a file of rows like the forgotten that the base never saw.
         floor_base: a model that never saw any of the requests, which is the better floor.
         certify: issue a certificate of each audit that is passed; None for none.
         re_audit_most: earlier requests that one run audits again, those first that wait longest; None for all.
 
     Raises:
-        SettingError: a depth that there isn't, a limit below 0, or fewer than one request.
+        SettingError: a depth that there isn't, a limit out of its range, or fewer than one request.
     """
 
     depth: str = "quick"
     fail_over: float | None = None
+    keep_at_least: float | None = None
     floor: str | None = None
     floor_base: str | None = None
     certify: Certifying | None = None
@@ -55,6 +58,8 @@ class AuditPolicy:
             if not self.fail_over >= 0:
                 raise SettingError(f"fail_over is {self.fail_over}; it must be a share, 0 or more.")
             check_gate(settings)
+        if self.keep_at_least is not None and not 0 <= self.keep_at_least <= 1:
+            raise SettingError(f"keep_at_least is {self.keep_at_least}; it must be a share from 0 to 1.")
         if self.re_audit_most is not None and self.re_audit_most < 1:
             raise SettingError(f"re_audit_most is {self.re_audit_most}; it must be at least 1.")
 

@@ -8,6 +8,7 @@ from asu_lora.audit.run import audit
 from asu_lora.audit.save import save_audit
 from asu_lora.audit.settings import AuditSettings
 from asu_lora.data.request import GENERAL
+from asu_lora.requests.runner.kept_share import kept_share
 from asu_lora.requests.runner.workshop import AuditTask
 
 
@@ -16,18 +17,19 @@ def audit_adapter(task: AuditTask) -> dict[str, Any]:
 
     Returns:
         ``worst``, the largest share of the knowledge that an attack recovered; ``recovered`` by attack; the attacks
-        not tried; and ``over``, a sentence, where that is more than the task's limit.
+        not tried; ``kept``, the share of its probability that what is kept has; and ``over``, a sentence, where more
+        came back or less is kept than the run allows.
 
     Raises:
         AsuLoraError: the audit can't be made.
     """
-    config, policy, kept = task.config, task.policy, task.request.retain_source != GENERAL
+    config, policy, named = task.config, task.policy, task.request.retain_source != GENERAL
     asked = AuditRequest(
         forget=list(task.request.forget),
         base=task.base.source.name,
         adapters=task.adapters,
         store=task.store.root,
-        retain=list(task.request.retain) if kept else None,
+        retain=list(task.request.retain) if named else None,
         floor=policy.floor,
         floor_base=policy.floor_base,
         precision=config.precision,
@@ -44,7 +46,15 @@ def audit_adapter(task: AuditTask) -> dict[str, Any]:
         "untried": [untried.attack for untried in result.untried],
         "rows": result.rows,
     }
+    kept = kept_share(task)
+    found |= {} if kept is None else {"kept": round(kept, 4)}
+    wrong = []
     if task.limit is not None:
         held = gate(result, task.limit)
-        found |= {"limit": task.limit} | ({} if held.passed else {"over": held.says})
-    return found
+        found |= {"limit": task.limit}
+        wrong += [] if held.passed else [held.says]
+    if kept is not None and policy.keep_at_least is not None and kept < policy.keep_at_least:
+        wrong.append(
+            f"What is kept has {kept:.0%} of its probability, less than --keep-at-least {policy.keep_at_least:g}."
+        )
+    return found | ({"over": " ".join(wrong)} if wrong else {})

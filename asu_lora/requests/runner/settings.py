@@ -47,8 +47,11 @@ class RunSettings:
                 "--launch trains in processes of its own; an audit would hold the base in this one: add --no-audit, "
                 "and audit by a run without --launch."
             )
-        if not self.audit and (self.policy.fail_over is not None or self.policy.certify):
-            raise SettingError("--fail-over and --certify speak of audits: leave them or --no-audit out.")
+        policy = self.policy
+        if not self.audit and (policy.certify or (policy.fail_over, policy.keep_at_least) != (None, None)):
+            raise SettingError(
+                "--fail-over, --keep-at-least and --certify speak of audits: leave them or --no-audit out."
+            )
 
     @property
     def limit(self) -> float | None:
