@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, or_, select, update
 
 from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger import history, tables
@@ -120,7 +120,7 @@ class Ledger:
             case((late, 0), (table.c.state.notin_(CLOSED), 1), else_=2), table.c.due, table.c.id
         )
         if states:
-            wanted = [table.c.state.in_(states)]
+            wanted: list[ColumnElement[bool]] = [table.c.state.in_(states)]
             wanted += [table.c.state.notin_(CLOSED)] if OPEN in states else []
             wanted += [late] if OVERDUE in states else []
             query = query.where(or_(*wanted))
