@@ -72,6 +72,10 @@ class Files:
         text = RequestText.from_files(self.forget, self.retain, self.where)
         return replace(text, retain=self.choose.rows_for(text.forget, self.forget)) if self.choose else text
 
+    def told(self) -> dict[str, Any]:
+        """What the ledger says of how the retain rows were chosen, once they are read."""
+        return self.choose.told() if self.choose else {}
+
 
 def add(
     ledger: Ledger, vault: TextVault, request: str, files: Files, details: Details, *, store: AdapterStore
@@ -106,8 +110,7 @@ def add(
         if text is None:
             change.append(FAILED, request, {"sentence": fault})
         else:
-            chosen = files.choose.told() if files.choose else {}
-            change.append(QUEUED, request, _sealed(vault, change, request, text) | chosen)
+            change.append(QUEUED, request, _sealed(vault, change, request, text) | files.told())
     return ledger.get(request)
 
 
@@ -127,8 +130,8 @@ def hand_in_again(ledger: Ledger, vault: TextVault, request: str, files: Files |
             raise LedgerError(f"The request {request} was tried again by somebody else just now.")
         if text is None:
             vault.get(change.connection, request)  # says so where it is gone
-        payload = {"why": "retry"} | (_sealed(vault, change, request, text) if text else {})
-        change.append(QUEUED, request, payload)
+        new = _sealed(vault, change, request, text) | files.told() if files and text else {}
+        change.append(QUEUED, request, {"why": "retry"} | new)
     return ledger.get(request)
 
 

@@ -1,17 +1,14 @@
 """``asu-lora requests add``: requests come in, each with its rows, an id and a due date."""
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from asu_lora.cli.console import print_json
 from asu_lora.cli.help_pages import GroupedCommand
-from asu_lora.cli.options import json_option, machine_options, retain_option, retain_pool_options, where_option
+from asu_lora.cli.options import json_option, where_option
 from asu_lora.cli.requests.common import acting, actor_option, day, key_option, ledger_options, open_vault
-
-if TYPE_CHECKING:
-    from asu_lora.requests.chosen_retain import RetainChooser
+from asu_lora.cli.requests.retain_choice import chosen, retain_choice_options
 
 
 @click.command(cls=GroupedCommand, short_help="Take requests in: their rows, an id, a due date.")
@@ -28,17 +25,7 @@ if TYPE_CHECKING:
 @click.option("--owner", help="Who looks after it.")
 @click.option("--basis", help="The legal basis, such as 'GDPR Art. 17(1)(b)'.")
 @click.option("--note", help="Anything else; the ledger keeps it readable, so no personal data.")
-@retain_option(" 'auto' chooses the rows nearest to each request from --retain-pool.")
-@retain_pool_options
-@click.option(
-    "--base",
-    envvar="ASU_LORA_BASE",
-    default="smollm2-135m",
-    show_default=True,
-    show_envvar=True,
-    help="With --retain auto: the model that says which rows are near, the one that is to forget.",
-)
-@machine_options
+@retain_choice_options
 @where_option
 @ledger_options
 @key_option
@@ -81,29 +68,6 @@ def add(
         _add_one(ledger, vault, to_read[0], details, AdapterStore(store), request, as_json)
     else:
         _add_each(ledger, vault, to_read, details, AdapterStore(store), as_json)
-
-
-def chosen(retain: str | None, choosing: dict) -> "tuple[str | None, RetainChooser | None]":
-    """The retain file, or with --retain auto what chooses the rows, its base loaded."""
-    from asu_lora.cli.forget import retain_set
-
-    pool = retain_set(retain, choosing)
-    if pool is None or isinstance(pool, str):
-        return pool, None
-    from asu_lora.cli.progress import Bars
-    from asu_lora.cli.quiet import quiet_libraries
-
-    quiet_libraries()
-    from asu_lora.models.loading import load_base
-    from asu_lora.requests.chosen_retain import RetainChooser
-
-    progress = Bars()
-    click.get_current_context().call_on_close(progress.close)
-    progress.stage("Loading the base")
-    base = load_base(
-        choosing["base"], choosing["precision"], choosing["device"], trust_remote_code=choosing["trust_remote_code"]
-    )
-    return None, RetainChooser(base, pool, progress)
 
 
 def _add_one(ledger, vault, file, details, store, request, as_json) -> None:

@@ -86,6 +86,11 @@ def test_a_request_of_which_nothing_in_the_pool_can_be_kept_is_kept_as_failed(pl
     own = ("--retain", "auto", "--retain-pool", place / "t0.jsonl", "--base", tiny_base, "--precision", "fp32")
     told = call("add", place / "t0.jsonl", *own, code=2).stderr
     assert "No row of the retain pool can be kept" in told and "t0 is kept as failed" in told
+    auto = ("--retain", "auto", "--retain-pool", place / "pool.jsonl", "--retain-rows", 4)
+    assert "go with --file" in call("retry", "t0", *auto, code=2).stderr
+    call("retry", "t0", "--file", place / "t0.jsonl", *auto, "--base", tiny_base, "--precision", "fp32")
+    told = open_ledger(place / "store").history("t0", ["queued"])[-1].payload
+    assert (told["retain_rows"], told["retain_pool_rows"]) == (4, len(POOL) + 1)
 
 
 @pytest.mark.parametrize(
