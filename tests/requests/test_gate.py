@@ -125,7 +125,7 @@ def test_the_real_audit_of_a_base_that_knows_and_an_adapter_that_was_hardly_trai
     assert told["worst"] > 0.5 and told["limit"] == 0.5 and told["depth"] == "quick"
 
 
-@pytest.mark.parametrize("limit", [-0.1, float("nan")])
+@pytest.mark.parametrize("limit", [-0.1, float("nan"), float("inf")])
 def test_a_limit_below_nothing_is_refused(limit):
     with pytest.raises(SettingError, match="0 or more"):
         AuditPolicy(fail_over=limit)
