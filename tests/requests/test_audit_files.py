@@ -7,6 +7,7 @@ import pytest
 
 from asu_lora.audit.certificate.signing_key import KEY_NAME, make_signing_key
 from asu_lora.errors import BaseModelError, CertificateError, DataError, SettingError
+from asu_lora.requests.engines.ray import RequestWorker
 from asu_lora.requests.runner.audit_policy import AuditPolicy, Certifying
 from tests.support.request_queue import counting_audit
 from tests.support.tiny_run import FACTS, rows
@@ -64,3 +65,12 @@ def test_a_worker_in_another_folder_finds_the_files(tmp_path, monkeypatch):
     policy = AuditPolicy(floor="floor.jsonl", floor_base="owner/name", certify=Certifying(Path("key.pem"))).absolute()
     assert policy.certify is not None and policy.certify.key_file == tmp_path / "key.pem"
     assert (policy.floor, policy.floor_base) == (str(tmp_path / "floor.jsonl"), "owner/name")
+
+
+def test_a_worker_that_lacks_a_file_leaves_the_request_in_the_queue(queue, tmp_path, monkeypatch):
+    monkeypatch.setattr("asu_lora.requests.engines.quiet_worker.quiet", lambda: None)  # for other tests of this process
+    queue.add("one")
+    shop = queue.shop(policy=AuditPolicy(certify=Certifying(tmp_path / "only-elsewhere.pem")))
+    with pytest.raises(CertificateError, match="can't be read"):
+        RequestWorker(shop.places, shop.settings, "worker").work("one")
+    assert queue.states() == {"one": "queued"} and queue.ledger.get("one").attempts == 0

@@ -13,6 +13,7 @@ from asu_lora.requests.ledger.states import TEXT_DESTROYED, TEXT_SEALED
 from asu_lora.requests.results import ResultStore
 from asu_lora.requests.runner.audit_policy import LIMIT_BEFORE_TEXT_GOES, AuditPolicy
 from asu_lora.requests.runner.audit_step import audit_adapter
+from asu_lora.requests.runner.behind import behind
 from asu_lora.requests.runner.run import run
 from asu_lora.requests.text_vault import TextVault
 
@@ -168,6 +169,44 @@ def test_the_real_audit_of_a_base_that_knows_and_an_adapter_that_was_hardly_trai
     assert "--fail-over 0.5 allows" in outcome.sentence and "requests retry" in outcome.sentence
     told = queue.ledger.history("weak", ["failed"])[-1].payload
     assert told["worst"] > 0.5 and told["limit"] == 0.5 and told["depth"] == "quick"
+
+
+def test_a_request_that_is_refused_has_nobody_audited_again(queue):
+    queue.add("well", "also")
+    queue.run(finds(), policy=AuditPolicy(fail_over=0.1))
+    queue.add("weak")
+    report = queue.run(finds(weak=0.4), policy=AuditPolicy(fail_over=0.1))
+    assert report.refused and report.follow_up.re_audited == []
+
+
+def line(ledger, event, name, **payload):
+    ledger.record(event, name, {"adapter": name} | payload)
+
+
+def test_who_is_behind_follows_from_what_acts_today(ledger):
+    for name in ("a", "b", "c"):
+        ledger.record("received", name, {"due": "2999-01-01T00:00:00Z"})
+        line(ledger, "queued", name)
+    for event in ("trained", "audited"):
+        line(ledger, event, "a")
+    line(ledger, "trained", "b")
+    assert behind(ledger) == ["a"], "b came"
+    line(ledger, "failed", "b", refused="b")
+    assert behind(ledger) == [], "it is gone again"
+    line(ledger, "queued", "b")
+    line(ledger, "adapter-removed", "b")
+    assert behind(ledger) == [], "it acted no more"
+    line(ledger, "trained", "c")
+    line(ledger, "re-audited", "a")
+    line(ledger, "withdrawn", "c")
+    assert behind(ledger) == ["a"], "c acted in its last audit"
+    line(ledger, "adapter-removed", "c")
+    line(ledger, "re-audited", "a")
+    line(ledger, "trained", "b")
+    assert behind(ledger) == ["a"], "b came anew"
+    line(ledger, "re-audited", "a")
+    line(ledger, "audited", "b")
+    assert behind(ledger) == []
 
 
 @pytest.mark.parametrize("limit", [-0.1, float("nan"), float("inf")])
