@@ -7,7 +7,7 @@ It is kept as failed with its sentence, and waits for a better file.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from os.path import isfile
 from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.store import AdapterStore
@@ -159,7 +159,7 @@ def _try(files: Files) -> tuple[RequestText | None, str]:
         return files.read(), ""
     except DataError as error:
         for path in filter(None, (files.forget, files.retain)):
-            if not Path(path).is_file():
+            if not isfile(path):  # of a name too long it says no, where Path raises
                 raise
         return None, without_text(str(error), files)
 

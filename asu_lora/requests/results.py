@@ -21,6 +21,8 @@ from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AsuLoraError, SettingError, StoreError, first_line
 from asu_lora.files import CHUNK, adapter_files, fsync_tree, sha256_file
+from asu_lora.requests.ledger.ledger import Ledger
+from asu_lora.requests.ledger.states import AUDITED, CERTIFIED, PUBLISHED, RE_AUDITED, TRAINED
 
 ANNOUNCED, INCOMING = ".published", ".incoming"
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -221,6 +223,12 @@ class ResultStore:
             said: Any = getattr(error, "strerror", None) or first_line(error)
             why = str(said).rstrip(".")
             raise StoreError(f"{self.address} can't {what} ({why}): run again, it goes on.") from error
+
+
+def addresses_of(ledger: Ledger, request: str) -> list[str]:
+    """Every address at which a request's adapter was published, as its history tells."""
+    lines = ledger.history(request, [TRAINED, AUDITED, RE_AUDITED, PUBLISHED, CERTIFIED])
+    return list(dict.fromkeys(line.payload["published"] for line in lines if line.payload.get("published")))
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -11,10 +11,10 @@ from asu_lora.requests.deployment import artefacts_of
 from asu_lora.requests.ledger.claims import break_claim
 from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
-from asu_lora.requests.ledger.states import ADAPTER_REMOVED, AUDITED, PUBLISHED, TRAINED, TRAINING, WITHDRAWN
+from asu_lora.requests.ledger.states import ADAPTER_REMOVED, TRAINING, WITHDRAWN
 from asu_lora.requests.ledger.words import check_words
 from asu_lora.requests.leftovers import remove_leftovers
-from asu_lora.requests.results import ResultStore
+from asu_lora.requests.results import ResultStore, addresses_of
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def remove_adapter(ledger: Ledger, store: AdapterStore, request: str) -> tuple[s
         above = [other.name for other in store.remove(name)]
         removed = name
     remove_leftovers(store, request)
-    told = [line.payload.get("published") for line in ledger.history(request, [TRAINED, AUDITED, PUBLISHED])]
-    for address in dict.fromkeys(filter(None, told)):
+    for address in addresses_of(ledger, request):
         ResultStore(address).remove(name or request)
     if name is not None:
         ledger.record(ADAPTER_REMOVED, request, {"adapter": removed} if removed else {})

@@ -84,6 +84,8 @@ def _not_done(report: RunReport, shop: Workshop) -> None:
     for why in dict.fromkeys(report.follow_up.not_re_audited.values()):
         names = [name for name, told in report.follow_up.not_re_audited.items() if told == why]
         click.echo(f"Not audited again: {_some(names)}; {why.rstrip('.')}.")
+    for name, sentence in report.follow_up.not_certified.items():
+        click.echo(f"Not certified anew: {name}; {sentence}")
     if report.at_work:
         click.echo(f"Other runs are at work on {_some(list(report.at_work))}.")
 

@@ -1,5 +1,6 @@
 """Certificates of the queue: issued with the audit, kept true after the text is gone, and with earlier requests' figures."""
 
+import hashlib
 import json
 
 import pytest
@@ -8,13 +9,15 @@ from asu_lora.audit.certificate.record import CERTIFICATE_NAME
 from asu_lora.audit.certificate.signed import read_signed
 from asu_lora.audit.certificate.signing_key import make_signing_key
 from asu_lora.errors import SettingError
+from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.key import ENVIRONMENT, new_key
-from asu_lora.requests.ledger.states import AUDITED, RE_AUDITED, TEXT_DESTROYED, TRAINED, Line
+from asu_lora.requests.ledger.states import AUDITED, CERTIFIED, RE_AUDITED, TEXT_DESTROYED, TRAINED, Line
 from asu_lora.requests.runner.audit_policy import AuditPolicy, Certifying
 from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.certifying import earlier_effects
+from asu_lora.requests.runner.run import run
 from asu_lora.requests.runner.settings import RunSettings
-from tests.support.request_queue import Queue, counting_audit
+from tests.support.request_queue import Queue, asked_directly, counting_audit
 
 
 def line(number, event, request, worst=None, depth="quick"):
@@ -75,6 +78,52 @@ def test_certificates_of_real_audits_outlive_the_text(tmp_path, taught_base, mon
     assert queue.ledger.verify().whole
 
     assert queue.run(audit_adapter, policy=policy).follow_up.certified == [], "nothing is signed twice"
+
+
+def on_disk(queue, name):
+    return read_signed(queue.store.resolve(name) / CERTIFICATE_NAME)
+
+
+def test_an_audit_that_is_not_passed_is_not_certified_by_what_follows(queue):
+    policy = AuditPolicy(fail_over=9.0, certify=Certifying())
+    queue.add("first")
+    queue.run(asked_directly(), policy=policy)
+    queue.add("second")
+    queue.run(asked_directly(), policy=policy, re_audit=False)
+    before = on_disk(queue, "second").data
+    queue.add("third")
+    report = queue.run(asked_directly(over=lambda stack: stack == ("first", "third", "second")), policy=policy)
+    assert report.follow_up.over == {"second": "Too much."} and "second" not in report.follow_up.certified
+    assert on_disk(queue, "second").data == before
+
+
+def test_a_certificate_that_can_not_be_issued_anew_keeps_its_commitments_and_stops_no_run(queue, tmp_path):
+    key, other = tmp_path / "key.pem", tmp_path / "other.pem"
+    make_signing_key(key)
+    make_signing_key(other)
+    queue.add("first", "second")
+    policy = AuditPolicy(fail_over=9.0, certify=Certifying(key))
+    queue.run(asked_directly(), policy=policy, most=1)
+    queue.run(asked_directly(), policy=policy, re_audit=False, most=1)
+    before = on_disk(queue, "second")
+    forget_text(queue.ledger, queue.store, "second")
+
+    policy = AuditPolicy(fail_over=9.0, certify=Certifying(other))
+    report = queue.run(asked_directly(), policy=policy, consolidate=2)
+    assert "another key" in report.follow_up.not_certified["second"] and report.follow_up.combined
+    assert on_disk(queue, "second").data == before.data
+
+    policy = AuditPolicy(fail_over=9.0, certify=Certifying(key))
+    shop = queue.shop(asked_directly(), policy=policy)
+    shop.publish = lambda name: (_ for _ in ()).throw(KeyboardInterrupt)  # signed, and not yet written down
+    with pytest.raises(KeyboardInterrupt):
+        run(shop)
+    issued = on_disk(queue, "second")
+    assert issued.certificate.earlier and issued.certificate.asked.commitments
+    assert queue.run(asked_directly(), policy=policy).follow_up.certified == []
+    told = queue.ledger.history("second", [CERTIFIED])[-1].payload
+    assert told["certificate_hash"] == hashlib.sha256(issued.data).hexdigest()
+    assert told["certificate"] == issued.certificate.serial and queue.ledger.verify().whole
 
 
 def test_a_run_without_certify_issues_none(queue):

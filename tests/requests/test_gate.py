@@ -1,5 +1,7 @@
 """A request whose audit brings too much back fails, and keeps its text; retried otherwise, it is trained anew."""
 
+import shutil
+
 import pytest
 
 from asu_lora.errors import LedgerError, SettingError
@@ -8,8 +10,10 @@ from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import hand_in_again
 from asu_lora.requests.key import ENVIRONMENT, find_key, new_key
 from asu_lora.requests.ledger.states import TEXT_DESTROYED, TEXT_SEALED
+from asu_lora.requests.results import ResultStore
 from asu_lora.requests.runner.audit_policy import LIMIT_BEFORE_TEXT_GOES, AuditPolicy
 from asu_lora.requests.runner.audit_step import audit_adapter
+from asu_lora.requests.runner.behind import behind
 from asu_lora.requests.runner.run import run
 from asu_lora.requests.text_vault import TextVault
 
@@ -94,6 +98,48 @@ def test_a_refused_adapter_is_not_published(queue, tmp_path):
     assert list(shop.results.names()) == ["well"]
 
 
+def published(queue, tmp_path, audit=None, **settings):
+    shop = queue.shop(audit, results=f"file://{tmp_path / 'published'}", **settings)
+    return run(shop), list(shop.results.names())
+
+
+def test_a_run_without_an_address_takes_a_refused_adapter_away_where_an_earlier_one_put_it(queue, tmp_path):
+    queue.add("weak")
+    assert published(queue, tmp_path)[1] == ["weak"]
+    queue.run(finds(weak=0.4), policy=AuditPolicy(fail_over=0.1))
+    assert published(queue, tmp_path)[1] == [] and queue.states() == {"weak": "failed"}
+
+
+def test_a_refused_adapter_that_a_killed_run_left_published_is_taken_away_by_the_next(queue, tmp_path, monkeypatch):
+    queue.add("weak")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(ResultStore, "remove", killed)
+        published(queue, tmp_path, finds(weak=0.4), policy=AuditPolicy(fail_over=0.1))
+    assert queue.states() == {"weak": "failed"}
+    assert published(queue, tmp_path)[1] == []
+
+
+def test_a_store_that_holds_a_refused_adapter_fetches_the_one_that_another_machine_trained(queue, tmp_path):
+    queue.add("weak")
+    strict = AuditPolicy(fail_over=0.1)
+    published(queue, tmp_path, finds(weak=0.4), policy=strict)
+    retry(queue, "weak")
+    queue.store.root.rename(tmp_path / "first")
+    shutil.copytree(tmp_path / "first", queue.store.root, ignore=shutil.ignore_patterns("weak"))
+    published(queue, tmp_path, policy=strict, config={"lr": 3e-3}, audit=finds())
+    made = queue.store.get("weak").manifest.fingerprint
+    shutil.rmtree(queue.store.root / "weak")
+    shutil.copytree(tmp_path / "first" / "weak", queue.store.root / "weak")  # the first machine's store again
+    queue.add("well")
+    report, _ = published(queue, tmp_path, policy=strict, audit=finds())
+    assert report.follow_up.re_audited == ["weak"]
+    assert queue.store.get("weak").manifest.fingerprint == made
+
+
 def test_a_second_audit_over_the_limit_is_told_and_keeps_the_text(queue):
     queue.add("first")
     queue.run(finds(), policy=AuditPolicy(fail_over=0.1))
@@ -174,7 +220,45 @@ def test_a_share_to_keep_is_one(share):
         AuditPolicy(keep_at_least=share)
 
 
-@pytest.mark.parametrize("limit", [-0.1, float("nan")])
+def test_a_request_that_is_refused_has_nobody_audited_again(queue):
+    queue.add("well", "also")
+    queue.run(finds(), policy=AuditPolicy(fail_over=0.1))
+    queue.add("weak")
+    report = queue.run(finds(weak=0.4), policy=AuditPolicy(fail_over=0.1))
+    assert report.refused and report.follow_up.re_audited == []
+
+
+def line(ledger, event, name, **payload):
+    ledger.record(event, name, {"adapter": name} | payload)
+
+
+def test_who_is_behind_follows_from_what_acts_today(ledger):
+    for name in ("a", "b", "c"):
+        ledger.record("received", name, {"due": "2999-01-01T00:00:00Z"})
+        line(ledger, "queued", name)
+    for event in ("trained", "audited"):
+        line(ledger, event, "a")
+    line(ledger, "trained", "b")
+    assert behind(ledger) == ["a"], "b came"
+    line(ledger, "failed", "b", refused="b")
+    assert behind(ledger) == [], "it is gone again"
+    line(ledger, "queued", "b")
+    line(ledger, "adapter-removed", "b")
+    assert behind(ledger) == [], "it acted no more"
+    line(ledger, "trained", "c")
+    line(ledger, "re-audited", "a")
+    line(ledger, "withdrawn", "c")
+    assert behind(ledger) == ["a"], "c acted in its last audit"
+    line(ledger, "adapter-removed", "c")
+    line(ledger, "re-audited", "a")
+    line(ledger, "trained", "b")
+    assert behind(ledger) == ["a"], "b came anew"
+    line(ledger, "re-audited", "a")
+    line(ledger, "audited", "b")
+    assert behind(ledger) == []
+
+
+@pytest.mark.parametrize("limit", [-0.1, float("nan"), float("inf")])
 def test_a_limit_below_nothing_is_refused(limit):
     with pytest.raises(SettingError, match="0 or more"):
         AuditPolicy(fail_over=limit)

@@ -38,6 +38,11 @@ def test_each_file_is_a_request_and_a_bad_one_stops_no_other(place):
     assert "The history is whole" in call("verify").stdout
 
 
+def test_a_name_too_long_for_any_file_stops_no_other(place):
+    told = call("add", "a" * 300 + ".jsonl", place / "t0.jsonl", code=1)
+    assert "1 added, 1 not." in told.stdout and "can't be read" in told.stderr
+
+
 def test_json_is_a_list_with_a_sentence_for_what_was_not_taken(place):
     told = json.loads(
         call("add", place / "t0.jsonl", place / "t0.jsonl", place / "broken.jsonl", "--json", code=1).stdout

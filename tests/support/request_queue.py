@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.run import audit
+from asu_lora.audit.save import save_audit
+from asu_lora.audit.settings import AuditSettings
 from asu_lora.requests.intake import Details, Files, add
 from asu_lora.requests.key import find_key
 from asu_lora.requests.ledger.ledger import open_ledger
@@ -57,3 +61,21 @@ def counting_audit(seen):
         return {"worst": 0.25}
 
     return audit
+
+
+def asked_directly(over=lambda stack: False, depth="quick"):
+    """A real audit of one attack, which is said to bring too much back of some stacks; the last of one is audited."""
+
+    def audit_one(task):
+        asked = AuditRequest(
+            forget=list(task.request.forget),
+            base=task.base.source.name,
+            adapters=task.adapters,
+            store=task.store.root,
+            precision="fp32",
+            device="cpu",
+        )
+        save_audit(audit(asked, AuditSettings(("direct",), depth), loaded=task.base), asked)
+        return {"worst": 0.2, "depth": depth} | ({"over": "Too much."} if over(task.adapters) else {})
+
+    return audit_one

@@ -21,6 +21,7 @@ from asu_lora.requests.engines.gpu_share import share_of_queue
 from asu_lora.requests.ledger.claims import claim_one, record, release_of
 from asu_lora.requests.ledger.database import has_password
 from asu_lora.requests.ledger.states import FAILED, TRAINED
+from asu_lora.requests.runner.audit_files import check_audit_files
 from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.one_request import Outcome, work_on
 from asu_lora.requests.runner.settings import Places, RunSettings
@@ -49,7 +50,8 @@ class RequestWorker:
 
     def work(self, request: str) -> Outcome:
         """Do what is left to do for a request; ``busy`` where somebody else has it."""
-        if not self.settled:  # before the claim: a base that can't be loaded is no request's fault
+        if not self.settled:  # before the claim: what can't be loaded or read here is no request's fault
+            check_audit_files(self.shop)
             self.shop.base  # noqa: B018
             gc.freeze()
             self.settled = True
@@ -174,8 +176,9 @@ def _team(ray: Any, shop: Workshop, count: int, share: float) -> Team:
     places = replace(places, store=places.store.absolute())
     # restarted as often as it takes; a task that was cut off is given out again by us, not by Ray
     remote = ray.remote(num_cpus=1, num_gpus=share, max_restarts=-1, max_task_retries=0)(RequestWorker)
+    settings = replace(shop.settings, policy=shop.settings.policy.absolute())
     names = [f"{platform.node()}:{os.getpid()}/ray-{number}" for number in range(count)]
-    team = {remote.remote(places, shop.settings, name): name for name in names}
+    team = {remote.remote(places, settings, name): name for name in names}
     return Team(ray, team, list(team))
 
 

@@ -1,8 +1,10 @@
 """How a run audits its adapters, and how much of the knowledge may come back before one of them fails."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from asu_lora.audit.certificate.issue import Terms
 from asu_lora.audit.gate import check_gate
 from asu_lora.audit.settings import AuditSettings
 from asu_lora.errors import SettingError
@@ -19,11 +21,17 @@ class Certifying:
         key_file: the private ed25519 key, PEM; None for the store's own.
         issuer: as people shall read it.
         valid_days: from the end of the attacks until a certificate expires.
+
+    Raises:
+        SettingError: an issuer or a number of days that no certificate can have.
     """
 
     key_file: Path | None = None
     issuer: str | None = None
     valid_days: int = 180
+
+    def __post_init__(self) -> None:
+        Terms(self.valid_days, self.issuer)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class AuditPolicy:
     def __post_init__(self) -> None:
         settings = AuditSettings(depth=self.depth)
         if self.fail_over is not None:
-            if not self.fail_over >= 0:
+            if not 0 <= self.fail_over < math.inf:
                 raise SettingError(f"fail_over is {self.fail_over}; it must be a share, 0 or more.")
             check_gate(settings)
         if self.keep_at_least is not None and not 0 <= self.keep_at_least <= 1:
@@ -68,3 +76,15 @@ class AuditPolicy:
         if self.fail_over is None and forget_text:
             return LIMIT_BEFORE_TEXT_GOES
         return self.fail_over
+
+    def absolute(self) -> "AuditPolicy":
+        """The same for a process that was started in another folder."""
+        certify = self.certify
+        if certify is not None and certify.key_file is not None:
+            certify = replace(certify, key_file=certify.key_file.absolute())
+        return replace(self, certify=certify, floor=_there(self.floor), floor_base=_there(self.floor_base))
+
+
+def _there(path: str | None) -> str | None:
+    """A path that is there, from the root; any other word, such as an id of the hub, as it is."""
+    return str(Path(path).absolute()) if path and Path(path).exists() else path

@@ -7,16 +7,29 @@ requests is known once these were audited again: then it is issued anew, with th
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from asu_lora.audit.certificate.certify import certify_stored
 from asu_lora.audit.certificate.issue import Terms
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, EarlierEffect
-from asu_lora.audit.certificate.signed import read_signed
-from asu_lora.audit.certificate.signing_key import read_signing_key
+from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
+from asu_lora.audit.certificate.signing_key import SigningKey, key_of_store, read_signing_key
 from asu_lora.data.examples import Example
 from asu_lora.errors import CertificateError
+from asu_lora.progress import Progress
+from asu_lora.requests.intake import masked
 from asu_lora.requests.ledger.claims import claim_duty, release
-from asu_lora.requests.ledger.states import AUDITED, CERTIFIED, DEPLOYED, RE_AUDITED, TRAINED, Line
+from asu_lora.requests.ledger.states import (
+    AUDITED,
+    CERTIFIED,
+    DEPLOYED,
+    RE_AUDITED,
+    TEXT_SEALED,
+    TRAINED,
+    Line,
+    Request,
+)
+from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.workshop import Workshop
 
 CERTIFYING = "*certifying"  # no request can be called so
@@ -47,22 +60,82 @@ def certify(shop: Workshop, name: str, rows: Sequence[Example] = ()) -> dict[str
     return {"certificate": issued.certificate.serial, "certificate_hash": digest}
 
 
-def renew(shop: Workshop, tell: Callable[[str], None]) -> list[str]:
-    """Issue certificates anew that don't say yet what their requests did to earlier ones; of which requests."""
+@dataclass
+class Renewed:
+    """Certificates that were issued anew, and those that could not be: of which requests, and why not."""
+
+    certified: list[str] = field(default_factory=list)
+    not_certified: dict[str, str] = field(default_factory=dict)
+
+
+def renew(shop: Workshop, tell: Callable[[str], None]) -> Renewed:
+    """Issue certificates anew that don't say yet what their requests did to earlier ones.
+
+    One that a killed run had issued and not written down is written down. Audits that were not passed get none.
+    """
+    done = Renewed()
     if shop.settings.policy.certify is None or (claim := claim_duty(shop.ledger, shop.worker, CERTIFYING)) is None:
-        return []
-    renewed = []
+        return done
     try:
-        lines, standing = _lines(shop), _standing(shop)
-        for name in sorted(standing & set(shop.store.names())):
-            told = _told(shop, name)
-            if told is not None and told != (today := earlier_effects(lines, name, standing)) and today:
-                tell(f"Certifying {name} anew, with what it did to earlier requests")
-                shop.ledger.record(CERTIFIED, name, certify(shop, name) | shop.publish(name))
-                renewed.append(name)
+        with heartbeat(shop.ledger, claim, Progress()):
+            lines, standing, there = _lines(shop), _standing(shop), set(shop.store.names())
+            for name in sorted(standing & there):
+                try:
+                    _renew_one(shop, lines, standing, name, done, tell)
+                except CertificateError as error:
+                    done.not_certified[name] = masked(str(error))
     finally:
         release(shop.ledger, claim)
-    return renewed
+    return done
+
+
+def _renew_one(
+    shop: Workshop, lines: Sequence[Line], standing: set[str], name: str, done: Renewed, tell: Callable[[str], None]
+) -> None:
+    before, request = _certificate_of(shop, name), shop.ledger.get(name)
+    if before is None or request.sentence:  # too much came back in its last audit
+        return
+    _catch_up(shop, name, before)
+    today = earlier_effects(lines, name, standing)
+    if today and list(before.certificate.earlier) != today:
+        tell(f"Certifying {name} anew, with what it did to earlier requests")
+        rows = _rows_to_commit_to(shop, request, before)
+        shop.ledger.record(CERTIFIED, name, certify(shop, name, rows) | shop.publish(name))
+        done.certified.append(name)
+
+
+def _catch_up(shop: Workshop, name: str, signed: SignedCertificate) -> None:
+    """Write a certificate down that is another than the last of which the ledger knows."""
+    told = [
+        line.payload.get("certificate_hash") for line in shop.ledger.history(name, [AUDITED, RE_AUDITED, CERTIFIED])
+    ]
+    known, digest = [each for each in told if each], hashlib.sha256(signed.data).hexdigest()
+    if known and known[-1] != digest:
+        found = {"certificate": signed.certificate.serial, "certificate_hash": digest}
+        shop.ledger.record(CERTIFIED, name, found | shop.publish(name))
+
+
+def _rows_to_commit_to(shop: Workshop, request: Request, before: SignedCertificate) -> Sequence[Example]:
+    """None where the commitments of the last certificate can be carried over: where the same key signs again.
+
+    Raises:
+        CertificateError: they can't, and the text to commit to is gone.
+    """
+    if before.public_key == _key(shop).public:
+        return ()
+    if request.text == TEXT_SEALED:
+        return shop.text(request.id).request(request.id).forget
+    if before.certificate.asked.commitments:
+        raise CertificateError(
+            "Its certificate was signed with another key, and without its text a new one could commit to nothing: "
+            "give that key with --signing-key."
+        )
+    return ()
+
+
+def _key(shop: Workshop) -> SigningKey:
+    wanted = shop.settings.policy.certify
+    return read_signing_key(wanted.key_file) if wanted and wanted.key_file else key_of_store(shop.store)
 
 
 def earlier_effects(lines: Sequence[Line], name: str, standing: set[str]) -> list[EarlierEffect]:
@@ -101,8 +174,8 @@ def _standing(shop: Workshop) -> set[str]:
     return {request.id for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if request.adapter}
 
 
-def _told(shop: Workshop, name: str) -> list[EarlierEffect] | None:
-    """What its certificate says of earlier requests; None where it has none that can be read."""
+def _certificate_of(shop: Workshop, name: str) -> SignedCertificate | None:
+    """What lies beside an adapter; None where that is none that can be read."""
     with suppress(CertificateError):
-        return list(read_signed(shop.store.resolve(name) / CERTIFICATE_NAME).certificate.earlier)
+        return read_signed(shop.store.resolve(name) / CERTIFICATE_NAME)
     return None

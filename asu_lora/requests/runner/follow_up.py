@@ -7,8 +7,6 @@ nothing twice.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select
-
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.fitted_weights import fitting, unfitted
 from asu_lora.adapters.manifest import fingerprint_of
@@ -16,10 +14,8 @@ from asu_lora.errors import AsuLoraError
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
-from asu_lora.requests.ledger import tables
 from asu_lora.requests.ledger.claims import Claim, LostClaim, claim_duty, claim_one, must_hold, release
 from asu_lora.requests.ledger.states import (
-    ADAPTER_REMOVED,
     AUDIT_FAILED,
     AUDITED,
     CONSOLIDATED,
@@ -31,6 +27,7 @@ from asu_lora.requests.ledger.states import (
     Line,
     Request,
 )
+from asu_lora.requests.runner.behind import behind
 from asu_lora.requests.runner.certifying import certify, renew
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.one_request import ENDS_THE_RUN
@@ -48,6 +45,7 @@ class FollowUp:
         not_re_audited: requests that should have been, and why they weren't.
         over: requests of which the second audit brought back more than the limit, and a sentence.
         certified: requests with a new certificate that says what they did to earlier ones.
+        not_certified: requests that should have one, and why they haven't.
         combined: adapters that were made, and of how many requests.
         stale: combined adapters that hold a withdrawn request, and were built anew under another name.
         published: adapters that were made without an address, or with another, and were published now.
@@ -59,6 +57,7 @@ class FollowUp:
     not_re_audited: dict[str, str] = field(default_factory=dict)
     over: dict[str, str] = field(default_factory=dict)
     certified: list[str] = field(default_factory=list)
+    not_certified: dict[str, str] = field(default_factory=dict)
     combined: dict[str, int] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
@@ -71,7 +70,8 @@ def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -
     _publish_rest(shop, done, tell)
     if shop.audit and shop.settings.re_audit:
         _re_audit(shop, progress, done, tell)
-    done.certified = renew(shop, tell)
+    renewed = renew(shop, tell)
+    done.certified, done.not_certified = renewed.certified, renewed.not_certified
     if shop.settings.consolidate:
         _combine(shop, progress, done, tell)
         done.ungrouped = [request.id for request in ungrouped(shop)]
@@ -97,31 +97,9 @@ def _publish_rest(shop: Workshop, done: FollowUp, tell: Callable[[str], None]) -
 # ---- audits after additions and withdrawals
 
 
-def behind(shop: Workshop) -> list[str]:
-    """Requests whose last audit is older than the last adapter that came or went: of others, not their own.
-
-    Those first whose last audit is oldest.
-    """
-    table = tables.history
-    with shop.ledger.database.reading() as connection:
-
-        def last(*events: str) -> dict[str, int]:
-            query = select(table.c.request, func.max(table.c.number)).where(table.c.event.in_(events))
-            return {row[0]: row[1] for row in connection.execute(query.group_by(table.c.request))}
-
-        changed, audited = last(TRAINED, ADAPTER_REMOVED), last(AUDITED, RE_AUDITED)
-    newest = sorted(changed.items(), key=lambda each: each[1])[-2:]  # of two, one at least is another's
-    found = []
-    for request in shop.ledger.requests([AUDITED, DEPLOYED]):
-        others = max((number for name, number in newest if name != request.id), default=0)
-        if request.id in audited and audited[request.id] < others:
-            found.append(request.id)
-    return sorted(found, key=lambda name: audited[name])
-
-
 def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
     most = shop.settings.policy.re_audit_most
-    for name in behind(shop):
+    for name in behind(shop.ledger):
         if most is not None and len(done.re_audited) >= most:
             done.not_re_audited[name] = f"--re-audit-most {most} leaves it to a later run"
             continue
@@ -159,8 +137,9 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
             done.over[name] = found["over"]
     except ENDS_THE_RUN:
         raise
-    except AsuLoraError as error:
-        found, event = {"sentence": masked(str(error))}, AUDIT_FAILED
+    except Exception as error:  # what an audit of one meets stops neither those of others nor what follows
+        sentence = masked(str(error)) if isinstance(error, AsuLoraError) else f"Unexpected: {type(error).__name__}."
+        found, event = {"sentence": sentence}, AUDIT_FAILED
         done.not_re_audited[name] = found["sentence"]
     with shop.ledger.changing() as change:
         must_hold(change, claim)

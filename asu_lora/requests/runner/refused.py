@@ -10,6 +10,7 @@ from asu_lora.adapters.manifest import Manifest
 from asu_lora.data.request import ForgetRequest
 from asu_lora.requests.ledger.claims import Claim, record
 from asu_lora.requests.ledger.states import ADAPTER_REMOVED, FAILED, TRAINED, TRAINING, Line
+from asu_lora.requests.results import ResultStore, addresses_of
 from asu_lora.requests.runner.workshop import Workshop
 
 WAY_OUT = "'requests retry' queues it again, to be trained with other settings or held against another limit."
@@ -23,9 +24,28 @@ def refuse(shop: Workshop, claim: Claim, found: dict[str, Any]) -> str:
     """
     sentence = f"{found['over']} {WAY_OUT}"
     record(shop.ledger, claim, FAILED, found | {"sentence": sentence, "refused": claim.request.id}, release=True)
-    if shop.results is not None:
-        shop.results.remove(claim.request.id)
+    for address in addresses_of(shop.ledger, claim.request.id):
+        ResultStore(address).remove(claim.request.id)
     return sentence
+
+
+def finish_refusals(shop: Workshop) -> list[str]:
+    """Take away what a killed run left at the address of refused requests; of which requests.
+
+    Raises:
+        StoreError: the address can't be reached.
+    """
+    if shop.results is None:
+        return []
+    there, done = set(shop.results.names()), []
+    for request in shop.ledger.requests([FAILED]):
+        if request.id not in there or request.adapter is None:
+            continue
+        made = {line.payload.get("fingerprint") for line in shop.ledger.history(request.id, [TRAINED])}
+        found = shop.results.find(request.id)
+        if found and found.fingerprint in made and shop.results.remove(request.id):
+            done.append(request.id)
+    return done
 
 
 def clear_refused(shop: Workshop, claim: Claim, request: ForgetRequest) -> None:

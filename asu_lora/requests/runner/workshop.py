@@ -1,6 +1,6 @@
 """What one process needs to work on requests: ledger, vault, store, and the base, loaded once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -109,7 +109,7 @@ class Workshop:
         return {"published": self.results.address}
 
     def bring(self, requests: Iterable[Request]) -> None:
-        """Fetch from the address what other machines trained and this store has not.
+        """Fetch from the address what other machines trained and this store has not, or has as it was once refused.
 
         Raises:
             StoreError: the address can't be reached, or what is there is not what was trained.
@@ -117,10 +117,23 @@ class Workshop:
         if self.results is None:
             return
         there = set(self.store.names())
+        trained: dict[str, list[str]] = {}
+        for line in self.ledger.history(events=[TRAINED]):
+            trained.setdefault(str(line.request), []).append(line.payload["fingerprint"])
         for request in requests:
-            if request.adapter is not None and request.adapter not in there:
-                told = self.ledger.history(request.id, [TRAINED])[-1].payload
-                self.results.fetch(request.adapter, self.store, told.get("fingerprint"))
+            name, made = request.adapter, trained.get(request.id, [])
+            if name is None:
+                continue
+            if name in there and len(set(made)) > 1 and self._is_outdated(name, made):
+                self.store.remove(name)
+                there.remove(name)
+            if name not in there:
+                self.results.fetch(name, self.store, made[-1])
+
+    def _is_outdated(self, name: str, made: Sequence[str]) -> bool:
+        """Whether an adapter is one of a request's earlier ones, and not the last that was made of it."""
+        manifest = self.store.get(name).manifest
+        return manifest is not None and manifest.fingerprint in made and manifest.fingerprint != made[-1]
 
     def audit_task(self, adapters: tuple[str, ...], request: ForgetRequest) -> AuditTask:
         """What an audit of the last of these adapters is told."""
