@@ -8,7 +8,7 @@ from asu_lora.cli.console import print_json
 from asu_lora.cli.options import json_option, store_option
 
 
-@click.command("list")
+@click.command("list", short_help="List the adapters: base, rows, result.")
 @store_option
 @json_option
 def list_(store: Path, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from asu_lora.cli.options import retain_option, where_option
 from asu_lora.cli.requests.common import acting, actor_option, day, key_option, ledger_options, open_vault
 
 
-@click.command()
+@click.command(short_help="Queue TICKET again after it failed.")
 @click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option(
     "--file", "file", metavar="FILE", help="Its rows anew, where the first file was broken or its text is gone."

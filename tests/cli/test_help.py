@@ -88,6 +88,18 @@ def test_every_command_explains_itself(words):
             assert parameter.help.count("[default:") <= (not parameter.show_default), parameter.opts
 
 
+@pytest.mark.parametrize("words", [(), ("requests",), ("adapters",), ("audit",)], ids=str)
+def test_a_list_of_commands_cuts_no_line_short(words):
+    told = CliRunner().invoke(main, [*words, "--help"], terminal_width=80).stdout.partition("\nCommands:\n")[2]
+    assert told and "..." not in told
+
+
+def test_a_list_of_options_breaks_no_option_in_two():
+    for words, wide in (("forget", 80), ("forget", 100), ("requests run", 100)):
+        told = CliRunner().invoke(main, [*words.split(), "--help-all"], terminal_width=wide).stdout
+        assert "--adds-up" in told and not re.search(r"--[a-z-]+-\n", told), words
+
+
 def test_every_setting_shows_its_default_once():
     forget = main.get_command(click.Context(main), "forget")
     options = {option.name: option for option in forget.params}
