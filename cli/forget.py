@@ -1,6 +1,7 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
     "chrome://tracing or Perfetto.",
 )
 @json_option
-@setting_options
+@partial(setting_options, adds_up="on, unless --on-top-of or another --objective is given")
 def forget(
     *,
     file,

@@ -112,10 +112,9 @@ def test_every_setting_shows_its_default_once():
         elif spec.default is None:
             assert shown in ("twice the rank", "the best there is", "none", "today, recorded", "the paper's"), flag
         elif isinstance(spec.default, (int, float)):
-            plain, _, summed = shown.partition("; with --adds-up ")
-            assert float(plain) == spec.default and summed == (
-                f"{ADDS_UP[spec.name]:g}" if spec.name in ADDS_UP else ""
-            ), flag
+            summed, _, plain = shown.partition("; with --no-adds-up ")
+            assert float(summed) == ADDS_UP.get(spec.name, spec.default), flag
+            assert plain == (f"{spec.default:g}" if spec.name in ADDS_UP else ""), flag
         else:
             assert shown == spec.default, flag
 
