@@ -25,7 +25,10 @@ def list_(store: Path, as_json: bool) -> None:
     if as_json:
         print_json([adapter.as_dict() for adapter in found])
     elif not found:
-        click.echo(f"The store {store} is empty: 'asu-lora forget' and 'asu-lora adapters import' fill it.")
+        click.echo(
+            f"The store {store} is empty: 'asu-lora forget' and 'asu-lora adapters import' fill it, and --store or "
+            "ASU_LORA_STORE names another."
+        )
     else:
         print_list(found)
         for adapter in found:
