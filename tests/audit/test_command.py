@@ -56,7 +56,7 @@ def test_an_adapter_that_is_not_there_is_said_before_a_base_is_loaded(tmp_path, 
     asked = [*asked, "--forget", tmp_path / "forget.jsonl", "--store", tmp_path / "store", "--base", tmp_path / "none"]
     result = run("audit", "run", *asked)
     assert result.exit_code == 2
-    assert re.search(r"There is no adapter nix: .*is empty; --store or ASU_LORA_STORE names another", result.stderr)
+    assert re.search(r"There is no adapter nix: .*is empty; --store names another", result.stderr)
 
 
 def test_attacks_are_listed_without_anything_else():
