@@ -75,6 +75,11 @@ def write_atomic(path: Path, text: str, mode: int = 0o666) -> None:
     fsync_path(path.parent)
 
 
+def as_any_new_file(path: Path) -> None:
+    """Give a file, in a folder just made, the permissions of its neighbours: safetensors gives its owner's alone."""
+    path.chmod(0o666 & path.parent.stat().st_mode)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that a stranger may have written.
 

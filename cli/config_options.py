@@ -19,17 +19,20 @@ from asu_lora.errors import SettingError
 from asu_lora.robust import OFF, ROBUST
 
 
-def setting_options(command: Callable, without: Collection[str] = ()) -> Callable:
-    """Add an option for every setting (but those named), and ``--config``, a file with any of the command's options."""
+def setting_options(command: Callable, without: Collection[str] = (), adds_up: str = "off") -> Callable:
+    """Add an option for every setting (but those named), and ``--config``, a file with any of the command's options.
+
+    ``adds_up`` is what help says of ``--adds-up`` where nothing is typed: "off", or "on" and when.
+    """
     for spec in reversed(dataclasses.fields(ForgetConfig)):
         if spec.name not in without:
-            command = _option(spec)(command)
+            command = _option(spec, adds_up != "off")(command)
     given = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in ADDS_UP.items())
     command = click.option(
         "--adds-up/--no-adds-up",
         default=None,
         help="Train adapters that can be summed: each alone on the base, right together. Stands for "
-        f"{given}; what else is given wins over it.",
+        f"{given}; what else is given wins over it.  [default: {adds_up}]",
     )(command)
     meant = "; ".join(
         f"{name} for " + ", ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in settings.items())
@@ -52,12 +55,11 @@ def setting_options(command: Callable, without: Collection[str] = ()) -> Callabl
     )(command)
 
 
-def _option(spec: dataclasses.Field) -> Callable:
+def _option(spec: dataclasses.Field, adds_up: bool) -> Callable:
     name, default = "--" + spec.name.replace("_", "-"), spec.default
     flags = [name] + ([spec.metadata["flag"]] if spec.metadata["flag"] else [])
     help, choices = spec.metadata["help"], spec.metadata["choices"]
-    others = f"; with --adds-up {_show(ADDS_UP[spec.name])}" if spec.name in ADDS_UP else ""
-    shown = "" if default is None else f"  [default: {_show(default)}{others}]"
+    shown = "" if default is None else f"  [default: {_defaults(spec.name, default, adds_up)}]"
     kind: Any = None
     # every default is None here: what wasn't typed must not override --config
     if isinstance(default, bool):
@@ -70,6 +72,15 @@ def _option(spec: dataclasses.Field) -> Callable:
         kind = float
     group = spec.metadata["group"]
     return click.option(*flags, spec.name, cls=GroupedOption, group=group, type=kind, default=None, help=help + shown)
+
+
+def _defaults(name: str, default: Any, adds_up: bool) -> str:
+    """A setting's default, and the one that it has where ``--adds-up`` is turned the other way."""
+    if name not in ADDS_UP:
+        return _show(default)
+    if adds_up:
+        return f"{_show(ADDS_UP[name])}; with --no-adds-up {_show(default)}"
+    return f"{_show(default)}; with --adds-up {_show(ADDS_UP[name])}"
 
 
 def _show(value: Any) -> str:

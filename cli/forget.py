@@ -1,6 +1,7 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +80,7 @@ if TYPE_CHECKING:
     "chrome://tracing or Perfetto.",
 )
 @json_option
-@setting_options
+@partial(setting_options, adds_up="on, unless --on-top-of or another --objective is given")
 def forget(
     *,
     file,
@@ -219,19 +220,20 @@ def report(result, base: str, store: Path) -> None:
         print_table(f"\nAdapter '{result.name}'", ("figure", "before", "after", "wanted"), rows, right=(1, 2))
     record, counts = result.record, result.record.counts
     size = sum(f.stat().st_size for f in result.path.iterdir()) / 1e6
-    source = "" if record.request.retain_source == "rows" else f" ({record.request.retain_source})"
+    source = "" if record.request.retain_source in ("file", "rows") else f" ({record.request.retain_source})"
     click.echo(f"\nForgotten: {len(record.request.forget)} rows. Kept: {len(record.request.retain)} rows{source}.")
     click.echo(losses_line(record.config))
     click.echo(
         f"One copy of the base throughout ({counts['base_parameters']:,} parameters); the adapter has "
-        f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, "
-        f"peak memory {record.peak_memory / 1e9:.1f} GB."
+        f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, peak memory {record.peak_memory / 1e9:.1f} GB."
     )
     click.echo(f"The adapter ({size:.1f} MB): {result.path}")
     asked = "" if str(store) == "adapters" else f" --store {store}"
     stack = "".join(f" --adapter {weighted(below.name, below.weight)}" for below in record.on_top_of)
+    below = stack.replace(" --adapter", "")
     click.echo(
         f"\nAsk it:   asu-lora ask --base {base}{stack} --adapter {result.name}{asked}"
+        f"\nTest it:  asu-lora audit --base {base}{below} {result.name}{asked} --forget FILE --quick"
         f"\nShow it:  asu-lora adapters show {result.name}{asked}"
         f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged"
     )

@@ -4,12 +4,15 @@ A command of class :class:`GroupedCommand` shows its own options and the setting
 there are, and in which groups, stands beneath. Groups are those of the settings (``asu_lora/config.py``).
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 EVERYDAY = ("rank", "lr", "epochs", "precision", "device")
 EVERYTHING = "asu_lora.help_all"
+HYPHEN = "\ue000"  # of private use: stands for an option's hyphen while lines are broken
 
 
 class GroupedOption(click.Option):
@@ -24,8 +27,31 @@ class GroupedOption(click.Option):
         return self.group is None or self.name in EVERYDAY
 
 
+class WholeOptions(click.HelpFormatter):
+    """Breaks no line within an option: what stands on two lines can't be copied, nor searched for."""
+
+    def write_text(self, text: str) -> None:
+        super().write_text(_joined(text))
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], *args: Any, **kwargs: Any) -> None:
+        super().write_dl([(term, _joined(meaning)) for term, meaning in rows], *args, **kwargs)
+
+    def getvalue(self) -> str:
+        return super().getvalue().replace(HYPHEN, "-")
+
+
+def _joined(text: str) -> str:
+    return re.sub(r"--[a-z-]+", lambda option: option[0].replace("-", HYPHEN), text)
+
+
+class _Context(click.Context):
+    formatter_class = WholeOptions
+
+
 class GroupedCommand(click.Command):
     """A command whose ``--help`` is short and whose ``--help-all`` shows every option under its group."""
+
+    context_class = _Context
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)

@@ -56,7 +56,7 @@ loads the base in NF4 to see what the layers are fed, and holds up to 2 GiB of t
 """
 
 
-@click.command(help=EXPLANATION)
+@click.command(help=EXPLANATION, short_help="Write the base with adapters baked in: weights to publish.")
 @base_option
 @adapter_option
 @out_option("The folder to write; it must not hold anything yet.")

@@ -9,7 +9,7 @@ import click
 from asu_lora.cli.options import store_option
 
 
-@click.command()
+@click.command(short_help="Write one page over the whole store.")
 @click.option(
     "--out",
     "-o",

@@ -15,6 +15,7 @@ from asu_lora.adapters.lineage import contents_of, still_beneath
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import WEIGHTS_NAME, BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
 from asu_lora.adapters.model_card import write_model_card
+from asu_lora.files import as_any_new_file
 
 _COUNTS = ("forget_rows", "forget_tokens", "retain_rows", "retain_tokens", "skipped_rows", "cut_rows")
 
@@ -38,6 +39,7 @@ def write_combined(
 
     report.path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, report.path / WEIGHTS_NAME, metadata={"format": "pt"})
+    as_any_new_file(report.path / WEIGHTS_NAME)
     ranks = {module.module: module.kept_rank for module in report.modules}
     # r is the largest rank: servers such as vLLM make room for r and know no patterns. The caret keeps a
     # module's name from matching the end of a longer one.

@@ -247,7 +247,7 @@ class AdapterStore:
     def _unknown(self, name: str) -> StoreError:
         names = self._names()
         if not names:
-            return StoreError(f"There is no adapter {name}: the store {self.root} is empty.")
+            return StoreError(f"There is no adapter {name}: the store {self.root} is empty; --store names another.")
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         if close:
             hint = f"did you mean {' or '.join(close)}?"

@@ -124,6 +124,8 @@ def open_models(request: AuditRequest, loaded: LoadedBase | None = None) -> Mode
         base = base or load_base(str(name), request.precision, request.device, trust_remote_code=trusted)
         return load(base, adapters, request.store, rows=request.row_settings())
 
+    folders = adapter_folders(request.adapters, request.store, fit=True)  # what isn't there is said before a base loads
+    adapter_folders([request.control] if request.control else [], request.store)
     candidate = other(request.merged) if request.merged else other(request.base, tuple(request.adapters), loaded)
     others = {}
     if request.merged:
@@ -132,6 +134,5 @@ def open_models(request: AuditRequest, loaded: LoadedBase | None = None) -> Mode
         others["floor"] = lambda: other(str(request.floor_base))
     if request.control:
         others["control"] = lambda: other(request.base, (str(request.control),))
-    folders = adapter_folders(request.adapters, request.store, fit=True)
     weights = AuditedWeights(candidate.base.source, folders, request.device, request.trust_remote_code)
     return Models(candidate, weights, **others)

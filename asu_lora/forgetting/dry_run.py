@@ -91,7 +91,8 @@ def plan_run(
 
 def _retain_rows(request: ForgetRequest, tokens: int) -> str:
     if request.pool is None:
-        return f"{len(request.retain)} ({tokens} tokens), {request.retain_source}"
+        source = "" if request.retain_source in ("file", "rows") else f", {request.retain_source}"
+        return f"{len(request.retain)} ({tokens} tokens){source}"
     most, pool = len(request.pool.longest(request.forget)), len(request.pool.rows)
     return f"{most} of a pool of {pool}, chosen when the run begins (at most {tokens} tokens)"
 

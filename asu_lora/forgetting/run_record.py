@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel
 
 from asu_lora.adapters.manifest import (
     EVERY_POSITION,
+    WEIGHTS_NAME,
     BaseRecord,
     FiguresRecord,
     Manifest,
@@ -20,6 +21,7 @@ from asu_lora.adapters.manifest import (
 from asu_lora.adapters.model_card import write_model_card
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
+from asu_lora.files import as_any_new_file
 from asu_lora.losses import TrainingSet, own_settings
 from asu_lora.models.decoder import text_config
 from asu_lora.models.loading import LoadedBase
@@ -176,6 +178,7 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     config.base_model_name_or_path = record.base.source.name
     config.inference_mode = True
     student.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
+    as_any_new_file(folder / WEIGHTS_NAME)
     named = config.target_modules or ()
     modules = named if isinstance(named, str) else sorted(named)
     lora = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NOT_SERVED = 3  # the exit code of --serves where a server would refuse
 
 
-@click.command()
+@click.command(short_help="See whether adapters can be active together.")
 @click.argument("adapters", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME[:WEIGHT]...")
 @click.option("--retain", metavar="FILE", help="What must be kept: the sum is measured on its rows.")
 @click.option(

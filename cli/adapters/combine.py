@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
 
 
-@click.command()
+@click.command(short_help="Add adapters of one base up into a single new one.")
 @click.argument("adapters", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME[:WEIGHT]...")
 @click.option("-n", "--name", required=True, help="What the new adapter is called in the store.")
 @click.option(

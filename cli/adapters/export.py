@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FORMATS = ("peft", "gguf")
 
 
-@click.command()
+@click.command(short_help="Write the adapter NAME as a PEFT folder, archive or GGUF.")
 @click.argument("name", shell_complete=adapter_names)
 @click.argument("destination", type=click.Path(path_type=Path), required=False)
 @click.option(

@@ -7,7 +7,7 @@ import click
 from asu_lora.cli.options import name_option, store_option
 
 
-@click.command("import")
+@click.command("import", short_help="Take an adapter into the store: a PEFT folder or archive.")
 @click.argument("source", type=click.Path(path_type=Path))
 @name_option
 @store_option

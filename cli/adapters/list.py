@@ -8,7 +8,7 @@ from asu_lora.cli.console import print_json
 from asu_lora.cli.options import json_option, store_option
 
 
-@click.command("list")
+@click.command("list", short_help="List the adapters: base, rows, result.")
 @store_option
 @json_option
 def list_(store: Path, as_json: bool) -> None:
@@ -25,7 +25,10 @@ def list_(store: Path, as_json: bool) -> None:
     if as_json:
         print_json([adapter.as_dict() for adapter in found])
     elif not found:
-        click.echo(f"The store {store} is empty: 'asu-lora forget' and 'asu-lora adapters import' fill it.")
+        click.echo(
+            f"The store {store} is empty: 'asu-lora forget' and 'asu-lora adapters import' fill it, and --store or "
+            "ASU_LORA_STORE names another."
+        )
     else:
         print_list(found)
         for adapter in found:

@@ -7,7 +7,7 @@ import click
 from asu_lora.cli.options import adapter_names, store_option
 
 
-@click.command()
+@click.command(short_help="Remove adapters for good: the model knows again.")
 @click.argument("names", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @store_option

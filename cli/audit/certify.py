@@ -8,7 +8,7 @@ from asu_lora.cli.audit.certificate_options import certificate_options, terms_fr
 from asu_lora.cli.options import adapter_names, json_option, store_option, where_option
 
 
-@click.command()
+@click.command(short_help="Sign the newest audit of the adapter NAME, and draw its page.")
 @click.argument("name", shell_complete=adapter_names)
 @click.argument("more", shell_complete=adapter_names, nargs=-1, metavar="[NAME[:WEIGHT]]...")
 @click.option(

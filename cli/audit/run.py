@@ -26,7 +26,7 @@ OVER = 3  # exit code where more was recovered than --fail-over allows
 file = click.Path(dir_okay=False)
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=GroupedCommand, short_help="Attack base + adapters for what they were to forget.")
 @click.argument("adapters", shell_complete=adapter_names, nargs=-1, metavar="[NAME[:WEIGHT]]...")
 @click.option("--forget", required=True, metavar="FILE", help="What was to be forgotten.")
 @where_option

@@ -18,6 +18,7 @@ requests = LazyGroup(
         "verify": "asu_lora.cli.requests.verify:verify",
         "key": "asu_lora.cli.requests.key:key",
     },
+    short_help="Take forget requests in, and train what is due.",
     help="""Take forget requests in, train what is due, and say at any time where each stands.
 
     A request has an id, a due date and a text. The ledger keeps the first two, and every step with its time and its

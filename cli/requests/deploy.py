@@ -10,7 +10,7 @@ from asu_lora.cli.options import adapter_names, json_option
 from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledger
 
 
-@click.command()
+@click.command(short_help="Write down that each ARTEFACT is served, with its hash.")
 @click.argument("artefacts", nargs=-1, required=True, metavar="ARTEFACT...", shell_complete=adapter_names)
 @click.option(
     "--request",

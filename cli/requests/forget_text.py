@@ -8,7 +8,7 @@ from asu_lora.cli.completion import tickets
 from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledger
 
 
-@click.command("forget-text")
+@click.command("forget-text", short_help="Destroy the texts of requests whose adapters are audited.")
 @click.argument("requests", shell_complete=tickets, nargs=-1, metavar="[TICKET]...")
 @click.option("--all-audited", is_flag=True, help="Every request whose adapter is audited.")
 @click.option("--unaudited", is_flag=True, help="Even where the adapter is not audited.")

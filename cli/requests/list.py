@@ -9,7 +9,7 @@ from asu_lora.cli.options import json_option
 from asu_lora.cli.requests.common import day, ledger_options, read_ledger
 
 
-@click.command("list")
+@click.command("list", short_help="List the requests, overdue ones first.")
 @click.option(
     "--state",
     "states",

@@ -11,7 +11,7 @@ from asu_lora.cli.requests.common import acting, actor_option, day, key_option, 
 from asu_lora.cli.requests.retain_choice import chosen, retain_choice_options
 
 
-@click.command(cls=GroupedCommand, short_help="Queue a request that failed again.")
+@click.command(cls=GroupedCommand, short_help="Queue TICKET again after it failed.")
 @click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option(
     "--file", "file", metavar="FILE", help="Its rows anew, where the first file was broken or its text is gone."

@@ -1,6 +1,7 @@
 """``asu-lora requests run``: what is due is trained."""
 
 import sys
+from functools import partial
 
 import click
 
@@ -62,7 +63,7 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
 @key_option
 @actor_option
 @json_option
-@setting_options
+@partial(setting_options, adds_up="on, unless another --objective is given")
 def run(
     *,
     base,

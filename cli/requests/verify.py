@@ -10,7 +10,7 @@ from asu_lora.cli.options import json_option
 from asu_lora.cli.requests.common import ledger_options, read_ledger
 
 
-@click.command()
+@click.command(short_help="Check that no line of the history was changed or moved.")
 @click.option(
     "--expect", metavar="HEAD", help="A head noted earlier: it must still be in the history. Tells a restored old copy."
 )

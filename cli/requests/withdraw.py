@@ -8,7 +8,7 @@ from asu_lora.cli.completion import tickets
 from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledger
 
 
-@click.command()
+@click.command(short_help="Take TICKET back: its adapter is removed.")
 @click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option("--reason", help="Why, for the history; no personal data.")
 @click.option("--forget-text", is_flag=True, help="Destroy its text too.")

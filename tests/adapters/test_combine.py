@@ -131,6 +131,7 @@ def test_manifest_of_the_sum(tiny_base, three, tmp_path):
     below = [StackedOn(name="a", fingerprint=first), StackedOn(name="older", fingerprint="f" * 64, weight=0.5)]
     give_manifest(folders[1], tiny_base, on_top_of=below)
     combine(folders, WEIGHTS, tmp_path / "abc", rank=6)
+    assert len({file.stat().st_mode for file in (tmp_path / "abc").iterdir()}) == 1
     manifest = read_manifest(tmp_path / "abc")
     assert manifest.method.objective == "combined"
     assert [(source["name"], source["weight"]) for source in manifest.method.details["sources"]] == [

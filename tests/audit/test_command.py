@@ -50,6 +50,15 @@ def test_json_is_what_is_written(words, tmp_path):
     assert found["audited"] == "adapter" and found["attacks"][0]["readings"][0]["ceiling"]["value"] > 0.9
 
 
+@pytest.mark.parametrize("asked", [["nix"], ["--control", "nix"]], ids=["audited", "control"])
+def test_an_adapter_that_is_not_there_is_said_before_a_base_is_loaded(tmp_path, asked):
+    (tmp_path / "forget.jsonl").write_text("\n".join(map(json.dumps, rows(FORGET))))
+    asked = [*asked, "--forget", tmp_path / "forget.jsonl", "--store", tmp_path / "store", "--base", tmp_path / "none"]
+    result = run("audit", "run", *asked)
+    assert result.exit_code == 2
+    assert re.search(r"There is no adapter nix: .*is empty; --store names another", result.stderr)
+
+
 def test_attacks_are_listed_without_anything_else():
     result = run("audit", "run", "--list")
     assert result.exit_code == 0 and "worst_of_asking" in result.stdout and "relearn" in result.stdout

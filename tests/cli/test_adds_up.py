@@ -35,12 +35,16 @@ def test_what_is_trained_alone_adds_up_unless_another_objective_is_given():
     assert read_config(Config(), {}) == ForgetConfig()
 
 
-def test_help_tells_what_forget_trains_with():
-    told = " ".join(CliRunner().invoke(main, ["forget", "--help-all"]).output.split())
+@pytest.mark.parametrize("words", ["forget", "requests run", "compare", "continual"])
+def test_help_tells_what_a_command_trains_with(words):
+    told = " ".join(CliRunner().invoke(main, [*words.split(), "--help-all"]).output.split())
+    on = words in ("forget", "requests run")
+    assert re.search(rf"--no-adds-up (?:(?!\[default).)*\[default: {'on, unless' if on else 'off'}", told)
     for name, value in ADDS_UP.items():
-        assert re.search(
-            rf"--{name.replace('_', '-')} (?:(?!\[default).)*\[default: [^]]*; with --adds-up {value:g}\]", told
-        ), name
+        default = rf"{value:g}; with --no-adds-up [^]]*" if on else rf"[^]]*; with --adds-up {value:g}"
+        if (words, name) == ("compare", "lr"):
+            continue  # it is of the comparison's own
+        assert re.search(rf"--{name.replace('_', '-')} [A-Z](?:(?!\[default).)*\[default: {default}\]", told), name
 
 
 def test_the_manifest_says_so_wherever_it_was_asked_for(tiny_base, tmp_path):

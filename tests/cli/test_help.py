@@ -88,6 +88,18 @@ def test_every_command_explains_itself(words):
             assert parameter.help.count("[default:") <= (not parameter.show_default), parameter.opts
 
 
+@pytest.mark.parametrize("words", [(), ("requests",), ("adapters",), ("audit",)], ids=str)
+def test_a_list_of_commands_cuts_no_line_short(words):
+    told = CliRunner().invoke(main, [*words, "--help"], terminal_width=80).stdout.partition("\nCommands:\n")[2]
+    assert told and "..." not in told
+
+
+def test_a_list_of_options_breaks_no_option_in_two():
+    for words, wide in (("forget", 80), ("forget", 100), ("requests run", 100)):
+        told = CliRunner().invoke(main, [*words.split(), "--help-all"], terminal_width=wide).stdout
+        assert "--adds-up" in told and not re.search(r"--[a-z-]+-\n", told), words
+
+
 def test_every_setting_shows_its_default_once():
     forget = main.get_command(click.Context(main), "forget")
     options = {option.name: option for option in forget.params}
@@ -100,10 +112,9 @@ def test_every_setting_shows_its_default_once():
         elif spec.default is None:
             assert shown in ("twice the rank", "the best there is", "none", "today, recorded", "the paper's"), flag
         elif isinstance(spec.default, (int, float)):
-            plain, _, summed = shown.partition("; with --adds-up ")
-            assert float(plain) == spec.default and summed == (
-                f"{ADDS_UP[spec.name]:g}" if spec.name in ADDS_UP else ""
-            ), flag
+            summed, _, plain = shown.partition("; with --no-adds-up ")
+            assert float(summed) == ADDS_UP.get(spec.name, spec.default), flag
+            assert plain == (f"{spec.default:g}" if spec.name in ADDS_UP else ""), flag
         else:
             assert shown == spec.default, flag
 

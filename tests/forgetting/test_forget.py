@@ -38,6 +38,8 @@ def test_a_run_forgets_and_keeps(base, tmp_path, snapshot):
     assert heard.closed and heard.stages[-1] == "Writing the adapter"
     assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.startswith(".")) == ["tiny"]
     assert not (tmp_path / ".runs").exists()
+    # whoever may read one of its files, may read them all: it may be served by somebody else
+    assert len({file.stat().st_mode for file in result.path.iterdir()}) == 1
 
 
 def test_plain_peft_loads_the_adapter_and_answers_the_same(taught_base, base, tmp_path, monkeypatch):

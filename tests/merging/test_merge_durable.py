@@ -154,7 +154,9 @@ def test_a_residual_of_the_adapters_rank_is_the_adapter(taught_base, forgetting_
     report = merge(taught_base, [(forgetting_adapter, 1.0)], tmp_path / "out", "nf4", durable=full)
     assert max(module.with_residual for module in report.durability) < 1e-3
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, tmp_path / "out" / "residual-adapter")
+    residual = tmp_path / "out" / "residual-adapter"
+    assert len({file.stat().st_mode for file in residual.iterdir()}) == 1
+    model = PeftModel.from_pretrained(model, residual)
     layer = model.get_base_model().model.layers[0].mlp.up_proj
     update = update_of([(forgetting_adapter, 1.0)], "model.layers.0.mlp.up_proj")
     torch.testing.assert_close(

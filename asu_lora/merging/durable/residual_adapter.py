@@ -8,6 +8,7 @@ import torch
 
 from asu_lora.adapters.lora_folder import LINEAR_FACTORS, PREFIX
 from asu_lora.adapters.manifest import WEIGHTS_NAME
+from asu_lora.files import as_any_new_file
 
 FOLDER = "residual-adapter"
 
@@ -61,6 +62,7 @@ class Residual:
             folder / WEIGHTS_NAME,
             metadata={"format": "pt"},
         )
+        as_any_new_file(folder / WEIGHTS_NAME)
         config = LoraConfig(
             r=highest,
             lora_alpha=highest,
