@@ -35,6 +35,7 @@ from asu_lora.errors import AdapterError, SettingError
 
 INTERFERENCE = 0.1  # nats that an adapter at weight 1 takes from another one's forgotten answers
 WORDS = 1.5  # times that: then the words of the answers are as far from the truth as alone, and the probability nearly
+ALL = 50.0  # nats that take any probability above 1; thousands of requests press more, which no float can hold
 LEAST = 0.05  # weight; a sum keeps every adapter that it is made of
 
 
@@ -78,7 +79,7 @@ def _weight(parts: Sequence[Part], pressure: float, interference: float) -> floa
     alone = WORDS * interference * (len(parts) - 1) * float(np.mean([part.weight for part in parts]))
     asked = []
     for part in parts:
-        level = part.curve.at(part.weight) * math.exp(pressure - alone)
+        level = part.curve.at(part.weight) * math.exp(min(pressure - alone, ALL))
         asked.append(enough(part.curve.weights, part.curve.probabilities, level) / part.weight)
     return min(max(*asked, LEAST), 1.0)
 

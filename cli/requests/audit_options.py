@@ -5,6 +5,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from asu_lora.cli.audit.certificate_options import certificate_options
 from asu_lora.cli.console import readable
@@ -33,6 +34,7 @@ def audit_policy_options(command: Callable) -> Callable:
 
     @wraps(command)
     def gathered(**typed: Any) -> Any:
+        _refuse_idle(typed["certify"])
         return command(policy={name: typed.pop(name) for name in NAMES}, **typed)
 
     options = (
@@ -86,6 +88,14 @@ def audit_policy_options(command: Callable) -> Callable:
     for option in reversed(options):
         found = option(found)
     return found
+
+
+def _refuse_idle(certify: bool) -> None:
+    """Who types a key and no --certify believes that certificates are signed; once the texts are gone none can be."""
+    typed = click.get_current_context().get_parameter_source
+    idle = [name for name in ("signing_key", "issuer", "valid") if typed(name) is ParameterSource.COMMANDLINE]
+    if idle and not certify:
+        raise click.UsageError(f"--{idle[0].replace('_', '-')} is of certificates: add --certify, or leave it out.")
 
 
 def policy_from(certify: bool, signing_key: Any, issuer: str | None, valid: int, **audits: Any) -> "AuditPolicy":

@@ -56,6 +56,10 @@ def test_each_is_forgotten_in_the_sum_as_alone(folders, interference):
         assert log_probability(name, weight) - pressure == pytest.approx(log_probability(name, 1.0), abs=4e-3)
 
 
+def test_a_pressure_that_no_float_holds_asks_for_the_least(folders):
+    assert fitted_weights(folders, 10_000) == [LEAST] * 3  # as thousands of requests in one set press
+
+
 def test_order_says_nothing_and_more_adapters_or_more_interference_less_weight(folders):
     weights = fitted_weights(folders)
     assert fitted_weights(folders[::-1]) == weights[::-1]

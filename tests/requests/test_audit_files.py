@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from asu_lora.audit.certificate.signing_key import KEY_NAME, make_signing_key
+from asu_lora.cli import main
 from asu_lora.errors import BaseModelError, CertificateError, DataError, SettingError
 from asu_lora.requests.engines.ray import RequestWorker
 from asu_lora.requests.runner.audit_policy import AuditPolicy, Certifying
@@ -74,3 +76,12 @@ def test_a_worker_that_lacks_a_file_leaves_the_request_in_the_queue(queue, tmp_p
     with pytest.raises(CertificateError, match="can't be read"):
         RequestWorker(shop.places, shop.settings, "worker").work("one")
     assert queue.states() == {"one": "queued"} and queue.ledger.get("one").attempts == 0
+
+
+@pytest.mark.parametrize("typed", [["--signing-key", "key.pem"], ["--issuer", "Office"], ["--valid", "90"]])
+def test_terms_of_certificates_without_certificates_are_refused(typed, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASU_LORA_AUDIT_KEY", str(tmp_path / "key.pem"))  # one for all commands is no such wish
+    done = CliRunner().invoke(main, ["requests", "run", "--store", str(tmp_path), *typed])
+    assert done.exit_code == 2 and f"{typed[0]} is of certificates: add --certify" in done.stderr
+    done = CliRunner().invoke(main, ["requests", "run", "--store", str(tmp_path)])
+    assert "certificates" not in done.stderr

@@ -11,6 +11,7 @@ from asu_lora.audit.certificate.signing_key import make_signing_key
 from asu_lora.errors import SettingError
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.key import ENVIRONMENT, new_key
+from asu_lora.requests.ledger.claims import Worker, claim_one
 from asu_lora.requests.ledger.states import AUDITED, CERTIFIED, RE_AUDITED, TEXT_DESTROYED, TRAINED, Line
 from asu_lora.requests.runner.audit_policy import AuditPolicy, Certifying
 from asu_lora.requests.runner.audit_step import audit_adapter
@@ -95,6 +96,19 @@ def test_an_audit_that_is_not_passed_is_not_certified_by_what_follows(queue):
     report = queue.run(asked_directly(over=lambda stack: stack == ("first", "third", "second")), policy=policy)
     assert report.follow_up.over == {"second": "Too much."} and "second" not in report.follow_up.certified
     assert on_disk(queue, "second").data == before
+
+
+def test_what_another_run_audits_at_the_moment_is_left_to_it(queue):
+    policy = AuditPolicy(fail_over=9.0, certify=Certifying())
+    queue.add("first", "second")
+    queue.run(asked_directly(), policy=policy, re_audit=False)
+
+    def hold(stack):
+        claim_one(queue.ledger, Worker.here("another"), "second", (AUDITED,))
+        return False
+
+    report = queue.run(asked_directly(over=hold), policy=policy)
+    assert report.follow_up.re_audited == ["first"] and report.follow_up.certified == []
 
 
 def test_a_certificate_that_can_not_be_issued_anew_keeps_its_commitments_and_stops_no_run(queue, tmp_path):

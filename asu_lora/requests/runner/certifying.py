@@ -18,7 +18,7 @@ from asu_lora.data.examples import Example
 from asu_lora.errors import CertificateError
 from asu_lora.progress import Progress
 from asu_lora.requests.intake import masked
-from asu_lora.requests.ledger.claims import claim_duty, release
+from asu_lora.requests.ledger.claims import at_work, claim_duty, release
 from asu_lora.requests.ledger.states import (
     AUDITED,
     CERTIFIED,
@@ -79,7 +79,7 @@ def renew(shop: Workshop, tell: Callable[[str], None]) -> Renewed:
     try:
         with heartbeat(shop.ledger, claim, Progress()):
             lines, standing, there = _lines(shop), _standing(shop), set(shop.store.names())
-            for name in sorted(standing & there):
+            for name in sorted((standing & there) - set(at_work(shop.ledger))):  # its audit is being made anew
                 try:
                     _renew_one(shop, lines, standing, name, done, tell)
                 except CertificateError as error:
@@ -93,7 +93,7 @@ def _renew_one(
     shop: Workshop, lines: Sequence[Line], standing: set[str], name: str, done: Renewed, tell: Callable[[str], None]
 ) -> None:
     before, request = _certificate_of(shop, name), shop.ledger.get(name)
-    if before is None or request.sentence:  # too much came back in its last audit
+    if before is None or not request.audits or request.sentence:  # too much came back in its last audit
         return
     _catch_up(shop, name, before)
     today = earlier_effects(lines, name, standing)
