@@ -50,7 +50,7 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
                 plain = stack.ask([text], endings=endings)[0]
             changed = stack.ask([text], endings=endings)[0] if stack.adapters else None
         if endings.full:
-            click.echo("Note: an answer was cut off: it has 200 tokens with its question, or 100.", err=True)
+            click.echo("Note: an answer was cut off, at 200 tokens with its question or 100 without.", err=True)
         if as_json:
             print_json({"question": text, "base": plain} | ({"adapters": changed} if stack.adapters else {}))
         else:

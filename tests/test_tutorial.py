@@ -73,7 +73,11 @@ def test_all_of_it_runs_as_printed_and_the_fact_is_gone(tmp_path):
     assert "Shakespeare" in base and "Shakespeare" not in adapted
 
 
+def test_the_shorter_of_two_answers_is_read_as_well():
+    assert columns("┏━━┓\n│ a long │ b │\n│ answer │   │\n│        │ c │\n└──┘") == ["a long answer", "b c"]
+
+
 def columns(table: str) -> list[str]:
     """The two answers of ask, each out of its column."""
-    rows = [line.strip("│ ").split("│") for line in table.splitlines() if line.startswith("│")]
-    return [" ".join(row[side].strip() for row in rows) for side in (0, 1)]
+    rows = [line.strip().split("│")[1:-1] for line in table.splitlines() if line.startswith("│")]
+    return [" ".join(" ".join(row[side] for row in rows).split()) for side in (0, 1)]

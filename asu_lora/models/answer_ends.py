@@ -47,8 +47,8 @@ class Endings:
         if self.full:
             whose = what[:1].lower() + what[1:]
             return (
-                f"{self.full} of {self.answers} answers of {whose} were cut off by the length of an answer; what "
-                "stands before is scored."
+                f"{self.full} of {self.answers} answers of {whose} were longer than an answer may be and were cut off; "
+                "what stands before the cut is scored."
             )
         return None
 

@@ -48,11 +48,14 @@ class KnownTokens:
     Attributes:
         base: (T,) NLL of every answer token of all rows in the base, nats.
         factual, function: (T,) which of them carry facts, which only words.
+        known, of: how many tokens that carry facts the base knows, and how many there are.
     """
 
     base: torch.Tensor
     factual: torch.Tensor
     function: torch.Tensor
+    known: int
+    of: int
 
     @classmethod
     def find(cls, base: torch.Tensor, kinds: torch.Tensor) -> "KnownTokens":
@@ -67,6 +70,8 @@ class KnownTokens:
             base,
             factual & known if (factual & known).sum() >= FEWEST_KNOWN else factual,
             function & known if (function & known).any() else torch.ones_like(known),
+            int((factual & known).sum()),
+            int(factual.sum()),
         )
 
     def point(self, tau: float, nll: torch.Tensor) -> TauPoint:
@@ -106,7 +111,8 @@ def choose_tau(
         The choice. Between the two points around the threshold tau is interpolated.
 
     Raises:
-        SettingError: attention has no hold on these facts: even the hottest teacher still knows them.
+        SettingError: attention has no hold on these facts: even the hottest teacher still knows them; or the base
+            itself doesn't.
     """
     at = range(0, len(items), max(1, math.ceil(len(items) / MOST_ROWS)))
     items, kinds = [items[i] for i in at], torch.tensor([kind for i in at for kind in classes[i]])
@@ -130,6 +136,11 @@ def choose_tau(
             return _between(curve, "factual_rise", facts_gone, "the first at which the facts are gone")
         if curve[-1].function_rise >= WORDS_STAND:
             return _between(curve, "function_rise", WORDS_STAND, "the last at which the function words stand")
+    if 2 * tokens.known < min(tokens.of, FEWEST_KNOWN):
+        raise SettingError(
+            f"The base hardly knows what should be forgotten: of {tokens.of} factual tokens {tokens.known} are likely "
+            "to it, and smoothing takes nothing from the others. See what 'asu-lora ask' says, or give --tau."
+        )
     raise SettingError(
         f"Even at tau {HIGHEST:g} the smoothed base still knows what should be forgotten (the NLL of "
         f"its facts rises by {curve[-1].factual_rise:.2f} nats): smooth more layers, or give --tau."

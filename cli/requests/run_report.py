@@ -49,6 +49,8 @@ def tell(report: RunReport, shop: Workshop) -> None:
     )
     for outcome in report.failed:
         click.echo(f"  {outcome.request} failed: {outcome.sentence}")
+    if any("requests retry" not in str(outcome.sentence) for outcome in report.failed):
+        click.echo("Once what is wrong is mended: 'asu-lora requests retry TICKET' queues one again.")
     after = report.follow_up
     if report.withdrawn:
         click.echo(f"Withdrawals that had been cut off, now finished: {', '.join(report.withdrawn)}.")

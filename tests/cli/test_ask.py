@@ -69,7 +69,7 @@ def test_an_empty_question_is_refused(tiny_base, store):
 def test_a_question_longer_than_the_limit_is_still_answered_and_a_cut_is_said(tiny_base, store):
     result = ask(tiny_base, store, "Who? " * 60, "--json")
     assert result.exit_code == 0, result.output
-    assert "an answer was cut off: it has 200 tokens with its question, or 100" in result.stderr
+    assert "an answer was cut off, at 200 tokens with its question or 100 without" in result.stderr
 
 
 def test_a_base_whose_weights_hold_nan_is_refused_and_says_no_gibberish(tiny_base, tmp_path):

@@ -197,3 +197,10 @@ def test_a_run_over_its_limit_ends_with_3_and_says_how_to_go_on(place, taught_ba
     assert "0 trained, 1 audited, 0 failed" in told and "1 certificate issued" in told
     assert (place / "store" / "T-1" / "certificate.html").is_file()
     assert "--no-audit" in call("run", *settings, "--no-audit", "--certify", code=2).output
+
+
+def test_a_run_says_why_a_request_failed_and_how_it_is_queued_again(place, tiny_base):
+    call("add", place / "a.jsonl", "--id", "T-1")
+    told = call("run", "--base", tiny_base, "--precision", "fp32", "--device", "cpu", "--no-audit", code=1).stdout
+    assert "T-1 failed: The base hardly knows what should be forgotten" in told
+    assert "Once what is wrong is mended: 'asu-lora requests retry TICKET' queues one again.\n" in told

@@ -116,6 +116,13 @@ def test_attention_without_a_hold_is_refused(taught_base, facts):
         chosen(base, facts)
 
 
+def test_a_base_that_never_knew_the_facts_is_said_not_to(tiny_base, facts):
+    with pytest.raises(
+        SettingError, match=r"hardly knows what should be forgotten: of \d+ factual tokens 0 are likely"
+    ):
+        chosen(load_base(str(tiny_base), "fp32", "cpu"), facts)
+
+
 def test_the_base_is_as_before(base, facts):
     ids = torch.arange(40, 60)[None]
     with torch.no_grad():
