@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from asu_lora.cli import main
 from asu_lora.requests.key import ENVIRONMENT, new_key
+from tests.support.adapter_folders import write_lora
 from tests.support.tiny_run import rows
 
 
@@ -210,3 +211,22 @@ def test_a_run_says_why_a_request_failed_and_how_it_is_queued_again(place, tiny_
     told = call("run", "--base", tiny_base, "--precision", "fp32", "--device", "cpu", "--no-audit", code=1).stdout
     assert "T-1 failed: The base hardly knows what should be forgotten" in told
     assert "Once what is wrong is mended: 'asu-lora requests retry TICKET' queues one again.\n" in told
+
+
+def test_removing_a_request_s_adapter_names_the_command_that_takes_it_back(place):
+    from asu_lora.requests.ledger.ledger import open_ledger
+
+    write_lora(place / "store" / "T-1")
+    write_lora(place / "store" / "other")
+    with open_ledger(place / "store", create=True).changing() as change:
+        for event, told in (
+            ("received", {"due": "2999"}),
+            ("queued", {}),
+            ("training", {}),
+            ("trained", {"adapter": "T-1"}),
+        ):
+            change.append(event, "T-1", told)
+    removed = CliRunner().invoke(main, ["adapters", "remove", "T-1", "--yes"])
+    assert removed.exit_code == 0 and removed.stdout == "Removed T-1.\n", removed.output
+    assert "the request T-1, which stays trained: 'asu-lora requests withdraw T-1' takes it back" in removed.stderr
+    assert CliRunner().invoke(main, ["adapters", "remove", "other", "--yes"]).stderr == ""
