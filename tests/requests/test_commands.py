@@ -29,7 +29,10 @@ def call(*words, code=0):
 
 def test_a_request_from_its_arrival_to_its_end(place):
     assert "T-1: 12 rows, queued, due" in call("add", place / "a.jsonl", "--id", "T-1", "--owner", "desk").stdout
-    call("add", place / "a.jsonl", "--due", "2w")
+    assert (
+        "no file is needed any more. 'asu-lora requests run' trains it."
+        in call("add", place / "a.jsonl", "--due", "2w").stderr
+    )
     assert [r["id"] for r in json.loads(call("list", "--json").stdout)] == ["a", "T-1"]
     shown = call("list").stdout
     assert "queued" in shown and "desk" in shown and shown.endswith("2 queued.\n")
