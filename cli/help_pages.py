@@ -5,7 +5,7 @@ there are, and in which groups, stands beneath. Groups are those of the settings
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -33,7 +33,7 @@ class WholeOptions(click.HelpFormatter):
     def write_text(self, text: str) -> None:
         super().write_text(_joined(text))
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], *args: Any, **kwargs: Any) -> None:
+    def write_dl(self, rows: Iterable[tuple[str, str]], *args: Any, **kwargs: Any) -> None:
         super().write_dl([(term, _joined(meaning)) for term, meaning in rows], *args, **kwargs)
 
     def getvalue(self) -> str:
