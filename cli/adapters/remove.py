@@ -1,10 +1,14 @@
 """``asu-lora adapters remove``: for good."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from asu_lora.cli.options import adapter_names, store_option
+
+if TYPE_CHECKING:
+    from asu_lora.requests.ledger.states import Request
 
 
 @click.command(short_help="Remove adapters for good: the model knows again.")
@@ -16,7 +20,8 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
 
     All others stay exactly as they are. Those that were trained on top of a removed one were trained for
     a model that is no more: they are named, and should be trained again; the command for it is printed, with FILE
-    for the request, whose text an adapter doesn't hold.
+    for the request, whose text an adapter doesn't hold. One that a request of the queue has is taken back with
+    'asu-lora requests withdraw' instead.
     """
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.tables import retrain_command
@@ -33,8 +38,27 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
             )
     for other in {other.name: other for others in dependents.values() for other in others}.values():
         click.echo(f"  {retrain_command(other, names, kept.root)}", err=True)
+    for request in _of_requests(store, names):
+        click.echo(
+            f"Warning: {request.adapter} is the adapter of the request {request.id}, which stays {request.state}: "
+            f"'asu-lora requests withdraw {request.id}' takes it back, and writes that down.",
+            err=True,
+        )
     if not yes:
         click.confirm(f"Remove {', '.join(names)} from {kept.root}?", abort=True, err=True)
     for name in names:
         kept.remove(name)
         click.echo(f"Removed {name}.")
+
+
+def _of_requests(store: Path, names: tuple[str, ...]) -> "list[Request]":
+    """The requests of the store's own ledger whose adapters these are, but withdrawn ones."""
+    from asu_lora.errors import LedgerError
+    from asu_lora.requests.ledger.database import Database
+    from asu_lora.requests.ledger.ledger import open_ledger
+
+    try:
+        requests = open_ledger(store).requests() if Database(store, None).exists() else []
+    except LedgerError:
+        return []  # a ledger that can't be read keeps no adapter in the store
+    return [request for request in requests if request.adapter in names and request.state != "withdrawn"]

@@ -91,7 +91,7 @@ file = click.Path(dir_okay=False)
     group="Attacks",
     type=click.IntRange(1, 1024),
     metavar="N",
-    help="Answers drawn of a row by sampling.  [the depth's]",
+    help="Answers drawn of a row by sampling.  [default: the depth's]",
 )
 @click.option(
     "--seed",

@@ -83,6 +83,7 @@ def _add_one(ledger, vault, file, details, store, request, as_json) -> None:
         print_json(as_dict(found))
         return
     click.echo(_queued(found))
+    click.echo("Its rows are sealed: no file is needed any more. 'asu-lora requests run' trains it.", err=True)
 
 
 def _add_each(ledger, vault, files, details, store, as_json) -> None:

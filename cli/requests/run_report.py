@@ -27,9 +27,8 @@ class Telling(Listener):
         self.count += 1
         how = outcome.state if outcome.trained or outcome.state in ("failed", "busy") else f"{outcome.state} (found)"
         why = f": {outcome.sentence}" if outcome.sentence else ""
-        click.echo(
-            f"{self.count}/{max(self.waiting, self.count)} {outcome.request} {how}{_seconds(outcome)}{why}", err=True
-        )
+        number = f"{self.count}/{max(self.waiting, self.count)}"
+        click.echo(f"{number} {outcome.request} {how}{_seconds(outcome)}{_found(outcome)}{why}", err=True)
 
     def step(self, text: str) -> None:
         click.echo(f"{text} ...", err=True)
@@ -94,6 +93,13 @@ def _not_done(report: RunReport, shop: Workshop) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _found(outcome: Outcome) -> str:
+    """What its audit found, where it could tell."""
+    told = [f"at most {outcome.worst:.0%} came back"] if outcome.worst is not None else []
+    told += [f"{outcome.kept:.0%} of the rest is kept"] if outcome.kept is not None else []
+    return f", {', '.join(told)}" if told else ""
 
 
 def _seconds(outcome: Outcome) -> str:

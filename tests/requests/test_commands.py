@@ -1,10 +1,14 @@
 """The commands as people type them: what they print, how they refuse, and that no refusal leaves anything half done."""
 
 import json
+import re
 
 import pytest
+from click.testing import CliRunner
 
+from asu_lora.cli import main
 from asu_lora.requests.key import ENVIRONMENT, new_key
+from tests.support.adapter_folders import write_lora
 from tests.support.request_commands import call
 from tests.support.tiny_run import rows
 
@@ -21,7 +25,10 @@ def place(tmp_path, monkeypatch):
 
 def test_a_request_from_its_arrival_to_its_end(place):
     assert "T-1: 12 rows, queued, due" in call("add", place / "a.jsonl", "--id", "T-1", "--owner", "desk").stdout
-    call("add", place / "a.jsonl", "--due", "2w")
+    assert (
+        "no file is needed any more. 'asu-lora requests run' trains it."
+        in call("add", place / "a.jsonl", "--due", "2w").stderr
+    )
     assert [r["id"] for r in json.loads(call("list", "--json").stdout)] == ["a", "T-1"]
     shown = call("list").stdout
     assert "queued" in shown and "desk" in shown and shown.endswith("2 queued.\n")
@@ -193,7 +200,9 @@ def test_a_run_over_its_limit_ends_with_3_and_says_how_to_go_on(place, taught_ba
     assert "0 audited, 1 failed" in told and "more than --fail-over 0.1 allows" in told and "requests retry" in told
     assert not list((place / "store").glob("*/certificate.json"))
     call("retry", "T-1")
-    told = call(*run, "--fail-over", "9").stdout
+    done = call(*run, "--fail-over", "9")
+    told = done.stdout
+    assert re.search(r"1/1 T-1 audited \(found\).*, at most \d+% came back, \d+% of the rest is kept\n", done.stderr)
     assert "0 trained, 1 audited, 0 failed" in told and "1 certificate issued" in told
     assert (place / "store" / "T-1" / "certificate.html").is_file()
     assert "--no-audit" in call("run", *settings, "--no-audit", "--certify", code=2).output
@@ -204,3 +213,22 @@ def test_a_run_says_why_a_request_failed_and_how_it_is_queued_again(place, tiny_
     told = call("run", "--base", tiny_base, "--precision", "fp32", "--device", "cpu", "--no-audit", code=1).stdout
     assert "T-1 failed: The base hardly knows what should be forgotten" in told
     assert "Once what is wrong is mended: 'asu-lora requests retry TICKET' queues one again.\n" in told
+
+
+def test_removing_a_request_s_adapter_names_the_command_that_takes_it_back(place):
+    from asu_lora.requests.ledger.ledger import open_ledger
+
+    write_lora(place / "store" / "T-1")
+    write_lora(place / "store" / "other")
+    with open_ledger(place / "store", create=True).changing() as change:
+        for event, told in (
+            ("received", {"due": "2999"}),
+            ("queued", {}),
+            ("training", {}),
+            ("trained", {"adapter": "T-1"}),
+        ):
+            change.append(event, "T-1", told)
+    removed = CliRunner().invoke(main, ["adapters", "remove", "T-1", "--yes"])
+    assert removed.exit_code == 0 and removed.stdout == "Removed T-1.\n", removed.output
+    assert "the request T-1, which stays trained: 'asu-lora requests withdraw T-1' takes it back" in removed.stderr
+    assert CliRunner().invoke(main, ["adapters", "remove", "other", "--yes"]).stderr == ""

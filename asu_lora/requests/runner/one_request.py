@@ -48,6 +48,7 @@ class Outcome:
         text_gone: whether its text was destroyed.
         refused: whether it failed by its audit alone.
         certificate: its number, where one was issued.
+        worst, kept: what its audit brought back, and how much of the rest is left, where it could tell.
     """
 
     request: str
@@ -58,6 +59,8 @@ class Outcome:
     text_gone: bool = False
     refused: bool = False
     certificate: int | None = None
+    worst: float | None = None
+    kept: float | None = None
 
 
 def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None = None) -> Outcome:
@@ -168,7 +171,8 @@ def _audit(
         break_claim(change.connection, name)
     if gone:
         shop.ledger.database.scrub()
-    return Outcome(name, AUDITED, seconds(), trained, text_gone=gone, certificate=found.get("certificate"))
+    told = {figure: found.get(figure) for figure in ("certificate", "worst", "kept")}
+    return Outcome(name, AUDITED, seconds(), trained, text_gone=gone, **told)
 
 
 def _told(name: str, manifest: Manifest) -> dict[str, Any]:
