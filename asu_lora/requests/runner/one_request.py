@@ -7,7 +7,7 @@ it is, checkpoints are gone on from, and what was written down is not done twice
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -171,8 +171,8 @@ def _audit(
         break_claim(change.connection, name)
     if gone:
         shop.ledger.database.scrub()
-    told = {figure: found.get(figure) for figure in ("certificate", "worst", "kept")}
-    return Outcome(name, AUDITED, seconds(), trained, text_gone=gone, **told)
+    outcome = Outcome(name, AUDITED, seconds(), trained, text_gone=gone)
+    return replace(outcome, certificate=found.get("certificate"), worst=found.get("worst"), kept=found.get("kept"))
 
 
 def _told(name: str, manifest: Manifest) -> dict[str, Any]:
