@@ -6,6 +6,7 @@ from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 
 NARROW = "\u202f"  # a narrow blank that doesn't break
 TOLD_APART = 0.05  # p-values below it tell two models apart
+COARSE = 0.15  # of the scale: a row that weighs more is told
 JOINED = "\u2060"  # after a dash, where a line would break
 
 # In the words of Opinion 28/2024, paragraph 55, where it has a word for the kind.
@@ -89,7 +90,7 @@ def verdict(attacks: list[AttackResult]) -> tuple[str, str]:
         return "No attack on the knowledge could tell.", " ".join([why, *also])
     first, strongest = _finding(judged, len(knowing))
     scale = "0 % is a model that never saw the rows, 100 % is the model as it was before."
-    return first, " ".join(filter(None, [scale, strongest, *also]))
+    return first, " ".join(filter(None, [scale, strongest, coarse(judged), *also]))
 
 
 def beside(attacks: Sequence[AttackResult]) -> list[str]:
@@ -137,6 +138,21 @@ def _finding(judged: list[AttackResult], attacks: int) -> tuple[str, str]:
     return (
         f"The strongest of {of} brought back {percent(share)} of what had to be forgotten.",
         f"The strongest was: {named}.",
+    )
+
+
+def coarse(judged: Sequence[AttackResult]) -> str:
+    """How much one row weighs in the strongest's figure, where that is a lot; else nothing."""
+    reading = max(judged, key=lambda attack: attack.readings[0].recovered or 0.0).readings[0]
+    if reading.ceiling is None or reading.floor is None or not reading.candidate.rows:
+        return ""
+    known = reading.ceiling.value - reading.floor.value
+    step = 1 / (reading.candidate.rows * known) if known > 0 else 0.0
+    if step < COARSE:
+        return ""
+    return (
+        f"That is a coarse figure: {reading.candidate.rows} rows were asked, and one that tells its facts is "
+        f"{percent(step)}."
     )
 
 

@@ -123,6 +123,21 @@ def test_finding_never_says_more_than_was_found():
     assert first.startswith("The strongest of 8 attacks on the knowledge brought back 94") and "difference" in second
 
 
+def test_a_figure_of_few_rows_is_called_coarse():
+    def asked(rows, ceiling=0.45, floor=0.05):
+        found = Reading(
+            figure="facts",
+            candidate=rate(0.2).model_copy(update={"rows": rows}),
+            ceiling=rate(ceiling),
+            floor=rate(floor),
+            recovered=0.4,
+        )
+        return verdict([AttackResult(attack="direct", kind="asking", readings=[found])])[1].replace(NARROW, " ")
+
+    assert "That is a coarse figure: 6 rows were asked, and one that tells its facts is 42 %." in asked(6)
+    assert "coarse" not in asked(40) and "coarse" in asked(40, ceiling=0.15)
+
+
 def test_rows_that_are_told_apart_are_no_knowledge_brought_back(made):
     told = AttackResult(attack="membership", kind="membership", readings=[reading(1.0, 0.5, 1.0, "auc")])
     trace = AttackResult(attack="trace", kind="trace", readings=[Reading(figure="auc", candidate=rate(0.9))])
