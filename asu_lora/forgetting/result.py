@@ -1,10 +1,14 @@
 """What a forget run left behind."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from asu_lora.evaluation.set_scores import SetScores
 from asu_lora.forgetting.run_record import RunRecord
+
+TELLS = 0.2  # ROUGE-L recall of the base, below which it hardly knows the answers
+STILL = 0.9  # of it, at which an adapter has changed nothing that is said
 
 
 @dataclass
@@ -26,3 +30,17 @@ class ForgetResult:
     sets: dict[str, tuple[SetScores, SetScores]]
     record: RunRecord
     main_process: bool = True
+
+
+def still_told(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """A sentence where the base told something of the answers and the adapter tells as much; else None.
+
+    The probability of the exact words falls long before their facts are gone, where a base says them in its own words.
+    """
+    was, now = before.get("forget_rouge"), after.get("forget_rouge")
+    if was is None or now is None or was < TELLS or now < STILL * was:
+        return None
+    return (
+        f"Asked, the model still says as much of the answers as before (ROUGE-L {now:.2f}, before {was:.2f}): give "
+        "more rows and other wordings of the facts, or --robust standard, and see what 'asu-lora audit' finds."
+    )

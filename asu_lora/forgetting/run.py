@@ -23,7 +23,7 @@ from asu_lora.data.sampling import sample
 from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
 from asu_lora.evaluation.set_scores import SetScores, score_sets
 from asu_lora.files import disk_errors
-from asu_lora.forgetting.result import ForgetResult
+from asu_lora.forgetting.result import ForgetResult, still_told
 from asu_lora.forgetting.run_folder import RUNS, date_of_rows, remove_run, run_folder
 from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.forgetting.run_record import RunRecord, write_adapter
@@ -166,6 +166,8 @@ class ForgetRun:
         """Write the adapter beside the store and rename it into it; the checkpoints go."""
         self.record.before = {k: v for name, scores in before.items() for k, v in scores.summary(name).items()}
         self.record.after = {k: v for name, scores in after.items() for k, v in scores.summary(name).items()}
+        if note := still_told(self.record.before, self.record.after):
+            self.progress.note(note)
         self.record.seconds = time.monotonic() - self.started
         self.record.peak_memory = peak_memory(self.base.device)
         self.process.wait_for_everyone()

@@ -14,6 +14,7 @@ import asu_lora.forgetting.run
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.result import still_told
 from asu_lora.losses.forget.asu import ASU
 from tests.support.adapter_weights import same, weights
 from tests.support.listener import Listener
@@ -36,10 +37,21 @@ def test_a_run_forgets_and_keeps(base, tmp_path, snapshot):
     assert len(heard.figures) == 60 == result.record.training["steps"]
     assert result.record.training["train_loss"] == pytest.approx(sum(f["loss"] for f in heard.figures) / 60)
     assert heard.closed and heard.stages[-1] == "Writing the adapter"
+    assert not any("still says" in note for note in heard.notes)
     assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.name.startswith(".")) == ["tiny"]
     assert not (tmp_path / ".runs").exists()
     # whoever may read one of its files, may read them all: it may be served by somebody else
     assert len({file.stat().st_mode for file in result.path.iterdir()}) == 1
+
+
+def test_what_is_still_told_is_said(base, tmp_path):
+    heard = Listener()
+    forget(tiny_request(), base, tiny_settings(lr=1e-9, epochs=1, eval_rows=6), store=tmp_path, progress=heard)
+    assert any(
+        "still says as much of the answers as before (ROUGE-L 1.00, before 1.00)" in note for note in heard.notes
+    )
+    assert still_told({"forget_rouge": 0.1}, {"forget_rouge": 0.1}) is None, "it never knew them"
+    assert still_told({}, {}) is None and still_told({"forget_rouge": 0.7}, {"forget_rouge": 0.3}) is None
 
 
 def test_plain_peft_loads_the_adapter_and_answers_the_same(taught_base, base, tmp_path, monkeypatch):
