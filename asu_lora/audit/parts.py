@@ -89,7 +89,7 @@ def parts_of(request: AuditRequest, session: Session) -> Parts:
         "schema": SCHEMA_VERSION,
         "version": __version__,
         "rows": [_keys(rows) for rows in (inputs.forget, inputs.retain, inputs.floor, inputs.tune_on)],
-        "paraphrases": inputs.paraphrases,
+        "paraphrases": asdict(inputs.paraphrases),
         "extra": [repr(sorted(example.extra.items(), key=str)) for example in inputs.forget],
         "models": _models(request, session),
         "rows_written": repr(session.models.candidate.rows),

@@ -10,7 +10,7 @@ from pathlib import Path
 from asu_lora.audit.insisting import read_insisting
 from asu_lora.audit.session import Inputs
 from asu_lora.data.examples import Example, examples_from_rows
-from asu_lora.data.paraphrases import read_paraphrases
+from asu_lora.data.paraphrases import Paraphrases, read_paraphrases
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import general_retain, read_examples, selected
 from asu_lora.errors import DataError, SettingError
@@ -112,7 +112,7 @@ class AuditRequest:
             retain=retain if retain is not None else general_retain(forget),
             retain_given=retain is not None,
             floor=floor,
-            paraphrases=dict(read_paraphrases(self.paraphrases, forget).ways) if self.paraphrases else {},
+            paraphrases=read_paraphrases(self.paraphrases, forget) if self.paraphrases else Paraphrases({}),
             insisting=read_insisting(self.insisting) if self.insisting else (),
             retain_log=self._log(forget),
             tune_on=read_examples(self.tune_on) if self.tune_on else [],

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from asu_lora.adapters.manifest import utc_now
+from asu_lora.audit.attacks.paraphrases import Paraphrases
 from asu_lora.audit.models import Models
 from asu_lora.audit.parts import Parts, parts_of
 from asu_lora.audit.registry import chosen
@@ -50,12 +51,8 @@ def audit(
     progress.stage("Loading the models")
     with open_models(request, loaded) as models:
         session = Session(inputs, models, settings, progress, texts=request.records is not None)
-        for note in models.candidate.notes:
+        for note in (*models.candidate.notes, *_left_out(session, attacks)):
             progress.note(note)
-        if session.without_facts:
-            progress.note(
-                f"{session.without_facts} rows have no fact that their question doesn't tell: they are left out."
-            )
         try:
             return _run(session, request, attacks, parts_of(request, session))
         except RuntimeError as error:
@@ -66,6 +63,16 @@ def audit(
             raise
         finally:
             progress.close()
+
+
+def _left_out(session: Session, attacks: list[Attack]) -> list[str]:
+    """Sentences on what was given and is not asked."""
+    rows, ways = session.without_facts, session.inputs.paraphrases
+    found = [f"{rows} rows have no fact that their question doesn't tell: they are left out."] if rows else []
+    if ways.count and not any(attack.name == Paraphrases.name for attack in attacks):
+        return [*found, "The wordings of --paraphrases are not asked: the attack paraphrases is not chosen."]
+    note = ways.unasked_note(row.example for row in session.rows)
+    return [*found, note] if note else found
 
 
 def _run(session: Session, request: AuditRequest, attacks: list[Attack], parts: Parts) -> AuditResult:

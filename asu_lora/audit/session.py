@@ -1,6 +1,5 @@
 """One audit while it runs: the rows, the models, and what attacks leave to one another."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +9,7 @@ from asu_lora.audit.models import Models, View
 from asu_lora.audit.settings import AuditSettings, Effort
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
+from asu_lora.data.paraphrases import Paraphrases
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 from asu_lora.evaluation.record import Record
@@ -29,7 +29,7 @@ class Inputs:
 
     Attributes:
         retain_given: whether ``retain`` is the person's own; else it is the built-in general set.
-        paraphrases: more ways to ask, by question.
+        paraphrases: more ways to ask, of a user's file.
         insisting: more ways to insist, for every row.
         retain_log: what a model trained without the rows scored (:mod:`asu_lora.evaluation.retain_log`).
     """
@@ -38,7 +38,7 @@ class Inputs:
     retain: list[Example]
     retain_given: bool = False
     floor: list[Example] = field(default_factory=list)
-    paraphrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    paraphrases: Paraphrases = field(default_factory=lambda: Paraphrases({}))
     insisting: tuple[Insisting, ...] = ()
     retain_log: list[Record] = field(default_factory=list)
     tune_on: list[Example] = field(default_factory=list)
