@@ -69,6 +69,7 @@ class Untried(_Found):
 
     attack: str
     reason: str
+    out_of_time: bool = Field(default=False, description="whether the budget was spent: without one it is made")
 
 
 class AuditResult(_Found):
@@ -97,6 +98,10 @@ class AuditResult(_Found):
     def stacked(self) -> list[tuple[str, float]]:
         """Names and weights of the adapters, in order."""
         return list(zip(self.names, self.weights or [1.0] * len(self.names), strict=True))
+
+    def out_of_time(self) -> list[str]:
+        """Names of the attacks that were left out for want of time."""
+        return [untried.attack for untried in self.untried if untried.out_of_time]
 
     def judged(self) -> list[AttackResult]:
         """The attacks on knowledge whose first reading tells how much came back."""

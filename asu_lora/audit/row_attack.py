@@ -23,11 +23,13 @@ class Attack(ABC):
         name: what ``--attacks`` takes.
         kind: its group.
         says: what is tried, in a line.
+        joins: whether it only joins what others found, which takes no time.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
     says: ClassVar[str]
+    joins: ClassVar[bool] = False
 
     def untried(self, session: Session) -> str | None:
         """Why it can't be made here, in a sentence; None where it can."""
@@ -73,7 +75,10 @@ class Found:
         result: goes into the audit's result.
         values: of every role, by figure and row: other attacks and a resumed audit read them.
         records: text, where it was asked for.
+        started: when the audit that made it began, where it was an earlier one.
     """
+
+    started: str | None = None
 
     def __init__(
         self,
@@ -173,7 +178,7 @@ def told(
 def asked_directly(session: Session, view: View, rows: Sequence[AuditRow]) -> Measured:
     """Facts in the greedy answers to the rows' own questions."""
     prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
-    answers = view.ask([prompt.ids for prompt in prompts], rooms_for(session, rows, prompts))
+    answers = view.ask([prompt.ids for prompt in prompts], rooms_for(session, rows, prompts), session.tick)
     found, records = told(session, rows, prompts, answers)
     facts = {row: max(shares_) if shares_ else None for row, shares_ in found.items()}
     return Measured(shares(facts), records=records)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from asu_lora.audit.deadline import Deadline
 from asu_lora.audit.facts import Fact, facts_of
 from asu_lora.audit.insisting import Insisting
 from asu_lora.audit.models import Models, View
@@ -140,6 +141,14 @@ class Session:
             donor = self.donors[at * step % len(self.donors)]
             found.append(AuditRow(row.number, row.example, row.items, donor.facts))
         return found
+
+    @property
+    def time_is_spent(self) -> bool:
+        return isinstance(self.progress, Deadline) and self.progress.passed
+
+    def tick(self, done: int = 0) -> None:
+        """Something was done that no bar counts: where the audit's time is spent, the attack ends here."""
+        self.progress.advance(0)
 
     def view(self, role: str) -> View:
         return self.models.view(role)
