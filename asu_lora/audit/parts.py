@@ -113,12 +113,12 @@ def parts_of(request: AuditRequest, session: Session) -> Parts:
         store = AdapterStore(request.store)
         with disk_errors(store.root):
             _drop_old(store.root / FOLDER)
-            return Parts(store.root / FOLDER / _name(store.keyed(digest)), records)
+            return Parts(store.root / FOLDER / keyed_name(store.keyed(digest)), records)
     place = Path(request.merged or ".") / FOLDER
     try:
         place.mkdir(exist_ok=True)
         _drop_old(place)
-        return Parts(place / _name(keyed(digest, read_key(place) or make_key(place))), records)
+        return Parts(place / keyed_name(keyed(digest, read_key(place) or make_key(place))), records)
     except OSError:  # merged weights that nobody may write beside are audited all the same, in one go
         return Parts(None, records)
 
@@ -130,7 +130,8 @@ def _drop_old(place: Path) -> None:
             discard(folder)
 
 
-def _name(key: str) -> str:
+def keyed_name(key: str) -> str:
+    """A folder's name from a keyed hash."""
     return key.rpartition(":")[2][:32]
 
 

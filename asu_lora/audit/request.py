@@ -37,7 +37,8 @@ class AuditRequest:
             questions otherwise.
         floor: rows like the forgotten that the base never saw: what it says of them is chance.
         floor_base: a model that never saw the request, which is the better floor.
-        control: an adapter (name or folder) of the same size and steps, trained on other rows: attacked alike.
+        control: an adapter (name or folder) of the same size and steps, trained on other rows: attacked alike. "auto"
+            has the audit train one on half of the kept rows at most; an adapter of that name is taken by its folder.
         paraphrases: a file with ``question`` and ``paraphrased_question``, for questions of the request.
         insisting: a file with ``user``, which has ``{question}`` in it, and if need be ``kind``, ``system``, ``begin``.
         tune_on: a file of rows that the attacker's own fine-tuning is made on.

@@ -72,6 +72,23 @@ class Untried(_Found):
     out_of_time: bool = Field(default=False, description="whether the budget was spent: without one it is made")
 
 
+class MadeControl(_Found):
+    """A control that the audit trained itself (``--control auto``): as the audited adapter was, on other rows."""
+
+    rows: int = Field(description="that it was made to forget")
+    rows_from: Literal["kept", "general"] = Field(description="the person's --retain, or the built-in questions")
+    steps: int
+    rank: int
+
+    @property
+    def says(self) -> str:
+        whose = "kept rows" if self.rows_from == "kept" else "built-in general questions"
+        return (
+            f"The control was trained by the audit itself, with the audited adapter's settings, on {self.rows} {whose} "
+            f"(rank {self.rank}, {self.steps} steps)."
+        )
+
+
 class AuditResult(_Found):
     """One audit of one adapter, stack or merged folder."""
 
@@ -88,6 +105,7 @@ class AuditResult(_Found):
     finished: str
     attacks: list[AttackResult]
     untried: list[Untried] = Field(default_factory=list)
+    control_made: MadeControl | None = Field(default=None, description="None: a control was named, or there is none")
 
     @model_validator(mode="after")
     def _a_weight_a_name(self) -> Self:

@@ -133,6 +133,7 @@ class RowAttack(Attack):
         if session.models.has("control"):
             found["control"] = self.measured(session, "control", rows)
         notes = self.held_against(session, rows, found)
+        notes += [session.control_made.says] if session.control_made else []
         done = self.finished(session, found)
         done.result.notes.extend(notes)
         return done

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from asu_lora.adapters.manifest import utc_now
 from asu_lora.audit.attacks.paraphrases import Paraphrases
+from asu_lora.audit.control import with_control
 from asu_lora.audit.deadline import Deadline, OutOfTime
 from asu_lora.audit.models import Models
 from asu_lora.audit.parts import Parts, parts_of
@@ -46,14 +47,15 @@ def audit(
         AsuLoraError: something is missing, broken or contradictory; before the first attack.
     """
     settings, progress = settings or AuditSettings(), progress or Progress()
-    deadline = Deadline(progress, settings.budget_s)
     attacks = chosen(settings.attacks, settings.depth)
     inputs = request.read()
     if request.records:
         check_writable(request.records)
+    request, made = with_control(request, inputs, progress, loaded)
+    deadline = Deadline(progress, settings.budget_s)
     progress.stage("Loading the models")
     with open_models(request, loaded) as models:
-        session = Session(inputs, models, settings, deadline, texts=request.records is not None)
+        session = Session(inputs, models, settings, deadline, texts=request.records is not None, control_made=made)
         for note in (*models.candidate.notes, *_left_out(session, attacks)):
             progress.note(note)
         try:
@@ -101,6 +103,7 @@ def _run(session: Session, request: AuditRequest, attacks: list[Attack], parts: 
         finished=utc_now(),
         attacks=results,
         untried=[*untried, *_not_chosen(attacks, session.settings)],
+        control_made=session.control_made,
     )
     if not (left_out := result.out_of_time()):
         parts.remove()

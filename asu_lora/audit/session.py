@@ -7,6 +7,7 @@ from asu_lora.audit.deadline import Deadline
 from asu_lora.audit.facts import Fact, facts_of
 from asu_lora.audit.insisting import Insisting
 from asu_lora.audit.models import Models, View
+from asu_lora.audit.results import MadeControl
 from asu_lora.audit.settings import AuditSettings, Effort
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
@@ -73,6 +74,7 @@ class Session:
     Attributes:
         kept: values of rows that finished attacks found: attack, then role, then row.
         texts: whether attacks keep what was asked and answered.
+        control_made: the control, where the audit trained it.
     """
 
     inputs: Inputs
@@ -80,6 +82,7 @@ class Session:
     settings: AuditSettings
     progress: Progress = field(default_factory=Progress)
     texts: bool = False
+    control_made: MadeControl | None = None
     kept: dict[str, dict[str, dict[int, float | None]]] = field(default_factory=dict)
 
     @property

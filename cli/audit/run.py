@@ -40,7 +40,7 @@ file = click.Path(dir_okay=False)
     "--control",
     metavar="NAME",
     shell_complete=adapter_names,
-    help="An adapter of the same size and steps, trained on other rows.",
+    help="An adapter of the same size and steps, trained on other rows; 'auto' trains one on kept rows.",
 )
 @click.option(
     "--paraphrases",
