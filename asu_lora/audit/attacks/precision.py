@@ -11,10 +11,10 @@ from asu_lora.bases.quantization import usable_format
 from asu_lora.models.adapter_stack import Stack
 
 QUICK = (Way("nf4", True),)
-STANDARD = (Way("nf4", True), Way("q4_0", True), Way("int8", True), Way("nf4", False))
+STANDARD = (Way("nf4", True), Way("q4_0", True), Way("q4_k", True), Way("int8", True), Way("nf4", False))
 FULL = (
-    *(Way(name, True) for name in ("fp32", "bf16", "int8", "q4_0", "nf4")),
-    *(Way(name, False) for name in ("bf16", "int8", "q4_0", "nf4")),
+    *(Way(name, True) for name in ("fp32", "bf16", "int8", "q4_0", "q4_k", "nf4")),
+    *(Way(name, False) for name in ("bf16", "int8", "q4_0", "q4_k", "nf4")),
 )
 TOO_MUCH = 0.25  # recovered, from which on a way of rounding is warned of
 WAYS = {"quick": QUICK, "standard": STANDARD, "full": FULL}
@@ -24,7 +24,7 @@ class Precision(Attack):
     """The first reading is that of the worst precision; one of each precision follows."""
 
     name, kind = "precision", "precision"
-    says = "the weights rounded: bf16, int8, NF4, GGUF's Q4_0; merged, and the adapter beside a rounded base"
+    says = "the weights rounded: bf16, int8, NF4, GGUF's Q4_0 and Q4_K; merged, and the adapter beside a rounded base"
 
     def untried(self, session: Session) -> str | None:
         config = read_config(session.models.weights.source.path)
