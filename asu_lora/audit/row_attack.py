@@ -47,11 +47,14 @@ class Attack(ABC):
         notes = [*candidate.notes]
         if floor is not None and (said := FLOORS[session.floor_kind]) not in notes:
             notes.append(said)
+        counted = readings(candidate, ceiling, floor, control)
+        if not counted:
+            notes.append(f"{self.name} found nothing to count: what was asked with says every fact of every row.")
         return Found(
             AttackResult(
                 attack=self.name,
                 kind=self.kind,
-                readings=readings(candidate, ceiling, floor, control),
+                readings=counted,
                 settings={
                     "rows": len(next(iter(candidate.values.values()))),
                     "seed": session.settings.seed,
