@@ -31,7 +31,6 @@ from asu_lora.progress import Progress
 from asu_lora.training.phases import epochs_of
 from asu_lora.version import __version__
 
-AUTO = "auto"
 NAME = "control"
 _OF_ONE = "--control auto is made after one adapter"
 # what its own run measures, and where that is told, doesn't shape an adapter
@@ -55,8 +54,8 @@ class Plan:
 
 def with_control(
     request: AuditRequest, inputs: Inputs, progress: Progress, loaded: LoadedBase | None = None
-) -> tuple[AuditRequest, MadeControl | None]:
-    """The request with a control that is there; where it asks for ``auto``, one is trained.
+) -> tuple[AuditRequest, MadeControl]:
+    """The request with a control that was trained for it, or had been.
 
     Args:
         loaded: the base, where it is in memory; it is a plain base again afterwards.
@@ -65,8 +64,6 @@ def with_control(
         SettingError: nothing tells how the audited adapter was trained, or there are no other rows.
         AsuLoraError: as forgetting does.
     """
-    if request.control != AUTO:
-        return request, None
     plan = _plan(request, inputs)
     store = AdapterStore(plan.place)
     if NAME not in store.names():

@@ -21,6 +21,7 @@ from asu_lora.evaluation.retain_log import read_log
 from asu_lora.models.stack_rows import RowSettings
 
 Source = str | Path | Sequence[Example]
+AUTO = "auto"  # a control that the audit trains
 
 
 @dataclass(frozen=True)

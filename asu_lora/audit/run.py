@@ -5,12 +5,11 @@ from pathlib import Path
 
 from asu_lora.adapters.manifest import utc_now
 from asu_lora.audit.attacks.paraphrases import Paraphrases
-from asu_lora.audit.control import with_control
 from asu_lora.audit.deadline import Deadline, OutOfTime
 from asu_lora.audit.models import Models
 from asu_lora.audit.parts import Parts, parts_of
 from asu_lora.audit.registry import chosen
-from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.request import AUTO, AuditRequest
 from asu_lora.audit.results import AuditResult, Untried
 from asu_lora.audit.rounding import AuditedWeights
 from asu_lora.audit.row_attack import Attack, Found
@@ -51,7 +50,11 @@ def audit(
     inputs = request.read()
     if request.records:
         check_writable(request.records)
-    request, made = with_control(request, inputs, progress, loaded)
+    made = None
+    if request.control == AUTO:
+        from asu_lora.audit.control import with_control  # what trains takes a second to import
+
+        request, made = with_control(request, inputs, progress, loaded)
     deadline = Deadline(progress, settings.budget_s)
     progress.stage("Loading the models")
     with open_models(request, loaded) as models:
