@@ -7,7 +7,9 @@ own folder and in no list of adapters. Training goes on where it was interrupted
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,8 @@ def with_control(
         progress.note(f"Training a control on {len(plan.rows.forget)} other rows, as the audited adapter was.")
         base = loaded or request.base
         forget(plan.rows, base, plan.config, name=NAME, store=store, resume=True, progress=_Open(progress))
+    with suppress(OSError):
+        os.utime(plan.place)  # in use: what nobody uses is dropped
     manifest = store.get(NAME).manifest
     assert manifest is not None  # forget has written it
     made = MadeControl(

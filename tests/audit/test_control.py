@@ -1,6 +1,8 @@
 """--control auto: a control as large and trained as long as the audited adapter, on other rows, out of the store's sight."""
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.control import NAME, config_of
-from asu_lora.audit.parts import FOLDER
+from asu_lora.audit.parts import FOLDER, KEPT_DAYS
 from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit
 from asu_lora.audit.settings import AuditSettings
@@ -82,6 +84,8 @@ def test_it_is_trained_once_as_the_audited_adapter_was_on_kept_rows_and_recorded
     assert {name: control.training[name] for name in same} == {name: audited.training[name] for name in same}
     assert store.names() == ["anna"]
 
+    old = time.time() - (KEPT_DAYS + 1) * 86_400
+    os.utime(place, (old, old))  # what is used is not dropped
     again = Steps()
     assert audit(trained, SETTINGS, again).control_made == made
     assert not any(stage.startswith("Control:") for stage in again.stages)
