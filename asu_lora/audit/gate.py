@@ -55,15 +55,16 @@ def gate(result: AuditResult, limit: float) -> Gate:
         reasons = [untried.reason for untried in result.untried if untried.reason != "Not chosen."]
         why = f" ({reasons[0].rstrip('.')})" if reasons else ""
         raise SettingError(f"{allowed} can't be held against anything: no attack on the knowledge was made{why}.")
-    worst = result.worst()
+    worst, left_out = result.worst(), result.out_of_time()
+    spent = f" Left out for want of time: {', '.join(left_out)}." if left_out else ""
     if worst is None:
         return Gate(
             True,
             f"{allowed} passes, and proves nothing: no attack could tell how much came back, since the base knows "
-            "hardly more of these rows than chance does, or there is no floor.",
+            f"hardly more of these rows than chance does, or there is no floor.{spent}",
         )
     return Gate(
         True,
         f"{allowed} passes: at most {worst:.0%} came back, in {len(result.judged())} of {len(made)} attacks on the "
-        "knowledge that could tell.",
+        f"knowledge that could tell.{spent}",
     )

@@ -7,6 +7,7 @@ are written only into the folder that the person named.
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from asu_lora.models.adapter_stack import adapter_folders
 from asu_lora.version import __version__
 
 FOLDER = ".audits"
+KEPT_DAYS = 30  # what an audit left that long ago says too little of today's program and attacks
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Parts:
 
     def read(self, attack: str) -> Found | None:
         """What an attack found before; None where it wasn't finished, or what it left can't be read."""
-        if self.folder is None:
+        if self.folder is None or (self.records is not None and not (self.records / f"{attack}.jsonl").is_file()):
             return None
         try:
             part = read_json(self.folder / f"{attack}.json")
@@ -52,9 +54,12 @@ class Parts:
                 role: {figure: {int(row): value for row, value in each.items()} for figure, each in figures.items()}
                 for role, figures in part["values"].items()
             }
+            started = part.get("started")
         except (OSError, ValueError, ValidationError, LookupError, TypeError, AttributeError):
             return None
-        return Found(result, values)
+        found = Found(result, values)
+        found.started = started if isinstance(started, str) else None
+        return found
 
     def write(self, attack: str, found: Found) -> None:
         """Keep what an attack found.
@@ -67,7 +72,7 @@ class Parts:
                 lines = [json.dumps(record, ensure_ascii=False) for record in found.records]
                 write_atomic(self.records / f"{attack}.jsonl", "".join(line + "\n" for line in lines))
         if self.folder is not None:
-            part = {"result": found.result.model_dump(mode="json"), "values": found.values}
+            part = {"result": found.result.model_dump(mode="json"), "values": found.values, "started": found.started}
             with disk_errors(self.folder, "folder"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_atomic(self.folder / f"{attack}.json", json.dumps(part))
@@ -89,8 +94,8 @@ def parts_of(request: AuditRequest, session: Session) -> Parts:
         "schema": SCHEMA_VERSION,
         "version": __version__,
         "rows": [_keys(rows) for rows in (inputs.forget, inputs.retain, inputs.floor, inputs.tune_on)],
-        "paraphrases": inputs.paraphrases,
-        "extra": [repr(sorted(example.extra.items(), key=str)) for example in inputs.forget],
+        "paraphrases": asdict(inputs.paraphrases),
+        "extra": [repr(sorted(example.extra.items(), key=str)) for example in (*inputs.forget, *inputs.floor)],
         "models": _models(request, session),
         "rows_written": repr(session.models.candidate.rows),
         "effort": repr(session.effort),
@@ -107,16 +112,26 @@ def parts_of(request: AuditRequest, session: Session) -> Parts:
     if request.adapters:
         store = AdapterStore(request.store)
         with disk_errors(store.root):
-            return Parts(store.root / FOLDER / _name(store.keyed(digest)), records)
+            _drop_old(store.root / FOLDER)
+            return Parts(store.root / FOLDER / keyed_name(store.keyed(digest)), records)
     place = Path(request.merged or ".") / FOLDER
     try:
         place.mkdir(exist_ok=True)
-        return Parts(place / _name(keyed(digest, read_key(place) or make_key(place))), records)
+        _drop_old(place)
+        return Parts(place / keyed_name(keyed(digest, read_key(place) or make_key(place))), records)
     except OSError:  # merged weights that nobody may write beside are audited all the same, in one go
         return Parts(None, records)
 
 
-def _name(key: str) -> str:
+def _drop_old(place: Path) -> None:
+    """Delete what audits left that nobody went on with."""
+    for folder in place.iterdir() if place.is_dir() else ():
+        if folder.is_dir() and not folder.is_symlink() and time.time() - folder.stat().st_mtime > KEPT_DAYS * 86_400:
+            discard(folder)
+
+
+def keyed_name(key: str) -> str:
+    """A folder's name from a keyed hash."""
     return key.rpartition(":")[2][:32]
 
 
@@ -124,12 +139,19 @@ def _keys(examples: Sequence[Example]) -> list[tuple[str, ...]]:
     return [example.key() for example in examples]
 
 
-def _models(request: AuditRequest, session: Session) -> list[str]:
+def _models(request: AuditRequest, session: Session) -> dict[str, object]:
+    """Every model by its role: a control is not the second adapter of a stack."""
     candidate = session.models.candidate
-    folders = adapter_folders(request.adapters, request.store, fit=True)
-    folders += adapter_folders([request.control] if request.control else [], request.store)
-    weights = [f"{fingerprint_of(folder)}:{weight}" for folder, weight in folders]
-    others = [request.base] if request.merged else []
-    others += [request.floor_base] if request.floor_base else []
-    bases = [candidate.base.source.fingerprint(), *(resolve_base(str(base)).fingerprint() for base in others)]
-    return [*bases, candidate.base.precision, *weights]
+    control = [request.control] if request.control else []
+    return {
+        "base": candidate.base.source.fingerprint(),
+        "precision": candidate.base.precision,
+        "adapters": _weights(adapter_folders(request.adapters, request.store, fit=True)),
+        "control": _weights(adapter_folders(control, request.store)),
+        "ceiling": resolve_base(request.base).fingerprint() if request.merged else None,
+        "floor": resolve_base(str(request.floor_base)).fingerprint() if request.floor_base else None,
+    }
+
+
+def _weights(folders: Sequence[tuple[Path, float]]) -> list[str]:
+    return [f"{fingerprint_of(folder)}:{weight}" for folder, weight in folders]

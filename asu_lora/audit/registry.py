@@ -1,4 +1,8 @@
-"""The attacks by name, in the order in which they are made: the cheap and telling ones first."""
+"""The attacks by name, in the order in which they are made: the cheap and telling ones first.
+
+Where time is short, the order decides what is left out. It follows what each brought back and how long that took
+(docs/results/audit.md): rounding and the answer's beginning come early, long training and what needs the base late.
+"""
 
 from asu_lora.audit.attacks.base_reads import BaseReads
 from asu_lora.audit.attacks.differencing import Differencing
@@ -26,23 +30,23 @@ from asu_lora.errors import SettingError
 _ALL: tuple[type[Attack], ...] = (
     Direct,
     Prefix,
-    Paraphrases,
+    Precision,
+    LogitLens,
     Insist,
-    InContext,
+    Paraphrases,
     Translations,
+    InContext,
     WorstOfAsking,
     Sampling,
-    Precision,
-    Relearn,
-    TuneNeighbours,
-    TuneGeneral,
-    TuneFile,
-    LogitLens,
-    Patching,
-    BaseReads,
     Membership,
     Trace,
     Retrained,
+    Relearn,
+    TuneFile,
+    TuneNeighbours,
+    BaseReads,
+    Patching,
+    TuneGeneral,
     Differencing,
 )
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ALL}

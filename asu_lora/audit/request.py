@@ -10,7 +10,7 @@ from pathlib import Path
 from asu_lora.audit.insisting import read_insisting
 from asu_lora.audit.session import Inputs
 from asu_lora.data.examples import Example, examples_from_rows
-from asu_lora.data.paraphrases import read_paraphrases
+from asu_lora.data.paraphrases import Paraphrases, read_paraphrases
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import general_retain, read_examples, selected
 from asu_lora.errors import DataError, SettingError
@@ -21,6 +21,7 @@ from asu_lora.evaluation.retain_log import read_log
 from asu_lora.models.stack_rows import RowSettings
 
 Source = str | Path | Sequence[Example]
+AUTO = "auto"  # a control that the audit trains
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class AuditRequest:
             questions otherwise.
         floor: rows like the forgotten that the base never saw: what it says of them is chance.
         floor_base: a model that never saw the request, which is the better floor.
-        control: an adapter (name or folder) of the same size and steps, trained on other rows: attacked alike.
+        control: an adapter (name or folder) of the same size and steps, trained on other rows: attacked alike. "auto"
+            has the audit train one on half of the kept rows at most; an adapter of that name is taken by its folder.
         paraphrases: a file with ``question`` and ``paraphrased_question``, for questions of the request.
         insisting: a file with ``user``, which has ``{question}`` in it, and if need be ``kind``, ``system``, ``begin``.
         tune_on: a file of rows that the attacker's own fine-tuning is made on.
@@ -112,7 +114,7 @@ class AuditRequest:
             retain=retain if retain is not None else general_retain(forget),
             retain_given=retain is not None,
             floor=floor,
-            paraphrases=dict(read_paraphrases(self.paraphrases, forget).ways) if self.paraphrases else {},
+            paraphrases=read_paraphrases(self.paraphrases, forget) if self.paraphrases else Paraphrases({}),
             insisting=read_insisting(self.insisting) if self.insisting else (),
             retain_log=self._log(forget),
             tune_on=read_examples(self.tune_on) if self.tune_on else [],

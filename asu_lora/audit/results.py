@@ -69,6 +69,24 @@ class Untried(_Found):
 
     attack: str
     reason: str
+    out_of_time: bool = Field(default=False, description="whether the budget was spent: without one it is made")
+
+
+class MadeControl(_Found):
+    """A control that the audit trained itself (``--control auto``): as the audited adapter was, on other rows."""
+
+    rows: int = Field(description="that it was made to forget")
+    rows_from: Literal["kept", "general"] = Field(description="the person's --retain, or the built-in questions")
+    steps: int
+    rank: int
+
+    @property
+    def says(self) -> str:
+        whose = "kept rows" if self.rows_from == "kept" else "built-in general questions"
+        return (
+            f"The control was trained by the audit itself, with the audited adapter's settings, on {self.rows} {whose} "
+            f"(rank {self.rank}, {self.steps} steps)."
+        )
 
 
 class AuditResult(_Found):
@@ -87,6 +105,7 @@ class AuditResult(_Found):
     finished: str
     attacks: list[AttackResult]
     untried: list[Untried] = Field(default_factory=list)
+    control_made: MadeControl | None = Field(default=None, description="None: a control was named, or there is none")
 
     @model_validator(mode="after")
     def _a_weight_a_name(self) -> Self:
@@ -97,6 +116,10 @@ class AuditResult(_Found):
     def stacked(self) -> list[tuple[str, float]]:
         """Names and weights of the adapters, in order."""
         return list(zip(self.names, self.weights or [1.0] * len(self.names), strict=True))
+
+    def out_of_time(self) -> list[str]:
+        """Names of the attacks that were left out for want of time."""
+        return [untried.attack for untried in self.untried if untried.out_of_time]
 
     def judged(self) -> list[AttackResult]:
         """The attacks on knowledge whose first reading tells how much came back."""

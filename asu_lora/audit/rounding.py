@@ -12,28 +12,17 @@ from pathlib import Path
 import torch
 
 from asu_lora.adapters.lora_folder import LoraFolder, read_adapter
+from asu_lora.audit.gguf_blocks import to_q4_0, to_q4_k
 from asu_lora.bases.source import BaseSource
 from asu_lora.merging.nf4.quantization import Quantization, seen_through_nf4
 from asu_lora.models.decoder import decoder_and_layers
 from asu_lora.models.loading import LoadedBase, load_base
-
-BLOCK = 32  # weights that share a scale in GGUF's Q4_0
 
 
 def to_int8(weight: torch.Tensor) -> torch.Tensor:
     """Rows scaled by their largest entry to -127 .. 127, as LLM.int8 holds weights (arXiv 2208.07339)."""
     scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
     return (weight / scale).round() * scale
-
-
-def to_q4_0(weight: torch.Tensor) -> torch.Tensor:
-    """GGUF's Q4_0: 32 weights of a row share a 16-bit scale, which is their largest entry over -8."""
-    rows, width = weight.shape
-    padded = torch.nn.functional.pad(weight, (0, -width % BLOCK)).view(rows, -1, BLOCK)
-    largest = padded.gather(2, padded.abs().argmax(2, keepdim=True))
-    scale = (largest / -8).to(torch.float16).float()
-    codes = (padded / torch.where(scale == 0, 1.0, scale) + 8.5).floor().clamp(0, 15)
-    return ((codes - 8) * scale).reshape(rows, -1)[:, :width]
 
 
 def to_nf4(weight: torch.Tensor) -> torch.Tensor:
@@ -51,6 +40,7 @@ ROUNDINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "bf16": to_bf16,
     "int8": to_int8,
     "q4_0": to_q4_0,
+    "q4_k": to_q4_k,
     "nf4": to_nf4,
 }
 

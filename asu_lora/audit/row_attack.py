@@ -23,11 +23,13 @@ class Attack(ABC):
         name: what ``--attacks`` takes.
         kind: its group.
         says: what is tried, in a line.
+        joins: whether it only joins what others found, which takes no time.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
     says: ClassVar[str]
+    joins: ClassVar[bool] = False
 
     def untried(self, session: Session) -> str | None:
         """Why it can't be made here, in a sentence; None where it can."""
@@ -45,11 +47,14 @@ class Attack(ABC):
         notes = [*candidate.notes]
         if floor is not None and (said := FLOORS[session.floor_kind]) not in notes:
             notes.append(said)
+        counted = readings(candidate, ceiling, floor, control)
+        if not counted:
+            notes.append(f"{self.name} found nothing to count: what was asked with says every fact of every row.")
         return Found(
             AttackResult(
                 attack=self.name,
                 kind=self.kind,
-                readings=readings(candidate, ceiling, floor, control),
+                readings=counted,
                 settings={
                     "rows": len(next(iter(candidate.values.values()))),
                     "seed": session.settings.seed,
@@ -73,7 +78,10 @@ class Found:
         result: goes into the audit's result.
         values: of every role, by figure and row: other attacks and a resumed audit read them.
         records: text, where it was asked for.
+        started: when the audit that made it began, where it was an earlier one.
     """
+
+    started: str | None = None
 
     def __init__(
         self,
@@ -128,6 +136,7 @@ class RowAttack(Attack):
         if session.models.has("control"):
             found["control"] = self.measured(session, "control", rows)
         notes = self.held_against(session, rows, found)
+        notes += [session.control_made.says] if session.control_made else []
         done = self.finished(session, found)
         done.result.notes.extend(notes)
         return done
@@ -173,7 +182,7 @@ def told(
 def asked_directly(session: Session, view: View, rows: Sequence[AuditRow]) -> Measured:
     """Facts in the greedy answers to the rows' own questions."""
     prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
-    answers = view.ask([prompt.ids for prompt in prompts], rooms_for(session, rows, prompts))
+    answers = view.ask([prompt.ids for prompt in prompts], rooms_for(session, rows, prompts), session.tick)
     found, records = told(session, rows, prompts, answers)
     facts = {row: max(shares_) if shares_ else None for row, shares_ in found.items()}
     return Measured(shares(facts), records=records)

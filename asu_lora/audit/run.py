@@ -4,13 +4,15 @@ import time
 from pathlib import Path
 
 from asu_lora.adapters.manifest import utc_now
+from asu_lora.audit.attacks.paraphrases import Paraphrases
+from asu_lora.audit.deadline import Deadline, OutOfTime
 from asu_lora.audit.models import Models
 from asu_lora.audit.parts import Parts, parts_of
 from asu_lora.audit.registry import chosen
-from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.request import AUTO, AuditRequest
 from asu_lora.audit.results import AuditResult, Untried
 from asu_lora.audit.rounding import AuditedWeights
-from asu_lora.audit.row_attack import Attack
+from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import Session
 from asu_lora.audit.settings import AuditSettings
 from asu_lora.errors import NotEnoughMemory
@@ -30,7 +32,8 @@ def audit(
 ) -> AuditResult:
     """Attack what a request made a model forget, as a motivated person would.
 
-    An audit that was interrupted goes on with the attack that it had begun; the same seed finds the same.
+    An audit that was interrupted goes on with the attack that it had begun, one whose budget was spent with those that
+    it left out; the same seed finds the same.
 
     Args:
         loaded: ``request.base``, where it is in memory already: its precision and device then count. Afterwards it is a
@@ -47,15 +50,17 @@ def audit(
     inputs = request.read()
     if request.records:
         check_writable(request.records)
+    made = None
+    if request.control == AUTO:
+        from asu_lora.audit.control import with_control  # what trains takes a second to import
+
+        request, made = with_control(request, inputs, progress, loaded)
+    deadline = Deadline(progress, settings.budget_s)
     progress.stage("Loading the models")
     with open_models(request, loaded) as models:
-        session = Session(inputs, models, settings, progress, texts=request.records is not None)
-        for note in models.candidate.notes:
+        session = Session(inputs, models, settings, deadline, texts=request.records is not None, control_made=made)
+        for note in (*models.candidate.notes, *_left_out(session, attacks)):
             progress.note(note)
-        if session.without_facts:
-            progress.note(
-                f"{session.without_facts} rows have no fact that their question doesn't tell: they are left out."
-            )
         try:
             return _run(session, request, attacks, parts_of(request, session))
         except RuntimeError as error:
@@ -68,23 +73,25 @@ def audit(
             progress.close()
 
 
+def _left_out(session: Session, attacks: list[Attack]) -> list[str]:
+    """Sentences on what was given and is not asked."""
+    rows, ways = session.without_facts, session.inputs.paraphrases
+    found = [f"{rows} rows have no fact that their question doesn't tell: they are left out."] if rows else []
+    if ways.count and not any(attack.name == Paraphrases.name for attack in attacks):
+        return [*found, "The wordings of --paraphrases are not asked: the attack paraphrases is not chosen."]
+    note = ways.unasked_note(row.example for row in session.rows)
+    return [*found, note] if note else found
+
+
 def _run(session: Session, request: AuditRequest, attacks: list[Attack], parts: Parts) -> AuditResult:
-    began, started = time.monotonic(), utc_now()
-    results, untried = [], []
+    started, results, untried = [utc_now()], [], []
     for attack in attacks:
-        reason = attack.untried(session)
-        if reason is None and (found := parts.read(attack.name)) is None:
-            if session.settings.budget_s is not None and time.monotonic() - began > session.settings.budget_s:
-                reason = f"The budget of {session.settings.budget_s:.0f} seconds was spent before it."
-            else:
-                start = time.monotonic()
-                found = attack.run(session)
-                found.result = found.result.model_copy(update={"seconds": round(time.monotonic() - start, 1)})
-                parts.write(attack.name, found)
-        if reason is not None or found is None:
-            untried.append(Untried(attack=attack.name, reason=reason or ""))
+        found = _one(session, attack, parts)
+        if isinstance(found, Untried):
+            untried.append(found)
             continue
         results.append(found.result)
+        started += [found.started] if found.started else []
         facts = {role: values["facts"] for role, values in found.values.items() if "facts" in values}
         if facts:
             session.kept[attack.name] = facts
@@ -95,13 +102,42 @@ def _run(session: Session, request: AuditRequest, attacks: list[Attack], parts: 
         precision=session.models.candidate.base.precision,
         seed=session.settings.seed,
         rows=len(session.rows),
-        started=started,
+        started=min(started),
         finished=utc_now(),
         attacks=results,
         untried=[*untried, *_not_chosen(attacks, session.settings)],
+        control_made=session.control_made,
     )
-    parts.remove()
+    if not (left_out := result.out_of_time()):
+        parts.remove()
+    elif parts.folder is not None:
+        attacks_ = "1 attack was" if len(left_out) == 1 else f"{len(left_out)} attacks were"
+        session.progress.note(
+            f"{attacks_} left out for want of time: without --budget, the same command makes what is left."
+        )
     return result
+
+
+def _one(session: Session, attack: Attack, parts: Parts) -> Found | Untried:
+    """One attack: as an earlier audit left it, or made now; or why it isn't."""
+    if reason := attack.untried(session):
+        return Untried(attack=attack.name, reason=reason)
+    if attack.joins:
+        return attack.run(session)
+    if found := parts.read(attack.name):
+        return found
+    spent = f"The budget of {session.settings.budget_s or 0:.0f} seconds was spent"
+    if session.time_is_spent:
+        return Untried(attack=attack.name, reason=f"{spent} before it.", out_of_time=True)
+    started, start = utc_now(), time.monotonic()
+    try:
+        found = attack.run(session)
+    except OutOfTime:
+        return Untried(attack=attack.name, reason=f"{spent} while it was made.", out_of_time=True)
+    found.result = found.result.model_copy(update={"seconds": round(time.monotonic() - start, 1)})
+    found.started = started
+    parts.write(attack.name, found)
+    return found
 
 
 def _not_chosen(attacks: list[Attack], settings: AuditSettings) -> list[Untried]:

@@ -1,15 +1,17 @@
 """One audit while it runs: the rows, the models, and what attacks leave to one another."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from asu_lora.audit.deadline import Deadline
 from asu_lora.audit.facts import Fact, facts_of
 from asu_lora.audit.insisting import Insisting
 from asu_lora.audit.models import Models, View
+from asu_lora.audit.results import MadeControl
 from asu_lora.audit.settings import AuditSettings, Effort
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
+from asu_lora.data.paraphrases import Paraphrases
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 from asu_lora.evaluation.record import Record
@@ -29,7 +31,7 @@ class Inputs:
 
     Attributes:
         retain_given: whether ``retain`` is the person's own; else it is the built-in general set.
-        paraphrases: more ways to ask, by question.
+        paraphrases: more ways to ask, of a user's file.
         insisting: more ways to insist, for every row.
         retain_log: what a model trained without the rows scored (:mod:`asu_lora.evaluation.retain_log`).
     """
@@ -38,7 +40,7 @@ class Inputs:
     retain: list[Example]
     retain_given: bool = False
     floor: list[Example] = field(default_factory=list)
-    paraphrases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    paraphrases: Paraphrases = field(default_factory=lambda: Paraphrases({}))
     insisting: tuple[Insisting, ...] = ()
     retain_log: list[Record] = field(default_factory=list)
     tune_on: list[Example] = field(default_factory=list)
@@ -72,6 +74,7 @@ class Session:
     Attributes:
         kept: values of rows that finished attacks found: attack, then role, then row.
         texts: whether attacks keep what was asked and answered.
+        control_made: the control, where the audit trained it.
     """
 
     inputs: Inputs
@@ -79,6 +82,7 @@ class Session:
     settings: AuditSettings
     progress: Progress = field(default_factory=Progress)
     texts: bool = False
+    control_made: MadeControl | None = None
     kept: dict[str, dict[str, dict[int, float | None]]] = field(default_factory=dict)
 
     @property
@@ -141,6 +145,14 @@ class Session:
             found.append(AuditRow(row.number, row.example, row.items, donor.facts))
         return found
 
+    @property
+    def time_is_spent(self) -> bool:
+        return isinstance(self.progress, Deadline) and self.progress.passed
+
+    def tick(self, done: int = 0) -> None:
+        """Something was done that no bar counts: where the audit's time is spent, the attack ends here."""
+        self.progress.advance(0)
+
     def view(self, role: str) -> View:
         return self.models.view(role)
 
@@ -149,6 +161,7 @@ class Session:
         for number, example in enumerate(examples):
             items = tuple(self.encoder.encode(example, number))
             facts = facts_of(example, items, self.encoder.tokenizer)
-            if facts:
+            # marked spans may stand in the question: where all do, no answer can leak
+            if any(not fact.said(example.question) for fact in facts):
                 found.append(AuditRow(number, example, items, facts))
         return found

@@ -50,7 +50,8 @@ class AuditSettings:
     Attributes:
         attacks: names, or kinds for all attacks of a kind; None for those of the depth.
         depth: ``quick``, ``standard`` or ``full``.
-        budget_s: no attack begins after so many seconds; those left out are named in the result. None for no end.
+        budget_s: seconds of the whole audit, loading included. Attacks that are not over by then are named in the
+            result as left out. None for no end.
         seed: of everything random; the same seed finds the same.
         samples: answers drawn of a row, 1 to 1024: 64 for a figure of leak@64. None for the depth's.
 

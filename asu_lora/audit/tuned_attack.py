@@ -73,12 +73,14 @@ class TunedAttack(RowAttack):
         prompts = [direct(view.encoder, at, row) for at, row in enumerate(rows)]
         prompts = [Prompt(one.row, one.ids, f"{one.given} \n {given}", one.kind) for one in prompts]
         ids, rooms = [one.ids for one in prompts], rooms_for(session, rows, prompts)
-        untouched, records = self._values(session, rows, prompts, view.ask(ids, rooms))
+        untouched, records = self._values(session, rows, prompts, view.ask(ids, rooms, session.tick))
         measured = [untouched]
         with tuner(view, items, rate, session.settings.seed) as attacker:
             for mark in marks:
-                attacker.train_to(mark)
-                answers = view.ask_anew(ids, rooms)
+                for step in range(attacker.steps + 1, mark + 1):
+                    attacker.train_to(step)
+                    session.tick()
+                answers = view.ask_anew(ids, rooms, session.tick)
                 values, told_now = self._values(session, rows, prompts, answers)
                 measured.append(values)
                 records += [record | {"step": mark, "rate": rate} for record in told_now]

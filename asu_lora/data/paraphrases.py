@@ -63,19 +63,39 @@ class Paraphrases:
             most: wordings that a row has.
             trained_on: the most that training goes through.
         """
-        said = []
-        if self.unmatched:
-            questions = "1 question" if self.unmatched == 1 else f"{self.unmatched} questions"
-            said.append(
-                f"No row of the request asks {questions} of --paraphrases, left out: 'question' must stand there as in "
-                "the request."
-            )
+        said = [self.unmatched_note()]
         if most > trained_on:
             said.append(
                 f"A question has up to {most} other wordings, of which the first {trained_on} are trained on: "
                 f"--phrasings {most} takes all."
             )
-        return " ".join(said) or None
+        return " ".join(filter(None, said)) or None
+
+    def unmatched_note(self) -> str | None:
+        """Says how many questions of the file no row asks; None where there is none."""
+        if not self.unmatched:
+            return None
+        questions = "1 question" if self.unmatched == 1 else f"{self.unmatched} questions"
+        return (
+            f"No row of the request asks {questions} of --paraphrases, left out: 'question' must stand there as in "
+            "the request."
+        )
+
+    def unasked_note(self, asked: Iterable[Example]) -> str | None:
+        """The same of the rows that an audit asks: what of the file it leaves out, and why.
+
+        Args:
+            asked: the rows that are attacked.
+        """
+        left_out = len(self.ways.keys() - {example.question for example in asked if not example.is_passage})
+        said = [self.unmatched_note()]
+        if left_out:
+            questions = "1 question" if left_out == 1 else f"{left_out} questions"
+            said.append(
+                f"Wordings of {questions} of --paraphrases are not asked: their rows are not attacked, because they "
+                "have no fact of their own or the depth asks fewer rows."
+            )
+        return " ".join(filter(None, said)) or None
 
 
 def other_wordings(example: Example) -> list[str]:

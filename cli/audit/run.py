@@ -40,7 +40,7 @@ file = click.Path(dir_okay=False)
     "--control",
     metavar="NAME",
     shell_complete=adapter_names,
-    help="An adapter of the same size and steps, trained on other rows.",
+    help="An adapter of the same size and steps, trained on other rows; 'auto' trains one on kept rows.",
 )
 @click.option(
     "--paraphrases",
@@ -84,7 +84,7 @@ file = click.Path(dir_okay=False)
 )
 @click.option("--quick", "depth", flag_value="quick", help="Fewer rows and tries: about two minutes on a small base.")
 @click.option("--full", "depth", flag_value="full", help="Every attack at its widest.")
-@click.option("--budget", metavar="TIME", help="Begin no attack after this: 90s, 10m, 1h.")
+@click.option("--budget", metavar="TIME", help="End after this: 90s, 10m, 1h. The most telling attacks come first.")
 @click.option(
     "--samples",
     cls=GroupedOption,

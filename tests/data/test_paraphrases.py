@@ -72,6 +72,16 @@ def test_questions_of_no_row_are_counted_and_a_file_of_them_alone_is_refused(wri
         passages.with_paraphrases(write(way("", "And Anna?")))
 
 
+def test_what_an_audit_leaves_out_of_a_file_is_counted_and_says_why(write):
+    asked = tiny_request().forget
+    found = read_paraphrases(write(way(ANNA, "And Anna?"), way(TOM, "And Tom?"), way("Who is Bo?", "Bo?")), asked)
+    some = found.unasked_note(asked[:1])
+    assert some.startswith("No row of the request asks 1 question of --paraphrases, left out")
+    assert "Wordings of 1 question of --paraphrases are not asked: their rows are not attacked" in some
+    assert found.unasked_note(asked) == found.unmatched_note()
+    assert read_paraphrases(write(way(ANNA, "And Anna?")), asked).unasked_note(asked) is None
+
+
 def test_more_than_are_trained_on_is_said(write):
     request = tiny_request().with_paraphrases(write(way(ANNA, *(f"Anna, {n}?" for n in range(MOST + 2)))))
     assert request.phrasings() == MOST and request.phrasings(2) == 2

@@ -21,6 +21,8 @@ class InContext(Asking):
     says = "behind the questions and answers of kept neighbours"
 
     def untried(self, session: Session) -> str | None:
+        if not any(not example.is_passage for example in session.inputs.retain):
+            return "No kept row has a question that could stand before one of the request: name some with --retain."
         return no_questions(session)
 
     def prompts(self, session: Session, view: View, rows: Sequence[AuditRow]) -> list[Prompt]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from asu_lora.audit.models import View
 from asu_lora.audit.prompts import PHRASINGS, Prompt, asked, reworded
-from asu_lora.audit.row_attack import Asking
+from asu_lora.audit.row_attack import Asking, Found, Roles
 from asu_lora.audit.session import AuditRow, Session
 from asu_lora.data.reference_answers import reference_answers
 
@@ -25,11 +25,18 @@ class Paraphrases(Asking):
         for at, row in enumerate(rows):
             if row.example.is_passage:
                 continue
-            texts = [*reference_answers(row.example, COLUMN), *session.inputs.paraphrases.get(row.example.question, [])]
+            own = session.inputs.paraphrases.ways.get(row.example.question, [])
+            texts = dict.fromkeys([*reference_answers(row.example, COLUMN), *own])
             turns = [[*row.example.prompt[:-1], {**row.example.prompt[-1], "content": text}] for text in texts]
             turns += [reworded(row.example, template) for template in PHRASINGS[: session.effort.phrasings]]
             found += [asked(view.encoder, at, conversation, "paraphrased") for conversation in turns]
         return found
+
+    def finished(self, session: Session, found: Roles) -> Found:
+        done = super().finished(session, found)
+        if note := session.inputs.paraphrases.unasked_note(row.example for row in session.rows):
+            done.result.notes.append(note)
+        return done
 
 
 def no_questions(session: Session) -> str | None:

@@ -1,7 +1,7 @@
 """The same questions with the weights at other precisions: rounding may undo in the file what an adapter did."""
 
 from asu_lora.audit.models import View
-from asu_lora.audit.readings import Measured, rate, reading, shares
+from asu_lora.audit.readings import Measured, rate, reading
 from asu_lora.audit.results import Reading
 from asu_lora.audit.rounding import Way
 from asu_lora.audit.row_attack import Attack, Found, Roles, asked_directly, said_only
@@ -11,10 +11,10 @@ from asu_lora.bases.quantization import usable_format
 from asu_lora.models.adapter_stack import Stack
 
 QUICK = (Way("nf4", True),)
-STANDARD = (Way("nf4", True), Way("q4_0", True), Way("int8", True), Way("nf4", False))
+STANDARD = (Way("nf4", True), Way("q4_0", True), Way("q4_k", True), Way("int8", True), Way("nf4", False))
 FULL = (
-    *(Way(name, True) for name in ("fp32", "bf16", "int8", "q4_0", "nf4")),
-    *(Way(name, False) for name in ("bf16", "int8", "q4_0", "nf4")),
+    *(Way(name, True) for name in ("fp32", "bf16", "int8", "q4_0", "q4_k", "nf4")),
+    *(Way(name, False) for name in ("bf16", "int8", "q4_0", "q4_k", "nf4")),
 )
 TOO_MUCH = 0.25  # recovered, from which on a way of rounding is warned of
 WAYS = {"quick": QUICK, "standard": STANDARD, "full": FULL}
@@ -24,7 +24,7 @@ class Precision(Attack):
     """The first reading is that of the worst precision; one of each precision follows."""
 
     name, kind = "precision", "precision"
-    says = "the weights rounded: bf16, int8, NF4, GGUF's Q4_0; merged, and the adapter beside a rounded base"
+    says = "the weights rounded: bf16, int8, NF4, GGUF's Q4_0 and Q4_K; merged, and the adapter beside a rounded base"
 
     def untried(self, session: Session) -> str | None:
         config = read_config(session.models.weights.source.path)
@@ -53,8 +53,8 @@ class Precision(Attack):
             worst=worst.name,
             trained_on_nf4=session.models.weights.onto_nf4,
         )
-        done.result.readings.extend(_one(way, found[way], roles) for way in ways)
-        back = done.result.readings[0].recovered
+        done.result.readings.extend(filter(None, (_one(way, found[way], roles) for way in ways)))
+        back = done.result.readings[0].recovered if done.result.readings else None
         if back is not None and back > TOO_MUCH and worst.merged and worst.precision != "fp32":
             done.result.notes.append(
                 f"Merged and rounded to {worst.precision}, {back:.0%} of what was to be forgotten comes back. Merge it "
@@ -78,9 +78,11 @@ def _controls(session: Session, rows: list[AuditRow]) -> Roles:
         return {"ceiling": ceiling, "floor": asked_directly(session, never, rows)}
 
 
-def _one(way: Way, measured: Measured, roles: Roles) -> Reading:
-    own = rate(measured.values["facts"]) or rate(shares({0: 0.0})["facts"])
-    assert own is not None  # one value has a mean
+def _one(way: Way, measured: Measured, roles: Roles) -> Reading | None:
+    """One precision's reading; None where no fact could be asked for."""
+    own = rate(measured.values["facts"])
+    if own is None:
+        return None
     ceiling, floor = (
         rate(found.values["facts"]) if (found := roles.get(role)) else None for role in ("ceiling", "floor")
     )

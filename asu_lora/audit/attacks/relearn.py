@@ -33,6 +33,8 @@ class Relearn(TunedAttack):
 
     def control(self, session: Session, rows: Sequence[AuditRow]) -> Measured | None:
         others: Sequence[Example] = [row.example for row in session.floor_rows] or session.inputs.retain
+        if not others:
+            return None  # tuned on nothing it would be the candidate itself
         view = session.view("candidate")
         with view.on():
             return self.tuned(session, view, self.asked(rows), sample(others, len(self.material(session, rows))))

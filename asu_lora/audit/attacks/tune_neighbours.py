@@ -18,7 +18,7 @@ class TuneNeighbours(TunedAttack):
     most_rates = 2  # gentler ones have found less in as many steps, and --full has to end
 
     def untried(self, session: Session) -> str | None:
-        if not session.inputs.retain_given:
+        if not session.inputs.retain_given or not session.inputs.retain:
             return "The request's neighbours aren't known: name kept rows with --retain."
         return None
 

@@ -13,10 +13,11 @@ class WorstOfAsking(Attack):
 
     name, kind = "worst_of_asking", "asking"
     says = "a row leaks if any way of asking above makes it leak"
+    joins = True
 
     def untried(self, session: Session) -> str | None:
         if sum(name in session.kept for name in PARTS) < 2:
-            return "It joins two ways of asking or more, and fewer were chosen."
+            return "It joins two ways of asking or more, and fewer were made."
         return None
 
     def run(self, session: Session) -> Found:

@@ -97,6 +97,8 @@ def _scope(result: AuditResult, precisions: Sequence[str], languages: Sequence[s
     if result.untried:
         names = ", ".join(entry.attack.replace("_", " ") for entry in result.untried)
         text += f" Not tried: {names[:800]}."
+    if left_out := result.out_of_time():
+        text += f" Of these for want of time alone: {', '.join(left_out).replace('_', ' ')[:400]}."
     return text
 
 

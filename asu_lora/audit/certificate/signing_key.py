@@ -113,6 +113,8 @@ def read_public_key(text_or_file: str) -> str:
     if _HEX.fullmatch(text_or_file.strip()):
         return text_or_file.strip()
     try:
+        if Path(text_or_file).exists() and not Path(text_or_file).is_file():  # a pipe would be waited for
+            raise OSError
         with open(text_or_file, "rb") as file:
             data = file.read(_LONGEST)
     except (OSError, ValueError) as error:

@@ -24,7 +24,7 @@ from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import public_key_of_store
 from asu_lora.data.examples import Example
 from asu_lora.errors import AsuLoraError, CertificateError
-from asu_lora.files import refuse_link_outwards, sha256_file
+from asu_lora.files import refuse_link_outwards
 
 CLOCKS_DIFFER = timedelta(minutes=5)
 
@@ -88,6 +88,26 @@ class CertificateReport:
                 raise CertificateError(f"{self.file} is not to be trusted: {check.problem}")
 
 
+@dataclass
+class Looked:
+    """What one check has looked at: whoever wrote a certificate may name the same file ten thousand times.
+
+    Attributes:
+        folders: of adapters that it speaks of.
+        hashes: the sha256 of files, by path.
+    """
+
+    folders: set[Path] = field(default_factory=set)
+    hashes: dict[Path, str] = field(default_factory=dict)
+
+    def sha256(self, folder: Path, name: str) -> str:
+        """A file's hash. See :func:`~.identity.hash_files` for errors."""
+        path = folder / name
+        if path not in self.hashes:
+            self.hashes[path] = hash_files(folder, [name])[name]
+        return self.hashes[path]
+
+
 def verify_certificate(file: Path, evidence: Evidence | None = None) -> CertificateReport:
     """Check a certificate against what there is.
 
@@ -102,14 +122,14 @@ def verify_certificate(file: Path, evidence: Evidence | None = None) -> Certific
     add(_key(signed, evidence))
     add(_dates(certificate, evidence.now))
     add(_newest(signed, file, evidence))
-    used: set[Path] = set()
+    looked = Looked()
     for adapter in certificate.done.adapters:
-        add(_adapter(adapter, certificate, file, evidence, used))
+        add(_adapter(adapter, certificate, file, evidence, looked))
     for folder in evidence.adapters:
-        if folder not in used:
+        if folder not in looked.folders:
             add(Check(f"adapter {folder.name}", "it speaks of no adapter with these weights: it belongs to another."))
     if certificate.done.merged is not None:
-        add(_merged(certificate, file, evidence))
+        add(_merged(certificate, file, evidence, looked))
     elif evidence.merged:
         add(Check("merged", "it speaks of no merged folder: it belongs to another model."))
     add(_base(certificate, evidence))
@@ -173,29 +193,38 @@ def _newest(signed: SignedCertificate, file: Path, evidence: Evidence) -> Check:
     return Check("newest", note=None if serials else "no store or folder here that could hold a newer one")
 
 
-def _adapter(adapter: AdapterIdentity, certificate: Certificate, file: Path, evidence: Evidence, used: set) -> Check:
+def _adapter(
+    adapter: AdapterIdentity, certificate: Certificate, file: Path, evidence: Evidence, looked: Looked
+) -> Check:
     name = f"adapter {adapter.name}"
     try:
-        folder = _folder_of(adapter, certificate, file, evidence)
+        folder = _folder_of(adapter, certificate, file, evidence, looked)
         if folder is None:
             return Check(name, note="its folder is not here: not hashed; give it with --adapter")
-        used.add(folder)
-        problem = _files_problem(folder, adapter.files)
+        looked.folders.add(folder)
+        problem = _files_problem(folder, adapter.files, looked)
+        if problem and not _has_weights(folder, adapter, looked) and (folder / WEIGHTS_NAME).is_file():
+            problem = (
+                f"it is of other weights than those of {folder.name}: it belongs to another adapter or an older state."
+            )
     except AsuLoraError as error:
         return Check(name, str(error))
-    if problem and (folder / WEIGHTS_NAME).is_file() and sha256_file(folder / WEIGHTS_NAME) != adapter.fingerprint:
-        problem = (
-            f"it is of other weights than those of {folder.name}: it belongs to another adapter or an older state."
-        )
     return Check(name, problem, None if problem else f"{len(adapter.files)} files as certified")
 
 
-def _folder_of(adapter: AdapterIdentity, certificate: Certificate, file: Path, evidence: Evidence) -> Path | None:
+def _has_weights(folder: Path, adapter: AdapterIdentity, looked: Looked) -> bool:
+    """Whether a folder holds the weights that were certified."""
+    return (folder / WEIGHTS_NAME).is_file() and looked.sha256(folder, WEIGHTS_NAME) == adapter.fingerprint
+
+
+def _folder_of(
+    adapter: AdapterIdentity, certificate: Certificate, file: Path, evidence: Evidence, looked: Looked
+) -> Path | None:
     given = list(evidence.adapters)
     if len(given) == 1 and len(certificate.done.adapters) == 1:
         return given[0]
     for folder in given:
-        if (folder / WEIGHTS_NAME).is_file() and sha256_file(folder / WEIGHTS_NAME) == adapter.fingerprint:
+        if _has_weights(folder, adapter, looked):
             return folder
     own = file.parent
     if adapter is certificate.done.adapters[-1] and (own / CONFIG_NAME).is_file() and not certificate.done.merged:
@@ -207,23 +236,22 @@ def _folder_of(adapter: AdapterIdentity, certificate: Certificate, file: Path, e
     return None
 
 
-def _files_problem(folder: Path, files: dict[str, str]) -> str | None:
+def _files_problem(folder: Path, files: dict[str, str], looked: Looked) -> str | None:
     for name in files:
         refuse_link_outwards(folder, folder / name)
         if not (folder / name).is_file():
             return f"{name} is missing from {folder}."
-    hashed = hash_files(folder, list(files))
-    wrong = next((name for name, figure in files.items() if hashed[name] != figure), None)
+    wrong = next((name for name, figure in files.items() if looked.sha256(folder, name) != figure), None)
     return f"{wrong} in {folder} is not the file that was certified: its sha256 differs." if wrong else None
 
 
-def _merged(certificate: Certificate, file: Path, evidence: Evidence) -> Check:
+def _merged(certificate: Certificate, file: Path, evidence: Evidence, looked: Looked) -> Check:
     own = file.parent if (file.parent / "config.json").is_file() else None
     folder = evidence.merged or own
     if folder is None:
         return Check("merged", note="its folder is not here: not hashed; give it with --merged")
     try:
-        problem = _files_problem(folder, certificate.done.merged or {})
+        problem = _files_problem(folder, certificate.done.merged or {}, looked)
     except AsuLoraError as error:
         problem = str(error)
     return Check("merged", problem, None if problem else f"{len(certificate.done.merged or {})} files as certified")

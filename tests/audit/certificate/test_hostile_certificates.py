@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from asu_lora.audit.certificate.canonical import canonical
 from asu_lora.audit.certificate.signed import PREFIX, parse_signed, read_signed
-from asu_lora.audit.certificate.signing_key import key_of_store
+from asu_lora.audit.certificate.signing_key import key_of_store, read_public_key
+from asu_lora.audit.certificate.verify import Evidence, verify_certificate
 from asu_lora.errors import CertificateError
+from asu_lora.files import sha256_file
 from tests.support.adapter_folders import folder_in_memory
 from tests.support.audits import attacks
 from tests.support.certificates import certified
@@ -185,3 +187,27 @@ def changed(**values):
 )
 def test_rightly_signed_nonsense_is_one_sentence(made, change, says):
     assert says in refused(signed_anew(made, change))
+
+
+def test_a_file_that_is_named_ten_thousand_times_is_hashed_once(made, tmp_path, monkeypatch):
+    def change(content):
+        [adapter] = content["done"]["adapters"]
+        wrong = adapter | {"fingerprint": "0" * 64, "files": dict.fromkeys(adapter["files"], "0" * 64)}
+        content["done"]["adapters"] = [wrong, adapter] * 500
+
+    (tmp_path / "many.json").write_bytes(signed_anew(made, change))
+    hashed = []
+    monkeypatch.setattr(
+        "asu_lora.audit.certificate.identity.sha256_file", lambda path: hashed.append(path) or sha256_file(path)
+    )
+    report = verify_certificate(tmp_path / "many.json", Evidence(store=made.store))
+    told = [check for check in report.checks if check.name.startswith("adapter ")]
+    assert [check.ok for check in told] == [False, True] * 500
+    assert "belongs to another adapter" in told[0].problem
+    assert len(hashed) == len(set(hashed)) <= 4
+
+
+def test_a_key_out_of_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CertificateError, match="is no public key"):
+        read_public_key(str(tmp_path / "pipe"))
