@@ -45,7 +45,7 @@ class Deployment:
     Attributes:
         artefacts: served together, in the order in which they were named.
         missing: requests that were served before, and are in none of them.
-        over: requests in them of which the last audit brought back too much, and a sentence on each.
+        over: requests in them whose last audit is not passed, and a sentence on each.
     """
 
     artefacts: list[Artefact]

@@ -78,7 +78,7 @@ def tell(found) -> None:
         for each in made:
             click.echo(f"SHA-256 of {each.name}: {each.hash}")
     for request, sentence in found.over.items():
-        click.echo(f"Too much came back of {request} in its last audit: {sentence}", err=True)
+        click.echo(f"The last audit of {request} is not passed: {sentence}", err=True)
     if found.missing:
         this = "this doesn't" if len(made) == 1 else "this set doesn't"
         click.echo(f"What was served before held these too, and {this}: {', '.join(found.missing)}.", err=True)

@@ -55,6 +55,8 @@ def tell(report: RunReport, shop: Workshop) -> None:
         click.echo(f"Withdrawals that had been cut off, now finished: {', '.join(report.withdrawn)}.")
     for name, sentence in after.over.items():
         click.echo(f"  {name}, audited again under all adapters: {sentence}")
+    for name, sentence in after.unjudged.items():
+        click.echo(f"  {name}, audited again under all adapters: {sentence}")
     if after.re_audited:
         click.echo(f"Audited again, under all adapters: {', '.join(after.re_audited)}.")
     if after.published:
@@ -76,6 +78,11 @@ def tell(report: RunReport, shop: Workshop) -> None:
 
 
 def _not_done(report: RunReport, shop: Workshop) -> None:
+    if report.texts_kept:
+        click.echo(
+            f"Texts kept: {_some(report.texts_kept)}; their last audits could not tell, or do not pass --fail-over "
+            f"{shop.settings.limit:g}. 'asu-lora requests forget-text TICKET' destroys one by hand."
+        )
     if report.unaudited:
         why = "their audit did not succeed" if shop.audit else "audits are off (--no-audit)"
         kept = "; their texts are kept until they are" if shop.settings.forget_text else ""

@@ -7,30 +7,14 @@ import pytest
 from asu_lora.errors import LedgerError, SettingError
 from asu_lora.requests.deployment import deploy, look_at
 from asu_lora.requests.forget_text import forget_text
-from asu_lora.requests.intake import hand_in_again
-from asu_lora.requests.key import ENVIRONMENT, find_key, new_key
+from asu_lora.requests.key import ENVIRONMENT, new_key
 from asu_lora.requests.ledger.states import TEXT_DESTROYED, TEXT_SEALED
 from asu_lora.requests.results import ResultStore
 from asu_lora.requests.runner.audit_policy import LIMIT_BEFORE_TEXT_GOES, AuditPolicy
 from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.behind import behind
 from asu_lora.requests.runner.run import run
-from asu_lora.requests.text_vault import TextVault
-
-
-def finds(**worst):
-    """An audit that finds so much of each request; 0 of the others."""
-
-    def audit(task):
-        found = worst.get(task.adapters[-1], 0.0)
-        over = {} if task.limit is None or found <= task.limit else {"over": f"{found:.0%} came back."}
-        return {"worst": found} | over
-
-    return audit
-
-
-def retry(queue, name):
-    hand_in_again(queue.ledger, TextVault(find_key().secret), name)
+from tests.support.request_queue import finds, retry
 
 
 def test_over_the_limit_a_request_fails_and_keeps_text_and_adapter(queue):

@@ -128,7 +128,7 @@ def after(request: Request | None, line: Line) -> Request:
     elif event == TRAINED:
         changes["adapter"] = payload["adapter"]
     elif event in (AUDITED, RE_AUDITED):
-        changes |= {"audits": request.audits + 1, "sentence": payload.get("over")}
+        changes |= {"audits": request.audits + 1, "sentence": payload.get("over") or payload.get("unjudged")}
     elif event == ADAPTER_REMOVED:
         changes["adapter"] = None
     elif event == TEXT_DESTROYED:

@@ -44,6 +44,7 @@ class FollowUp:
         re_audited: requests whose adapters were audited again, under all others.
         not_re_audited: requests that should have been, and why they weren't.
         over: requests of which the second audit brought back more than the limit, and a sentence.
+        unjudged: requests of which the second audit could not tell how much came back, and a sentence.
         certified: requests with a new certificate that says what they did to earlier ones.
         not_certified: requests that should have one, and why they haven't.
         combined: adapters that were made, and of how many requests.
@@ -56,6 +57,7 @@ class FollowUp:
     re_audited: list[str] = field(default_factory=list)
     not_re_audited: dict[str, str] = field(default_factory=dict)
     over: dict[str, str] = field(default_factory=dict)
+    unjudged: dict[str, str] = field(default_factory=dict)
     certified: list[str] = field(default_factory=list)
     not_certified: dict[str, str] = field(default_factory=dict)
     combined: dict[str, int] = field(default_factory=dict)
@@ -130,11 +132,14 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
     try:
         request = shop.text(name).request(name)
         found = shop.audit(shop.audit_task(stack, request))
-        found |= {} if "over" in found else certify(shop, name, request.forget)
+        passed = not found.keys() & {"over", "unjudged"}
+        found |= certify(shop, name, request.forget) if passed else {}
         found, event = found | {"under": len(stack)} | shop.publish(name), RE_AUDITED
         done.re_audited.append(name)
         if "over" in found:
             done.over[name] = found["over"]
+        elif "unjudged" in found:
+            done.unjudged[name] = found["unjudged"]
     except ENDS_THE_RUN:
         raise
     except Exception as error:  # what an audit of one meets stops neither those of others nor what follows
@@ -146,18 +151,27 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
         change.append(event, name, found)
 
 
-def destroy_audited(shop: Workshop) -> list[str]:
-    """Destroy the texts of requests whose last audit is passed, where that is the policy; their names."""
-    gone = []
+def destroy_audited(shop: Workshop) -> tuple[list[str], list[str]]:
+    """Destroy the texts of requests whose last audit passes this run's limit; their names, and those that keep theirs.
+
+    The audit may be one of an earlier run without a limit, or could tell nothing.
+    """
+    gone, kept, limit = [], [], shop.settings.limit
+    last = {str(line.request): line.payload for line in shop.ledger.history(events=[AUDITED, RE_AUDITED])}
     for request in shop.ledger.requests([AUDITED, DEPLOYED]):
-        if request.audits and request.text == TEXT_SEALED and not request.sentence:
-            with shop.ledger.changing() as change:
-                now = change.get(request.id)
-                if now and destroy_in(change, now):
-                    gone.append(request.id)
+        if not request.audits or request.text != TEXT_SEALED:
+            continue
+        worst = last[request.id].get("worst") if request.id in last else None
+        if request.sentence or worst is None or (limit is not None and worst > limit):
+            kept.append(request.id)
+            continue
+        with shop.ledger.changing() as change:
+            now = change.get(request.id)
+            if now and now.audits == request.audits and destroy_in(change, now):  # no other run audited it just now
+                gone.append(request.id)
     if gone:
         shop.ledger.database.scrub()
-    return gone
+    return gone, kept
 
 
 # ---- several adapters as one

@@ -46,7 +46,7 @@ class Outcome:
         trained: whether it was trained here, and not found as a killed run had left it.
         sentence: why it failed, or was not audited.
         text_gone: whether its text was destroyed.
-        refused: whether it failed by its audit alone.
+        refused: whether it failed by its audit alone, which brought too much back.
         certificate: its number, where one was issued.
         worst, kept: what its audit brought back, and how much of the rest is left, where it could tell.
     """
@@ -152,15 +152,16 @@ def _audit(
         shop.bring([claim.request])  # another machine may have trained it
     try:
         found = shop.audit(shop.audit_task((name,), request))
-        found |= {} if "over" in found else certify(shop, name, request.forget)
+        passed = not found.keys() & {"over", "unjudged"}
+        found |= certify(shop, name, request.forget) if passed else {}
     except ENDS_THE_RUN:
         raise
     except AsuLoraError as error:
         sentence = masked(str(error))
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
         return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}")
-    if "over" in found:
-        return Outcome(name, FAILED, seconds(), trained, refuse(shop, claim, found), refused=True)
+    if not passed:
+        return Outcome(name, FAILED, seconds(), trained, refuse(shop, claim, found), refused="over" in found)
     gone = False
     found = found | shop.publish(name)  # once more: the audit's own page lies beside the weights now
     with shop.ledger.changing() as change:

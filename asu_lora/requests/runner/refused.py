@@ -1,4 +1,6 @@
-"""An adapter whose audit brought too much back: its request fails, and what becomes of the adapter when it is retried.
+"""An adapter that did not pass its audit: its request fails, and what becomes of the adapter when it is retried.
+
+Too much came back, or no attack could tell how much. The next audit would find the same, so a person decides.
 
 It stays in the store, to be looked into. Retried with the settings and the text it was trained with, it would come out
 the same again: it is kept, and audited anew, perhaps against another limit. With others it is trained anew.
@@ -14,15 +16,19 @@ from asu_lora.requests.results import ResultStore, addresses_of
 from asu_lora.requests.runner.workshop import Workshop
 
 WAY_OUT = "'requests retry' queues it again, to be trained with other settings or held against another limit."
+NOT_JUDGED = (
+    "'requests retry' queues it again: run with --floor, --floor-base or another --depth, or without --fail-over and "
+    "--forget-text to take it as it is."
+)
 
 
 def refuse(shop: Workshop, claim: Claim, found: dict[str, Any]) -> str:
-    """Write down that a request failed by its audit, and take its adapter away where it was published.
+    """Write down that a request did not pass its audit, and take its adapter away where it was published.
 
     Returns:
         Why, in a sentence.
     """
-    sentence = f"{found['over']} {WAY_OUT}"
+    sentence = f"{found['over']} {WAY_OUT}" if "over" in found else f"{found['unjudged']} {NOT_JUDGED}"
     record(shop.ledger, claim, FAILED, found | {"sentence": sentence, "refused": claim.request.id}, release=True)
     for address in addresses_of(shop.ledger, claim.request.id):
         ResultStore(address).remove(claim.request.id)

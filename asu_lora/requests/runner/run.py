@@ -55,6 +55,7 @@ class RunReport:
         outcomes: of the requests that were worked on, in the order in which they ended.
         withdrawn: requests whose withdrawal had been cut off and was finished.
         texts_gone: requests whose texts were destroyed, those of earlier runs among them.
+        texts_kept: audited requests that keep theirs, since their last audit does not pass this run's limit.
         at_work: requests that other runners have, and who.
         unaudited: trained requests that wait for an audit.
         never_audited: trained requests that can't be audited, since their texts are destroyed.
@@ -63,6 +64,7 @@ class RunReport:
     outcomes: list[Outcome] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     texts_gone: list[str] = field(default_factory=list)
+    texts_kept: list[str] = field(default_factory=list)
     at_work: dict[str, str] = field(default_factory=dict)
     unaudited: list[str] = field(default_factory=list)
     never_audited: list[str] = field(default_factory=list)
@@ -121,7 +123,8 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
         progress.close()
     report.texts_gone = [outcome.request for outcome in report.outcomes if outcome.text_gone]
     if shop.settings.forget_text:
-        report.texts_gone += destroy_audited(shop)
+        gone, report.texts_kept = destroy_audited(shop)
+        report.texts_gone += gone
     report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
     for request in shop.ledger.requests([TRAINED]):
         (report.never_audited if request.text == TEXT_DESTROYED else report.unaudited).append(request.id)

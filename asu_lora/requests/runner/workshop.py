@@ -41,7 +41,8 @@ class AuditTask:
     limit: float | None = None
 
 
-# What an audit found, numbers only; it goes into the ledger as it is. "over" says that it was more than the limit.
+# What an audit found, numbers only; it goes into the ledger as it is. "over" says that it was more than the limit,
+# "unjudged" that nothing could be held against it.
 AuditStep = Callable[[AuditTask], dict[str, Any]]
 
 
