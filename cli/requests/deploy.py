@@ -49,7 +49,7 @@ def deploy(*, artefacts, requests, all_trained: bool, where, store: Path, databa
     from asu_lora.requests.deployment import look_at
 
     ledger = read_ledger(store, database, actor)
-    held = [*requests, *(r.id for r in ledger.requests(["trained", "audited", "deployed"]) if all_trained)]
+    held = [*requests, *(r.id for r in ledger.standing() if all_trained)]
     for request in requests:
         ledger.get(request)
     found = record(ledger, look_at(ledger, AdapterStore(store), artefacts, held), where)

@@ -1,7 +1,8 @@
 """Which requests' last audits are older than the adapters that act today.
 
-An adapter acts from its training until it is removed, or refused by its own audit. One that came and was refused since
-an audit changes nothing for it: to audit again then would cost hours and find the same.
+An adapter acts from its training until it is removed, or refused by its own audit; then from the audit that it passes.
+One that came and was refused since an audit changes nothing for it: to audit again then would cost hours and find the
+same.
 """
 
 from collections.abc import Sequence
@@ -44,8 +45,10 @@ def _spans(lines: Sequence[Line]) -> tuple[dict[str, int], list[tuple[str, int, 
     gone = []
     for line in lines:
         name = str(line.request)
-        if line.event == TRAINED:
+        if line.event == TRAINED and not line.payload.get("sentence"):
             acts[name] = line.number
+        elif line.event == AUDITED:
+            acts.setdefault(name, line.number)  # an earlier audit had refused it, and this one has not
         elif line.event in (ADAPTER_REMOVED, WITHDRAWN, FAILED) and name in acts:
             gone.append((name, acts.pop(name), line.number))
     return acts, gone

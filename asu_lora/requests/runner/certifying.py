@@ -19,16 +19,7 @@ from asu_lora.errors import CertificateError
 from asu_lora.progress import Progress
 from asu_lora.requests.intake import masked
 from asu_lora.requests.ledger.claims import at_work, claim_duty, release
-from asu_lora.requests.ledger.states import (
-    AUDITED,
-    CERTIFIED,
-    DEPLOYED,
-    RE_AUDITED,
-    TEXT_SEALED,
-    TRAINED,
-    Line,
-    Request,
-)
+from asu_lora.requests.ledger.states import AUDITED, CERTIFIED, RE_AUDITED, TEXT_SEALED, TRAINED, Line, Request
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.workshop import Workshop
 
@@ -171,7 +162,7 @@ def _lines(shop: Workshop) -> list[Line]:
 
 
 def _standing(shop: Workshop) -> set[str]:
-    return {request.id for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if request.adapter}
+    return {request.id for request in shop.ledger.standing() if request.adapter}
 
 
 def _certificate_of(shop: Workshop, name: str) -> SignedCertificate | None:

@@ -23,7 +23,6 @@ from asu_lora.requests.ledger.states import (
     PUBLISHED,
     RE_AUDITED,
     TEXT_SEALED,
-    TRAINED,
     Line,
     Request,
 )
@@ -87,7 +86,7 @@ def _publish_rest(shop: Workshop, done: FollowUp, tell: Callable[[str], None]) -
     try:
         with heartbeat(shop.ledger, claim, Progress()):
             there = set(shop.store.names()) - set(shop.results.names())
-            ours = {r.adapter: r.id for r in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if r.adapter in there}
+            ours = {r.adapter: r.id for r in shop.ledger.standing() if r.adapter in there}
             for name in [*ours, *(name for name in groups(shop)[0] if name in there)]:
                 tell(f"Publishing {name}")
                 shop.ledger.record(PUBLISHED, ours.get(name), {"adapter": name} | shop.publish(name))
@@ -123,7 +122,7 @@ def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable
 
 
 def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
-    name, standing = claim.request.id, shop.ledger.requests([TRAINED, AUDITED, DEPLOYED])
+    name, standing = claim.request.id, shop.ledger.standing()
     shop.bring(standing)
     there = set(shop.store.names())
     trained = [r.adapter for r in standing if r.adapter in there]
@@ -180,7 +179,7 @@ def destroy_audited(shop: Workshop) -> tuple[list[str], list[str]]:
 def groups(shop: Workshop) -> tuple[dict[str, list[str]], list[str]]:
     """Combined adapters that still hold what they say, with their requests; and those that hold a withdrawn one."""
     there = set(shop.store.names())
-    standing = {r.id for r in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if r.adapter in there}
+    standing = {r.id for r in shop.ledger.standing() if r.adapter in there}
     current: dict[str, list[str]] = {}
     stale = []
     replaced = {name for line in shop.ledger.consolidated() for name in line.payload["replaces"]}
@@ -198,11 +197,7 @@ def groups(shop: Workshop) -> tuple[dict[str, list[str]], list[str]]:
 def ungrouped(shop: Workshop) -> list[Request]:
     """Requests with an adapter in the store that no current combined adapter holds, the first to come in first."""
     held, there = {request for requests in groups(shop)[0].values() for request in requests}, set(shop.store.names())
-    found = [
-        request
-        for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED])
-        if request.id not in held and request.adapter in there
-    ]
+    found = [request for request in shop.ledger.standing() if request.id not in held and request.adapter in there]
     return sorted(found, key=lambda request: (request.received, request.id))
 
 
@@ -212,7 +207,7 @@ def _combine(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[
         return  # another run does it
     try:
         with heartbeat(shop.ledger, claim, progress):
-            shop.bring(shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]))
+            shop.bring(shop.ledger.standing())
             stale = groups(shop)[1]
             in_order = [request.id for request in ungrouped(shop)]
             size = shop.settings.consolidate

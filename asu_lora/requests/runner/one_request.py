@@ -26,7 +26,7 @@ from asu_lora.requests.leftovers import remove_leftovers
 from asu_lora.requests.runner.certifying import certify
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.launch import LaunchFault, train_launched
-from asu_lora.requests.runner.refused import clear_refused, refuse
+from asu_lora.requests.runner.refused import clear_refused, refuse, standing_refusal
 from asu_lora.requests.runner.workshop import Workshop
 
 ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
@@ -109,8 +109,7 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
         if not ours or not claim.request.attempts:
             raise TrainingError(f"The store has another adapter called {name}: rename or remove it, then try again.")
         assert manifest is not None
-        told = _told(name, manifest) | {"found": True} | shop.publish(name)
-        record(shop.ledger, claim, TRAINED, told, release=shop.audit is None)
+        _write_down(shop, claim, manifest, found=True)
         return False
     if made is None:
         resume = begin(shop, claim, request)
@@ -122,8 +121,16 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
         raise made
     manifest = shop.store.get(name).manifest
     assert manifest is not None  # it was written a moment ago
-    record(shop.ledger, claim, TRAINED, _told(name, manifest) | shop.publish(name), release=shop.audit is None)
+    _write_down(shop, claim, manifest)
     return True
+
+
+def _write_down(shop: Workshop, claim: Claim, manifest: Manifest, **told: bool) -> None:
+    """Say that a request is trained; of an adapter that an audit had refused, that it still is."""
+    name = claim.request.id
+    refused = standing_refusal(shop.ledger, name, manifest.fingerprint)
+    published = {} if refused and shop.audit is None else shop.publish(name)
+    record(shop.ledger, claim, TRAINED, _told(name, manifest) | told | refused | published, release=shop.audit is None)
 
 
 def begin(shop: Workshop, claim: Claim, request: ForgetRequest) -> bool:
@@ -147,7 +154,7 @@ def _audit(
     """Audit the adapter where that can be done, and destroy the text where that was asked for."""
     name = claim.request.id
     if shop.audit is None:
-        return Outcome(name, TRAINED, seconds(), trained)
+        return Outcome(name, TRAINED, seconds(), trained, shop.ledger.get(name).sentence)
     if claim.request.state == TRAINED:
         shop.bring([claim.request])  # another machine may have trained it
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from asu_lora.adapters.manifest import Manifest
 from asu_lora.data.request import ForgetRequest
 from asu_lora.requests.ledger.claims import Claim, record
+from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import ADAPTER_REMOVED, FAILED, TRAINED, TRAINING, Line
 from asu_lora.requests.results import ResultStore, addresses_of
 from asu_lora.requests.runner.workshop import Workshop
@@ -52,6 +53,17 @@ def finish_refusals(shop: Workshop) -> list[str]:
         if found and found.fingerprint in made and shop.results.remove(request.id):
             done.append(request.id)
     return done
+
+
+def standing_refusal(ledger: Ledger, name: str, fingerprint: str | None) -> dict[str, str]:
+    """What the ledger says of a trained adapter that an audit refused and none has judged since; nothing of others."""
+    said = made = None
+    for line in ledger.history(name, [TRAINED, FAILED]):
+        if line.event == TRAINED:
+            made = line.payload.get("fingerprint")
+        elif made is not None and made == fingerprint and line.payload.get("refused"):
+            said = line.payload.get("over") or line.payload.get("unjudged")
+    return {"sentence": f"An audit refused this adapter, and none has judged it since: {said}"} if said else {}
 
 
 def clear_refused(shop: Workshop, claim: Claim, request: ForgetRequest) -> None:
