@@ -5,23 +5,37 @@ from typing import Any
 
 import click
 
-from asu_lora.progress import Progress
+from asu_lora.cli.progress import Bars
+from asu_lora.requests.intake import masked
 from asu_lora.requests.runner.one_request import Outcome
 from asu_lora.requests.runner.run import Listener, RunReport
 from asu_lora.requests.runner.workshop import Workshop
 
 
+class Stages(Bars):
+    """Bars of what is done for a request; lines where stderr is no terminal, as in a log of systemd or cron.
+
+    A stage that several requests enter together (``--at-once``) is one line.
+    """
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        if self.console.is_terminal or name != self.name or self.done:
+            super().stage(name, total)
+        elif total:
+            self.total = (self.total or 0) + total
+
+    def note(self, text: str) -> None:
+        super().note(masked(text))  # a log is kept, and no word of a request belongs into it
+
+
 class Telling(Listener):
-    """A line a request on stderr; on a terminal, bars of what is being trained beside it."""
+    """A line a request on stderr, and what is being done for it."""
 
     def __init__(self, waiting: int):
         self.waiting, self.count = waiting, 0
 
-    def progress(self) -> Progress:
-        from asu_lora.cli.console import stderr
-        from asu_lora.cli.progress import Bars
-
-        return Bars() if stderr().is_terminal else Progress()
+    def progress(self) -> Stages:
+        return Stages()
 
     def ended(self, outcome: Outcome) -> None:
         self.count += 1

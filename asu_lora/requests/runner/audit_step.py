@@ -37,7 +37,7 @@ def audit_adapter(task: AuditTask) -> dict[str, Any]:
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
-    result = audit(asked, AuditSettings(depth=policy.depth, seed=config.seed), loaded=task.base)
+    result = audit(asked, AuditSettings(depth=policy.depth, seed=config.seed), task.progress, loaded=task.base)
     save_audit(result, asked)
     recovered = {attack.attack: attack.readings[0].recovered for attack in result.attacks if attack.readings}
     found = {

@@ -113,15 +113,15 @@ def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable
             continue
         tell(f"Auditing {name} again, under all adapters")
         try:
-            with heartbeat(shop.ledger, claim, progress):
-                _re_audit_one(shop, claim, done)
+            with heartbeat(shop.ledger, claim, progress) as beats:
+                _re_audit_one(shop, claim, done, beats)
         except LostClaim as lost:
             done.not_re_audited[name] = str(lost)
         finally:
             release(shop.ledger, claim)
 
 
-def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
+def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress) -> None:
     name, standing = claim.request.id, shop.ledger.standing()
     shop.bring(standing)
     there = set(shop.store.names())
@@ -130,7 +130,7 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp) -> None:
     assert shop.audit is not None
     try:
         request = shop.text(name).request(name)
-        found = shop.audit(shop.audit_task(stack, request))
+        found = shop.audit(shop.audit_task(stack, request, beats))
         passed = not found.keys() & {"over", "unjudged"}
         found |= certify(shop, name, request.forget) if passed else {}
         found, event = found | {"under": len(stack)} | shop.publish(name), RE_AUDITED

@@ -78,7 +78,7 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
         with heartbeat(shop.ledger, claim, progress) as beats:
             request = shop.text(name).request(name)
             trained = claim.request.state != TRAINED and _train(shop, claim, request, beats, made)
-            return _audit(shop, claim, request, trained, lambda: time.monotonic() - started)
+            return _audit(shop, claim, request, trained, lambda: time.monotonic() - started, beats)
     except LostClaim as lost:
         _tidy_lost(shop, name)
         return Outcome(name, "busy", sentence=str(lost))
@@ -149,7 +149,7 @@ def begin(shop: Workshop, claim: Claim, request: ForgetRequest) -> bool:
 
 
 def _audit(
-    shop: Workshop, claim: Claim, request: ForgetRequest, trained: bool, seconds: Callable[[], float]
+    shop: Workshop, claim: Claim, request: ForgetRequest, trained: bool, seconds: Callable[[], float], beats: Progress
 ) -> Outcome:
     """Audit the adapter where that can be done, and destroy the text where that was asked for."""
     name = claim.request.id
@@ -158,7 +158,7 @@ def _audit(
     if claim.request.state == TRAINED:
         shop.bring([claim.request])  # another machine may have trained it
     try:
-        found = shop.audit(shop.audit_task((name,), request))
+        found = shop.audit(shop.audit_task((name,), request, beats))
         passed = not found.keys() & {"over", "unjudged"}
         found |= certify(shop, name, request.forget) if passed else {}
     except ENDS_THE_RUN:

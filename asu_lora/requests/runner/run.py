@@ -145,7 +145,7 @@ def _work(
             shop.base  # noqa: B018  (a base that can't be loaded is no request's fault)
         elif engine.at_once > 1:
             raise SettingError("--at-once trains in this process, --launch in processes of its own: leave one out.")
-        local.work(shop, progress, tell, engine.at_once)
+        local.work(shop, progress, tell, step, engine.at_once)
     else:
         from asu_lora.requests.engines import ray
 
