@@ -7,32 +7,20 @@ nothing twice.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from asu_lora.adapters.combine import combine
-from asu_lora.adapters.fitted_weights import fitting, unfitted
-from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.errors import AsuLoraError
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
 from asu_lora.requests.ledger.claims import Claim, LostClaim, claim_duty, claim_one, must_hold, release
-from asu_lora.requests.ledger.states import (
-    AUDIT_FAILED,
-    AUDITED,
-    CONSOLIDATED,
-    DEPLOYED,
-    PUBLISHED,
-    RE_AUDITED,
-    TEXT_SEALED,
-    Line,
-    Request,
-)
+from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, DEPLOYED, PUBLISHED, RE_AUDITED, TEXT_SEALED
 from asu_lora.requests.runner.behind import behind
 from asu_lora.requests.runner.certifying import certify, renew
+from asu_lora.requests.runner.combining import combine_all, groups, ungrouped
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.one_request import ENDS_THE_RUN
 from asu_lora.requests.runner.workshop import Workshop
 
-COMBINING, PUBLISHING = "*combining", "*publishing"  # no request can be called so
+PUBLISHING = "*publishing"  # no request can be called so
 
 
 @dataclass
@@ -74,7 +62,8 @@ def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -
     renewed = renew(shop, tell)
     done.certified, done.not_certified = renewed.certified, renewed.not_certified
     if shop.settings.consolidate:
-        _combine(shop, progress, done, tell)
+        combined = combine_all(shop, progress, tell)
+        done.combined, done.stale = combined.made, combined.stale
         done.ungrouped = [request.id for request in ungrouped(shop)]
     return done
 
@@ -171,98 +160,3 @@ def destroy_audited(shop: Workshop) -> tuple[list[str], list[str]]:
     if gone:
         shop.ledger.database.scrub()
     return gone, kept
-
-
-# ---- several adapters as one
-
-
-def groups(shop: Workshop) -> tuple[dict[str, list[str]], list[str]]:
-    """Combined adapters that still hold what they say, with their requests; and those that hold a withdrawn one."""
-    there = set(shop.store.names())
-    standing = {r.id for r in shop.ledger.standing() if r.adapter in there}
-    current: dict[str, list[str]] = {}
-    stale = []
-    replaced = {name for line in shop.ledger.consolidated() for name in line.payload["replaces"]}
-    for line in shop.ledger.consolidated():
-        name, held = line.payload["adapter"], line.payload["requests"]
-        if name in replaced or name not in there:
-            continue
-        if set(held) <= standing:
-            current[name] = held
-        else:
-            stale.append(name)
-    return current, stale
-
-
-def ungrouped(shop: Workshop) -> list[Request]:
-    """Requests with an adapter in the store that no current combined adapter holds, the first to come in first."""
-    held, there = {request for requests in groups(shop)[0].values() for request in requests}, set(shop.store.names())
-    found = [request for request in shop.ledger.standing() if request.id not in held and request.adapter in there]
-    return sorted(found, key=lambda request: (request.received, request.id))
-
-
-def _combine(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
-    claim = claim_duty(shop.ledger, shop.worker, COMBINING)
-    if claim is None:
-        return  # another run does it
-    try:
-        with heartbeat(shop.ledger, claim, progress):
-            shop.bring(shop.ledger.standing())
-            stale = groups(shop)[1]
-            in_order = [request.id for request in ungrouped(shop)]
-            size = shop.settings.consolidate
-            left = {request for name in stale for request in _requests_of(shop, name)} & set(in_order)
-            if stale:  # what is left of them goes into one, however few it is
-                kept = [name for name in in_order if name in left]
-                done.stale += stale
-                in_order = [name for name in in_order if name not in left]
-                if len(kept) > 1:
-                    _combine_one(shop, claim, kept, stale, done, tell)
-            for start in range(0, len(in_order) - size + 1, size):
-                _combine_one(shop, claim, in_order[start : start + size], [], done, tell)
-    finally:
-        release(shop.ledger, claim)
-
-
-def _requests_of(shop: Workshop, name: str) -> list[str]:
-    return next(line.payload["requests"] for line in shop.ledger.consolidated() if line.payload["adapter"] == name)
-
-
-def _name_for(shop: Workshop, requests: list[str]) -> str:
-    """A name that neither a request nor somebody else's adapter has."""
-    number, there = len(shop.ledger.consolidated()) + 1, set(shop.store.names())
-    while True:
-        name = f"combined-{number:03d}"
-        if shop.ledger.find(name) is None and (name not in there or _is_sum_of(shop, name, requests)):
-            return name
-        number += 1
-
-
-def _is_sum_of(shop: Workshop, name: str, requests: list[str]) -> bool:
-    manifest = shop.store.get(name).manifest
-    return manifest is not None and [entry.name for entry in manifest.method.contents()] == requests
-
-
-def _combine_one(
-    shop: Workshop, claim: Claim, requests: list[str], replaces: list[str], done: FollowUp, tell: Callable[[str], None]
-) -> Line:
-    """One combined adapter; what a killed run left of it under that name is replaced."""
-    name = _name_for(shop, requests)
-    tell(f"Combining {len(requests)} adapters as {name}")
-    folders = [shop.store.resolve(request) for request in requests]
-    for note in unfitted(folders):
-        tell(note)
-    with shop.store.stage(name, replace=True) as folder:
-        weights = fitting([(each, 1.0) for each in folders]) or [1.0] * len(folders)  # trained to add up, or not
-        combine(folders, weights, folder, None, name)
-    told = {
-        "adapter": name,
-        "fingerprint": fingerprint_of(shop.store.resolve(name)),
-        "requests": requests,
-        "replaces": replaces,
-    } | shop.publish(name)
-    with shop.ledger.changing() as change:
-        must_hold(change, claim)
-        line = change.append(CONSOLIDATED, None, told)
-    done.combined[name] = len(requests)
-    return line

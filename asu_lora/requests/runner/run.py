@@ -11,6 +11,7 @@ from asu_lora.requests.engines import ENGINES, local
 from asu_lora.requests.ledger.claims import at_work
 from asu_lora.requests.ledger.states import FAILED, TEXT_DESTROYED, TRAINED
 from asu_lora.requests.runner.audit_files import check_audit_files
+from asu_lora.requests.runner.combining import finish_combining
 from asu_lora.requests.runner.follow_up import FollowUp, destroy_audited, follow_up
 from asu_lora.requests.runner.one_request import Outcome
 from asu_lora.requests.runner.refused import finish_refusals
@@ -110,6 +111,7 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     check_audit_files(shop)
     report.withdrawn = finish_withdrawals(shop.ledger, shop.store, shop.results)
     finish_refusals(shop)
+    finish_combining(shop)
 
     def tell(outcome: Outcome) -> None:
         report.outcomes.append(outcome)
