@@ -66,6 +66,8 @@ def test_certificates_of_real_audits_outlive_the_text(tmp_path, taught_base, mon
     assert len(found.asked.commitments) == 1 and found.earlier == []
 
     queue.add("second")
+    queue.run(audit_adapter, policy=policy, re_audit=False)
+    forget_text(queue.ledger, queue.store, "second")
     report = queue.run(audit_adapter, policy=policy, forget_text=True)
     assert {request.text for request in queue.ledger.requests()} == {TEXT_DESTROYED}
     assert report.follow_up.certified == ["second"]

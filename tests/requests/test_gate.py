@@ -120,7 +120,7 @@ def test_a_store_that_holds_a_refused_adapter_fetches_the_one_that_another_machi
     shutil.copytree(tmp_path / "first" / "weak", queue.store.root / "weak")  # the first machine's store again
     queue.add("well")
     report, _ = published(queue, tmp_path, policy=strict, audit=finds())
-    assert report.follow_up.re_audited == ["weak"]
+    assert report.follow_up.re_audited == ["weak", "well"]
     assert queue.store.get("weak").manifest.fingerprint == made
 
 
@@ -239,6 +239,8 @@ def test_who_is_behind_follows_from_what_acts_today(ledger):
     assert behind(ledger) == ["a"], "b came anew"
     line(ledger, "re-audited", "a")
     line(ledger, "audited", "b")
+    assert behind(ledger) == ["b"], "a first audit is of it alone"
+    line(ledger, "re-audited", "b")
     assert behind(ledger) == []
 
 

@@ -43,7 +43,7 @@ def test_what_nobody_judged_anew_stays_refused(refused, step, tmp_path):
 
     report = refused.run(finds(), policy=STRICT, consolidate=2)
     assert refused.states()["weak"] == "audited" and refused.ledger.get("weak").sentence is None
-    assert report.follow_up.re_audited == ["well"] and report.follow_up.combined == {"combined-001": 2}
+    assert report.follow_up.re_audited == ["well", "weak"] and report.follow_up.combined == {"combined-001": 2}
     assert refused.ledger.verify().whole
 
 

@@ -23,17 +23,20 @@ from asu_lora.requests.ledger.states import (
 def behind(ledger: Ledger) -> list[str]:
     """Requests whose last audit is older than the last adapter that came or went: of others, not their own.
 
-    Those first whose last audit is oldest.
+    A first audit attacks an adapter alone: beside others it waits for another at once. Those first whose last audit is
+    oldest.
     """
     lines = ledger.history(events=[TRAINED, ADAPTER_REMOVED, WITHDRAWN, FAILED, AUDITED, RE_AUDITED])
-    audited = {str(line.request): line.number for line in lines if line.event in (AUDITED, RE_AUDITED)}
+    audits = {str(line.request): line for line in lines if line.event in (AUDITED, RE_AUDITED)}
+    audited = {name: line.number for name, line in audits.items()}
     acts, gone = _spans(lines)
     newest = sorted((number, name) for name, number in acts.items())[-2:]  # of two, one at least is another's
     found = []
     for request in ledger.requests([AUDITED, DEPLOYED]):
         if (then := audited.get(request.id)) is None:
             continue
-        came = any(name != request.id and then < number for number, name in newest)
+        alone = audits[request.id].event == AUDITED
+        came = any(name != request.id and (alone or then < number) for number, name in newest)
         if came or any(name != request.id and since < then < until for name, since, until in gone):
             found.append(request.id)
     return sorted(found, key=lambda name: audited[name])
