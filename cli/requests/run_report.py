@@ -72,7 +72,7 @@ def tell(report: RunReport, shop: Workshop) -> None:
     for name, sentence in after.unjudged.items():
         click.echo(f"  {name}, audited again under all adapters: {sentence}")
     if after.re_audited:
-        click.echo(f"Audited again, under all adapters: {', '.join(after.re_audited)}.")
+        click.echo(f"Audited again, under all adapters: {_some(after.re_audited)}.")
     if after.published:
         click.echo(f"Published, as they were not yet: {_some(after.published)}.")
     for name, count in after.combined.items():
@@ -84,6 +84,11 @@ def tell(report: RunReport, shop: Workshop) -> None:
     if certified := sum(outcome.certificate is not None for outcome in report.outcomes):
         many = "s" * (certified != 1)
         click.echo(f"{certified} certificate{many} issued: certificate.html beside each adapter.")
+    if after.ended:
+        click.echo(
+            f"Their certificates hold no longer, as a later audit is not passed: {_some(after.ended)}. They were taken "
+            "out of the adapters' folders; recall the copies that you handed on."
+        )
     if after.certified:
         click.echo(f"Certified anew, with what they did to earlier requests: {_some(after.certified)}.")
     if report.texts_gone:

@@ -39,6 +39,7 @@ TEXT_DESTROYED, ADAPTER_REMOVED, RE_AUDITED, AUDIT_FAILED = (
 )
 PUBLISHED = "published"  # at an address beside the store
 CERTIFIED = "certified"  # anew; the first certificate is told by the audit it is of
+CERTIFICATE_ENDED = "certificate-ended"  # a later audit is not passed: it is taken out of the adapter's folder
 CONSOLIDATED, SERVED = "consolidated", "served"  # of the ledger, not of one request
 COMBINATION_BEGUN = "combination-begun"  # before any of it is written
 COMBINATION_REMOVED = "combination-removed"  # what a killed run left of it

@@ -8,18 +8,30 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from asu_lora.audit.certificate.certify import certify_stored
+from asu_lora.audit.certificate.certify import certify_stored, read_audit
 from asu_lora.audit.certificate.issue import Terms
-from asu_lora.audit.certificate.record import CERTIFICATE_NAME, EarlierEffect
+from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, EarlierEffect
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import SigningKey, key_of_store, read_signing_key
+from asu_lora.audit.results import AuditResult
 from asu_lora.data.examples import Example
 from asu_lora.errors import CertificateError
+from asu_lora.files import disk_errors
 from asu_lora.progress import Progress
 from asu_lora.requests.intake import masked
 from asu_lora.requests.ledger.claims import at_work, claim_duty, release
-from asu_lora.requests.ledger.states import AUDITED, CERTIFIED, RE_AUDITED, TEXT_SEALED, TRAINED, Line, Request
+from asu_lora.requests.ledger.states import (
+    AUDITED,
+    CERTIFICATE_ENDED,
+    CERTIFIED,
+    RE_AUDITED,
+    TEXT_SEALED,
+    TRAINED,
+    Line,
+    Request,
+)
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.workshop import Workshop
 
@@ -93,6 +105,42 @@ def _renew_one(
         rows = _rows_to_commit_to(shop, request, before)
         shop.ledger.record(CERTIFIED, name, certify(shop, name, rows) | shop.publish(name))
         done.certified.append(name)
+
+
+def end_certificates(shop: Workshop) -> list[str]:
+    """Take certificates out of the folders of adapters whose last audit is not passed; of which requests.
+
+    Who gets such a folder must not find a certificate in it that speaks of an earlier audit. The archive keeps it.
+
+    Raises:
+        StoreError: the disk or the address refuses.
+    """
+    done, there, busy = [], set(shop.store.names()), at_work(shop.ledger)
+    for request in shop.ledger.requests():
+        name = request.adapter
+        if not request.sentence or name is None or name not in there or request.id in busy:
+            continue
+        folder, signed = shop.store.resolve(name), _certificate_of(shop, name)
+        if signed is None or signed.certificate.tried == _audit_in(folder):  # one of this audit says what it found
+            continue
+        with disk_errors(shop.store.root), shop.store.staging.lock():
+            for file in (PAGE_NAME, CERTIFICATE_NAME):  # the one that tells of both comes last
+                (folder / file).unlink(missing_ok=True)
+        told = {"ended": signed.certificate.serial}
+        shop.ledger.record(CERTIFICATE_ENDED, request.id, told | _published_anew(shop, request))
+        done.append(request.id)
+    return done
+
+
+def _published_anew(shop: Workshop, request: Request) -> dict[str, str]:
+    """The adapter at the address without its certificate; one that was refused is not there."""
+    return shop.publish(str(request.adapter)) if request.stands else {}
+
+
+def _audit_in(folder: Path) -> AuditResult | None:
+    with suppress(CertificateError):
+        return read_audit(folder)
+    return None
 
 
 def _catch_up(shop: Workshop, name: str, signed: SignedCertificate) -> None:

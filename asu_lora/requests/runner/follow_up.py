@@ -14,7 +14,7 @@ from asu_lora.requests.intake import masked
 from asu_lora.requests.ledger.claims import Claim, LostClaim, claim_duty, claim_one, must_hold, release
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, DEPLOYED, PUBLISHED, RE_AUDITED, TEXT_SEALED
 from asu_lora.requests.runner.behind import behind
-from asu_lora.requests.runner.certifying import certify, renew
+from asu_lora.requests.runner.certifying import certify, end_certificates, renew
 from asu_lora.requests.runner.combining import combine_all, groups, ungrouped
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.one_request import ENDS_THE_RUN
@@ -32,6 +32,7 @@ class FollowUp:
         not_re_audited: requests that should have been, and why they weren't.
         over: requests of which the second audit brought back more than the limit, and a sentence.
         unjudged: requests of which the second audit could not tell how much came back, and a sentence.
+        ended: requests whose certificate was taken out of the adapter's folder, since a later audit is not passed.
         certified: requests with a new certificate that says what they did to earlier ones.
         not_certified: requests that should have one, and why they haven't.
         combined: adapters that were made, and of how many requests.
@@ -45,6 +46,7 @@ class FollowUp:
     not_re_audited: dict[str, str] = field(default_factory=dict)
     over: dict[str, str] = field(default_factory=dict)
     unjudged: dict[str, str] = field(default_factory=dict)
+    ended: list[str] = field(default_factory=list)
     certified: list[str] = field(default_factory=list)
     not_certified: dict[str, str] = field(default_factory=dict)
     combined: dict[str, int] = field(default_factory=dict)
@@ -59,6 +61,7 @@ def follow_up(shop: Workshop, progress: Progress, tell: Callable[[str], None]) -
     _publish_rest(shop, done, tell)
     if shop.audit and shop.settings.re_audit:
         _re_audit(shop, progress, done, tell)
+    done.ended = end_certificates(shop)
     renewed = renew(shop, tell)
     done.certified, done.not_certified = renewed.certified, renewed.not_certified
     if shop.settings.consolidate:
