@@ -108,6 +108,11 @@ def _not_done(report: RunReport, shop: Workshop) -> None:
         click.echo(f"Not audited: {_some(report.unaudited)}; {why}{kept}.")
     if report.never_audited:
         click.echo(f"Never audited: {_some(report.never_audited)}; their texts are destroyed.")
+    if report.without_adapter:
+        click.echo(
+            f"Their adapters are not in the store: {_some(report.without_adapter)}; put them back, or 'asu-lora "
+            "requests withdraw TICKET' takes one back."
+        )
     for why in dict.fromkeys(report.follow_up.not_re_audited.values()):
         names = [name for name, told in report.follow_up.not_re_audited.items() if told == why]
         click.echo(f"Not audited again: {_some(names)}; {why.rstrip('.')}.")

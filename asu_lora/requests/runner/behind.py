@@ -27,8 +27,9 @@ def behind(ledger: Ledger) -> list[str]:
     oldest.
     """
     lines = ledger.history(events=[TRAINED, ADAPTER_REMOVED, WITHDRAWN, FAILED, AUDITED, RE_AUDITED])
+    # a stack is what it was when its audit began: another runner may have added to it before the end
     audits = {str(line.request): line for line in lines if line.event in (AUDITED, RE_AUDITED)}
-    audited = {name: line.number for name, line in audits.items()}
+    audited = {name: line.payload.get("as_of_line", line.number) for name, line in audits.items()}
     acts, gone = _spans(lines)
     newest = sorted((number, name) for name, number in acts.items())[-2:]  # of two, one at least is another's
     found = []
@@ -37,7 +38,8 @@ def behind(ledger: Ledger) -> list[str]:
             continue
         alone = audits[request.id].event == AUDITED
         came = any(name != request.id and (alone or then < number) for number, name in newest)
-        if came or any(name != request.id and since < then < until for name, since, until in gone):
+        went = not alone and any(name != request.id and since < then < until for name, since, until in gone)
+        if came or went:
             found.append(request.id)
     return sorted(found, key=lambda name: audited[name])
 

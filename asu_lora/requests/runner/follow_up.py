@@ -7,7 +7,7 @@ nothing twice.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from asu_lora.errors import AsuLoraError
+from asu_lora.errors import AsuLoraError, StoreError
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
@@ -96,6 +96,9 @@ def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable
         if most is not None and len(done.re_audited) >= most:
             done.not_re_audited[name] = f"--re-audit-most {most} leaves it to a later run"
             continue
+        if shop.results is None and name not in shop.store.names():
+            done.not_re_audited[name] = "its adapter is not in the store"
+            continue
         if shop.ledger.get(name).text != TEXT_SEALED:
             done.not_re_audited[name] = "its text is destroyed"
             continue
@@ -114,7 +117,7 @@ def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable
 
 
 def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress) -> None:
-    name, standing = claim.request.id, shop.ledger.standing()
+    as_of, name, standing = shop.ledger.head().lines, claim.request.id, shop.ledger.standing()
     shop.bring(standing)
     there = set(shop.store.names())
     trained = [r.adapter for r in standing if r.adapter in there]
@@ -125,12 +128,17 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress)
         found = shop.audit(shop.audit_task(stack, request, beats))
         passed = not found.keys() & {"over", "unjudged"}
         found |= certify(shop, name, request.forget) if passed else {}
-        found, event = found | {"under": len(stack)} | shop.publish(name), RE_AUDITED
+        found, event = found | {"under": len(stack), "as_of_line": as_of} | shop.publish(name), RE_AUDITED
         done.re_audited.append(name)
         if "over" in found:
             done.over[name] = found["over"]
         elif "unjudged" in found:
             done.unjudged[name] = found["unjudged"]
+    except StoreError:
+        if {*stack} <= {*shop.store.names()}:
+            raise
+        done.not_re_audited[name] = "another adapter was taken away meanwhile"  # the next run audits it without that
+        return
     except ENDS_THE_RUN:
         raise
     except Exception as error:  # what an audit of one meets stops neither those of others nor what follows

@@ -20,7 +20,7 @@ from asu_lora.forgetting.result import ForgetResult
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
-from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, must_hold, record, release
+from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, is_held, must_hold, record, release
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, FAILED, QUEUED, TRAINED, TRAINING, WITHDRAWN
 from asu_lora.requests.leftovers import remove_leftovers
 from asu_lora.requests.runner.certifying import certify
@@ -34,6 +34,10 @@ ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; 
 ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError, LaunchFault)
 
 
+GONE = (
+    "Its adapter is not in the store any more: 'requests retry' queues it to be trained again, 'requests withdraw' "
+    "takes it back."
+)
 Made = ForgetResult | AsuLoraError  # what a training gave
 
 
@@ -86,6 +90,9 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
         release(shop.ledger, claim)
         return Outcome(name, "busy", sentence=str(error))
     except ENDS_THE_RUN:
+        if _was_taken(shop, claim):  # withdrawn: what was being read went with it
+            _tidy_lost(shop, name)
+            return Outcome(name, "busy", sentence=f"The request {name} was withdrawn, or is in other hands by now.")
         put_back(shop, claim, "the run could not go on")
         raise
     except KeyboardInterrupt:
@@ -157,6 +164,9 @@ def _audit(
         return Outcome(name, TRAINED, seconds(), trained, shop.ledger.get(name).sentence)
     if claim.request.state == TRAINED:
         shop.bring([claim.request])  # another machine may have trained it
+        if name not in shop.store.names():
+            record(shop.ledger, claim, FAILED, {"sentence": GONE}, release=True)
+            return Outcome(name, FAILED, sentence=GONE)
     try:
         found = shop.audit(shop.audit_task((name,), request, beats))
         passed = not found.keys() & {"over", "unjudged"}
@@ -236,6 +246,12 @@ def put_back(shop: Workshop, claim: Claim, why: str) -> None:
         if shop.ledger.get(claim.request.id).state == TRAINING:
             record(shop.ledger, claim, QUEUED, {"why": why})
         release(shop.ledger, claim)
+
+
+def _was_taken(shop: Workshop, claim: Claim) -> bool:
+    with suppress(AsuLoraError):
+        return not is_held(shop.ledger, claim)
+    return False  # the ledger is away, which is why the run ends
 
 
 def _tidy_lost(shop: Workshop, name: str) -> None:

@@ -59,6 +59,7 @@ class RunReport:
         texts_kept: audited requests that keep theirs, since their last audit does not pass this run's limit.
         at_work: requests that other runners have, and who.
         unaudited: trained requests that wait for an audit.
+        without_adapter: requests whose adapter is neither in the store nor at the address, and that nobody withdrew.
         never_audited: trained requests that can't be audited, since their texts are destroyed.
     """
 
@@ -69,6 +70,7 @@ class RunReport:
     at_work: dict[str, str] = field(default_factory=dict)
     unaudited: list[str] = field(default_factory=list)
     never_audited: list[str] = field(default_factory=list)
+    without_adapter: list[str] = field(default_factory=list)
     follow_up: FollowUp = field(default_factory=FollowUp)
     seconds: float = 0.0
 
@@ -130,6 +132,8 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
     for request in shop.ledger.requests([TRAINED]):
         (report.never_audited if request.text == TEXT_DESTROYED else report.unaudited).append(request.id)
+    there = {*shop.store.names(), *(shop.results.names() if shop.results else ())}
+    report.without_adapter = [request.id for request in shop.ledger.standing() if request.adapter not in there]
     report.seconds = time.monotonic() - started
     return report
 
