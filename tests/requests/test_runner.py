@@ -75,11 +75,13 @@ def test_an_adapter_that_a_killed_run_had_stored_is_not_trained_again(queue):
     from asu_lora.forgetting.forget import forget
 
     forget(shop.text("a").request("a"), shop.base, shop.settings.config, name="a", store=queue.store)
-    queue.ledger.record("training", "a")  # and killed before it could say so
+    queue.ledger.record("training", "a")  # and killed before it could say so, or remove its checkpoints
+    (queue.store.root / ".runs" / "a" / "checkpoint-1").mkdir(parents=True)
     before = queue.store.get("a").manifest.fingerprint
     outcome = queue.run().outcomes[0]
     assert (outcome.state, outcome.trained) == ("trained", False)
     assert queue.store.get("a").manifest.fingerprint == before and queue.events("a").count("trained") == 1
+    assert not (queue.store.root / ".runs").exists()
 
 
 def test_somebody_elses_adapter_of_the_same_name_is_left_alone(queue):

@@ -135,6 +135,7 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
 def _write_down(shop: Workshop, claim: Claim, manifest: Manifest, **told: bool) -> None:
     """Say that a request is trained; of an adapter that an audit had refused, that it still is."""
     name = claim.request.id
+    remove_leftovers(shop.store, name)  # a run that was killed just before may have left checkpoints, made of the text
     refused = standing_refusal(shop.ledger, name, manifest.fingerprint)
     published = {} if refused and shop.audit is None else shop.publish(name)
     record(shop.ledger, claim, TRAINED, _told(name, manifest) | told | refused | published, release=shop.audit is None)
