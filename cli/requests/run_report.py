@@ -118,6 +118,13 @@ def _not_done(report: RunReport, shop: Workshop) -> None:
         click.echo(f"Not audited again: {_some(names)}; {why.rstrip('.')}.")
     for name, sentence in report.follow_up.not_certified.items():
         click.echo(f"Not certified anew: {name}; {sentence}")
+    if report.failed_before:
+        click.echo(
+            f"Failed in earlier runs, and nobody has queued them again: {_some(report.failed_before)}; 'asu-lora "
+            "requests list --state failed' says why."
+        )
+    if report.overdue:
+        click.echo(f"OVERDUE: {_some(report.overdue)}.")
     if report.at_work:
         click.echo(f"Other runs are at work on {_some(list(report.at_work))}.")
 

@@ -59,6 +59,8 @@ class RunReport:
         texts_kept: audited requests that keep theirs, since their last audit does not pass this run's limit.
         at_work: requests that other runners have, and who.
         unaudited: trained requests that wait for an audit.
+        failed_before: requests that failed in an earlier run and wait for a person.
+        overdue: requests whose day has passed, and that are neither served nor withdrawn.
         without_adapter: requests whose adapter is neither in the store nor at the address, and that nobody withdrew.
         never_audited: trained requests that can't be audited, since their texts are destroyed.
     """
@@ -70,6 +72,8 @@ class RunReport:
     at_work: dict[str, str] = field(default_factory=dict)
     unaudited: list[str] = field(default_factory=list)
     never_audited: list[str] = field(default_factory=list)
+    failed_before: list[str] = field(default_factory=list)
+    overdue: list[str] = field(default_factory=list)
     without_adapter: list[str] = field(default_factory=list)
     follow_up: FollowUp = field(default_factory=FollowUp)
     seconds: float = 0.0
@@ -132,6 +136,9 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
     for request in shop.ledger.requests([TRAINED]):
         (report.never_audited if request.text == TEXT_DESTROYED else report.unaudited).append(request.id)
+    now = {outcome.request for outcome in report.failed}
+    report.failed_before = [request.id for request in shop.ledger.requests([FAILED]) if request.id not in now]
+    report.overdue = [request.id for request in shop.ledger.requests(overdue=True)]
     there = {*shop.store.names(), *(shop.results.names() if shop.results else ())}
     report.without_adapter = [request.id for request in shop.ledger.standing() if request.adapter not in there]
     report.seconds = time.monotonic() - started
