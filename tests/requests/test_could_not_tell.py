@@ -2,7 +2,8 @@
 
 from asu_lora.cli.requests.run_report import tell
 from asu_lora.requests.forget_text import forget_text
-from asu_lora.requests.ledger.states import TEXT_SEALED
+from asu_lora.requests.ledger.claims import Worker, claim_one
+from asu_lora.requests.ledger.states import AUDITED, TEXT_SEALED
 from asu_lora.requests.runner.audit_policy import AuditPolicy
 from asu_lora.requests.runner.audit_step import audit_adapter
 from tests.support.request_queue import finds, retry
@@ -33,6 +34,14 @@ def test_a_text_is_not_destroyed_on_an_audit_that_was_held_against_no_limit(queu
     queue.run(finds(weak=0.9), re_audit=False)
     report = queue.run(finds(), re_audit=False, forget_text=True)
     assert report.texts_gone == ["well"] and report.texts_kept == ["weak"]
+
+
+def test_the_text_of_a_request_that_another_run_is_at_work_on_is_left_to_it(queue):
+    queue.add("a", "b")
+    queue.run(finds())
+    claim_one(queue.ledger, Worker.here("another"), "a", (AUDITED,))
+    report = queue.run(finds(), forget_text=True)
+    assert report.texts_gone == ["b"] and queue.ledger.get("a").text == TEXT_SEALED
 
 
 def test_a_second_audit_that_can_not_tell_keeps_the_text_and_is_said(queue):

@@ -4,6 +4,7 @@ from asu_lora.cli.requests.run_report import tell
 from asu_lora.requests.ledger.states import RE_AUDITED
 from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.behind import behind
+from asu_lora.requests.runner.run import run
 from asu_lora.requests.withdrawal import withdraw
 from tests.support.request_queue import asked_directly, finds, retry
 
@@ -18,6 +19,17 @@ def test_a_trained_request_whose_adapter_is_gone_fails_by_itself_and_is_trained_
     retry(queue, "a")
     assert queue.run(finds()).outcomes[0].trained and queue.states()["a"] == "audited"
     assert queue.ledger.verify().whole
+
+
+def test_with_an_address_a_trained_request_may_lie_elsewhere_and_waits(queue, tmp_path):
+    queue.add("a", "b")
+    queue.run()
+    queue.store.root.joinpath("a").rename(tmp_path / "in another store")
+    shop = queue.shop(finds(), results=f"file://{tmp_path / 'published'}", re_audit=False)
+    report = run(shop)
+    assert (
+        queue.states() == {"a": "trained", "b": "audited"} and "run where it was trained" in report.outcomes[0].sentence
+    )
 
 
 def test_an_audited_request_whose_adapter_is_gone_is_named_and_the_others_are_audited_again(queue, capsys):

@@ -41,7 +41,7 @@ def _work(
         for outcome in outcomes:
             if outcome.state in ("busy", *shop.claimable):  # else it would be taken again at once
                 left_alone.append(outcome.request)
-            done += 1
+            done += outcome.state != "busy"  # --most counts what was worked on
             tell(outcome)
 
 

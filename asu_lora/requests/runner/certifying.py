@@ -123,18 +123,14 @@ def end_certificates(shop: Workshop) -> list[str]:
         folder, signed = shop.store.resolve(name), _certificate_of(shop, name)
         if signed is None or signed.certificate.tried == _audit_in(folder):  # one of this audit says what it found
             continue
+        shop.ledger.record(CERTIFICATE_ENDED, request.id, {"ended": signed.certificate.serial})
         with disk_errors(shop.store.root), shop.store.staging.lock():
             for file in (PAGE_NAME, CERTIFICATE_NAME):  # the one that tells of both comes last
                 (folder / file).unlink(missing_ok=True)
-        told = {"ended": signed.certificate.serial}
-        shop.ledger.record(CERTIFICATE_ENDED, request.id, told | _published_anew(shop, request))
+        if request.stands:  # one that was refused is not at the address
+            shop.publish(name)
         done.append(request.id)
     return done
-
-
-def _published_anew(shop: Workshop, request: Request) -> dict[str, str]:
-    """The adapter at the address without its certificate; one that was refused is not there."""
-    return shop.publish(str(request.adapter)) if request.stands else {}
 
 
 def _audit_in(folder: Path) -> AuditResult | None:

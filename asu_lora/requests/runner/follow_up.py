@@ -11,7 +11,7 @@ from asu_lora.errors import AsuLoraError, StoreError
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
-from asu_lora.requests.ledger.claims import Claim, LostClaim, claim_duty, claim_one, must_hold, release
+from asu_lora.requests.ledger.claims import Claim, LostClaim, at_work, claim_duty, claim_one, must_hold, release
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, DEPLOYED, PUBLISHED, RE_AUDITED, TEXT_SEALED
 from asu_lora.requests.runner.behind import behind
 from asu_lora.requests.runner.certifying import certify, end_certificates, renew
@@ -155,10 +155,10 @@ def destroy_audited(shop: Workshop) -> tuple[list[str], list[str]]:
 
     The audit may be one of an earlier run without a limit, or could tell nothing.
     """
-    gone, kept, limit = [], [], shop.settings.limit
+    gone, kept, limit, busy = [], [], shop.settings.limit, at_work(shop.ledger)  # another run may want the text still
     last = {str(line.request): line.payload for line in shop.ledger.history(events=[AUDITED, RE_AUDITED])}
     for request in shop.ledger.requests([AUDITED, DEPLOYED]):
-        if not request.audits or request.text != TEXT_SEALED:
+        if not request.audits or request.text != TEXT_SEALED or request.id in busy:
             continue
         worst = last[request.id].get("worst") if request.id in last else None
         if request.sentence or worst is None or (limit is not None and worst > limit):

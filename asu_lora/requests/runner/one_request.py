@@ -164,10 +164,9 @@ def _audit(
     if shop.audit is None:
         return Outcome(name, TRAINED, seconds(), trained, shop.ledger.get(name).sentence)
     if claim.request.state == TRAINED:
+        if name not in shop.store.names() and (shop.results is None or shop.results.find(name) is None):
+            return _without_adapter(shop, claim)
         shop.bring([claim.request])  # another machine may have trained it
-        if name not in shop.store.names():
-            record(shop.ledger, claim, FAILED, {"sentence": GONE}, release=True)
-            return Outcome(name, FAILED, sentence=GONE)
     try:
         found = shop.audit(shop.audit_task((name,), request, beats))
         passed = not found.keys() & {"over", "unjudged"}
@@ -193,6 +192,17 @@ def _audit(
         shop.ledger.database.scrub()
     outcome = Outcome(name, AUDITED, seconds(), trained, text_gone=gone)
     return replace(outcome, certificate=found.get("certificate"), worst=found.get("worst"), kept=found.get("kept"))
+
+
+def _without_adapter(shop: Workshop, claim: Claim) -> Outcome:
+    """A trained request whose adapter is not here: it fails, but for one that may lie in another machine's store."""
+    name = claim.request.id
+    if shop.results is None:
+        record(shop.ledger, claim, FAILED, {"sentence": GONE}, release=True)
+        return Outcome(name, FAILED, sentence=GONE)
+    sentence = f"its adapter is neither in this store nor at {shop.results.address}: run where it was trained."
+    record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
+    return Outcome(name, TRAINED, sentence=f"not audited: {sentence}")
 
 
 def _told(name: str, manifest: Manifest) -> dict[str, Any]:
