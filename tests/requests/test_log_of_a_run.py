@@ -1,6 +1,7 @@
 """What a run says where stderr is no terminal: in a log of systemd or cron, piped into a file."""
 
 from asu_lora.cli.requests.run_report import Stages, Telling
+from asu_lora.requests.intake import masked
 from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.run import Engine, run
 from tests.support.request_queue import finds
@@ -37,8 +38,12 @@ def test_the_stages_of_requests_that_are_trained_together_add_up(capsys):
     for total in (3, 4):
         stages.stage("Training", total)
     assert stages.total == 7
-    stages.note("of 'Anna Birk' nothing is left")
+    stages.note("of 'Anna Birk' nothing is left, as 'asu-lora audit' finds")
+    assert masked("see 'asu-lora ask anna'") == "see '...'"
     stages.advance()
     stages.stage("Training", 5)  # of the next
     assert (stages.total, stages.done) == (5, 0)
-    assert capsys.readouterr().err == "Training ... (3)\nOf '...' nothing is left\nTraining ... (5)\n"
+    assert (
+        capsys.readouterr().err
+        == "Training ... (3)\nOf '...' nothing is left, as 'asu-lora audit' finds\nTraining ... (5)\n"
+    )
