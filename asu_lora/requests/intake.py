@@ -149,9 +149,8 @@ def masked(sentence: str) -> str:
 
     def mask(found: re.Match[str]) -> str:
         inside = found[0][1:-1]
-        ours = inside in OWN_WORDS or OWN_COMMAND.fullmatch(inside)
-        ours = ours or not re.search(r"\w", inside)  # a comma that is missing tells nothing
-        return found[0] if ours else "'...'"
+        ours = inside in OWN_WORDS or not re.search(r"\w", inside)  # a comma that is missing tells nothing
+        return found[0] if ours or OWN_COMMAND.fullmatch(inside) else "'...'"
 
     return NOT_WORDS.sub("?", QUOTED.sub(mask, sentence))
 

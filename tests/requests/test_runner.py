@@ -8,11 +8,13 @@ import sys
 import time
 
 import pytest
+from accelerate import PartialState
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sqlalchemy import update
 
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import AsuLoraError, KeyFault
+from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.progress import Progress
 from asu_lora.requests.intake import hand_in_again
 from asu_lora.requests.key import ENVIRONMENT, new_key
@@ -161,6 +163,13 @@ def test_what_is_withdrawn_while_it_is_trained_is_not_in_the_store_afterwards(qu
     report = queue.run(listener=Withdrawing())
     assert queue.states() == {"a": "withdrawn", "b": "trained"} and queue.store.names() == ["b"]
     assert report.outcomes[0].state == "busy"
+
+
+def test_the_most_requests_of_a_run_are_those_that_it_worked_on(queue):
+    queue.add("a", "b", "c")
+    with run_lock(queue.store.root / ".runs", "a", PartialState()):  # a runner that was taken for dead still trains it
+        report = queue.run(most=1)
+    assert [(outcome.request, outcome.state) for outcome in report.outcomes] == [("a", "busy"), ("b", "trained")]
 
 
 SAME = {"precision": "fp32", "device": "cpu", "epochs": 3.0, "batch_size": 1, "eval_rows": 0, "tau": 3.0, "rank": 4}
