@@ -20,20 +20,24 @@ class KnownCertificate:
 
     Attributes:
         own_key: it is signed with the store's own key.
-        newest: no later one is of the same model.
+        newest: no later one is of the same model and request.
+        ended: a later audit is not passed, so that it was taken out of the adapter's folder.
     """
 
     certificate: Certificate
     own_key: bool
     newest: bool
+    ended: bool = False
 
     @property
     def state(self) -> str:
-        """In a word or two: "valid", "expired", "replaced", "signed with another key"."""
+        """In a word or two: "valid", "expired", "replaced", "ended", "signed with another key"."""
         if self.certificate.expired():
             return "expired"
         if not self.newest:
             return "replaced"
+        if self.ended:
+            return "ended"
         return "valid" if self.own_key else "signed with another key"
 
     @property
@@ -64,15 +68,16 @@ def known_certificates(
         except (CertificateError, OSError) as error:
             problems.append(str(error))
         progress(1)
-    last = {signed.certificate.done.subject(): signed.certificate.serial for signed in found}
+    last = {_of(signed): signed.certificate.serial for signed in found}
     return [
-        KnownCertificate(
-            signed.certificate,
-            signed.public_key == own,
-            last[signed.certificate.done.subject()] == signed.certificate.serial,
-        )
+        KnownCertificate(signed.certificate, signed.public_key == own, last[_of(signed)] == signed.certificate.serial)
         for signed in found
     ], problems
+
+
+def _of(signed: SignedCertificate) -> tuple[str, str | None]:
+    """What a later certificate replaces: one of the same model and the same request."""
+    return signed.certificate.done.subject(), signed.certificate.asked.request
 
 
 @lru_cache(maxsize=10_000)

@@ -1,11 +1,13 @@
 """Everything that the page shows, gathered from the store and its ledger; nothing is computed on a model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asu_lora.adapters.manifest import StackedOn, utc_now
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.stored_adapter import StoredAdapter
+from asu_lora.audit.certificate.record import CERTIFICATE_NAME
+from asu_lora.audit.results import AUDIT_NAME
 from asu_lora.report.certificates import KnownCertificate, known_certificates
 
 
@@ -73,7 +75,7 @@ def gather(store: AdapterStore, progress: Callable[[int], None] = lambda count: 
     adapters = [
         KnownAdapter(
             adapter,
-            [c for c in certificates if is_of(c, adapter)],
+            [replace(c, ended=_ended(adapter)) for c in certificates if is_of(c, adapter)],
             inside[adapter.name],
             sorted({name for entry in _names_of(adapter) for name in holders.get(entry, ())} - {adapter.name}),
             [b.name for b in (adapter.manifest.on_top_of if adapter.manifest else ()) if b.fingerprint not in known],
@@ -94,6 +96,11 @@ def is_of(known: KnownCertificate, adapter: StoredAdapter) -> bool:
     if adapter.broken or done.merged is not None or not done.adapters:
         return False
     return done.adapters[-1].fingerprint == adapter.fingerprint
+
+
+def _ended(adapter: StoredAdapter) -> bool:
+    """Whether its certificate was taken out of its folder: its last audit is not passed."""
+    return (adapter.path / AUDIT_NAME).is_file() and not (adapter.path / CERTIFICATE_NAME).is_file()
 
 
 def _names_of(adapter: StoredAdapter) -> list[str]:

@@ -84,7 +84,7 @@ def attention(contents: StoreContents, queue: Queue | None) -> Iterator[tuple[st
         if request.state == "failed":
             yield "Failed:", f"{request.id}: {request.sentence or 'no reason is written down'}", "requests"
         elif request.sentence and request.state != WITHDRAWN:
-            yield "Over its limit:", f"{request.id}: {request.sentence}", "requests"
+            yield "Not passed:", f"{request.id}: {request.sentence}", "requests"
     for known in contents.adapters:
         here = anchor(known.name)
         if known.adapter.broken:

@@ -17,7 +17,7 @@ from asu_lora.errors import LedgerError, StoreError
 from asu_lora.files import adapter_files, sha256_file
 from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
-from asu_lora.requests.ledger.states import AUDITED, DEPLOYED, SERVED, TRAINED
+from asu_lora.requests.ledger.states import DEPLOYED, SERVED, TRAINED
 from asu_lora.requests.ledger.words import check_words
 
 
@@ -45,7 +45,7 @@ class Deployment:
     Attributes:
         artefacts: served together, in the order in which they were named.
         missing: requests that were served before, and are in none of them.
-        over: requests in them of which the last audit brought back too much, and a sentence on each.
+        over: requests in them whose last audit is not passed, and a sentence on each.
     """
 
     artefacts: list[Artefact]
@@ -103,8 +103,9 @@ def deploy(ledger: Ledger, artefacts: Sequence[Artefact], where: str | None = No
         for artefact in artefacts:
             for request in artefact.requests:
                 found = change.get(request)
-                if found is None or found.state not in (TRAINED, AUDITED, DEPLOYED):
+                if found is None or not found.stands:
                     state = found.state if found else "not in the ledger"
+                    state = f"refused: {str(found.sentence).rstrip('.')}" if found and found.state == TRAINED else state
                     raise LedgerError(
                         f"{artefact.name} holds the request {request}, which is {state}: serve an artefact of trained "
                         "requests alone."

@@ -4,7 +4,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Change, Ledger
-from asu_lora.requests.ledger.states import AUDITED, DEPLOYED, TEXT_DESTROYED, TEXT_SEALED, TRAINED, WITHDRAWN, Request
+from asu_lora.requests.ledger.states import TEXT_DESTROYED, TEXT_SEALED, TRAINED, WITHDRAWN, Request
 from asu_lora.requests.leftovers import remove_leftovers
 from asu_lora.requests.text_vault import destroy_text
 
@@ -47,7 +47,7 @@ def destroy_in(change: Change, request: Request) -> bool:
 def _may_go(request: Request, unaudited: bool) -> None:
     if request.text != TEXT_SEALED or request.state == WITHDRAWN or request.audits:
         return
-    if request.adapter is None or request.state not in (TRAINED, AUDITED, DEPLOYED):
+    if request.adapter is None or not request.stands:
         raise LedgerError(
             f"The request {request.id} is {request.state}: its text is needed to train it; withdraw it first, if it "
             "shall not be."

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asu_lora.requests.chosen_retain import RetainChooser  # it loads torch
 
 OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reasoning_content", "tool_calls")
+OWN_COMMAND = re.compile(r"asu-lora [a-z]+|asu-lora (audit|adapters|requests) [a-z-]+")  # and no name behind it
 QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")  # an apostrophe inside a word opens nothing
 
 
@@ -149,7 +150,7 @@ def masked(sentence: str) -> str:
     def mask(found: re.Match[str]) -> str:
         inside = found[0][1:-1]
         ours = inside in OWN_WORDS or not re.search(r"\w", inside)  # a comma that is missing tells nothing
-        return found[0] if ours else "'...'"
+        return found[0] if ours or OWN_COMMAND.fullmatch(inside) else "'...'"
 
     return NOT_WORDS.sub("?", QUOTED.sub(mask, sentence))
 

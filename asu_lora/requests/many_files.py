@@ -45,7 +45,17 @@ def add_each(
         name = default_name(each.forget)
         try:
             found = add(ledger, vault, name, each, details, store=store)
-        except (DataError, StoreError, IdTaken) as error:
+        except IdTaken:
+            yield Arrival(each.forget, name, None, _taken(name))
+        except (DataError, StoreError) as error:
             yield Arrival(each.forget, name, None, str(error))
         else:
             yield Arrival(each.forget, name, found, found.sentence if found.state == FAILED else None)
+
+
+def _taken(name: str) -> str:
+    """Of many files none can be given an id: the way out is its name, or to add it alone."""
+    return (
+        f"There is a request {name} already: rename the file, or add it alone with an --id; a failed one is handed in "
+        f"again with 'asu-lora requests retry {name} --file FILE'."
+    )

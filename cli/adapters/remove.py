@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asu_lora.cli.options import adapter_names, store_option
+from asu_lora.cli.options import adapter_names
+from asu_lora.cli.requests.common import ledger_options
 
 if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore
     from asu_lora.requests.ledger.states import Request
 
 
 @click.command(short_help="Remove adapters for good: the model knows again.")
 @click.argument("names", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
-@store_option
-def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
+@ledger_options
+def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None) -> None:
     """Remove adapters for good: what they made the model forget, it knows again.
 
     All others stay exactly as they are. Those that were trained on top of a removed one were trained for
@@ -38,7 +40,7 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
             )
     for other in {other.name: other for others in dependents.values() for other in others}.values():
         click.echo(f"  {retrain_command(other, names, kept.root)}", err=True)
-    for request in _of_requests(store, names):
+    for request in _of_requests(kept, database, names):
         click.echo(
             f"Warning: {request.adapter} is the adapter of the request {request.id}, which stays {request.state}: "
             f"'asu-lora requests withdraw {request.id}' takes it back, and writes that down.",
@@ -51,14 +53,31 @@ def remove(names: tuple[str, ...], yes: bool, store: Path) -> None:
         click.echo(f"Removed {name}.")
 
 
-def _of_requests(store: Path, names: tuple[str, ...]) -> "list[Request]":
-    """The requests of the store's own ledger whose adapters these are, but withdrawn ones."""
+def _of_requests(store: "AdapterStore", database: str | None, names: tuple[str, ...]) -> "list[Request]":
+    """The requests of the store's ledger whose adapters these are, but withdrawn ones."""
+    from asu_lora.errors import LedgerError
+
+    found = []
+    for address in dict.fromkeys((database, None)):  # the store's own file too: it may have come first
+        try:
+            found += _requests(store, address)
+        except LedgerError as error:  # it keeps no adapter in the store
+            click.echo(f"Warning: whether a request has one of them can't be told. {error}", err=True)
+    return [request for request in found if request.adapter in names and request.state != "withdrawn"]
+
+
+def _requests(store: "AdapterStore", database: str | None) -> "list[Request]":
+    """The requests of a ledger; none where there is none, or where it is another store's."""
     from asu_lora.errors import LedgerError
     from asu_lora.requests.ledger.database import Database
+    from asu_lora.requests.ledger.home import must_be_home
     from asu_lora.requests.ledger.ledger import open_ledger
 
+    if not Database(store.root, database).exists():
+        return []
+    ledger = open_ledger(store.root, database)
     try:
-        requests = open_ledger(store).requests() if Database(store, None).exists() else []
+        must_be_home(ledger, store)
     except LedgerError:
-        return []  # a ledger that can't be read keeps no adapter in the store
-    return [request for request in requests if request.adapter in names and request.state != "withdrawn"]
+        return []
+    return ledger.requests()

@@ -49,7 +49,7 @@ def deploy(*, artefacts, requests, all_trained: bool, where, store: Path, databa
     from asu_lora.requests.deployment import look_at
 
     ledger = read_ledger(store, database, actor)
-    held = [*requests, *(r.id for r in ledger.requests(["trained", "audited", "deployed"]) if all_trained)]
+    held = [*requests, *(r.id for r in ledger.standing() if all_trained)]
     for request in requests:
         ledger.get(request)
     found = record(ledger, look_at(ledger, AdapterStore(store), artefacts, held), where)
@@ -78,7 +78,7 @@ def tell(found) -> None:
         for each in made:
             click.echo(f"SHA-256 of {each.name}: {each.hash}")
     for request, sentence in found.over.items():
-        click.echo(f"Too much came back of {request} in its last audit: {sentence}", err=True)
+        click.echo(f"The last audit of {request} is not passed: {sentence}", err=True)
     if found.missing:
         this = "this doesn't" if len(made) == 1 else "this set doesn't"
         click.echo(f"What was served before held these too, and {this}: {', '.join(found.missing)}.", err=True)

@@ -10,7 +10,7 @@ from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledg
 
 @click.command("forget-text", short_help="Destroy the texts of requests whose adapters are audited.")
 @click.argument("requests", shell_complete=tickets, nargs=-1, metavar="[TICKET]...")
-@click.option("--all-audited", is_flag=True, help="Every request whose adapter is audited.")
+@click.option("--all-audited", is_flag=True, help="Every request whose adapter has passed its last audit.")
 @click.option("--unaudited", is_flag=True, help="Even where the adapter is not audited.")
 @ledger_options
 @actor_option
@@ -27,8 +27,12 @@ def forget_text(requests, all_audited: bool, unaudited: bool, store: Path, datab
     if bool(requests) == all_audited:
         raise click.UsageError("Name the requests, or say --all-audited.")
     ledger, kept = read_ledger(store, database, actor), AdapterStore(store)
-    names = [r.id for r in ledger.requests() if r.audits and r.text == "sealed"] if all_audited else requests
+    sealed = [r for r in ledger.requests() if r.audits and r.text == "sealed"] if all_audited else []
+    names = [r.id for r in sealed if not r.sentence or r.state == "withdrawn"] if all_audited else requests
     gone = [name for name in names if destroy(ledger, kept, name, unaudited)]
+    for request in sealed:
+        if request.id not in names:
+            click.echo(f"{request.id} keeps its text, unless you name it: {request.sentence}", err=True)
     for name in gone:
         click.echo(f"The text of {name} is destroyed.")
     click.echo(f"Of {len(gone)} request{'s' * (len(gone) != 1)}: {LOST}." if gone else "No text was left to destroy.")

@@ -32,7 +32,7 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
     from asu_lora.cli.requests.add import as_dict
     from asu_lora.requests.ledger.claims import at_work
     from asu_lora.requests.ledger.database import Database
-    from asu_lora.requests.ledger.states import LISTED_BY, STATES
+    from asu_lora.requests.ledger.states import AUDIT_FAILED, LISTED_BY, STATES
 
     for state in states:
         if state not in LISTED_BY:
@@ -49,6 +49,7 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
         print_json([as_dict(request) for request in found])
         return
     busy = at_work(ledger)
+    unaudited = {line.request: line.payload.get("sentence") for line in ledger.history(events=[AUDIT_FAILED])}
     rows = [
         (
             request.id,
@@ -56,7 +57,7 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
             day(request.due) + (" OVERDUE" if request.overdue() else ""),
             request.rows,
             request.owner or "",
-            request.sentence or "",
+            request.sentence or _why_not_audited(request, unaudited),
         )
         for request in found
     ]
@@ -66,3 +67,8 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
     late = counts.pop("overdue")
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
     click.echo(f"{told or 'No requests'}{f'; {late} overdue' if late else ''}.")
+
+
+def _why_not_audited(request, sentences: dict) -> str:
+    """Of a trained request, why its last audit could not be made."""
+    return f"not audited: {sentences[request.id]}" if request.state == "trained" and request.id in sentences else ""

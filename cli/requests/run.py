@@ -49,9 +49,11 @@ from asu_lora.cli.requests.common import acting, actor_option, key_option, ledge
     "--re-audit/--no-re-audit",
     default=True,
     show_default=True,
-    help="Audit earlier ones again, all adapters active, after others came or went.",
+    help="Audit each again, all adapters active, after others came or went.",
 )
-@click.option("--forget-text", is_flag=True, help="Destroy each text once its adapter has passed its audit.")
+@click.option(
+    "--forget-text", is_flag=True, help="Destroy each text once its adapter has passed its audits of the run."
+)
 @click.option(
     "--consolidate",
     type=click.IntRange(0),

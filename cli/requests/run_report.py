@@ -5,23 +5,37 @@ from typing import Any
 
 import click
 
-from asu_lora.progress import Progress
+from asu_lora.cli.progress import Bars
+from asu_lora.requests.intake import masked
 from asu_lora.requests.runner.one_request import Outcome
 from asu_lora.requests.runner.run import Listener, RunReport
 from asu_lora.requests.runner.workshop import Workshop
 
 
+class Stages(Bars):
+    """Bars of what is done for a request; lines where stderr is no terminal, as in a log of systemd or cron.
+
+    A stage that several requests enter together (``--at-once``) is one line.
+    """
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        if self.console.is_terminal or name != self.name or self.done:
+            super().stage(name, total)
+        elif total:
+            self.total = (self.total or 0) + total
+
+    def note(self, text: str) -> None:
+        super().note(masked(text))  # a log is kept, and no word of a request belongs into it
+
+
 class Telling(Listener):
-    """A line a request on stderr; on a terminal, bars of what is being trained beside it."""
+    """A line a request on stderr, and what is being done for it."""
 
     def __init__(self, waiting: int):
         self.waiting, self.count = waiting, 0
 
-    def progress(self) -> Progress:
-        from asu_lora.cli.console import stderr
-        from asu_lora.cli.progress import Bars
-
-        return Bars() if stderr().is_terminal else Progress()
+    def progress(self) -> Stages:
+        return Stages()
 
     def ended(self, outcome: Outcome) -> None:
         self.count += 1
@@ -55,8 +69,10 @@ def tell(report: RunReport, shop: Workshop) -> None:
         click.echo(f"Withdrawals that had been cut off, now finished: {', '.join(report.withdrawn)}.")
     for name, sentence in after.over.items():
         click.echo(f"  {name}, audited again under all adapters: {sentence}")
+    for name, sentence in after.unjudged.items():
+        click.echo(f"  {name}, audited again under all adapters: {sentence}")
     if after.re_audited:
-        click.echo(f"Audited again, under all adapters: {', '.join(after.re_audited)}.")
+        click.echo(f"Audited again, under all adapters: {_some(after.re_audited)}.")
     if after.published:
         click.echo(f"Published, as they were not yet: {_some(after.published)}.")
     for name, count in after.combined.items():
@@ -68,6 +84,11 @@ def tell(report: RunReport, shop: Workshop) -> None:
     if certified := sum(outcome.certificate is not None for outcome in report.outcomes):
         many = "s" * (certified != 1)
         click.echo(f"{certified} certificate{many} issued: certificate.html beside each adapter.")
+    if after.ended:
+        click.echo(
+            f"Their certificates hold no longer, as a later audit is not passed: {_some(after.ended)}. They were taken "
+            "out of the adapters' folders; recall the copies that you handed on."
+        )
     if after.certified:
         click.echo(f"Certified anew, with what they did to earlier requests: {_some(after.certified)}.")
     if report.texts_gone:
@@ -76,17 +97,34 @@ def tell(report: RunReport, shop: Workshop) -> None:
 
 
 def _not_done(report: RunReport, shop: Workshop) -> None:
+    if report.texts_kept:
+        click.echo(
+            f"Texts kept: {_some(report.texts_kept)}; their last audits could not tell, or do not pass --fail-over "
+            f"{shop.settings.limit:g}. 'asu-lora requests forget-text TICKET' destroys one by hand."
+        )
     if report.unaudited:
         why = "their audit did not succeed" if shop.audit else "audits are off (--no-audit)"
         kept = "; their texts are kept until they are" if shop.settings.forget_text else ""
         click.echo(f"Not audited: {_some(report.unaudited)}; {why}{kept}.")
     if report.never_audited:
         click.echo(f"Never audited: {_some(report.never_audited)}; their texts are destroyed.")
+    if report.without_adapter:
+        click.echo(
+            f"Their adapters are not in the store: {_some(report.without_adapter)}; put them back, or 'asu-lora "
+            "requests withdraw TICKET' takes one back."
+        )
     for why in dict.fromkeys(report.follow_up.not_re_audited.values()):
         names = [name for name, told in report.follow_up.not_re_audited.items() if told == why]
         click.echo(f"Not audited again: {_some(names)}; {why.rstrip('.')}.")
     for name, sentence in report.follow_up.not_certified.items():
         click.echo(f"Not certified anew: {name}; {sentence}")
+    if report.failed_before:
+        click.echo(
+            f"Failed in earlier runs, and nobody has queued them again: {_some(report.failed_before)}; 'asu-lora "
+            "requests list --state failed' says why."
+        )
+    if report.overdue:
+        click.echo(f"OVERDUE: {_some(report.overdue)}.")
     if report.at_work:
         click.echo(f"Other runs are at work on {_some(list(report.at_work))}.")
 

@@ -49,6 +49,7 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
         "adapter": found.adapter,
         "trainings begun": found.attempts,
         "audits": found.audits,
+        "certificate": certificate(lines),
         "served": served(place, found.state),
     }
     print_table(
@@ -58,6 +59,17 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
     print_table("History", ("line", "time (UTC)", "actor", "event", ""), rows, right=(0,), wrap=(4,))
     if same is not None:
         click.echo(f"{is_text} {'is' if same else 'is not'} what was handed in.")
+
+
+def certificate(lines) -> str | None:
+    """Where a request's certificate stands, for a table; None where none was issued."""
+    told = None
+    for line in lines:
+        if number := line.payload.get("certificate"):
+            told = f"no. {number}"
+        elif number := line.payload.get("ended"):
+            told = f"none: no. {number} holds no longer, as a later audit is not passed"
+    return told
 
 
 def served(place, state: str) -> str | None:

@@ -5,10 +5,14 @@ import json
 
 import pytest
 
-from asu_lora.audit.certificate.record import CERTIFICATE_NAME
+from asu_lora.audit.certificate.certify import certify_stored
+from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME
 from asu_lora.audit.certificate.signed import read_signed
 from asu_lora.audit.certificate.signing_key import make_signing_key
+from asu_lora.audit.certificate.verify import Evidence, verify_certificate
+from asu_lora.cli.requests.show import certificate as shown
 from asu_lora.errors import SettingError
+from asu_lora.report.contents import gather
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.key import ENVIRONMENT, new_key
 from asu_lora.requests.ledger.claims import Worker, claim_one
@@ -66,6 +70,8 @@ def test_certificates_of_real_audits_outlive_the_text(tmp_path, taught_base, mon
     assert len(found.asked.commitments) == 1 and found.earlier == []
 
     queue.add("second")
+    queue.run(audit_adapter, policy=policy, re_audit=False)
+    forget_text(queue.ledger, queue.store, "second")
     report = queue.run(audit_adapter, policy=policy, forget_text=True)
     assert {request.text for request in queue.ledger.requests()} == {TEXT_DESTROYED}
     assert report.follow_up.certified == ["second"]
@@ -91,11 +97,44 @@ def test_an_audit_that_is_not_passed_is_not_certified_by_what_follows(queue):
     queue.run(asked_directly(), policy=policy)
     queue.add("second")
     queue.run(asked_directly(), policy=policy, re_audit=False)
-    before = on_disk(queue, "second").data
+    before = on_disk(queue, "second")
     queue.add("third")
     report = queue.run(asked_directly(over=lambda stack: stack == ("first", "third", "second")), policy=policy)
     assert report.follow_up.over == {"second": "Too much."} and "second" not in report.follow_up.certified
-    assert on_disk(queue, "second").data == before
+
+    # the one that it had speaks of an audit that is not the last
+    assert report.follow_up.ended == ["second"] and on_disk(queue, "third")
+    assert not [file for file in (CERTIFICATE_NAME, PAGE_NAME) if (queue.store.resolve("second") / file).exists()]
+    number = before.certificate.serial
+    assert queue.ledger.history("second", ["certificate-ended"])[-1].payload == {"ended": number}
+    [archived] = (queue.store.root / ".certificates").glob(f"{number:08d}-*")
+    assert archived.read_bytes() == before.data
+    assert f"no. {number} holds no longer" in shown(queue.ledger.history("second"))
+    states = {known.name: known.certificate.state for known in gather(queue.store).adapters}
+    assert states == {"first": "valid", "second": "ended", "third": "valid"}
+    queue.add("fourth")
+    report = queue.run(asked_directly(), policy=policy)
+    assert report.follow_up.ended == [] and on_disk(queue, "second").certificate.serial > number
+    assert shown(queue.ledger.history("second")).startswith("no. ") and queue.ledger.verify().whole
+
+
+def test_the_requests_of_one_stack_have_a_certificate_each_and_none_replaces_another(queue):
+    queue.add("first", "second")
+    queue.run(asked_directly(), policy=AuditPolicy(fail_over=9.0, certify=Certifying()))
+    assert on_disk(queue, "first").certificate.done.subject() == on_disk(queue, "second").certificate.done.subject()
+    for name in ("first", "second"):
+        file = queue.store.resolve(name) / CERTIFICATE_NAME
+        found = verify_certificate(file, Evidence(store=queue.store))
+        assert found.ok, [check.problem for check in found.checks if check.problem]
+    assert {known.certificate.state for known in gather(queue.store).adapters} == {"valid"}
+
+
+def test_a_certificate_that_says_itself_what_came_back_stays(queue):
+    queue.add("weak")
+    queue.run(asked_directly(over=lambda stack: True), policy=AuditPolicy(fail_over=9.0))
+    certify_stored(queue.store, "weak")
+    report = queue.run(asked_directly())
+    assert report.follow_up.ended == [] and on_disk(queue, "weak")
 
 
 def test_what_another_run_audits_at_the_moment_is_left_to_it(queue):

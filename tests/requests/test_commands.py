@@ -215,12 +215,16 @@ def test_a_run_says_why_a_request_failed_and_how_it_is_queued_again(place, tiny_
     assert "Once what is wrong is mended: 'asu-lora requests retry TICKET' queues one again.\n" in told
 
 
-def test_removing_a_request_s_adapter_names_the_command_that_takes_it_back(place):
+@pytest.mark.parametrize("database", [None, "sqlite:///{}/elsewhere.sqlite"])
+def test_removing_a_request_s_adapter_names_the_command_that_takes_it_back(place, monkeypatch, database):
     from asu_lora.requests.ledger.ledger import open_ledger
 
+    address = database.format(place) if database else None
+    if address:
+        monkeypatch.setenv("ASU_LORA_DATABASE", address)
     write_lora(place / "store" / "T-1")
     write_lora(place / "store" / "other")
-    with open_ledger(place / "store", create=True).changing() as change:
+    with open_ledger(place / "store", address, create=True).changing() as change:
         for event, told in (
             ("received", {"due": "2999"}),
             ("queued", {}),
@@ -232,3 +236,11 @@ def test_removing_a_request_s_adapter_names_the_command_that_takes_it_back(place
     assert removed.exit_code == 0 and removed.stdout == "Removed T-1.\n", removed.output
     assert "the request T-1, which stays trained: 'asu-lora requests withdraw T-1' takes it back" in removed.stderr
     assert CliRunner().invoke(main, ["adapters", "remove", "other", "--yes"]).stderr == ""
+
+
+def test_a_ledger_that_can_not_be_read_keeps_no_adapter_in_the_store_and_is_said(place):
+    write_lora(place / "store" / "one")
+    (place / "broken.sqlite").write_text("no database")
+    words = ["adapters", "remove", "one", "--yes", "--database", f"sqlite:///{place}/broken.sqlite"]
+    removed = CliRunner().invoke(main, words)
+    assert removed.stdout == "Removed one.\n" and "whether a request has one of them can't be told" in removed.stderr

@@ -40,6 +40,17 @@ def test_a_text_is_kept_until_the_audit_and_checkpoints_go_with_it(queue):
     assert not (queue.store.root / ".runs").exists()
 
 
+def test_with_second_audits_a_text_waits_for_its_own_and_stays_where_that_finds_too_much(queue):
+    def audit(task):
+        over = {"over": "Too much."} if task.adapters == ("a", "b") else {}
+        return {"worst": 0.1} | over
+
+    queue.add("a", "b")
+    report = queue.run(audit, forget_text=True)
+    assert report.texts_gone == ["a"] and report.texts_kept == ["b"] and set(report.follow_up.over) == {"b"}
+    assert queue.ledger.get("b").text == "sealed"
+
+
 def test_an_audit_that_fails_leaves_the_adapter_trained_and_is_tried_by_the_next_run(queue):
     def failing(task):
         raise TrainingError("The audit of 'Anna Birk' can't be made.")
@@ -53,19 +64,19 @@ def test_an_audit_that_fails_leaves_the_adapter_trained_and_is_tried_by_the_next
     assert seen == [("a",), ("b",)] and not any(outcome.trained for outcome in report.outcomes)
 
 
-def test_earlier_requests_are_audited_again_under_all_adapters_after_others_came_or_went(queue):
+def test_each_is_audited_under_all_adapters_after_others_came_or_went_the_last_one_too(queue):
     queue.add("a", "b")
     seen = []
     queue.run(counting_audit(seen))
-    # b came after a was audited
-    assert seen == [("a",), ("b",), ("b", "a")]
+    # b came after a was audited, and was itself audited alone
+    assert seen == [("a",), ("b",), ("b", "a"), ("a", "b")]
     seen.clear()
     queue.run(counting_audit(seen))
     assert seen == []
     queue.add("c")
     report = queue.run(counting_audit(seen))
-    assert seen[0] == ("c",) and sorted(seen[1:]) == [("a", "c", "b"), ("b", "c", "a")]
-    assert sorted(report.follow_up.re_audited) == ["a", "b"]
+    assert seen[0] == ("c",) and sorted(seen[1:]) == [("a", "b", "c"), ("a", "c", "b"), ("b", "c", "a")]
+    assert sorted(report.follow_up.re_audited) == ["a", "b", "c"]
     withdraw(queue.ledger, queue.store, "b")
     forget_text(queue.ledger, queue.store, "a")
     seen.clear()
@@ -137,10 +148,11 @@ def test_a_run_audits_no_more_earlier_requests_again_than_it_may_and_takes_turns
     for _ in range(3):
         report = queue.run(counting_audit([]), policy=some)
         turns.append(report.follow_up.re_audited)
-    assert turns == [["a", "b"], ["c"], []]
+    assert turns == [["a", "b"], ["c", "d"], []]
     queue.add("e")
     report = queue.run(counting_audit([]), policy=some)
-    assert report.follow_up.re_audited == ["d", "a"], "d was audited before the second audit of a"
-    assert "later run" in report.follow_up.not_re_audited["b"] and set(report.follow_up.not_re_audited) == {"b", "c"}
+    assert report.follow_up.re_audited == ["a", "b"], "those that wait longest"
+    assert "later run" in report.follow_up.not_re_audited["c"]
+    assert set(report.follow_up.not_re_audited) == {"c", "d", "e"}
     with pytest.raises(SettingError, match="at least 1"):
         AuditPolicy(re_audit_most=0)

@@ -7,30 +7,14 @@ import pytest
 from asu_lora.errors import LedgerError, SettingError
 from asu_lora.requests.deployment import deploy, look_at
 from asu_lora.requests.forget_text import forget_text
-from asu_lora.requests.intake import hand_in_again
-from asu_lora.requests.key import ENVIRONMENT, find_key, new_key
+from asu_lora.requests.key import ENVIRONMENT, new_key
 from asu_lora.requests.ledger.states import TEXT_DESTROYED, TEXT_SEALED
 from asu_lora.requests.results import ResultStore
 from asu_lora.requests.runner.audit_policy import LIMIT_BEFORE_TEXT_GOES, AuditPolicy
 from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.behind import behind
 from asu_lora.requests.runner.run import run
-from asu_lora.requests.text_vault import TextVault
-
-
-def finds(**worst):
-    """An audit that finds so much of each request; 0 of the others."""
-
-    def audit(task):
-        found = worst.get(task.adapters[-1], 0.0)
-        over = {} if task.limit is None or found <= task.limit else {"over": f"{found:.0%} came back."}
-        return {"worst": found} | over
-
-    return audit
-
-
-def retry(queue, name):
-    hand_in_again(queue.ledger, TextVault(find_key().secret), name)
+from tests.support.request_queue import finds, retry
 
 
 def test_over_the_limit_a_request_fails_and_keeps_text_and_adapter(queue):
@@ -136,7 +120,7 @@ def test_a_store_that_holds_a_refused_adapter_fetches_the_one_that_another_machi
     shutil.copytree(tmp_path / "first" / "weak", queue.store.root / "weak")  # the first machine's store again
     queue.add("well")
     report, _ = published(queue, tmp_path, policy=strict, audit=finds())
-    assert report.follow_up.re_audited == ["weak"]
+    assert report.follow_up.re_audited == ["weak", "well"]
     assert queue.store.get("weak").manifest.fingerprint == made
 
 
@@ -255,6 +239,8 @@ def test_who_is_behind_follows_from_what_acts_today(ledger):
     assert behind(ledger) == ["a"], "b came anew"
     line(ledger, "re-audited", "a")
     line(ledger, "audited", "b")
+    assert behind(ledger) == ["b"], "a first audit is of it alone"
+    line(ledger, "re-audited", "b")
     assert behind(ledger) == []
 
 

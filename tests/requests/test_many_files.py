@@ -26,7 +26,10 @@ def test_each_file_is_a_request_and_a_bad_one_stops_no_other(place):
     assert done.stdout.splitlines()[-1] == "7 added, 3 not." and "t0: 1 row, queued, due" in done.stdout
     said = done.stderr.splitlines()
     assert len(said) == 3 and not [line for line in said if line.startswith("Error")]
-    assert said[0].startswith(f"{files[3]}: There is a request t3 already")
+    assert said[0].startswith(
+        f"{files[3]}: There is a request t3 already: rename the file, or add it alone with an --id"
+    )
+    assert "retry t3 --file FILE" in said[0]
     assert "broken JSON" in said[1] and "broken is kept as failed, due" in said[1]
     assert "There is no file" in said[2] and str(files[-1]) in said[2]
     listed = {each["id"]: each for each in json.loads(call("list", "--json").stdout)}

@@ -8,11 +8,13 @@ import sys
 import time
 
 import pytest
+from accelerate import PartialState
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sqlalchemy import update
 
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import AsuLoraError, KeyFault
+from asu_lora.forgetting.run_lock import run_lock
 from asu_lora.progress import Progress
 from asu_lora.requests.intake import hand_in_again
 from asu_lora.requests.key import ENVIRONMENT, new_key
@@ -75,11 +77,13 @@ def test_an_adapter_that_a_killed_run_had_stored_is_not_trained_again(queue):
     from asu_lora.forgetting.forget import forget
 
     forget(shop.text("a").request("a"), shop.base, shop.settings.config, name="a", store=queue.store)
-    queue.ledger.record("training", "a")  # and killed before it could say so
+    queue.ledger.record("training", "a")  # and killed before it could say so, or remove its checkpoints
+    (queue.store.root / ".runs" / "a" / "checkpoint-1").mkdir(parents=True)
     before = queue.store.get("a").manifest.fingerprint
     outcome = queue.run().outcomes[0]
     assert (outcome.state, outcome.trained) == ("trained", False)
     assert queue.store.get("a").manifest.fingerprint == before and queue.events("a").count("trained") == 1
+    assert not (queue.store.root / ".runs").exists()
 
 
 def test_somebody_elses_adapter_of_the_same_name_is_left_alone(queue):
@@ -159,6 +163,13 @@ def test_what_is_withdrawn_while_it_is_trained_is_not_in_the_store_afterwards(qu
     report = queue.run(listener=Withdrawing())
     assert queue.states() == {"a": "withdrawn", "b": "trained"} and queue.store.names() == ["b"]
     assert report.outcomes[0].state == "busy"
+
+
+def test_the_most_requests_of_a_run_are_those_that_it_worked_on(queue):
+    queue.add("a", "b", "c")
+    with run_lock(queue.store.root / ".runs", "a", PartialState()):  # a runner that was taken for dead still trains it
+        report = queue.run(most=1)
+    assert [(outcome.request, outcome.state) for outcome in report.outcomes] == [("a", "busy"), ("b", "trained")]
 
 
 SAME = {"precision": "fp32", "device": "cpu", "epochs": 3.0, "batch_size": 1, "eval_rows": 0, "tau": 3.0, "rank": 4}

@@ -8,7 +8,7 @@ from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit
 from asu_lora.audit.save import save_audit
 from asu_lora.audit.settings import AuditSettings
-from asu_lora.requests.intake import Details, Files, add
+from asu_lora.requests.intake import Details, Files, add, hand_in_again
 from asu_lora.requests.key import find_key
 from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.runner.run import run
@@ -79,3 +79,19 @@ def asked_directly(over=lambda stack: False, depth="quick"):
         return {"worst": 0.2, "depth": depth} | ({"over": "Too much."} if over(task.adapters) else {})
 
     return audit_one
+
+
+def finds(**worst):
+    """An audit that finds so much of each request; 0 of the others."""
+
+    def audit(task):
+        found = worst.get(task.adapters[-1], 0.0)
+        over = {} if task.limit is None or found <= task.limit else {"over": f"{found:.0%} came back."}
+        return {"worst": found} | over
+
+    return audit
+
+
+def retry(queue: Queue, name: str) -> None:
+    """Hand a failed request in again, as it is."""
+    hand_in_again(queue.ledger, TextVault(find_key().secret), name)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.audit.certificate.record import Certificate, Done
+from asu_lora.audit.certificate.record import Certificate
+from asu_lora.audit.certificate.signed import read_signed
+from asu_lora.errors import CertificateError
 
 ARCHIVE = ".certificates"
 _ENTRY = re.compile(r"(\d{8})-([0-9a-f]{16})\.json")
@@ -32,7 +34,19 @@ def archive_entries(store: AdapterStore) -> Iterator[tuple[int, str, Path]]:
             yield int(found[1]), found[2], path
 
 
-def newest_of(store: AdapterStore, what: Done) -> int:
-    """The number of the newest certificate of the same model; 0 if the archive has none."""
-    subject = what.subject()[:16]
-    return max((serial for serial, other, _ in archive_entries(store) if other == subject), default=0)
+def newest_of(store: AdapterStore, certificate: Certificate) -> int:
+    """The number of the newest certificate of the same model and request; 0 if the archive has none.
+
+    The requests of one stack have a certificate each, and all of these are of the same model.
+    """
+    subject = certificate.done.subject()[:16]
+    for serial, other, path in sorted(archive_entries(store), reverse=True):
+        if other != subject:
+            continue
+        try:
+            asked = read_signed(path).certificate.asked.request
+        except CertificateError:
+            return serial  # it was one of the same model
+        if asked == certificate.asked.request:
+            return serial
+    return 0

@@ -170,9 +170,9 @@ def _dates(certificate: Certificate, now: datetime | None) -> Check:
 
 
 def _newest(signed: SignedCertificate, file: Path, evidence: Evidence) -> Check:
-    """Of the same model there must be no later one, in the archive or beside the adapter."""
+    """Of the same model and request there must be no later one, in the archive or beside the adapter."""
     certificate = signed.certificate
-    serials = [newest_of(evidence.store, certificate.done)] if evidence.store else []
+    serials = [newest_of(evidence.store, certificate)] if evidence.store else []
     places = [folder / CERTIFICATE_NAME for folder in (*evidence.adapters, evidence.merged, file.parent) if folder]
     if evidence.store:
         places += [evidence.store.root / adapter.name / CERTIFICATE_NAME for adapter in certificate.done.adapters[-1:]]
@@ -184,6 +184,7 @@ def _newest(signed: SignedCertificate, file: Path, evidence: Evidence) -> Check:
         if (
             other.public_key == signed.public_key
             and other.certificate.done.subject() == certificate.done.subject()
+            and other.certificate.asked.request == certificate.asked.request
             and place.resolve() != file.resolve()
         ):
             serials.append(other.certificate.serial)

@@ -13,29 +13,35 @@ from asu_lora.requests.runner.several import work_on_several
 from asu_lora.requests.runner.workshop import Workshop
 
 
-def work(shop: Workshop, progress: Progress, tell: Callable[[Outcome], None], at_once: int = 1) -> None:
+def work(
+    shop: Workshop, progress: Progress, tell: Callable[[Outcome], None], step: Callable[[str], None], at_once: int = 1
+) -> None:
     """Work until nothing is left that nobody is at work on.
 
     Args:
         tell: hears of each request as it ends.
+        step: hears of those that are begun.
         at_once: requests that are trained together.
 
     Raises:
         AsuLoraError: nothing can go on; see :func:`~asu_lora.requests.runner.one_request.work_on`.
     """
     with settled_heap():
-        _work(shop, progress, tell, at_once)
+        _work(shop, progress, tell, step, at_once)
 
 
-def _work(shop: Workshop, progress: Progress, tell: Callable[[Outcome], None], at_once: int) -> None:
+def _work(
+    shop: Workshop, progress: Progress, tell: Callable[[Outcome], None], step: Callable[[str], None], at_once: int
+) -> None:
     done = 0
     left_alone: list[str] = []
     while claims := _claims(shop, left_alone, min(at_once, (shop.settings.most or done + at_once) - done)):
+        step(f"Working on {', '.join(claim.request.id for claim in claims)}")
         outcomes = work_on_several(shop, claims, progress) if len(claims) > 1 else [work_on(shop, claims[0], progress)]
         for outcome in outcomes:
             if outcome.state in ("busy", *shop.claimable):  # else it would be taken again at once
                 left_alone.append(outcome.request)
-            done += 1
+            done += outcome.state != "busy"  # --most counts what was worked on
             tell(outcome)
 
 

@@ -178,6 +178,12 @@ def must_hold(change: Change, claim: Claim) -> None:
         raise _lost(claim)
 
 
+def is_held(ledger: Ledger, claim: Claim) -> bool:
+    """Whether the claim is still its holder's."""
+    with ledger.database.reading() as connection:
+        return connection.execute(select(tables.claims.c.token).where(*_mine(claim))).one_or_none() is not None
+
+
 def break_claim(connection: Connection, request: str) -> None:
     """Take a request out of whosever hands it is in: its holder is refused from now on."""
     connection.execute(delete(tables.claims).where(tables.claims.c.request == request))

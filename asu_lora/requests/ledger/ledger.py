@@ -17,7 +17,18 @@ from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger import history, tables
 from asu_lora.requests.ledger.database import Database
 from asu_lora.requests.ledger.history import Head, Seal
-from asu_lora.requests.ledger.states import CLOSED, OPEN, OVERDUE, Line, Request, after, utc_text
+from asu_lora.requests.ledger.states import (
+    AUDITED,
+    CLOSED,
+    DEPLOYED,
+    OPEN,
+    OVERDUE,
+    TRAINED,
+    Line,
+    Request,
+    after,
+    utc_text,
+)
 from asu_lora.requests.ledger.verification import Verification, verify
 from asu_lora.requests.ledger.words import check_words
 
@@ -128,6 +139,10 @@ class Ledger:
             query = query.where(late)
         with self.database.reading() as connection:
             return [Request(**row._mapping) for row in connection.execute(query)]
+
+    def standing(self) -> list[Request]:
+        """Requests whose adapters act, see :attr:`Request.stands`."""
+        return [request for request in self.requests([TRAINED, AUDITED, DEPLOYED]) if request.stands]
 
     def counts(self) -> dict[str, int]:
         """How many requests are in each state; ``overdue`` beside them."""

@@ -39,7 +39,10 @@ TEXT_DESTROYED, ADAPTER_REMOVED, RE_AUDITED, AUDIT_FAILED = (
 )
 PUBLISHED = "published"  # at an address beside the store
 CERTIFIED = "certified"  # anew; the first certificate is told by the audit it is of
+CERTIFICATE_ENDED = "certificate-ended"  # a later audit is not passed: it is taken out of the adapter's folder
 CONSOLIDATED, SERVED = "consolidated", "served"  # of the ledger, not of one request
+COMBINATION_BEGUN = "combination-begun"  # before any of it is written
+COMBINATION_REMOVED = "combination-removed"  # what a killed run left of it
 
 TEXT_SEALED, TEXT_NONE = "sealed", "none"  # a request's text; else TEXT_DESTROYED
 
@@ -55,7 +58,8 @@ class Request:
         rows: forget rows.
         attempts: how often its training was begun.
         adapter: its adapter's name in the store, once it is trained.
-        sentence: why it failed; or what is wrong with it, although it stands.
+        sentence: why it failed; what is wrong with it, although it stands; or, of a trained one, why an audit refused
+            its adapter, which none has judged since.
         text: ``sealed``, ``text-destroyed`` or ``none`` (its file could not be read).
         audits: how often its adapter was audited.
     """
@@ -74,6 +78,11 @@ class Request:
     sentence: str | None = None
     text: str = TEXT_NONE
     audits: int = 0
+
+    @property
+    def stands(self) -> bool:
+        """Whether its adapter acts: it is trained, and no audit refused it that waits for another."""
+        return self.state in (AUDITED, DEPLOYED) or (self.state == TRAINED and self.sentence is None)
 
     def overdue(self, now: str | None = None) -> bool:
         """Whether its day has passed and it is neither served nor withdrawn."""
@@ -120,7 +129,7 @@ def after(request: Request | None, line: Line) -> Request:
             raise LedgerError(f"The request {request.id} is {request.state}; from there it can't become {event}.")
         changes["state"] = event
         if event != DEPLOYED:  # served or not, too much came back of it
-            changes["sentence"] = payload.get("sentence") if event == FAILED else None
+            changes["sentence"] = payload.get("sentence") if event in (FAILED, TRAINED) else None
     if event == QUEUED and "rows" in payload:
         changes |= {"rows": int(payload["rows"]), "text": TEXT_SEALED}
     elif event == TRAINING:
@@ -128,7 +137,7 @@ def after(request: Request | None, line: Line) -> Request:
     elif event == TRAINED:
         changes["adapter"] = payload["adapter"]
     elif event in (AUDITED, RE_AUDITED):
-        changes |= {"audits": request.audits + 1, "sentence": payload.get("over")}
+        changes |= {"audits": request.audits + 1, "sentence": payload.get("over") or payload.get("unjudged")}
     elif event == ADAPTER_REMOVED:
         changes["adapter"] = None
     elif event == TEXT_DESTROYED:

@@ -4,6 +4,7 @@ from typing import Any
 
 from asu_lora.audit.gate import gate
 from asu_lora.audit.request import AuditRequest
+from asu_lora.audit.results import AuditResult
 from asu_lora.audit.run import audit
 from asu_lora.audit.save import save_audit
 from asu_lora.audit.settings import AuditSettings
@@ -17,8 +18,8 @@ def audit_adapter(task: AuditTask) -> dict[str, Any]:
 
     Returns:
         ``worst``, the largest share of the knowledge that an attack recovered; ``recovered`` by attack; the attacks
-        not tried; ``kept``, the share of its probability that what is kept has; and ``over``, a sentence, where more
-        came back or less is kept than the run allows.
+        not tried; ``kept``, the share of its probability that what is kept has; ``over``, a sentence, where more
+        came back or less is kept than the run allows; and ``unjudged``, a sentence, where no attack could tell.
 
     Raises:
         AsuLoraError: the audit can't be made.
@@ -36,7 +37,7 @@ def audit_adapter(task: AuditTask) -> dict[str, Any]:
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
-    result = audit(asked, AuditSettings(depth=policy.depth, seed=config.seed), loaded=task.base)
+    result = audit(asked, AuditSettings(depth=policy.depth, seed=config.seed), task.progress, loaded=task.base)
     save_audit(result, asked)
     recovered = {attack.attack: attack.readings[0].recovered for attack in result.attacks if attack.readings}
     found = {
@@ -50,11 +51,22 @@ def audit_adapter(task: AuditTask) -> dict[str, Any]:
     found |= {} if kept is None else {"kept": round(kept, 4)}
     wrong = []
     if task.limit is not None:
-        held = gate(result, task.limit)
         found |= {"limit": task.limit}
-        wrong += [] if held.passed else [held.says]
+        if result.worst() is None:
+            found |= {"unjudged": _unjudged(result, task.limit)}
+        elif not (held := gate(result, task.limit)).passed:
+            wrong.append(held.says)
     if kept is not None and policy.keep_at_least is not None and kept < policy.keep_at_least:
         wrong.append(
             f"What is kept has {kept:.0%} of its probability, less than --keep-at-least {policy.keep_at_least:g}."
         )
     return found | ({"over": " ".join(wrong)} if wrong else {})
+
+
+def _unjudged(result: AuditResult, limit: float) -> str:
+    """Why nothing was held against the limit: a gate that opens where nobody can tell would be none."""
+    why = "the base knows hardly more of these rows than chance does, or there is no floor"
+    reasons = [untried.reason for untried in result.untried if untried.reason != "Not chosen."]
+    if reasons and not any(attack.of_knowledge for attack in result.attacks):
+        why = reasons[0].rstrip(".")
+    return f"No attack could tell how much came back ({why}), so nothing was held against --fail-over {limit:g}."

@@ -8,21 +8,24 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from asu_lora.audit.certificate.certify import certify_stored
+from asu_lora.audit.certificate.certify import certify_stored, read_audit
 from asu_lora.audit.certificate.issue import Terms
-from asu_lora.audit.certificate.record import CERTIFICATE_NAME, EarlierEffect
+from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, EarlierEffect
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import SigningKey, key_of_store, read_signing_key
+from asu_lora.audit.results import AuditResult
 from asu_lora.data.examples import Example
 from asu_lora.errors import CertificateError
+from asu_lora.files import disk_errors
 from asu_lora.progress import Progress
 from asu_lora.requests.intake import masked
 from asu_lora.requests.ledger.claims import at_work, claim_duty, release
 from asu_lora.requests.ledger.states import (
     AUDITED,
+    CERTIFICATE_ENDED,
     CERTIFIED,
-    DEPLOYED,
     RE_AUDITED,
     TEXT_SEALED,
     TRAINED,
@@ -104,6 +107,38 @@ def _renew_one(
         done.certified.append(name)
 
 
+def end_certificates(shop: Workshop) -> list[str]:
+    """Take certificates out of the folders of adapters whose last audit is not passed; of which requests.
+
+    Who gets such a folder must not find a certificate in it that speaks of an earlier audit. The archive keeps it.
+
+    Raises:
+        StoreError: the disk or the address refuses.
+    """
+    done, there, busy = [], set(shop.store.names()), at_work(shop.ledger)
+    for request in shop.ledger.requests():
+        name = request.adapter
+        if not request.sentence or name is None or name not in there or request.id in busy:
+            continue
+        folder, signed = shop.store.resolve(name), _certificate_of(shop, name)
+        if signed is None or signed.certificate.tried == _audit_in(folder):  # one of this audit says what it found
+            continue
+        shop.ledger.record(CERTIFICATE_ENDED, request.id, {"ended": signed.certificate.serial})
+        with disk_errors(shop.store.root), shop.store.staging.lock():
+            for file in (PAGE_NAME, CERTIFICATE_NAME):  # the one that tells of both comes last
+                (folder / file).unlink(missing_ok=True)
+        if request.stands:  # one that was refused is not at the address
+            shop.publish(name)
+        done.append(request.id)
+    return done
+
+
+def _audit_in(folder: Path) -> AuditResult | None:
+    with suppress(CertificateError):
+        return read_audit(folder)
+    return None
+
+
 def _catch_up(shop: Workshop, name: str, signed: SignedCertificate) -> None:
     """Write a certificate down that is another than the last of which the ledger knows."""
     told = [
@@ -171,7 +206,7 @@ def _lines(shop: Workshop) -> list[Line]:
 
 
 def _standing(shop: Workshop) -> set[str]:
-    return {request.id for request in shop.ledger.requests([TRAINED, AUDITED, DEPLOYED]) if request.adapter}
+    return {request.id for request in shop.ledger.standing() if request.adapter}
 
 
 def _certificate_of(shop: Workshop, name: str) -> SignedCertificate | None:

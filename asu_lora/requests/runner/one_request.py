@@ -20,13 +20,13 @@ from asu_lora.forgetting.result import ForgetResult
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
 from asu_lora.requests.intake import masked
-from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, must_hold, record, release
+from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, is_held, must_hold, record, release
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, FAILED, QUEUED, TRAINED, TRAINING, WITHDRAWN
 from asu_lora.requests.leftovers import remove_leftovers
 from asu_lora.requests.runner.certifying import certify
 from asu_lora.requests.runner.heartbeat import heartbeat
 from asu_lora.requests.runner.launch import LaunchFault, train_launched
-from asu_lora.requests.runner.refused import clear_refused, refuse
+from asu_lora.requests.runner.refused import clear_refused, refuse, standing_refusal
 from asu_lora.requests.runner.workshop import Workshop
 
 ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; else the error was the disk's
@@ -34,6 +34,10 @@ ROOM = 1 << 20  # bytes that a store must still take after an unexpected error; 
 ENDS_THE_RUN = (StoreError, LedgerError, KeyFault, BaseModelError, LaunchFault)
 
 
+GONE = (
+    "Its adapter is not in the store any more: 'requests retry' queues it to be trained again, 'requests withdraw' "
+    "takes it back."
+)
 Made = ForgetResult | AsuLoraError  # what a training gave
 
 
@@ -46,7 +50,7 @@ class Outcome:
         trained: whether it was trained here, and not found as a killed run had left it.
         sentence: why it failed, or was not audited.
         text_gone: whether its text was destroyed.
-        refused: whether it failed by its audit alone.
+        refused: whether it failed by its audit alone, which brought too much back.
         certificate: its number, where one was issued.
         worst, kept: what its audit brought back, and how much of the rest is left, where it could tell.
     """
@@ -78,7 +82,7 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
         with heartbeat(shop.ledger, claim, progress) as beats:
             request = shop.text(name).request(name)
             trained = claim.request.state != TRAINED and _train(shop, claim, request, beats, made)
-            return _audit(shop, claim, request, trained, lambda: time.monotonic() - started)
+            return _audit(shop, claim, request, trained, lambda: time.monotonic() - started, beats)
     except LostClaim as lost:
         _tidy_lost(shop, name)
         return Outcome(name, "busy", sentence=str(lost))
@@ -86,6 +90,9 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
         release(shop.ledger, claim)
         return Outcome(name, "busy", sentence=str(error))
     except ENDS_THE_RUN:
+        if _was_taken(shop, claim):  # withdrawn: what was being read went with it
+            _tidy_lost(shop, name)
+            return Outcome(name, "busy", sentence=f"The request {name} was withdrawn, or is in other hands by now.")
         put_back(shop, claim, "the run could not go on")
         raise
     except KeyboardInterrupt:
@@ -109,8 +116,7 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
         if not ours or not claim.request.attempts:
             raise TrainingError(f"The store has another adapter called {name}: rename or remove it, then try again.")
         assert manifest is not None
-        told = _told(name, manifest) | {"found": True} | shop.publish(name)
-        record(shop.ledger, claim, TRAINED, told, release=shop.audit is None)
+        _write_down(shop, claim, manifest, found=True)
         return False
     if made is None:
         resume = begin(shop, claim, request)
@@ -122,8 +128,17 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
         raise made
     manifest = shop.store.get(name).manifest
     assert manifest is not None  # it was written a moment ago
-    record(shop.ledger, claim, TRAINED, _told(name, manifest) | shop.publish(name), release=shop.audit is None)
+    _write_down(shop, claim, manifest)
     return True
+
+
+def _write_down(shop: Workshop, claim: Claim, manifest: Manifest, **told: bool) -> None:
+    """Say that a request is trained; of an adapter that an audit had refused, that it still is."""
+    name = claim.request.id
+    remove_leftovers(shop.store, name)  # a run that was killed just before may have left checkpoints, made of the text
+    refused = standing_refusal(shop.ledger, name, manifest.fingerprint)
+    published = {} if refused and shop.audit is None else shop.publish(name)
+    record(shop.ledger, claim, TRAINED, _told(name, manifest) | told | refused | published, release=shop.audit is None)
 
 
 def begin(shop: Workshop, claim: Claim, request: ForgetRequest) -> bool:
@@ -142,37 +157,52 @@ def begin(shop: Workshop, claim: Claim, request: ForgetRequest) -> bool:
 
 
 def _audit(
-    shop: Workshop, claim: Claim, request: ForgetRequest, trained: bool, seconds: Callable[[], float]
+    shop: Workshop, claim: Claim, request: ForgetRequest, trained: bool, seconds: Callable[[], float], beats: Progress
 ) -> Outcome:
     """Audit the adapter where that can be done, and destroy the text where that was asked for."""
     name = claim.request.id
     if shop.audit is None:
-        return Outcome(name, TRAINED, seconds(), trained)
+        return Outcome(name, TRAINED, seconds(), trained, shop.ledger.get(name).sentence)
     if claim.request.state == TRAINED:
+        if name not in shop.store.names() and (shop.results is None or shop.results.find(name) is None):
+            return _without_adapter(shop, claim)
         shop.bring([claim.request])  # another machine may have trained it
     try:
-        found = shop.audit(shop.audit_task((name,), request))
-        found |= {} if "over" in found else certify(shop, name, request.forget)
+        found = shop.audit(shop.audit_task((name,), request, beats))
+        passed = not found.keys() & {"over", "unjudged"}
+        found |= certify(shop, name, request.forget) if passed else {}
     except ENDS_THE_RUN:
         raise
     except AsuLoraError as error:
         sentence = masked(str(error))
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
         return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}")
-    if "over" in found:
-        return Outcome(name, FAILED, seconds(), trained, refuse(shop, claim, found), refused=True)
+    if not passed:
+        return Outcome(name, FAILED, seconds(), trained, refuse(shop, claim, found), refused="over" in found)
     gone = False
     found = found | shop.publish(name)  # once more: the audit's own page lies beside the weights now
     with shop.ledger.changing() as change:
         must_hold(change, claim)
         change.append(AUDITED, name, found)
-        if shop.settings.forget_text and (now := change.get(name)):
+        # a second audit, beside others, wants the text: it goes at the end of the run then
+        if shop.settings.forget_text and not shop.settings.re_audit and (now := change.get(name)):
             gone = destroy_in(change, now)
         break_claim(change.connection, name)
     if gone:
         shop.ledger.database.scrub()
     outcome = Outcome(name, AUDITED, seconds(), trained, text_gone=gone)
     return replace(outcome, certificate=found.get("certificate"), worst=found.get("worst"), kept=found.get("kept"))
+
+
+def _without_adapter(shop: Workshop, claim: Claim) -> Outcome:
+    """A trained request whose adapter is not here: it fails, but for one that may lie in another machine's store."""
+    name = claim.request.id
+    if shop.results is None:
+        record(shop.ledger, claim, FAILED, {"sentence": GONE}, release=True)
+        return Outcome(name, FAILED, sentence=GONE)
+    sentence = f"its adapter is neither in this store nor at {shop.results.address}: run where it was trained."
+    record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
+    return Outcome(name, TRAINED, sentence=f"not audited: {sentence}")
 
 
 def _told(name: str, manifest: Manifest) -> dict[str, Any]:
@@ -227,6 +257,12 @@ def put_back(shop: Workshop, claim: Claim, why: str) -> None:
         if shop.ledger.get(claim.request.id).state == TRAINING:
             record(shop.ledger, claim, QUEUED, {"why": why})
         release(shop.ledger, claim)
+
+
+def _was_taken(shop: Workshop, claim: Claim) -> bool:
+    with suppress(AsuLoraError):
+        return not is_held(shop.ledger, claim)
+    return False  # the ledger is away, which is why the run ends
 
 
 def _tidy_lost(shop: Workshop, name: str) -> None:

@@ -1,4 +1,6 @@
-"""An adapter whose audit brought too much back: its request fails, and what becomes of the adapter when it is retried.
+"""An adapter that did not pass its audit: its request fails, and what becomes of the adapter when it is retried.
+
+Too much came back, or no attack could tell how much. The next audit would find the same, so a person decides.
 
 It stays in the store, to be looked into. Retried with the settings and the text it was trained with, it would come out
 the same again: it is kept, and audited anew, perhaps against another limit. With others it is trained anew.
@@ -9,20 +11,25 @@ from typing import Any
 from asu_lora.adapters.manifest import Manifest
 from asu_lora.data.request import ForgetRequest
 from asu_lora.requests.ledger.claims import Claim, record
+from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import ADAPTER_REMOVED, FAILED, TRAINED, TRAINING, Line
 from asu_lora.requests.results import ResultStore, addresses_of
 from asu_lora.requests.runner.workshop import Workshop
 
 WAY_OUT = "'requests retry' queues it again, to be trained with other settings or held against another limit."
+NOT_JUDGED = (
+    "'requests retry' queues it again: run with --floor, --floor-base or another --depth, or without --fail-over and "
+    "--forget-text to take it as it is."
+)
 
 
 def refuse(shop: Workshop, claim: Claim, found: dict[str, Any]) -> str:
-    """Write down that a request failed by its audit, and take its adapter away where it was published.
+    """Write down that a request did not pass its audit, and take its adapter away where it was published.
 
     Returns:
         Why, in a sentence.
     """
-    sentence = f"{found['over']} {WAY_OUT}"
+    sentence = f"{found['over']} {WAY_OUT}" if "over" in found else f"{found['unjudged']} {NOT_JUDGED}"
     record(shop.ledger, claim, FAILED, found | {"sentence": sentence, "refused": claim.request.id}, release=True)
     for address in addresses_of(shop.ledger, claim.request.id):
         ResultStore(address).remove(claim.request.id)
@@ -46,6 +53,17 @@ def finish_refusals(shop: Workshop) -> list[str]:
         if found and found.fingerprint in made and shop.results.remove(request.id):
             done.append(request.id)
     return done
+
+
+def standing_refusal(ledger: Ledger, name: str, fingerprint: str | None) -> dict[str, str]:
+    """What the ledger says of a trained adapter that an audit refused and none has judged since; nothing of others."""
+    said = made = None
+    for line in ledger.history(name, [TRAINED, FAILED]):
+        if line.event == TRAINED:
+            made = line.payload.get("fingerprint")
+        elif made is not None and made == fingerprint and line.payload.get("refused"):
+            said = line.payload.get("over") or line.payload.get("unjudged")
+    return {"sentence": f"An audit refused this adapter, and none has judged it since: {said}"} if said else {}
 
 
 def clear_refused(shop: Workshop, claim: Claim, request: ForgetRequest) -> None:

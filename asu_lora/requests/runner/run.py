@@ -11,6 +11,7 @@ from asu_lora.requests.engines import ENGINES, local
 from asu_lora.requests.ledger.claims import at_work
 from asu_lora.requests.ledger.states import FAILED, TEXT_DESTROYED, TRAINED
 from asu_lora.requests.runner.audit_files import check_audit_files
+from asu_lora.requests.runner.combining import finish_combining
 from asu_lora.requests.runner.follow_up import FollowUp, destroy_audited, follow_up
 from asu_lora.requests.runner.one_request import Outcome
 from asu_lora.requests.runner.refused import finish_refusals
@@ -55,17 +56,25 @@ class RunReport:
         outcomes: of the requests that were worked on, in the order in which they ended.
         withdrawn: requests whose withdrawal had been cut off and was finished.
         texts_gone: requests whose texts were destroyed, those of earlier runs among them.
+        texts_kept: audited requests that keep theirs, since their last audit does not pass this run's limit.
         at_work: requests that other runners have, and who.
         unaudited: trained requests that wait for an audit.
+        failed_before: requests that failed in an earlier run and wait for a person.
+        overdue: requests whose day has passed, and that are neither served nor withdrawn.
+        without_adapter: requests whose adapter is neither in the store nor at the address, and that nobody withdrew.
         never_audited: trained requests that can't be audited, since their texts are destroyed.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     texts_gone: list[str] = field(default_factory=list)
+    texts_kept: list[str] = field(default_factory=list)
     at_work: dict[str, str] = field(default_factory=dict)
     unaudited: list[str] = field(default_factory=list)
     never_audited: list[str] = field(default_factory=list)
+    failed_before: list[str] = field(default_factory=list)
+    overdue: list[str] = field(default_factory=list)
+    without_adapter: list[str] = field(default_factory=list)
     follow_up: FollowUp = field(default_factory=FollowUp)
     seconds: float = 0.0
 
@@ -108,6 +117,7 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     check_audit_files(shop)
     report.withdrawn = finish_withdrawals(shop.ledger, shop.store, shop.results)
     finish_refusals(shop)
+    finish_combining(shop)
 
     def tell(outcome: Outcome) -> None:
         report.outcomes.append(outcome)
@@ -121,10 +131,16 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
         progress.close()
     report.texts_gone = [outcome.request for outcome in report.outcomes if outcome.text_gone]
     if shop.settings.forget_text:
-        report.texts_gone += destroy_audited(shop)
+        gone, report.texts_kept = destroy_audited(shop)
+        report.texts_gone += gone
     report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
     for request in shop.ledger.requests([TRAINED]):
         (report.never_audited if request.text == TEXT_DESTROYED else report.unaudited).append(request.id)
+    now = {outcome.request for outcome in report.failed}
+    report.failed_before = [request.id for request in shop.ledger.requests([FAILED]) if request.id not in now]
+    report.overdue = [request.id for request in shop.ledger.requests(overdue=True)]
+    there = {*shop.store.names(), *(shop.results.names() if shop.results else ())}
+    report.without_adapter = [request.id for request in shop.ledger.standing() if request.adapter not in there]
     report.seconds = time.monotonic() - started
     return report
 
@@ -142,7 +158,7 @@ def _work(
             shop.base  # noqa: B018  (a base that can't be loaded is no request's fault)
         elif engine.at_once > 1:
             raise SettingError("--at-once trains in this process, --launch in processes of its own: leave one out.")
-        local.work(shop, progress, tell, engine.at_once)
+        local.work(shop, progress, tell, step, engine.at_once)
     else:
         from asu_lora.requests.engines import ray
 

@@ -19,8 +19,8 @@ class RunSettings:
         base: hub id, folder or ``smollm2-135m``.
         config: of every training.
         audit: audit each adapter once it is trained.
-        re_audit: audit earlier ones again, under all adapters, after what was added or withdrawn.
-        forget_text: destroy each text as soon as its adapter is audited, and no re-audit wants it.
+        re_audit: audit each again, under all adapters, after others were added or withdrawn.
+        forget_text: destroy each text once its adapter is audited, after the second audits of the run.
         consolidate: combine the adapters of so many requests into one; 0 is never.
         most: stop after so many requests; None works until the queue is empty.
         launch: a launcher that each training runs under in several processes, ``accelerate launch ...``.

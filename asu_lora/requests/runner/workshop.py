@@ -9,6 +9,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.progress import Progress
 from asu_lora.requests.key import find_key
 from asu_lora.requests.ledger.claims import Worker
 from asu_lora.requests.ledger.home import must_be_home
@@ -30,6 +31,7 @@ class AuditTask:
         base: what the adapters belong to, loaded.
         policy: how hard it is attacked, and beside which floor.
         limit: the most knowledge that may come back; None for no limit.
+        progress: hears of each attack.
     """
 
     adapters: tuple[str, ...]
@@ -39,9 +41,11 @@ class AuditTask:
     config: ForgetConfig
     policy: AuditPolicy = field(default_factory=AuditPolicy)
     limit: float | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
-# What an audit found, numbers only; it goes into the ledger as it is. "over" says that it was more than the limit.
+# What an audit found, numbers only; it goes into the ledger as it is. "over" says that it was more than the limit,
+# "unjudged" that nothing could be held against it.
 AuditStep = Callable[[AuditTask], dict[str, Any]]
 
 
@@ -135,10 +139,12 @@ class Workshop:
         manifest = self.store.get(name).manifest
         return manifest is not None and manifest.fingerprint in made and manifest.fingerprint != made[-1]
 
-    def audit_task(self, adapters: tuple[str, ...], request: ForgetRequest) -> AuditTask:
+    def audit_task(
+        self, adapters: tuple[str, ...], request: ForgetRequest, progress: Progress | None = None
+    ) -> AuditTask:
         """What an audit of the last of these adapters is told."""
-        settings = self.settings
-        return AuditTask(adapters, request, self.store, self.base, settings.config, settings.policy, settings.limit)
+        told, heard = self.settings, progress or Progress()
+        return AuditTask(adapters, request, self.store, self.base, told.config, told.policy, told.limit, heard)
 
     @property
     def claimable(self) -> tuple[str, ...]:
