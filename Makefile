@@ -26,7 +26,7 @@ demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
 test: lint
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 15
 
 # The lowest versions of torch, transformers, PEFT and all else that pyproject.toml names, in an environment of their own:
 # build/oldest. With PYTHON=python3.11 or 3.12: they have no wheels for newer ones. What is tested is what they are used for: models, losses, training, adapters.

@@ -36,16 +36,15 @@ NEVER_SEEN = ("4", "5")  # tasks of forget01.json
 KEPT = ("forget_probability", "retain_probability", "heldout_probability", "retain_gibberish_rate")
 
 
-def trained_and_attacked(level: str, task: str, arguments: argparse.Namespace) -> dict:
-    """Train the adapter if it is missing, attack it, and say what came of it."""
+def trained(level: str, task: str, arguments: argparse.Namespace) -> AuditRequest:
+    """Train the adapter if it is missing; what an audit of it asks."""
     request, held = request_for(arguments.tofu, task, left_out=True)
     store, name, base = AdapterStore(arguments.store), f"{level}-{task}", str(arguments.base)
     if name not in store.names():
         config = replace(default_settings(alone=True, robust=level), seed=arguments.seed)
         forget(request, base, config, name=name, store=store, heldout=held, resume=True, progress=Bars())
-    manifest = read_manifest(store.root / name)
     never = [row for row in read_rows(arguments.tofu / "forget01.json") if row["task_id"] in NEVER_SEEN]
-    asked = AuditRequest(
+    return AuditRequest(
         forget=request.forget,
         retain=request.retain,
         floor=examples_from_rows(never, "never-seen rows"),
@@ -53,6 +52,12 @@ def trained_and_attacked(level: str, task: str, arguments: argparse.Namespace) -
         adapters=(name,),
         store=store.root,
     )
+
+
+def trained_and_attacked(level: str, task: str, arguments: argparse.Namespace) -> dict:
+    """Train the adapter if it is missing, attack it, and say what came of it."""
+    asked = trained(level, task, arguments)
+    manifest = read_manifest(arguments.store / f"{level}-{task}")
     with Bars() as progress:
         result = audit(asked, AuditSettings(ATTACKS, "quick"), progress)
     return {
