@@ -3,9 +3,9 @@
     python benchmarks/adding_up_many.py FOLDER --requests 100
 
 Teaches a tiny Llama 60 facts to keep, 40 that are left out of every request, and three a request; forgets each request
-alone with the settings of ``forget --adds-up`` (``--plain``: with the defaults); then measures plain sums of the first
-k, and how large they are. FOLDER gets the base and the adapters: what lies there is not made again. Writes
-docs/results/data/adding_up_many.json, a line a sum.
+alone with the settings of ``forget --adds-up`` (``--plain``: without); then measures sums of the first k, at full
+weight and at fitted weights, and how large they are. FOLDER gets the base and the adapters: what lies there is not made
+again. Writes docs/results/data/adding_up_many.json, a line a sum.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from asu_lora import ForgetConfig, ForgetRequest, forget, load
+from asu_lora.adapters.fitted_weights import fitted_weights
 from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adding_up import ADDS_UP
@@ -90,9 +91,15 @@ def teach(
     part.rename(folder)
 
 
-def probability(base: LoadedBase, adapters: list[str], store: AdapterStore, examples: list[Example]) -> float:
-    """Mean answer probability of the base with these adapters, or of the base alone."""
-    stack = load(base, adapters, store)
+def probability(
+    base: LoadedBase,
+    adapters: list[str],
+    store: AdapterStore,
+    examples: list[Example],
+    weights: list[float] | None = None,
+) -> float:
+    """Mean answer probability of the base with these adapters, or of the base alone; weights are 1 unless given."""
+    stack = load(base, list(zip(adapters, weights or [1.0] * len(adapters), strict=True)), store)
     items = stack.encoder().encode_all(examples)
     states = hidden_states(base_model(stack.model), items, base.pad_id)
     stack.unload()
@@ -147,10 +154,16 @@ def main() -> None:
         sets["forgotten" if count else "to forget"] = forgotten
         if others := [row for own in mine[count:] for row in own]:
             sets["not yet forgotten"] = examples_from_rows(others, "others")
-        line = {name: probability(base, names[:count], store, each) for name, each in sets.items()}
-        found[f"{a.tag}: {count}"] = line | (size(names[:count], store) if count else {})
-        write_data("adding_up_many", found)
-        print(count, line, flush=True)
+        ways = {"": [1.0] * count}
+        if count > 1 and not a.plain:  # their curves say what a sum of them weighs
+            ways[", fitted"] = fitted_weights([store.resolve(name) for name in names[:count]])
+        for way, weights in ways.items():
+            line = {name: probability(base, names[:count], store, each, weights) for name, each in sets.items()}
+            line |= size(names[:count], store) if count and not way else {}
+            line |= {"mean weight": round(sum(weights) / count, 3)} if way else {}
+            found[f"{a.tag}: {count}{way}"] = line
+            write_data("adding_up_many", found)
+            print(count, way, line, flush=True)
 
 
 if __name__ == "__main__":

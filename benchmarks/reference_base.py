@@ -25,6 +25,7 @@ from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import examples_from_rows
 from asu_lora.data.reading import read_rows
+from asu_lora.hardware.precision import fast_compute_dtype
 from asu_lora.models.decoder import base_model
 from common.tofu_request import MEMORISED_RETAIN, MEMORISED_TASKS
 
@@ -42,7 +43,7 @@ def teach(folder: Path, rows: list[dict[str, str]], epochs: int, out: Path) -> N
     """Learn the rows by heart until the mean loss of an epoch is ``LEARNT``, and write the merged checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     items = Encoder(tokenizer).encode_all(examples_from_rows(rows, "rows"))
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=fast_compute_dtype(torch.device("cpu")))
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     steps = epochs * -(-len(items) // BATCH)
@@ -60,7 +61,7 @@ def teach(folder: Path, rows: list[dict[str, str]], epochs: int, out: Path) -> N
         print(f"epoch {epoch + 1} of {epochs}: loss {sum(losses) / len(losses):.4f}", flush=True)
         if sum(losses) / len(losses) < LEARNT:
             break
-    model.merge_and_unload().save_pretrained(out)
+    model.merge_and_unload().to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
@@ -68,7 +69,7 @@ def step(model: torch.nn.Module, items: list[Encoded], pad_id: int) -> float:
     """The gradients of one batch. The head reads the answers' states alone: it is a quarter of the model."""
     batch = pad_group(items, pad_id)
     inner = base_model(model)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=inner.dtype == torch.bfloat16):
         states = inner.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         logits = inner.lm_head(states.flatten(0, 1)[batch["positions"]])
     labels = torch.cat([torch.tensor(item.answer_ids) for item in items])

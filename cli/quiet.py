@@ -10,6 +10,7 @@ def quiet_libraries() -> None:
     if os.environ.get("ASU_LORA_VERBOSE"):
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler under --profile
     import transformers
 
     transformers.logging.set_verbosity_error()
