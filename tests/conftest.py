@@ -1,5 +1,6 @@
 """What several test files share: the oracle and TOFU from ../shared, a tiny base with a tokenizer."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run pytest with --slow"))
+
+
+def pytest_collection_finish():
+    """Collections of garbage leave out the libraries, all imported by now: Trainer's were 0.9 s of a run of 2.4 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
