@@ -11,6 +11,8 @@ from tests.support.root import ROOT
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing here is compiled, but bitsandbytes would load torch's compiler: 1.7 of 12 seconds, in each process started.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 # The suite gives one commit one verdict; `make fuzz` draws other examples each time.
 settings.register_profile("suite", derandomize=True)
