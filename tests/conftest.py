@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,20 @@ def tiny_base(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def taught_base(tmp_path_factory) -> Path:
     """The same checkpoint after it has learned twelve facts by heart."""
-    from tests.support.tiny_run import save_taught_base
+    from tests.support import tiny_run
+    from tests.support.made_once import made_once
 
-    return save_taught_base(tmp_path_factory.mktemp("bases") / "taught")
+    return made_once(tmp_path_factory, "taught", tiny_run.save_taught_base)
+
+
+@pytest.fixture(scope="session")
+def never_taught(tmp_path_factory) -> Path:
+    """A base that was taught the kept facts alone; a copy of this process's own, for audits write beside merged weights."""
+    from tests.support.made_once import made_once
+    from tests.support.planted import save_never_taught
+
+    made = made_once(tmp_path_factory, "never", save_never_taught)
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("bases") / "never"))
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +110,14 @@ def snapshot(base):
 def forgetting_adapter(taught_base, tmp_path_factory) -> Path:
     """An adapter trained on the taught base in NF4: it has forgotten a good part of the first six facts."""
     from asu_lora import forget
+    from tests.support.made_once import made_once
     from tests.support.tiny_run import tiny_request, tiny_settings
 
-    store = tmp_path_factory.mktemp("stores") / "store"
-    config = tiny_settings(precision="nf4", epochs=20, lr=3e-3)
-    return forget(tiny_request(), str(taught_base), config, name="forgetting", store=store).path
+    def make(store):
+        config = tiny_settings(precision="nf4", epochs=20, lr=3e-3)
+        forget(tiny_request(), str(taught_base), config, name="forgetting", store=store)
+
+    return made_once(tmp_path_factory, "forgetting", make) / "forgetting"
 
 
 @pytest.fixture(scope="module")
