@@ -21,11 +21,15 @@ settings.register_profile("fuzz", print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+QUICK_ROOMS = ("batches", "data", "losses")  # many short files
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.parts[-2] in QUICK_ROOMS)  # at the end no worker waits long for another
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
