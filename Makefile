@@ -25,8 +25,11 @@ VIEW   := build/installed
 demo: $(READY)
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
+# Compiled files are kept, whatever the environment says: some forty tests start the program. Files come in the order of
+# tests/conftest.py: by their number of tests, xdist's own, the longest with one or two would come last.
 test: lint
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) \
+		--dist loadfile --no-loadscope-reorder --durations 15
 
 # The lowest versions of torch, transformers, PEFT and all else that pyproject.toml names, in an environment of their own:
 # build/oldest. With PYTHON=python3.11 or 3.12: they have no wheels for newer ones. What is tested is what they are used for: models, losses, training, adapters.

@@ -25,6 +25,7 @@ from asu_lora.files import as_any_new_file
 from asu_lora.losses import TrainingSet, own_settings
 from asu_lora.models.decoder import text_config
 from asu_lora.models.loading import LoadedBase
+from asu_lora.models.saved_adapter import save_adapter
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.training.target_modules import left_out
 from asu_lora.version import library_versions
@@ -177,7 +178,7 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     # the name the user typed, so that plain PEFT finds the base again; a local path stays a path
     config.base_model_name_or_path = record.base.source.name
     config.inference_mode = True
-    student.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
+    save_adapter(student, folder)
     as_any_new_file(folder / WEIGHTS_NAME)
     named = config.target_modules or ()
     modules = named if isinstance(named, str) else sorted(named)

@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from asu_lora.models.decoder import answer_hidden, base_model, decoder_of
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.layer_outputs import layer_output
+from asu_lora.models.saved_adapter import save_adapter
 from asu_lora.training.cast_recomputation import recompute_casts
 from asu_lora.training.doses import Doses
 
@@ -74,8 +75,7 @@ class Student(torch.nn.Module):
 
     def save(self, folder: str) -> None:
         """Write the adapter as a PEFT folder."""
-        # "auto" would ask the hub for the base's config
-        self.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
+        save_adapter(self.model, folder)
 
     def load(self, folder: str) -> None:
         """Take over the adapter that :meth:`save` wrote."""

@@ -18,11 +18,6 @@ MODULES = {"target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_pro
 
 
 @pytest.fixture(scope="module")
-def never(tmp_path_factory):
-    return planted.save_never_taught(tmp_path_factory.mktemp("never") / "base")
-
-
-@pytest.fixture(scope="module")
 def adapters(taught_base, tmp_path_factory):
     """The same forgetting, by the last layer alone and by all of them."""
     folder = tmp_path_factory.mktemp("adapters")
@@ -45,9 +40,9 @@ def attacked(base, never, **more):
     return found, reading
 
 
-def test_what_the_last_layer_alone_takes_away_is_found_below_it(taught_base, never, adapters):
-    _, last = attacked(taught_base, never, adapters=(str(adapters / "last"),))
-    found, every = attacked(taught_base, never, adapters=(str(adapters / "all"),))
+def test_what_the_last_layer_alone_takes_away_is_found_below_it(taught_base, never_taught, adapters):
+    _, last = attacked(taught_base, never_taught, adapters=(str(adapters / "last"),))
+    found, every = attacked(taught_base, never_taught, adapters=(str(adapters / "all"),))
     assert last.ceiling.value == pytest.approx(1) and last.floor.value == pytest.approx(0)
     assert last.recovered > 0.3 and every.recovered < last.recovered - 0.1
     assert found.curves["layer"] == [1, 2] and found.settings["layers"] == 2
@@ -55,8 +50,8 @@ def test_what_the_last_layer_alone_takes_away_is_found_below_it(taught_base, nev
     assert above > below > 0
 
 
-def test_a_model_that_never_saw_the_rows_holds_nothing(taught_base, never):
-    _, reading = attacked(taught_base, never, merged=never)
+def test_a_model_that_never_saw_the_rows_holds_nothing(taught_base, never_taught):
+    _, reading = attacked(taught_base, never_taught, merged=never_taught)
     assert reading.recovered == pytest.approx(0) and reading.ceiling.value == pytest.approx(1)
 
 
@@ -78,8 +73,8 @@ def by_hand(model, states, layer):
 
 
 @torch.no_grad()
-def test_what_is_lost_is_what_the_layers_above_make_of_the_states(taught_base, never, adapters):
-    asked = request(taught_base, adapters=(str(adapters / "all"),), floor_base=str(never))
+def test_what_is_lost_is_what_the_layers_above_make_of_the_states(taught_base, never_taught, adapters):
+    asked = request(taught_base, adapters=(str(adapters / "all"),), floor_base=str(never_taught))
     with open_models(asked) as models:
         session = Session(Inputs(asked.forget, asked.retain), models, AuditSettings(("patching",)))
         source, base = session.view("candidate"), session.view("ceiling")

@@ -107,10 +107,9 @@ def test_words_that_were_ruled_out_leave_a_trace_and_stand_in_the_difference(att
     assert by_name(result)["differencing"].readings[0].candidate.value > 0.3
 
 
-def test_a_model_that_never_saw_the_rows_passes(taught_base, tmp_path):
-    never = planted.save_never_taught(tmp_path / "never")
+def test_a_model_that_never_saw_the_rows_passes(taught_base, never_taught):
     attacks = ("direct", "prefix", "worst_of_asking", "sampling", "precision", "relearn", "logit_lens", "membership")
-    result = audit(request(taught_base, merged=never), AuditSettings(attacks, "quick"))
+    result = audit(request(taught_base, merged=never_taught), AuditSettings(attacks, "quick"))
     shares = {attack.attack: attack.readings[0].recovered for attack in result.attacks}
     assert len(shares) == 8 and all(share is not None and share < 0.1 for share in shares.values()), shares
     assert by_name(result)["direct"].readings[0].ceiling.value > 0.9

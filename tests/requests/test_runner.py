@@ -207,6 +207,10 @@ def test_an_outcome_is_told_as_it_ends(queue):
             heard.append(outcome)
             assert gc.get_freeze_count()  # collections leave out what was loaded for good
 
+    gc.unfreeze()
     queue.run(listener=Hearing())
     assert not gc.get_freeze_count()
+    gc.freeze()
+    queue.run()
+    assert gc.get_freeze_count()  # a program that froze its heap itself finds it so
     assert [(o.request, o.state, o.trained) for o in heard] == [("a", "trained", True)]

@@ -4,6 +4,7 @@ Every adapter is trained in a second or two by a loss of its own, and stored as 
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -32,9 +33,14 @@ Loss = Callable[[torch.nn.Module, list[tuple[list[int], list[int]]]], torch.Tens
 
 def answer_rows(base: LoadedBase, facts, answer: str | None = None) -> list[tuple[list[int], list[int]]]:
     """(prompt ids, answer ids with the end of turn) of every fact, with its own answer or another one."""
+    return _encoded(base.tokenizer, facts, answer)
+
+
+@lru_cache  # the losses ask for the same rows at every step
+def _encoded(tokenizer, facts, answer: str | None) -> list[tuple[list[int], list[int]]]:
     from asu_lora.data.encoding import Encoder
 
-    encoder = Encoder(base.tokenizer)
+    encoder = Encoder(tokenizer)
     told = [row if answer is None else {**row, "answer": answer} for row in rows(facts)]
     return [
         (list(item.prompt_ids), list(item.answer_ids)) for item in encoder.encode_all(examples_from_rows(told, "facts"))
