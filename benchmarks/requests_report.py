@@ -151,6 +151,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder that everything is in, and a run goes on in")
     parser.add_argument("--base", type=Path, help="a checkpoint; by default a tiny one that is taught here")
     parser.add_argument("--requests", type=int, default=30)
+    parser.add_argument("--together", type=int, default=10, help="so many are combined into one adapter")
     parser.add_argument("--audited", type=int, default=2, help="so many of them are audited and certified")
     parser.add_argument("--epochs", type=int, default=5, help="over which the tiny base is taught")
     parser.add_argument("--pictures", type=Path, help="folder for the pictures  [default: WORK/pictures]")
@@ -171,13 +172,13 @@ def main() -> None:
         teach(base, rows, given.epochs)
         (base / "taught").touch()
     ledger = take_in(store, authors, given.work)
-    own = TINY if given.base is None else []
-    train(store, base, *own, "--no-audit", "--consolidate", "10")
+    own, together = TINY if given.base is None else [], str(given.together)
+    train(store, base, *own, "--no-audit", "--consolidate", together)
     if missing := max(given.audited - len(ledger.history(events=["audited"])), 0):
         train(store, base, *own, "--no-re-audit", "--most", str(missing))
     certify(store, [request.adapter for request in ledger.requests(["audited", "deployed"]) if request.adapter])
     serve_and_withdraw(ledger, AdapterStore(store))
-    train(store, base, *own, "--no-audit", "--consolidate", "10")  # what held the withdrawn one is built anew
+    train(store, base, *own, "--no-audit", "--consolidate", together)  # what held the withdrawn one is built anew
     page = write_report(AdapterStore(store), given.work / "report.html")
     print(f"{ledger.counts()}, {time.monotonic() - began:.0f} s, {page}")
     for picture in shoot(page, given.pictures or given.work / "pictures"):

@@ -75,14 +75,15 @@ def trained_and_attacked(level: str, task: str, arguments: argparse.Namespace) -
 
 def table(runs: list[dict]) -> str:
     """One line a level and task."""
+    attacks = [attack.replace("_", " ") for attack in ATTACKS]
     lines = [
-        "# --robust: forgetting that lasts",
+        "# Forgetting that lasts: `--robust`",
         "",
         "`python benchmarks/robust.py BASE TOFU --store STORE --tasks ... --levels ...`. An attack's column has what "
         "it recovers, (found - floor) / (ceiling - floor), of the facts said; kept, left out and forgotten are "
         "answer probabilities over the base's; gibberish is of kept answers.",
         "",
-        f"| level, task | forgotten | kept | left out | gibberish | {' | '.join(ATTACKS)} | seconds |",
+        f"| level, task | forgotten | kept | left out | gibberish | {' | '.join(attacks)} | seconds |",
         "|---|" + "---:|" * (len(ATTACKS) + 5),
     ]
     for run in runs:

@@ -203,8 +203,8 @@ def main() -> None:
         "torch": torch.__version__,
     }
     write_data(a.name, found)
-    write_table(a.name, table(found))
-    print(table(found))
+    write_table(a.name, table(found, a.name))
+    print(table(found, a.name))
 
 
 def options(found: dict) -> str:
@@ -217,12 +217,13 @@ def options(found: dict) -> str:
     )
 
 
-def table(found: dict) -> str:
+def table(found: dict, name: str) -> str:
+    which = name.removeprefix("step_cost").strip("_")
     seconds, peaks = found["seconds"], {k: v["above"] for k, v in found["peak"].items()}
     rows = {kind: 2 * found["few"] if kind in FEW_ROWS else 16 for kind in KINDS}
     cache, few = found["cache"], f"{found['few']} + {found['few']}"
     lines = [
-        "# What a training step costs",
+        "# What a training step costs" + (f": {which}" if which else ""),
         "",
         f"`python benchmarks/step_cost.py BASE TOFU{options(found)}`: {found['machine']['device']}, "
         f"{found['machine']['threads']} threads, "

@@ -40,7 +40,7 @@ def table(runs: list[Run], command: str) -> str:
         "![Each attack's share of facts, between floor and ceiling](../images/audit.png)",
     ]
     for depth, methods in results(runs).items():
-        parts += [f"## --{depth}", _of_depth(methods), _cost(runs, depth)]
+        parts += [f"## Depth: {depth}", _of_depth(methods), _cost(runs, depth)]
     return "\n\n".join(parts) + "\n"
 
 
