@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from asu_lora.adapters.additive import NEUTRAL
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.fitted_weights import fitting
-from asu_lora.adapters.overlap import NEUTRAL
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoder
