@@ -56,7 +56,7 @@ def fitted_weights(folders: Sequence[str | Path], interference: float = INTERFER
     _refuse_twice(folders, adapters)
     shares = [part.weight for parts in adapters for part in parts]
     most = WORDS * interference * (len(shares) - 1)
-    if not most or len(adapters) == 1:
+    if not most or len(adapters) < 2:
         return [1.0] * len(adapters)
 
     def weights(pressure: float) -> list[float]:

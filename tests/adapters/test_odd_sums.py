@@ -169,3 +169,16 @@ def test_the_command_that_makes_a_sum_again_makes_the_same_sum(store):
     one, other = (store.get(name).manifest.method.details for name in ("sum", "sum-again"))
     assert one["rank"] == other["rank"] == 3
     assert [source["weight"] for source in other["sources"]] == [1.0, 1.0]
+
+
+def test_of_no_adapter_there_is_no_weight_to_fit():
+    assert fitted_weights([]) == []  # the last request of a fitted history taken back
+
+
+def test_several_at_full_weight_are_typed_so_that_none_is_fitted(store):
+    from asu_lora.adapters.adapter_spec import as_typed
+    from asu_lora.adapters.fitted_weights import weighed
+
+    for wanted in ([("anna", 1.0), ("ben", 1.0)], [("anna", 0.5), ("ben", 1.0)], [("anna", 1.0)]):
+        assert weighed(as_typed(wanted), store) == wanted
+    assert as_typed([("anna", 1.0)]) == ["anna"]
