@@ -162,6 +162,8 @@ def _default(option: click.Option, key: str, value: Any, source: str) -> Any:
         if isinstance(value, dict):
             return [f"{column}={wanted}" for column, wanted in value.items()]
         return list(map(str, value)) if isinstance(value, list) else [str(value)]
+    if value is False and isinstance(option.type, click.Choice) and "off" in option.type.choices:
+        return "off"  # which YAML reads as false
     if value is None or isinstance(value, (dict, list)):
         raise SettingError(f"{source}: {key} should be text, not {value!r}.")
     return str(value)

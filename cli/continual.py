@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asu_lora.adapters.adapter_spec import weighted
+from asu_lora.adapters.adapter_spec import as_typed
 from asu_lora.cli.config_options import given_settings, read_config, setting_options
 from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import base_option, json_option, out_option, retain_option, scoring_models_options
@@ -130,7 +130,7 @@ def continual(*, requests, base, method, mode, out, resume, as_json, config, **o
     show(records, taken)
     click.echo(f"Written: {', '.join(str(path) for path in written)}")
     name, last = next((name, found[-1]) for name, found in records.items())
-    active = "".join(f" --adapter {weighted(*entry)}" for entry in last.active)
+    active = "".join(f" --adapter {adapter}" for adapter in as_typed(last.active))
     return click.echo(f'Ask it:  asu-lora ask "..." --base {base} --store {out / file_name(name) / "adapters"}{active}')
 
 

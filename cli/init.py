@@ -20,6 +20,7 @@ OWN = {
     "on_top_of": "[first, 'second:0.5']",
     "heldout": "heldout.jsonl",
     "paraphrases": "paraphrases.jsonl",
+    "robust": "off",
     "idk_file": "refusals.txt",
 }
 WIDTH = 100

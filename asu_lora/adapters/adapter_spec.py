@@ -1,6 +1,7 @@
 """An adapter with its weight, as people type it: ``a``, or ``a:0.5``."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from asu_lora.errors import SettingError
@@ -27,6 +28,14 @@ def typed_adapter(text: str | Path) -> tuple[str, float | None]:
         raise ValueError(weight)
     except ValueError as error:
         raise SettingError(f"The adapter '{text}' should be NAME or NAME:WEIGHT; '{weight}' is no number.") from error
+
+
+def as_typed(adapters: Sequence[tuple[str, float]]) -> list[str]:
+    """Adapters as one types them to get these weights: of several without a weight others might be fitted."""
+    all_full = len(adapters) > 1 and all(weight == 1 for _, weight in adapters)
+    return [
+        f"{name}:1" if all_full and not at else weighted(name, weight) for at, (name, weight) in enumerate(adapters)
+    ]
 
 
 def weighted(name: str, weight: float) -> str:

@@ -15,8 +15,9 @@ import torch
 
 from asu_lora.adapters.combine_report import CombinedModule, CombineReport
 from asu_lora.adapters.combined_folder import natural, write_combined
-from asu_lora.adapters.lora_folder import LoraFolder, factor_names, read_lora, refuse_different_bases
+from asu_lora.adapters.lora_folder import LoraFolder, factor_names
 from asu_lora.adapters.manifest import fingerprint_of
+from asu_lora.adapters.one_base import read_loras
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.files import discard
 
@@ -41,14 +42,13 @@ def combine(
         name: the result's name in its manifest, the folder's by default.
 
     Raises:
-        AdapterError: a folder that can't be combined (see :func:`read_lora`), different bases, different
+        AdapterError: a folder that can't be combined (see :func:`read_loras`), different bases, different
             sizes.
         SettingError: a weight or rank that makes no sense, or a folder that isn't empty.
     """
     started = time.perf_counter()
     out = Path(out_folder)
-    loras = [read_lora(folder) for folder in folders]
-    loras = [lora.aligned_to(loras[0].modules) for lora in loras]  # one name for a module, whoever saved it
+    loras = read_loras(folders)
     _check(loras, weights, out, rank)
     tensors: dict[str, torch.Tensor] = {}
     modules = []
@@ -87,16 +87,6 @@ def _check(loras: Sequence[LoraFolder], weights: Sequence[float], out: Path, ran
         raise SettingError(f"The rank must be 1 or more, not {rank}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError(f"{out} exists already: choose another name.")
-    refuse_different_bases(loras)
-    for name in {name for lora in loras for name in lora.modules}:
-        sizes = {
-            (m.in_features, m.out_features, m.embedding): lora.name for lora in loras if (m := lora.modules.get(name))
-        }
-        if len(sizes) > 1:
-            first, second = list(sizes.values())[:2]
-            raise AdapterError(
-                f"The adapters '{first}' and '{second}' give {name} different sizes: they can't belong to one base."
-            )
 
 
 def _concatenated(

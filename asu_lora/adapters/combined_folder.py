@@ -5,16 +5,19 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
+from asu_lora.adapters.additive import ADDS_UP, adds_up
 from asu_lora.adapters.combine_report import CombineReport
 from asu_lora.adapters.forgetting_curve import curves_of_sum
 from asu_lora.adapters.lineage import contents_of, still_beneath
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import WEIGHTS_NAME, BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
 from asu_lora.adapters.model_card import write_model_card
+from asu_lora.data.row_format import RowFormat
 from asu_lora.files import as_any_new_file
 
 _COUNTS = ("forget_rows", "forget_tokens", "retain_rows", "retain_tokens", "skipped_rows", "cut_rows")
@@ -99,16 +102,25 @@ def _manifest(
     }
     if report.relative_error == 0 and (curves := curves_of_sum(manifests, report.sources, contents)):
         details["forgetting_curves"] = curves
+    if all(map(adds_up, manifests)):
+        details[ADDS_UP] = True
     return Manifest(
         name=name,
         base=base,
         method=MethodRecord(objective="combined", details=details),
         lora={"rank": report.rank, "alpha": report.rank, "modules": len(report.modules)},
+        training=asdict(_row_format(known)),
         request=RequestRecord.model_validate({"fingerprint": digest, "counts": dict(counts), **summed}),
         on_top_of=still_beneath(manifests, contents),
         versions={"torch": torch.__version__},
         wall_time_s=round(seconds, 3),
     )
+
+
+def _row_format(manifests: Sequence[Manifest]) -> RowFormat:
+    """How rows are written beside all of them: the greatest length, system prompt and date of the last."""
+    told = [RowFormat.recorded(manifest.training) for manifest in manifests]
+    return replace(told[-1], max_length=max(form.max_length for form in told))
 
 
 def _target_modules(loras: Sequence[LoraFolder], modules: list[str]) -> list[str]:

@@ -56,7 +56,7 @@ def fitted_weights(folders: Sequence[str | Path], interference: float = INTERFER
     _refuse_twice(folders, adapters)
     shares = [part.weight for parts in adapters for part in parts]
     most = WORDS * interference * (len(shares) - 1)
-    if not most or len(adapters) == 1:
+    if not most or len(adapters) < 2:
         return [1.0] * len(adapters)
 
     def weights(pressure: float) -> list[float]:
@@ -85,17 +85,17 @@ def _weight(parts: Sequence[Part], pressure: float, interference: float) -> floa
 
 
 def _refuse_twice(folders: Sequence[str | Path], adapters: Sequence[Sequence[Part]]) -> None:
-    """Refuse a sum that holds what is inside a combined adapter once more: its request would be pressed twice."""
-    held: dict[str, tuple[str, bool]] = {}
+    """Refuse a sum that holds one adapter twice, by itself or inside a combined one: it would be pressed twice."""
+    held: dict[str, str] = {}
     for folder, parts in zip(folders, adapters, strict=True):
-        name, is_sum = Path(folder).name, len(parts) > 1 or parts[0].weight != 1
+        name = Path(folder).name
         for part in parts:
-            other, in_sum = held.setdefault(part.fingerprint, (name, is_sum))
-            if other != name and (in_sum or is_sum):
+            if part.fingerprint in held:
                 raise AdapterError(
-                    f"The adapters '{other}' and '{name}' hold the same request, and no weight fits both: leave one "
-                    "out, or give the weights yourself (NAME:0.9)."
+                    f"The adapters '{held[part.fingerprint]}' and '{name}' hold the same request, and no weight fits "
+                    "both: leave one out, or give the weights yourself (NAME:0.9)."
                 )
+            held[part.fingerprint] = name
 
 
 def fitting(adapters: Sequence[tuple[str | Path, float]], interference: float | None = None) -> list[float] | None:

@@ -137,11 +137,12 @@ def curves_of_sum(
     for manifest, source in zip(manifests, sources, strict=True):
         details = manifest.method.details if manifest and not manifest.on_top_of else {}
         own = {source["fingerprint"]: details["forgetting_curve"]} if details.get("forgetting_curve") else {}
-        if not (curves := own or details.get("forgetting_curves")):
+        curves = own or details.get("forgetting_curves")
+        if not curves or not isinstance(curves, dict):
             return {}
         found |= curves
     weights = {entry.fingerprint: entry.weight for entry in contents}
-    return found if all(weights[fingerprint] > 0 for fingerprint in found) else {}
+    return found if all(weights.get(fingerprint, 0) > 0 for fingerprint in found) else {}
 
 
 def _read(folder: Path) -> tuple[Manifest | None, str]:
@@ -162,7 +163,7 @@ def _parsed(curve: Any, name: str) -> ForgettingCurve:
         rising = all(a < b for a, b in itertools.pairwise(weights))
         if len(weights) < 2 or not rising or not all(math.isfinite(w) and 0 <= p <= 1 for w, p in points):
             raise ValueError(points)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise _damaged(name) from error
     return ForgettingCurve(weights, probabilities)
 

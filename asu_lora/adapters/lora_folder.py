@@ -6,7 +6,7 @@ the file is accounted for, or the adapter is refused by name: nothing is left ou
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,29 +193,6 @@ def factor_names(module: str, embedding: bool) -> tuple[str, str]:
     """The canonical names of a module's A and B."""
     a, b = EMBEDDING_FACTORS if embedding else LINEAR_FACTORS
     return PREFIX + module + a, PREFIX + module + b
-
-
-def refuse_different_bases(loras: Sequence[LoraFolder]) -> None:
-    """Adapters only add up on one and the same base.
-
-    Fingerprints decide where two adapters have them (a base may have two names); names decide elsewhere.
-
-    Raises:
-        AdapterError: two of them belong to different bases.
-    """
-    for position, one in enumerate(loras):
-        for other in loras[:position]:
-            if one.manifest and other.manifest:
-                differ = one.manifest.base.fingerprint != other.manifest.base.fingerprint
-            else:
-                differ = bool(one.base_id and other.base_id) and one.base_id != other.base_id
-            if differ:
-                named_alike = one.base_id == other.base_id
-                hint = ", which shares its name but not its weights" if named_alike else ""
-                raise AdapterError(
-                    f"The adapter '{other.name}' belongs to the base {other.base_id} and "
-                    f"'{one.name}' to {one.base_id}{hint}: adapters only add up on one base."
-                )
 
 
 def match_pattern(patterns: Iterable[str], module: str) -> str | None:

@@ -22,8 +22,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asu_lora.adapters.lora_folder import LoraFolder, read_lora, refuse_different_bases
+from asu_lora.adapters.additive import adds_up
+from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import fingerprint_of
+from asu_lora.adapters.one_base import read_loras
 from asu_lora.errors import SettingError
 
 if TYPE_CHECKING:
@@ -35,10 +37,6 @@ ALIGNED = 0.35  # alignment from which a pair is said to interfere
 SHARED = 0.01  # sqrt(read write) below which there is nothing that could
 SAME = 0.8  # cosine from which two adapters are all but one update
 CANCELLED = 1e-6  # norm of a sum, over that of its largest adapter, that is rounding alone
-NEUTRAL = {
-    "keep_off": 0.0,
-    "retain_dose": 1.0,
-}  # settings that make adapters add up, and the values at which they don't
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,9 @@ class PairOverlap:
         first, second: their names.
         read, write, cosine: as above, of all modules together: sums of the products over sums of the norms.
         modules: the same module by module, the largest cosine first.
-        related: one of them was trained on top of the other, and knows it.
+        related: one of them was trained on top of the other, or of an adapter in it, and knows it.
         additive: both were trained to add up with others.
+        twice: both hold one adapter: they are sums of it, or one is a sum and the other that adapter.
     """
 
     first: str
@@ -71,6 +70,7 @@ class PairOverlap:
     modules: tuple[ModuleOverlap, ...]
     related: bool
     additive: bool
+    twice: bool
 
     @property
     def alignment(self) -> float:
@@ -81,7 +81,13 @@ class PairOverlap:
     @property
     def interferes(self) -> bool:
         """The prediction: together they spoil what each of them keeps."""
-        return self.cosine >= SAME or (not self.related and not self.additive and self.alignment >= ALIGNED)
+        known = self.related or self.additive
+        return self.made_twice or self.cosine >= SAME or (not known and self.alignment >= ALIGNED)
+
+    @property
+    def made_twice(self) -> bool:
+        """Whether both add what they share; a negative weight takes it back."""
+        return self.twice and self.cosine > 0
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -124,7 +130,9 @@ class SetOverlap:
         """One sentence where an adapter, or their sum, leaves the base as it is; None where all change it."""
         if self.idle:
             first, more = self.idle[0], len(self.idle) - 1
-            others = f" (nor do {more} other{'s' * (more > 1)})" if more else ""
+            others = (" (nor does 1 other)" if more == 1 else f" (nor do {more} others)") if more else ""
+            if self.weights[self.norms.index(0)] == 0:
+                return f"the adapter '{first}' changes nothing{others}, because its weight is 0: leave it out."
             return (
                 f"the adapter '{first}' changes nothing{others}: its update is zero in every module, as before any "
                 "training; train it anew, or leave it out."
@@ -137,7 +145,12 @@ class SetOverlap:
         """One sentence on the worst pair and what to do; None where nothing speaks against the set."""
         if not self.interfering:
             return None
-        pair = self.interfering[0]
+        pair = next((pair for pair in self.interfering if pair.made_twice), self.interfering[0])
+        if pair.made_twice and pair.cosine < SAME:
+            return (
+                f"'{pair.first}' and '{pair.second}' hold the same adapter, which acts twice then: leave one of them "
+                "out."
+            )
         if pair.cosine >= SAME:
             return (
                 f"'{pair.first}' and '{pair.second}' are all but the same update (cosine {pair.cosine:.2f}), so it is "
@@ -179,22 +192,21 @@ def overlap(folders: Sequence[str | Path], weights: Sequence[float]) -> SetOverl
     """
     if not folders or len(folders) != len(weights):
         raise SettingError(f"There are {len(folders)} adapters and {len(weights)} weights: give each its own.")
-    loras = [read_lora(folder) for folder in folders]
-    refuse_different_bases(loras)
+    loras = read_loras(folders)
     sums = _Sums(len(loras))
     for module in sorted({name for lora in loras for name in lora.modules}):
         sums.add(
             module, {at: _factors(lora, module, weights[at]) for at, lora in enumerate(loras) if module in lora.modules}
         )
-    beneath = [_beneath(lora) for lora in loras]
-    prints = [fingerprint_of(lora.path) for lora in loras]
-    names = [lora.name for lora in loras]
+    beneath, inside = [_beneath(lora) for lora in loras], [_inside(lora) for lora in loras]
+    names = _names(loras)
     pairs = [
         sums.pair(
             (i, j),
             names,
-            related=prints[i] in beneath[j] or prints[j] in beneath[i],
-            additive=_additive(loras[i]) and _additive(loras[j]),
+            related=bool(inside[i] & beneath[j] or inside[j] & beneath[i]),
+            additive=adds_up(loras[i].manifest) and adds_up(loras[j].manifest),
+            twice=bool(inside[i] & inside[j]),
         )
         for i, j in combinations(range(len(loras)), 2)
     ]
@@ -228,14 +240,14 @@ class _Sums:
                 cosine, read, write = (_share(both[at], found[i, i][at], found[j, j][at]) for at in range(3))
                 self.modules[i, j].append(ModuleOverlap(module, read, write, cosine))
 
-    def pair(self, at: tuple[int, int], names: Sequence[str], *, related: bool, additive: bool) -> PairOverlap:
-        """The pair's overlap over all modules."""
+    def pair(self, at: tuple[int, int], names: Sequence[str], **known: bool) -> PairOverlap:
+        """The pair's overlap over all modules, with what is known of the two otherwise."""
         i, j = at
         cosine, read, write = (
             _share(sums[i, j], sums[i, i], sums[j, j]) for sums in (self.products, self.reads, self.writes)
         )
         modules = tuple(sorted(self.modules[i, j], key=lambda found: -found.cosine))
-        return PairOverlap(names[i], names[j], read, write, cosine, modules, related, additive)
+        return PairOverlap(names[i], names[j], read, write, cosine, modules, **known)
 
 
 def _products(one: "Factors", other: "Factors") -> tuple[float, float, float]:
@@ -265,10 +277,13 @@ def _beneath(lora: LoraFolder) -> set[str]:
     return {below.fingerprint for below in lora.manifest.on_top_of} if lora.manifest else set()
 
 
-def _additive(lora: LoraFolder) -> bool:
-    """Whether the manifest says that the adapter was trained to add up with others."""
-    if lora.manifest is None:
-        return False
-    recorded = {**lora.manifest.training, **lora.manifest.method.details}
-    values = {name: recorded.get(name, neutral) for name, neutral in NEUTRAL.items()}
-    return any(isinstance(value, int | float) and value != NEUTRAL[name] for name, value in values.items())
+def _inside(lora: LoraFolder) -> set[str]:
+    """Fingerprints of the adapter and of those that it is a sum of."""
+    held = lora.manifest.method.contents() if lora.manifest else []
+    return {fingerprint_of(lora.path), *(entry.fingerprint for entry in held if entry.weight)}
+
+
+def _names(loras: Sequence[LoraFolder]) -> list[str]:
+    """Their names; the paths of different folders that share one, as PEFT's ``adapter`` often does."""
+    paths = {name: {lora.path.resolve() for lora in loras if lora.name == name} for name in (x.name for x in loras)}
+    return [lora.name if len(paths[lora.name]) == 1 else str(lora.path) for lora in loras]

@@ -65,10 +65,27 @@ def language_of(example: Example) -> str:
     Told by the script of most letters; among the languages of one script by the function words that question and
     answer hold. English is taken where no other finds clearly more.
     """
+    if _names_one(example):
+        return example.extra["language"].strip().lower().replace("_", "-").split("-")[0]
+    return _told(_said(example))
+
+
+def told_language(example: Example) -> str | None:
+    """The same, and None where English is taken only because no language's function words were found."""
+    language = language_of(example)
+    return (
+        None if language == "en" and not _names_one(example) and not _hits(_words(_said(example)), "en") else language
+    )
+
+
+def _names_one(example: Example) -> bool:
+    """Whether the row has a field that tells its language."""
     own = example.extra.get("language")
-    if isinstance(own, str) and own.strip():
-        return own.strip().lower().replace("_", "-").split("-")[0]
-    return _told(f"{example.question} {example.answer}")
+    return isinstance(own, str) and bool(own.strip())
+
+
+def _said(example: Example) -> str:
+    return f"{example.question} {example.answer}"
 
 
 def languages_note(examples: Iterable[Example]) -> str | None:

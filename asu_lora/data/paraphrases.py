@@ -99,8 +99,8 @@ class Paraphrases:
 
 
 def other_wordings(example: Example) -> list[str]:
-    """The row's own other wordings, those that only repeat its question left out."""
-    return [text for text in reference_answers(example, ASKED_AGAIN) if text != example.question]
+    """The row's own other wordings, each once, those that only repeat its question left out."""
+    return [text for text in dict.fromkeys(reference_answers(example, ASKED_AGAIN)) if text != example.question]
 
 
 def read_paraphrases(path: str | Path, examples: Iterable[Example]) -> Paraphrases:

@@ -5,12 +5,12 @@ diversity", arXiv 2602.03379). A row is asked by its own ``paraphrased_question`
 behind another question and its answer. The answer stays; passages ask nothing and stay alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.examples import Example
-from asu_lora.data.function_words import language_of
+from asu_lora.data.function_words import function_words, told_language
 from asu_lora.data.paraphrases import other_wordings
 from asu_lora.errors import DataError
 
@@ -34,14 +34,18 @@ ANY_LANGUAGE: tuple[Callable[[str], str], ...] = (
 def other_phrasings(
     examples: Sequence[Example], count: int, before: Sequence[Example] = (), encoder: Encoder | None = None
 ) -> list[list[Example]]:
-    """For each example up to ``count`` others with the same answer; which frames a row gets depends on its place.
+    """For each example up to ``count`` others with the same answer, none twice; which frames a row gets depends on
+    its place. A row in no language that is known gets those of any language.
 
     Args:
         examples: the forget rows.
-        before: rows that are kept; the second frame of a row stands behind one of those.
+        before: rows that are kept; the second frame of a row stands behind one of those in its language.
         encoder: what leaves no room for a whole answer there, or doesn't fit the base's template, is left out.
     """
-    turns = [row for row in before if len(row.prompt) == 1]
+    turns: dict[str | None, list[Example]] = {}
+    for row in before:
+        if len(row.prompt) == 1:
+            turns.setdefault(told_language(row), []).append(row)
     found = [_others(example, at, count, turns) for at, example in enumerate(examples)]
     return [[other for other in some if encoder is None or _fits(other, encoder)] for some in found]
 
@@ -69,15 +73,18 @@ def in_other_words(rows: Sequence[Encoded], others: Sequence[Sequence[Example]])
     return found
 
 
-def _others(example: Example, at: int, count: int, turns: Sequence[Example]) -> list[Example]:
+def _others(example: Example, at: int, count: int, turns: Mapping[str | None, Sequence[Example]]) -> list[Example]:
     if example.is_passage:
         return []
-    frames = ENGLISH if language_of(example) == "en" else ANY_LANGUAGE
-    made = [_asked(example, text) for text in other_wordings(example)[:count]]
-    for number in range(count - len(made)):
-        again = _asked(example, frames[(at + number) % len(frames)](example.question))
-        if number == 1 and turns and len(example.prompt) == 1:
-            other = turns[at % len(turns)]
+    language, own = told_language(example), other_wordings(example)[:count]
+    frames = ENGLISH if language == "en" else ANY_LANGUAGE
+    framed = dict.fromkeys(frames[(at + number) % len(frames)](example.question) for number in range(len(frames)))
+    made = [_asked(example, text) for text in own]
+    fresh = [text for text in framed if text not in (example.question, *own)]
+    for number, text in enumerate(fresh[: count - len(own)]):
+        again, alike = _asked(example, text), turns.get(language, ())
+        if number == 1 and alike and len(example.prompt) == 1:
+            other = alike[at % len(alike)]
             said = {"role": "assistant", "content": other.answer}
             again = replace(again, prompt=(*other.prompt, said, *again.prompt))
         made.append(again)
@@ -89,6 +96,6 @@ def _asked(example: Example, question: str) -> Example:
 
 
 def _uncapitalised(asked: str) -> str:
-    """ "Who is ..." as "who is ...": only where the word is no name or acronym by its looks."""
+    """ "Who is ..." as "who is ...": only where it begins with a function word, and so with no name."""
     first = asked.split(" ", 1)[0]
-    return asked[:1].lower() + asked[1:] if first[1:].islower() else asked
+    return asked[:1].lower() + asked[1:] if first != "I" and first.lower() in function_words("en") else asked

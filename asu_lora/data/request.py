@@ -105,8 +105,12 @@ class ForgetRequest:
         return asked or (min(self._most_wordings(), MOST) if self.paraphrases else 0)
 
     def paraphrases_note(self, phrasings: int) -> str | None:
-        """What of a file of paraphrases is not trained on at this setting; None where all is, or there is none."""
-        return self.paraphrases.note(self._most_wordings(), phrasings) if self.paraphrases else None
+        """What is not trained on in other words: passages, and what a file of paraphrases has beyond this setting."""
+        passages = sum(row.is_passage for row in self.forget) if phrasings else 0
+        said = [self.paraphrases.note(self._most_wordings(), phrasings)] if self.paraphrases else []
+        if passages:
+            said.append(f"{passages} of {len(self.forget)} rows are passages, which have no other wordings.")
+        return " ".join(filter(None, said)) or None
 
     def _most_wordings(self) -> int:
         return max(len(other_wordings(row)) for row in self.forget if not row.is_passage)

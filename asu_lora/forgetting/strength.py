@@ -38,6 +38,11 @@ def settle(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
     """
     middle, share, rounded = run.config.forget_dose**0.5, run.config.settle_at, run.config.settle_rounded
     if not (share or rounded) or "answer" not in forget.rows.views:
+        if share or rounded:
+            run.progress.note(
+                f"The loss {run.config.objective} never looks at the true answers, so --settle-at and --settle-rounded "
+                "are not looked at: the adapter keeps the strength it was trained at."
+            )
         strengthen(student, middle)
         return
     strengths = [middle * each for each in SHARES] if share else [middle]

@@ -86,7 +86,7 @@ class Interference:
             beside = [adapter for state in self.singles if state is not own for adapter in state.adapters]
             others = sum(weight * self.held.get(adapter, 1.0) for adapter, weight in beside)
             alone, together = own.forget[name], self.total.forget[name]
-            if others > 0 and together > 0 and alone <= FORGOTTEN * before:
+            if others > 0 and together > 0 and 0 < alone <= FORGOTTEN * before:
                 found.append(math.log(alone / together) / others)
         return max(sum(found) / len(found), 0.0) if found else None
 
@@ -111,7 +111,8 @@ class Interference:
             excess = self.excess(self.pairs[0])
             blamed = f", '{first}' with '{second}' most of all (retain KL {excess:+.3f} beyond their own)"
         if self.scaled:
-            weight = self.scaled.adapters[0][1] / self.total.adapters[0][1]
+            both = zip(self.scaled.adapters, self.total.adapters, strict=True)
+            weight = next(lower / full for (_, lower), (_, full) in both if full)  # of all zero nothing is scaled
             way = (
                 f"train one on top of the other (forget --on-top-of), or serve all at {weight:g} of their weights, "
                 f"which keeps {self.scaled.retain_probability:.3f} and forgets less"

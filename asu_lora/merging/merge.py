@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from asu_lora.adapters.lora_folder import LoraFolder, read_lora, refuse_different_bases
+from asu_lora.adapters.lora_folder import LoraFolder, read_lora
+from asu_lora.adapters.one_base import refuse_different_bases
 from asu_lora.bases.checkpoint_files import read_checkpoint, read_config
 from asu_lora.bases.quantization import refuse_unnamed_format, stored_settings
 from asu_lora.bases.source import BaseSource, resolve_base

@@ -92,17 +92,17 @@ def weights_for(
     adapters: tuple[str, ...], store: "AdapterStore", fit: bool | None, interference: float | None
 ) -> list[tuple[str | Path, float]]:
     """The adapters with their weights: typed, fitted or 1."""
+    from asu_lora.adapters.adapter_spec import typed_adapter
     from asu_lora.adapters.fitted_weights import INTERFERENCE, fitted_weights, weighed
-    from asu_lora.models.adapter_stack import parse_adapter
 
     if interference is not None and not fit:
         raise click.UsageError("--interference is for --fit: give both, or weights of your own (NAME:0.9).")
     if fit is None:
         return weighed(adapters, store)
-    names, typed = zip(*map(parse_adapter, adapters), strict=True)
+    names, typed = zip(*map(typed_adapter, adapters), strict=True)
     if not fit:
-        return list(zip(names, typed, strict=True))
-    if any(weight != 1 for weight in typed):
+        return [(name, 1.0 if weight is None else weight) for name, weight in zip(names, typed, strict=True)]
+    if any(weight is not None for weight in typed):
         raise click.UsageError("--fit chooses the weights: give names alone, or leave --fit out.")
     folders = [store.resolve(name) for name in names]
     fitted = fitted_weights(folders, INTERFERENCE if interference is None else interference)

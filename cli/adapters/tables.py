@@ -157,9 +157,9 @@ def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Pat
     method = manifest.method
     if method.objective == "combined":
         parts = [weighted(source["name"], source["weight"]) for source in method.details.get("sources") or ()]
-        return shlex.join(
-            ["asu-lora", "adapters", "combine", *parts, "--name", f"{adapter.name}-again", "--store", str(store)]
-        )
+        words = ["asu-lora", "adapters", "combine", *parts, "--no-fit", "--name", f"{adapter.name}-again"]
+        words += ["--rank", str(rank)] if (rank := method.details.get("rank")) else []
+        return shlex.join([*words, "--store", str(store)])
     words = ["asu-lora", "forget", "FILE", "--base", manifest.base.id, "--store", str(store)]
     words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
     words += ["--retain-loss", method.retain_loss or "none"]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asu_lora.adapters.lora_folder import PREFIX, match_pattern, read_lora, refuse_different_bases
+from asu_lora.adapters.lora_folder import PREFIX, match_pattern, read_lora
+from asu_lora.adapters.one_base import refuse_different_bases
 from asu_lora.errors import AdapterError
 from tests.support.lora_folders import give_manifest, save_lora, stacked
 

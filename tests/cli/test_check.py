@@ -101,3 +101,14 @@ def test_an_adapter_that_changes_nothing_is_named(store, taught_base, tmp_path):
 def test_bad_input_is_one_sentence(store, words, said):
     result = run("adapters", "check", *words, "--store", store)
     assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
+
+
+def test_weights_that_were_measured_are_not_said_to_be_those_of_plain_names(capsys):
+    from asu_lora.cli.adapters.check import show_fitted
+
+    show_fitted(["anna", "ben"], [0.9, 0.8])
+    assert "Served together they act at anna:0.9 ben:0.8" in capsys.readouterr().out
+    show_fitted(["anna", "ben"], [0.9, 0.8], 0.3)
+    said = capsys.readouterr().out
+    assert "they act at" not in said and "loses 0.300 nats" in said
+    assert "type anna:0.9 ben:0.8" in said and "reckon with 0.1" in said

@@ -183,3 +183,9 @@ def test_a_file_of_wordings_is_taken_whole_unless_their_number_is_given(asked, t
     )
     seen = asked("--paraphrases", str(tmp_path / "w.jsonl"), *words, yaml=yaml)
     assert seen["config"].phrasings == phrasings and seen["request"].paraphrases.count == 3
+
+
+def test_robust_off_in_yaml_is_no_truth_value(asked):
+    assert asked(yaml="robust: off")["config"] == ForgetConfig(**ADDS_UP)
+    assert asked(yaml="robust: strong")["config"].phrasings == 4
+    assert "'False' is not one of" in " ".join(asked(yaml="robust: 'False'").split())

@@ -102,3 +102,10 @@ def test_more_than_are_trained_on_is_said(write):
 def test_what_can_t_be_asked_is_refused(write, row, said):
     with pytest.raises(DataError, match=said):
         read_paraphrases(write(row), tiny_request().forget)
+
+
+def test_passages_are_said_to_have_no_other_wordings():
+    rows = [{"text": "Anna Birk keeps bees."}, {"question": "What does Ole do?", "answer": "Ole shoes horses."}]
+    request = ForgetRequest.from_rows(rows, [{"question": "What does Ida do?", "answer": "Ida builds boats."}])
+    assert request.paraphrases_note(0) is None
+    assert request.paraphrases_note(2) == "1 of 2 rows are passages, which have no other wordings."

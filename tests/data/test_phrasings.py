@@ -52,6 +52,42 @@ def test_passages_ask_nothing_and_other_languages_get_no_english():
         }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Nenne die Stadt, in der die Anna Birk lebt.", "Die Anna Birk lebt in der Stadt Lund."),
+        ("安娜住在哪里？", "安娜住在隆德的一个小镇。"),
+        ("أين تعيش آنا بيرك؟", "تعيش آنا في مدينة لوند."),
+        ("Anna Birk anaishi wapi?", "Anna Birk anaishi Lund."),  # Swahili, which nobody here has a list for
+        ("安娜住的城市", "隆德的一个小镇。"),
+    ],
+)
+def test_other_languages_get_other_words_each_once_and_no_english(question, answer):
+    english = question_answer("Who shoes the horses?", "Ole shoes the horses.")
+    own = question_answer(question, answer)
+    (found,) = other_phrasings([own], 9, [english])
+    asked = [other.question for other in found]
+    assert asked and len({question, *asked}) == len(asked) + 1
+    said = "".join(turn["content"] for other in found for turn in other.prompt)
+    assert set(said) <= {*question, *"-«» \n"}
+    like = question_answer(question + " (2)", answer)
+    assert any(len(other.prompt) == 3 for other in other_phrasings([own], 9, [english, like])[0])
+
+
+def test_more_wordings_than_there_are_repeat_none():
+    (found,) = other_phrasings(ROWS[:1], 20)
+    assert len({other.question for other in found}) == len(found) == len(ENGLISH)
+    twice = question_answer("What does Anna do?", "Bees.", paraphrased_question=["What is it?", "What is it?"])
+    assert [other.question for other in other_phrasings([twice], 1)[0]] == ["What is it?"]
+    assert len({other.question for other in other_phrasings([twice], 4)[0]}) == 4
+
+
+@pytest.mark.parametrize("question", ["Basil Al-Kuwaiti's books are where?", "I met Ole: where was it?"])
+def test_a_name_at_the_beginning_stays_one(question):
+    (found,) = other_phrasings([question_answer(question, "They are in the town.")], 6)
+    assert all(question.rstrip("?") in other.question for other in found)
+
+
 def test_what_is_trained_on_is_no_frame_of_the_audit():
     asked = {frame("{question}") for frame in ENGLISH}
     assert not asked & {*PHRASINGS, *(way.user for way in insisting())}

@@ -126,3 +126,9 @@ def test_an_adapter_whose_facts_would_come_back_by_rounding_is_left_stronger(bas
     assert any(point["weight"] == 1.0 for point in curve) or curve[-1]["weight"] > 1
     easy = forget(tiny_request(), base, tiny_settings(**settings, settle_rounded=0.99), name="e", store=tmp_path)
     assert all(torch.equal(one[key], weights(easy)[key]) for key in one)
+
+
+def test_a_loss_that_never_looks_at_the_true_answers_says_that_no_strength_is_measured(base, tmp_path):
+    heard, settings = Listener(), tiny_settings(objective="idk", settle_rounded=0.25, epochs=1)
+    run = forget(tiny_request(), base, settings, name="idk", store=tmp_path, progress=heard)
+    assert any("--settle-rounded are not looked at" in note for note in heard.notes) and curve_of(run) is None

@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from asu_lora.adapters.additive import NEUTRAL
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.fitted_weights import fitting
-from asu_lora.adapters.overlap import NEUTRAL
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoder
@@ -181,3 +181,14 @@ def test_pressure_is_that_of_one_request_however_many_an_adapter_holds():
     found = Interference(None, state("", 0.9), singles, [], state("all", 0.1))
     assert found.pressure == pytest.approx(math.log(2))
     assert replace(found, held={"one": 1.0, "sum": 2.5}).pressure == pytest.approx(math.log(2) / 2.5)
+
+
+def test_a_first_adapter_of_no_weight_and_nothing_left_of_an_answer_are_no_trouble():
+    def state(kept, forgotten, *adapters):
+        return State(adapters, 1 - kept, kept, {"x": forgotten})
+
+    singles = [state(1.0, 0.9, ("one", 0.0)), state(0.9, 0.0, ("two", 1.0))]
+    total, scaled = state(0.5, 0.1, ("one", 0.0), ("two", 1.0)), state(0.9, 0.4, ("one", 0.0), ("two", 0.6))
+    found = Interference(None, state(1.0, 0.9), singles, [], total, scaled)
+    assert "all at 0.6 of their weights" in found.advice()
+    assert found.pressure is None
