@@ -28,6 +28,8 @@ def combine(
     out_folder: str | Path,
     rank: int | None = None,
     name: str | None = None,
+    *,
+    keep_length: bool = False,
 ) -> CombineReport:
     """Write the weighted sum of adapters as one plain PEFT LoRA, with a manifest where they have manifests.
 
@@ -40,6 +42,8 @@ def combine(
         out_folder: made here; must not hold anything yet.
         rank: truncate every module to at most this rank; None is exact.
         name: the result's name in its manifest, the folder's by default.
+        keep_length: raise all weights alike, until the truncated sum goes as far along the exact one as that itself.
+            It is no longer the nearest of its rank, but as strong: what is forgotten comes back less.
 
     Raises:
         AdapterError: a folder that can't be combined (see :func:`read_loras`), different bases, different
@@ -51,15 +55,21 @@ def combine(
     loras = read_loras(folders)
     _check(loras, weights, out, rank)
     tensors: dict[str, torch.Tensor] = {}
-    modules = []
+    of_b: list[str] = []
+    modules: list[CombinedModule] = []
     for module in sorted({module for lora in loras for module in lora.modules}, key=natural):
         a, b, embedding = _concatenated(module, loras, weights)
         made, a, b = _truncated(module, a, b, rank)
         modules.append(made)
         name_a, name_b = factor_names(module, embedding)
         tensors[name_a], tensors[name_b] = a, b
+        of_b.append(name_b)
+    stronger = _stronger(modules) if keep_length else 1.0
+    if stronger != 1:
+        modules = [made.times(stronger) for made in modules]
+        tensors |= {key: tensors[key] * stronger for key in of_b}
     sources = [
-        {"name": lora.name, "weight": float(weight), "fingerprint": fingerprint_of(lora.path)}
+        {"name": lora.name, "weight": float(weight) * stronger, "fingerprint": fingerprint_of(lora.path)}
         for lora, weight in zip(loras, weights, strict=True)
     ]
     report = CombineReport(out, sources, modules)
@@ -87,6 +97,13 @@ def _check(loras: Sequence[LoraFolder], weights: Sequence[float], out: Path, ran
         raise SettingError(f"The rank must be 1 or more, not {rank}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingError(f"{out} exists already: choose another name.")
+
+
+def _stronger(modules: Sequence[CombinedModule]) -> float:
+    """|W|^2 / |W_R|^2 over all modules. W_R projects W, so <W_R, W> = |W_R|^2, and times this it is |W|^2."""
+    whole = sum(module.norm**2 for module in modules)
+    kept = sum(module.norm**2 * (1 - module.relative_error**2) for module in modules)
+    return whole / kept if kept else 1.0
 
 
 def _concatenated(

@@ -1,7 +1,7 @@
 """What combining adapters gave: ranks and errors, module by module."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,12 @@ class CombinedModule:
     kept_rank: int
     norm: float
     relative_error: float
+
+    def times(self, factor: float) -> "CombinedModule":
+        """The same with a truncated sum that is stronger by a factor; ``norm`` stays that of the exact sum."""
+        share = 1 - self.relative_error**2  # of the squared norm that truncation kept
+        error = math.sqrt(max(factor**2 * share - 2 * factor * share + 1, 0.0)) if self.norm else 0.0
+        return replace(self, relative_error=error)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def combine(
       asu-lora adapters combine anna ben carl --name all --rank 16
 
     Beside others an adapter forgets more than alone. Adapters that were trained to add up (--adds-up) get weights at
-    which they don't, unless you give one (anna:1) or --no-fit.
+    which they don't, unless you give one (anna:1) or --no-fit. With --rank these are a little higher, so that what is
+    cut off brings nothing back.
 
     Adapters of different bases, or of other weights under the same name, are refused.
     """
@@ -76,14 +77,16 @@ def combine(
     kept = AdapterStore(store)
     chosen = weights_for(adapters, kept, fit, interference)
     folders, weights = [kept.resolve(adapter) for adapter, _ in chosen], [weight for _, weight in chosen]
+    fitted = told(adapters, list(zip(folders, weights, strict=True))) if fit is not False else []
+    as_strong = bool(fitted) and any(weight != 1 for weight in weights)  # weights of one's own are taken as they are
     with kept.stage(name) as folder:
-        report = add_up(folders, weights, folder, rank, name)
+        report = add_up(folders, weights, folder, rank, name, keep_length=as_strong)
     warn_of_weights(folders, weights)
     where = kept.resolve(name)
     if as_json:
         print_json(report.as_dict() | {"path": str(where), "name": name})
         return
-    for note in told(adapters, list(zip(folders, weights, strict=True))) if fit is not False else ():
+    for note in fitted:
         click.echo(note)
     show(report, name, where, rank is not None)
 

@@ -69,6 +69,23 @@ def test_truncated_has_the_error_it_announces_and_none_is_smaller(three, tmp_pat
     assert report.relative_error == pytest.approx(math.sqrt(squares) / total, rel=1e-4)
 
 
+@pytest.mark.parametrize("rank", [1, 5, 40])
+def test_one_that_keeps_its_length_goes_as_far_along_the_exact_sum(three, tmp_path, rank):
+    nearest = combine(three, WEIGHTS, tmp_path / "near", rank=rank)
+    report = combine(three, WEIGHTS, tmp_path / "long", rank=rank, keep_length=True)
+    wanted, near, made = exact_sum(three, WEIGHTS), full_updates(tmp_path / "near"), full_updates(tmp_path / "long")
+    along = sum((made[name] * wanted[name]).sum().item() for name in wanted)
+    assert along == pytest.approx(sum(update.pow(2).sum().item() for update in wanted.values()), rel=1e-5)
+    stronger = report.sources[0]["weight"] / WEIGHTS[0]
+    assert [source["weight"] for source in report.sources] == pytest.approx([stronger * weight for weight in WEIGHTS])
+    assert stronger > 1.01 if rank < 17 else stronger == 1
+    for module in report.modules:
+        torch.testing.assert_close(made[module.module], stronger * near[module.module], rtol=1e-5, atol=1e-6)
+        error = torch.linalg.norm(made[module.module] - wanted[module.module]).item()
+        assert error / module.norm == pytest.approx(module.relative_error, rel=1e-4, abs=1e-6)
+    assert report.relative_error >= nearest.relative_error
+
+
 def test_truncation_loads_in_plain_peft_and_tends_to_the_stack(tiny_base, three, tmp_path):
     stack = logits_of(stacked(tiny_base, list(zip(three, WEIGHTS, strict=True))))
     distances = []

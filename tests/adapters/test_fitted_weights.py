@@ -163,6 +163,9 @@ def test_the_command_combines_at_fitted_weights(folders, store):
     assert weights_of(*CURVES, "--name", "all") == weights_of(*CURVES, "--name", "fit", "--fit") == fitted
     assert weights_of(*CURVES, "--name", "plain", "--no-fit") == [1, 1, 1]
     assert weights_of("anna", "ben:1", "--name", "two") == [1, 1]
+    at_rank = weights_of(*CURVES, "--name", "cut", "--rank", 2)  # what is cut off is made up for
+    assert at_rank == pytest.approx([weight * at_rank[0] / fitted[0] for weight in fitted]) and at_rank[0] > fitted[0]
+    assert weights_of(*CURVES, "--name", "cut-plain", "--rank", 2, "--no-fit") == [1, 1, 1]
     done = run(store, "adapters", "combine", *CURVES, "--name", "more", "--fit", "--interference", 0.2)
     assert f"act at {spelled(fitted_weights(folders, 0.2))}," in done.stdout
     for words, said in (
