@@ -62,8 +62,8 @@ def combine(
       asu-lora adapters combine anna ben carl --name all --rank 16
 
     Beside others an adapter forgets more than alone. Adapters that were trained to add up (--adds-up) get weights at
-    which they don't, unless you give one (anna:1) or --no-fit. With --rank these are a little higher, so that what is
-    cut off brings nothing back.
+    which they don't, unless you give one (anna:1) or --no-fit. With --rank these are a little higher, to make
+    up for what is cut off.
 
     Adapters of different bases, or of other weights under the same name, are refused.
     """

@@ -24,8 +24,9 @@ SETTINGS = AuditSettings(("base_reads",), "standard")
 
 @pytest.fixture(autouse=True)
 def limit(monkeypatch):
-    """Between what this tiny base finds above its third layer (0.08) and above its second (0.24)."""
-    monkeypatch.setattr("asu_lora.audit.attacks.base_reads.MOST_BY_ITSELF", 0.15)
+    """Between what this tiny base finds above its third layer and above its second: 0.08 and 0.24, or, where the CPU
+    sums in another order, 0.16 and 0.48."""
+    monkeypatch.setattr("asu_lora.audit.attacks.base_reads.MOST_BY_ITSELF", 0.2)
 
 
 @pytest.fixture(scope="module")
