@@ -112,7 +112,8 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
     try:
         with path.open("rb") as file:
-            return pyarrow.parquet.read_table(file).to_pylist()
+            # Without threads: a program over before Arrow's have started is aborted on its way out.
+            return pyarrow.parquet.ParquetFile(file, pre_buffer=False).read(use_threads=False).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a readable Parquet file: {reason[:200]}") from error
