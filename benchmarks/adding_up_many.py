@@ -5,7 +5,7 @@
 Teaches a tiny Llama 60 facts to keep, 40 that are left out of every request, and three a request; forgets each request
 alone with the settings of ``forget --adds-up`` (``--plain``: without); then measures sums of the first k, at full
 weight and at fitted weights, and how large they are. FOLDER gets the base and the adapters: what lies there is not made
-again. Writes docs/results/data/adding_up_many.json, a line a sum.
+again. Writes docs/results/data/adding_up_many.json, a line a sum: what stands there is not measured again.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 
 from asu_lora import ForgetConfig, ForgetRequest, forget, load
 from asu_lora.adapters.fitted_weights import fitted_weights
+from asu_lora.adapters.inner_products import inner_products
 from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adding_up import ADDS_UP
@@ -110,17 +111,9 @@ def probability(
 def size(adapters: list[str], store: AdapterStore) -> dict[str, float]:
     """The norm of the adapters' sum over all modules, and the root of the sum of their squared norms: the norm they
     would have if no two read and wrote the same. Both over that of the first."""
-    loras = [read_lora(store.resolve(name)) for name in adapters]
-    summed = apart = first = 0.0
-    for module in loras[0].modules:
-        factors = [lora.factors(module) for lora in loras]
-        a, b = torch.cat([f[0] for f in factors]).double(), torch.cat([f[1] for f in factors], 1).double()
-        products, at = (a @ a.T) * (b.T @ b), 0
-        summed += products.sum().item()
-        for i, (mine, _) in enumerate(factors):
-            own = products[at : at + len(mine), at : at + len(mine)].sum().item()
-            apart, at, first = apart + own, at + len(mine), first + own * (i == 0)
-    return {"norm": round(math.sqrt(summed / first), 2), "norm if apart": round(math.sqrt(apart / first), 2)}
+    products = inner_products([read_lora(store.resolve(name)) for name in adapters])
+    summed, apart = products.sum() / products[0, 0], products.trace() / products[0, 0]
+    return {"norm": round(math.sqrt(summed), 2), "norm if apart": round(math.sqrt(apart), 2)}
 
 
 def main() -> None:
@@ -158,6 +151,8 @@ def main() -> None:
         if count > 1 and not a.plain:  # their curves say what a sum of them weighs
             ways[", fitted"] = fitted_weights([store.resolve(name) for name in names[:count]])
         for way, weights in ways.items():
+            if f"{a.tag}: {count}{way}" in found:
+                continue
             line = {name: probability(base, names[:count], store, each, weights) for name, each in sets.items()}
             line |= size(names[:count], store) if count and not way else {}
             line |= {"mean weight": round(sum(weights) / count, 3)} if way else {}

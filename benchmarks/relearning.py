@@ -3,8 +3,10 @@
     python benchmarks/relearning.py BASE TOFU --store STORE --task 2 --levels off standard
 
 `audit --quick` relearns 4 rows and asks 12, of which one is 8 points. Here 8 rows are relearnt and 32 asked, at three
-rates and three marks; the never-seen rows alike. Adapters as in benchmarks/robust.py. Writes data/relearning.json; the
-figures stand in docs/results/robust.md. Some 12 minutes of one quiet core an adapter.
+rates and three marks. The floor is never-seen rows, relearnt alike, or with --floor-base (benchmarks/reference_base.py
+makes one) the very same rows in a model that never saw them: a fifth of an author's rows tells something of the others.
+Adapters as in benchmarks/robust.py. Writes data/relearning.json; the figures stand in docs/results/robust.md. Some 12
+minutes of one quiet core an adapter.
 """
 
 import argparse
@@ -29,6 +31,8 @@ EFFORT = replace(settings.DEPTHS["quick"], rows=40, rates=(5e-4, 1e-3, 2e-3), ma
 def relearnt(level: str, arguments: argparse.Namespace) -> dict:
     """The peak, its floor and ceiling, and the share recovered."""
     asked = trained(level, arguments.task, arguments)
+    if arguments.floor_base:
+        asked = replace(asked, floor=None, floor_base=str(arguments.floor_base))
     with patch.dict(settings.DEPTHS, quick=EFFORT), Bars() as progress:
         [attack] = audit(asked, settings.AuditSettings(("relearn",), "quick"), progress).attacks
     reading = attack.readings[0]
@@ -37,6 +41,7 @@ def relearnt(level: str, arguments: argparse.Namespace) -> dict:
         "level": level,
         "task": arguments.task,
         "seed": arguments.seed,
+        "floor of": "a base that never saw the rows" if arguments.floor_base else "never-seen rows",
         "recovered": round(reading.recovered, 4),
         "told": [round(x, 4) for x in (reading.candidate.value, reading.candidate.low, reading.candidate.high)],
         "floor": round(reading.floor.value, 4),
@@ -53,6 +58,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="where the adapters are, or will be")
     parser.add_argument("--task", default="2", choices=MEMORISED_TASKS)
     parser.add_argument("--levels", nargs="+", default=["off", "standard"], choices=list(ROBUST))
+    parser.add_argument("--floor-base", type=Path, help="a base that never saw the request")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     quiet_libraries()

@@ -1,22 +1,23 @@
-"""Weights at which adapters forget in a sum what each forgets alone: read off their manifests, without any text.
+"""Weights at which adapters forget in a sum what each forgets alone: read off their own weights, without any text.
 
-In a sum every adapter also presses on what the others have forgotten: SmolLM2's take about 0.1 nats from a forgotten
-answer each, whatever they forget themselves (docs/results/adding_up.md). So a sum at full weight forgets more than was
-asked for, and what is kept pays for it. Each adapter's manifest has its own curve, answer probability against weight
-(``--settle-at``). With P the pressure of the others on it, adapter i gets the weight w_i at which
+In a sum every adapter also goes a little way along the others, so that a sum at full weight forgets more than was asked
+for, and what is kept pays for it. How far is told by the updates D themselves. Adapter i acts in the sum as if alone at
 
-    ln p_i(w_i) - P = ln p_i(1),        P = 1.5 * interference * (k - 1) * mean(w)
+    e_i = w_i + c * sum over j != i of w_j <D_j, D_i> / |D_i|^2,        c = 0.45
 
-for k adapters; ln p_i is interpolated between the measured weights. The half more is for the words: asked, a model
-strays further from the true answer in company than its probability says. Where several adapters are named together
-without a weight, and all of them have curves, these are the weights that they get.
+and the weights are those at which every e_i is 1. c is what was measured of forgotten answers, on SmolLM2 and on a tiny
+base whose adapters hardly meet (docs/results/adding_up.md). Where several adapters are named together without a weight,
+and all were trained to add up (their manifests hold a curve of forgetting), these are the weights that they get. A
+combined adapter counts as one, by its own update.
 
-A combined adapter counts as the n adapters in it, of weights u_i, which share its weight w. Alone they forget under
-their own pressure P' = 1.5 * interference * (n - 1) * mean(u), so that
+Where ``adapters check --forget`` measured how many nats an adapter takes from a forgotten answer of another one, that
+can stand instead. With P the pressure of the others and ln p_i the curve of adapter i,
 
-    ln p_i(w u_i) - P = ln p_i(u_i) - P'
+    ln p_i(w_i) - P = ln p_i(1),        P = interference * (k - 1) * mean(w)
 
-and w is the largest of what they ask for: none of its requests is forgotten less than by it alone.
+for k adapters; a combined one counts as the n adapters in it, of weights u_i, which share its weight w. Alone they
+forget under their own pressure P' = interference * (n - 1) * mean(u), so that ln p_i(w u_i) - P = ln p_i(u_i) - P', and
+w is the largest of what they ask for: none of its requests is forgotten less than by it alone.
 """
 
 import math
@@ -29,35 +30,51 @@ from scipy.optimize import brentq
 
 from asu_lora.adapters.adapter_spec import typed_adapter, weighted
 from asu_lora.adapters.forgetting_curve import Part, curves_inside, enough
+from asu_lora.adapters.inner_products import inner_products
 from asu_lora.adapters.manifest import has_manifest, read_manifest
+from asu_lora.adapters.one_base import read_loras
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, SettingError
 
-INTERFERENCE = 0.1  # nats that an adapter at weight 1 takes from another one's forgotten answers
-WORDS = 1.5  # times that: then the words of the answers are as far from the truth as alone, and the probability nearly
+ALONG = 0.45  # c: of what an adapter goes along another one, the share that its forgotten answers feel
 ALL = 50.0  # nats that take any probability above 1; thousands of requests press more, which no float can hold
 LEAST = 0.05  # weight; a sum keeps every adapter that it is made of
 
 
-def fitted_weights(folders: Sequence[str | Path], interference: float = INTERFERENCE) -> list[float]:
+def fitted_weights(folders: Sequence[str | Path], interference: float | None = None) -> list[float]:
     """The weight of each adapter in the sum of all of them; 1 for a single one.
 
     Args:
         folders: adapters with curves in their manifests. Their order doesn't matter.
-        interference: nats that one adapter at weight 1 takes from another's forgotten answers.
+        interference: nats that one adapter at weight 1 takes from another's forgotten answers, as measured; None
+            to read it off the adapters' weights.
 
     Raises:
-        AdapterError: see :func:`forgetting_curve`.
+        AdapterError: see :func:`forgetting_curve` and :func:`~asu_lora.adapters.one_base.read_loras`.
         SettingError: an interference that is no number from 0 up.
     """
-    if not np.isfinite(interference) or interference < 0:
+    if interference is not None and not (np.isfinite(interference) and interference >= 0):
         raise SettingError(f"The interference must be a number of nats, 0 or more, not {interference}.")
     adapters = [curves_inside(folder) for folder in folders]
     _refuse_twice(folders, adapters)
-    shares = [part.weight for parts in adapters for part in parts]
-    most = WORDS * interference * (len(shares) - 1)
-    if not most or len(adapters) < 2:
+    if len(adapters) < 2 or interference == 0:
         return [1.0] * len(adapters)
+    return _by_updates(folders) if interference is None else _by_pressure(adapters, interference)
+
+
+def _by_updates(folders: Sequence[str | Path]) -> list[float]:
+    """The weights at which each adapter goes as far along its own update as it does alone."""
+    products = inner_products(read_loras(folders)).numpy()
+    own = np.where(np.diag(products) > 0, np.diag(products), 1.0)  # one that changes nothing goes along none
+    along = ALONG * products / own[:, None]
+    np.fill_diagonal(along, 1.0)
+    return [round(float(weight), 3) for weight in np.clip(np.linalg.solve(along, np.ones(len(own))), LEAST, 1.0)]
+
+
+def _by_pressure(adapters: Sequence[Sequence[Part]], interference: float) -> list[float]:
+    """The weights at which each forgets under a measured pressure what it forgets alone."""
+    shares = [part.weight for parts in adapters for part in parts]
+    most = interference * (len(shares) - 1)
 
     def weights(pressure: float) -> list[float]:
         return [_weight(parts, pressure, interference) for parts in adapters]
@@ -76,7 +93,7 @@ def _weight(parts: Sequence[Part], pressure: float, interference: float) -> floa
     Args:
         pressure: nats, of all parts of all adapters.
     """
-    alone = WORDS * interference * (len(parts) - 1) * float(np.mean([part.weight for part in parts]))
+    alone = interference * (len(parts) - 1) * float(np.mean([part.weight for part in parts]))
     asked = []
     for part in parts:
         level = part.curve.at(part.weight) * math.exp(min(pressure - alone, ALL))
@@ -103,14 +120,12 @@ def fitting(adapters: Sequence[tuple[str | Path, float]], interference: float | 
 
     Args:
         adapters: folders and weights.
-        interference: as measured; None for what it is on SmolLM2.
+        interference: as measured; None to read it off their weights.
     """
     if len(adapters) < 2 or any(weight != 1 for _, weight in adapters):
         return None
     try:
-        return fitted_weights(
-            [folder for folder, _ in adapters], INTERFERENCE if interference is None else interference
-        )
+        return fitted_weights([folder for folder, _ in adapters], interference)
     except AdapterError:
         return None
 
@@ -178,7 +193,7 @@ def unfitted(folders: Sequence[str | Path]) -> list[str]:
             "weights yourself (NAME:0.9, or NAME:1)."
         ]
     try:
-        fitted_weights(folders)
+        _refuse_twice(folders, [curves_inside(folder) for folder in folders])
     except AdapterError as error:
         return [f"The adapters act at full weight. {error}"]
     return []

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.additive import adds_up
+from asu_lora.adapters.inner_products import scaled_factors
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.adapters.one_base import read_loras
@@ -196,7 +197,8 @@ def overlap(folders: Sequence[str | Path], weights: Sequence[float]) -> SetOverl
     sums = _Sums(len(loras))
     for module in sorted({name for lora in loras for name in lora.modules}):
         sums.add(
-            module, {at: _factors(lora, module, weights[at]) for at, lora in enumerate(loras) if module in lora.modules}
+            module,
+            {at: scaled_factors(lora, module, weights[at]) for at, lora in enumerate(loras) if module in lora.modules},
         )
     beneath, inside = [_beneath(lora) for lora in loras], [_inside(lora) for lora in loras]
     names = _names(loras)
@@ -259,12 +261,6 @@ def _products(one: "Factors", other: "Factors") -> tuple[float, float, float]:
         ((b1.T @ b1 @ reads) * (reads @ (b2.T @ b2))).sum().item(),
         ((a1 @ a1.T @ writes) * (writes @ (a2 @ a2.T))).sum().item(),
     )
-
-
-def _factors(lora: LoraFolder, module: str, weight: float) -> "Factors":
-    a, b = lora.factors(module)
-    # a convolution's factors have its kernel's axes too, which the norms don't tell apart
-    return a.double().flatten(1), b.double().flatten(1) * (weight * lora.modules[module].scaling)
 
 
 def _share(product: float, one: float, other: float) -> float:

@@ -199,14 +199,13 @@ def show_fitted(names: "Sequence[str]", fitted: "Sequence[float] | None", pressu
         click.echo(f"Beside another adapter a forgotten answer loses {pressure:.3f} nats more.")
     if fitted:
         from asu_lora.adapters.adapter_spec import weighted
-        from asu_lora.adapters.fitted_weights import INTERFERENCE
 
         spelled = " ".join(weighted(name, weight) for name, weight in zip(names, fitted, strict=True))
         what = "each request is forgotten as by its adapter alone"
         click.echo(
             f"Served together they act at {spelled}, where {what}."
             if pressure is None
-            else f"By that figure {what} if you type {spelled}; names without weights reckon with {INTERFERENCE:g}."
+            else f"By that figure {what} if you type {spelled}; names alone reckon with what their updates share."
         )
 
 

@@ -96,7 +96,7 @@ def weights_for(
 ) -> list[tuple[str | Path, float]]:
     """The adapters with their weights: typed, fitted or 1."""
     from asu_lora.adapters.adapter_spec import typed_adapter
-    from asu_lora.adapters.fitted_weights import INTERFERENCE, fitted_weights, weighed
+    from asu_lora.adapters.fitted_weights import fitted_weights, weighed
 
     if interference is not None and not fit:
         raise click.UsageError("--interference is for --fit: give both, or weights of your own (NAME:0.9).")
@@ -108,8 +108,7 @@ def weights_for(
     if any(weight is not None for weight in typed):
         raise click.UsageError("--fit chooses the weights: give names alone, or leave --fit out.")
     folders = [store.resolve(name) for name in names]
-    fitted = fitted_weights(folders, INTERFERENCE if interference is None else interference)
-    return list(zip(names, fitted, strict=True))
+    return list(zip(names, fitted_weights(folders, interference), strict=True))
 
 
 def show(report: "CombineReport", name: str, where: Path, by_module: bool) -> None:

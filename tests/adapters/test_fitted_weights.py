@@ -1,5 +1,6 @@
-"""Weights for a sum of adapters, read off the curves in their manifests: against the equation itself, and refusals."""
+"""Weights for a sum of adapters, read off their updates, or off their curves: against the equations, and refusals."""
 
+import itertools
 import json
 import math
 
@@ -8,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from asu_lora.adapters.fitted_weights import LEAST, fitted_weights, fitting, told, weighed
+from asu_lora.adapters.fitted_weights import ALONG, LEAST, fitted_weights, fitting, told, weighed
 from asu_lora.adapters.forgetting_curve import ForgettingCurve, forgetting_curve
+from asu_lora.adapters.inner_products import inner_products
+from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.models.adapter_stack import load
-from tests.support.lora_folders import give_manifest, save_lora
+from tests.support.lora_folders import give_manifest, lean, save_lora
 
 CURVES = {  # by weight; those of three requests of SmolLM2 are alike
     "anna": {0: 0.87, 0.36: 0.74, 0.54: 0.6, 0.72: 0.43, 0.9: 0.28, 1.0: 0.217, 1.18: 0.145},
@@ -36,10 +39,8 @@ def points(curve):
 
 @pytest.fixture
 def folders(tiny_base, tmp_path):
-    return [
-        give_curve(give_manifest(save_lora(tiny_base, tmp_path / name, seed), tiny_base), points(curve))
-        for seed, (name, curve) in enumerate(CURVES.items())
-    ]
+    made = lean([save_lora(tiny_base, tmp_path / name, seed) for seed, name in enumerate(CURVES)])
+    return [give_curve(give_manifest(folder, tiny_base), points(CURVES[folder.name])) for folder in made]
 
 
 def log_probability(name, weight):
@@ -47,11 +48,71 @@ def log_probability(name, weight):
     return np.interp(weight, list(CURVES[name]), np.log(list(CURVES[name].values())))
 
 
+def update(folder):
+    """Its whole update, all modules after one another; alpha 8 over rank 4."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return torch.cat(
+        [
+            2.0 * (tensors[key.replace("lora_A", "lora_B")].double() @ tensors[key].double()).flatten()
+            for key in sorted(tensors)
+            if "lora_A" in key
+        ]
+    )
+
+
+def test_each_goes_as_far_along_its_own_update_as_alone(folders):
+    weights = fitted_weights(folders)
+    updates = [update(folder) for folder in folders]
+    assert all(0.5 < weight < 0.95 for weight in weights)
+    for i, own in enumerate(updates):
+        others = sum(weights[j] * float(each @ own / (own @ own)) for j, each in enumerate(updates) if j != i)
+        assert weights[i] + ALONG * others == pytest.approx(1.0, abs=2e-3)
+
+
+def test_adapters_that_do_not_meet_keep_their_weights_and_those_against_each_other_too(folders, tiny_base, tmp_path):
+    apart = [
+        give_curve(
+            give_manifest(save_lora(tiny_base, tmp_path / f"apart-{seed}", seed), tiny_base), points({0: 0.9, 1: 0.8})
+        )
+        for seed in range(10, 30)
+    ]
+    assert min(fitted_weights(apart)) > 0.9  # twenty of them: what they share is chance
+    tensors = load_file(folders[0] / "adapter_model.safetensors")
+    against = {key: -value if "lora_B" in key else value for key, value in tensors.items()}
+    save_file(against, folders[1] / "adapter_model.safetensors", {"format": "pt"})
+    assert fitted_weights(folders[:2]) == [1.0, 1.0]  # more than 1 is never given
+
+
+def test_an_adapter_that_changes_nothing_leaves_the_others_theirs(folders):
+    two = fitted_weights(folders[:2])
+    tensors = load_file(folders[2] / "adapter_model.safetensors")
+    save_file({key: 0 * value for key, value in tensors.items()}, folders[2] / "adapter_model.safetensors")
+    assert fitted_weights(folders) == [*two, 1.0]
+
+
+def test_products_are_those_of_whole_updates_whatever_modules_each_has(tiny_base, tmp_path):
+    made = [
+        save_lora(tiny_base, tmp_path / str(at), at, r=rank, lora_alpha=8, target_modules=names)
+        for at, (rank, names) in enumerate([(4, ["q_proj", "v_proj"]), (2, ["v_proj"]), (3, ["up_proj", "v_proj"])])
+    ]
+    found, wanted = inner_products([read_lora(folder) for folder in made]), torch.zeros(3, 3, dtype=torch.double)
+    for i, j in itertools.product(range(3), repeat=2):
+        one, other = (load_file(made[at] / "adapter_model.safetensors") for at in (i, j))
+        for key in one.keys() & other.keys():
+            if "lora_A" in key:
+                of = [
+                    t[key.replace("lora_A", "lora_B")].double() @ t[key].double() * 8 / len(t[key])
+                    for t in (one, other)
+                ]
+                wanted[i, j] += (of[0] * of[1]).sum()
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("interference", [0.02, 0.1, 0.2])
 def test_each_is_forgotten_in_the_sum_as_alone(folders, interference):
     weights = dict(zip(CURVES, fitted_weights(folders, interference), strict=True))
     assert all(0.5 < weight < 1 for weight in weights.values())
-    pressure = 1.5 * interference * 2 * np.mean(list(weights.values()))
+    pressure = interference * 2 * np.mean(list(weights.values()))
     for name, weight in weights.items():
         assert log_probability(name, weight) - pressure == pytest.approx(log_probability(name, 1.0), abs=4e-3)
 
@@ -65,7 +126,8 @@ def test_order_says_nothing_and_more_adapters_or_more_interference_less_weight(f
     assert fitted_weights(folders[::-1]) == weights[::-1]
     two = fitted_weights(folders[:2])
     assert all(w < of_two < 1 for w, of_two in zip(weights, two, strict=False))
-    assert all(w < before for w, before in zip(fitted_weights(folders, 0.2), weights, strict=True))
+    measured = fitted_weights(folders, 0.1)
+    assert all(w < before for w, before in zip(fitted_weights(folders, 0.2), measured, strict=True))
     assert fitted_weights(folders[:1]) == [1.0] and fitted_weights(folders, 0.0) == [1.0] * 3
 
 

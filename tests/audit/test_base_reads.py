@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from asu_lora.audit.attacks.base_reads import BaseReads, fact_logprobs, readable_layers
+from asu_lora.audit.attacks.base_reads import BaseReads, fact_logprobs, found_by_itself, readable_layers
 from asu_lora.audit.certificate.wording import beside, percent
 from asu_lora.audit.registry import LEFT_OUT
 from asu_lora.audit.request import AuditRequest
@@ -20,13 +20,6 @@ from tests.support.tiny_run import rows, save_taught_base
 
 LAYERS = 4
 SETTINGS = AuditSettings(("base_reads",), "standard")
-
-
-@pytest.fixture(autouse=True)
-def limit(monkeypatch):
-    """Between what this tiny base finds above its third layer and above its second: 0.08 and 0.24, or, where the CPU
-    sums in another order, 0.16 and 0.48."""
-    monkeypatch.setattr("asu_lora.audit.attacks.base_reads.MOST_BY_ITSELF", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +46,22 @@ def asked(deep):
         precision="fp32",
         device="cpu",
     )
+
+
+@pytest.fixture(scope="module")
+def between(asked):
+    """A limit between what this tiny base finds by itself above its third layer and above its second: CPUs that sum in
+    another order train another base, and no number stands between the two everywhere."""
+    with open_models(asked) as models:
+        session = Session(asked.read(), models, SETTINGS)
+        shares = dict(found_by_itself(session, session.rows))
+    assert shares[LAYERS - 1] < 0.8 * shares[LAYERS - 2]
+    return (shares[LAYERS - 1] + shares[LAYERS - 2]) / 2
+
+
+@pytest.fixture(autouse=True)
+def limit(monkeypatch, between):
+    monkeypatch.setattr("asu_lora.audit.attacks.base_reads.MOST_BY_ITSELF", between)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
 from asu_lora.adapters.lora_folder import read_lora
@@ -35,6 +36,20 @@ def save_lora(base: Path, folder: Path, seed: int = 0, size: float = 0.05, **set
                 parameter.normal_(std=size)
     model.save_pretrained(folder, save_embedding_layers=False)
     return folder
+
+
+def lean(folders: list[Path], share: float = 0.6) -> list[Path]:
+    """Let adapters go along one another, as those of one base do: with one A, and in B a part that all have."""
+    first = load_file(folders[0] / "adapter_model.safetensors")
+    for folder in folders:
+        torch.manual_seed(0)
+        own = load_file(folder / "adapter_model.safetensors")
+        for key in sorted(own):
+            own[key] = (
+                first[key] if "lora_A" in key else own[key] + share * own[key].std() * torch.randn(own[key].shape)
+            )
+        save_file(own, folder / "adapter_model.safetensors", {"format": "pt"})
+    return folders
 
 
 def stacked(base: Path, adapters: list[tuple[Path, float]], **loading):

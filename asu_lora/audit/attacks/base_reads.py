@@ -11,8 +11,9 @@ or else the base's own behind the question of another row. It therefore needs no
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
@@ -135,22 +136,25 @@ def readable_layers(session: Session, rows: Sequence[AuditRow]) -> list[int]:
 
     From the top down, as long as states that hold no fact bring back at most a tenth of what their last layer loses.
     """
+    found = takewhile(lambda each: each[1] <= MOST_BY_ITSELF, found_by_itself(session, rows))
+    return [layer for layer, _ in found][::-1]
+
+
+def found_by_itself(session: Session, rows: Sequence[AuditRow]) -> Iterator[tuple[int, float]]:
+    """Each layer from the last but one down, and what share of its loss states without the facts bring back there."""
     base, some = session.view("ceiling"), sample(list(rows), CALIBRATED)
     source = (_floor_model(session) if session.floor_kind == "model" else None) or base
     strangers = _other_questions(session, some) if source is base else None
     if source is base and strangers is None:
-        return []
-    last, found = _end(base), list[int]()
+        return
+    last = _end(base)
     for top in range(last - 1, 0, -AT_ONCE):  # a few at a time: the lower ones are seldom reached, and cost most
         layers = list(range(top, max(0, top - AT_ONCE), -1))
         told = fact_logprobs(base, source, some, [*layers, last], strangers)
         *patched, end = (fmean(column) for column in zip(*(each.patched for each in told), strict=True))
         lost = fmean(each.own for each in told) - end
         for layer, back in zip(layers, patched, strict=True):
-            if lost < LEAST_LOSS or back - end > MOST_BY_ITSELF * lost:
-                return found[::-1]
-            found.append(layer)
-    return found[::-1]
+            yield layer, (back - end) / lost if lost >= LEAST_LOSS else math.inf
 
 
 def _other_questions(session: Session, rows: Sequence[AuditRow]) -> list[Encoded] | None:
