@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--interference",
     type=click.FloatRange(0),
     help="For --fit: nats that an adapter takes from another one's forgotten answers; 'adapters check --forget' "
-    "measures it.  [default: 0.1]",
+    "measures it.  [default: read off what their updates share]",
 )
 @store_option
 @json_option

@@ -111,4 +111,4 @@ def test_weights_that_were_measured_are_not_said_to_be_those_of_plain_names(caps
     show_fitted(["anna", "ben"], [0.9, 0.8], 0.3)
     said = capsys.readouterr().out
     assert "they act at" not in said and "loses 0.300 nats" in said
-    assert "type anna:0.9 ben:0.8" in said and "reckon with 0.1" in said
+    assert "type anna:0.9 ben:0.8" in said and "reckon with what their updates share" in said
