@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ALIGNED = 0.35  # alignment from which a pair is said to interfere
 SHARED = 0.01  # sqrt(read write) below which there is nothing that could
+FAR = 4.0  # norm of a sum, over its largest adapter's: so far doses go in training, and beyond what is kept suffers
 SAME = 0.8  # cosine from which two adapters are all but one update
 CANCELLED = 1e-6  # norm of a sum, over that of its largest adapter, that is rounding alone
 
@@ -143,9 +144,10 @@ class SetOverlap:
         return None
 
     def advice(self) -> str | None:
-        """One sentence on the worst pair and what to do; None where nothing speaks against the set."""
+        """One sentence on the worst pair, or on the size of the sum, and what to do; None where nothing speaks against
+        the set."""
         if not self.interfering:
-            return None
+            return self._too_large()
         pair = next((pair for pair in self.interfering if pair.made_twice), self.interfering[0])
         if pair.made_twice and pair.cosine < SAME:
             return (
@@ -163,6 +165,16 @@ class SetOverlap:
             f"'{pair.first}' and '{pair.second}'{more} change what both read the same way (alignment "
             f"{pair.alignment:.2f}), so together they may spoil what is kept: see 'asu-lora adapters check' with "
             f"--retain, or train one on top of the other."
+        )
+
+    def _too_large(self) -> str | None:
+        times = self.sum_norm / max(self.norms) if any(self.norms) else 0.0
+        if times <= FAR:
+            return None
+        return (
+            f"together these adapters are {times:.1f} times as large as the largest of them, and beyond {FAR:g} times "
+            "what is kept suffers: measure it with 'asu-lora adapters check' and --retain, or train one adapter for "
+            "several requests."
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What adapters' weights say of serving them together: against whole matrices, and on adapters made for it."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -165,3 +166,12 @@ def test_what_cannot_be_compared_is_refused(two, tiny_base, tmp_path):
     )
     with pytest.raises(AdapterError, match="belongs to the base"):
         overlap([first, other], [1.0, 1.0])
+
+
+def test_a_sum_far_larger_than_any_of_it_is_warned_of_however_little_two_share(tiny_base, tmp_path):
+    """docs/results/adding_up.md, the simulation: from twenty unrelated adapters on, kept rows lose."""
+    many = [save_lora(tiny_base, tmp_path / str(seed), seed) for seed in range(20)]
+    said = overlap(many, [1.0] * 20).advice()
+    assert said is not None and re.match(r"together these adapters are 4\.\d times as large as the largest", said)
+    assert overlap(many, [0.5] * 20).advice() == said  # by what they are together, not by how large each is
+    assert overlap(many[:12], [1.0] * 12).advice() is None
