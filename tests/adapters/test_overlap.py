@@ -127,6 +127,13 @@ def test_an_adapter_trained_on_top_of_another_is_not_held_against_it(two, tiny_b
     assert found.pairs[0].related and found.pairs[0].alignment > 0.5 and found.advice() is None
 
 
+def say_trained(folder, base, details):
+    """A manifest that says with what the adapter was trained."""
+    told = read_manifest(give_manifest(folder, base))
+    write_manifest(folder, told.model_copy(update={"method": told.method.model_copy(update={"details": details})}))
+    return folder
+
+
 def test_adapters_trained_to_add_up_are_not_held_against_each_other(two, tiny_base, tmp_path):
     folders = [
         changed(two[0], tmp_path / "first", lambda name, a, b: (a, b)),
@@ -139,10 +146,7 @@ def test_adapters_trained_to_add_up_are_not_held_against_each_other(two, tiny_ba
         ({}, True),
     ):
         for folder in folders:
-            give_manifest(folder, tiny_base)
-            told = read_manifest(folder)
-            method = told.method.model_copy(update={"details": details})
-            write_manifest(folder, told.model_copy(update={"method": method}))
+            say_trained(folder, tiny_base, details)
         found = overlap(folders, [1.0, 1.0])
         assert found.pairs[0].additive is not held and (found.advice() is not None) is held
     copies = overlap([folders[0], folders[0]], [1.0, 1.0])
@@ -170,7 +174,8 @@ def test_what_cannot_be_compared_is_refused(two, tiny_base, tmp_path):
 
 def test_a_sum_far_larger_than_any_of_it_is_warned_of_however_little_two_share(tiny_base, tmp_path):
     """docs/results/adding_up.md, the simulation: from twenty unrelated adapters on, kept rows lose."""
-    many = [save_lora(tiny_base, tmp_path / str(seed), seed) for seed in range(20)]
+    made = [save_lora(tiny_base, tmp_path / str(seed), seed) for seed in range(20)]
+    many = [say_trained(folder, tiny_base, {"keep_off": 0.5, "retain_dose": 4.0}) for folder in made]
     said = overlap(many, [1.0] * 20).advice()
     assert said is not None and re.match(r"together these adapters are 4\.\d times as large as the largest", said)
     assert overlap(many, [0.5] * 20).advice() == said  # by what they are together, not by how large each is
