@@ -193,7 +193,7 @@ def unfitted(folders: Sequence[str | Path]) -> list[str]:
             "weights yourself (NAME:0.9, or NAME:1)."
         ]
     try:
-        _refuse_twice(folders, [curves_inside(folder) for folder in folders])
+        fitted_weights(folders)
     except AdapterError as error:
         return [f"The adapters act at full weight. {error}"]
     return []
