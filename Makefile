@@ -1,10 +1,11 @@
-# make demo   sets everything up and makes a real model forget Harry Potter
-# make test   sets everything up and runs the tests (make fuzz: those with drawn examples, drawn anew)
+# make install  sets up .venv with what a user needs
+# make demo     does so, and makes a real model forget Harry Potter
+# make test     sets everything up and runs the tests (make fuzz: those with drawn examples, drawn anew)
 #
 # make test-oldest   runs a part of the tests with the oldest versions that pyproject.toml allows
 #
-# make docs   builds the documentation site into build/site, strictly: a broken link fails
-# make dist   builds sdist and wheel, checks them, and tries the wheel in an environment of its own
+# make docs     builds the documentation site into build/site, strictly: a broken link fails
+# make dist     builds sdist and wheel, checks them, and tries the wheel in an environment of its own
 #
 # All work from nothing: Python 3.11 to 3.14, git and make, and no network but the package index.
 
@@ -23,9 +24,14 @@ READY     := $(VENV)/.ready
 # asu_lora/ and cli/ as they are installed, cli inside: what the import contract and the type checker look at.
 VIEW   := build/installed
 
-.PHONY: demo test test-oldest fuzz lint format coverage docs dist mutants gpu setup clean
+.PHONY: install demo test test-oldest fuzz lint format coverage docs dist mutants gpu setup clean
 
-demo: $(if $(wildcard $(READY)),$(READY),$(INSTALLED))
+.DEFAULT_GOAL := demo
+
+# What the tests need holds what a user needs.
+install: $(if $(wildcard $(READY)),$(READY),$(INSTALLED))
+
+demo: install
 	$(BIN)/asu-lora demo --replace --store $(STORE)
 
 # Compiled files are kept, whatever the environment says: some forty tests start the program. Files come in the order of

@@ -8,6 +8,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCrit
 from asu_lora.data.chat_template import ChatTemplate
 from asu_lora.models.answer_ends import Endings, NextTurn, ended, stop_tokens
 from asu_lora.models.decoder import base_model
+from asu_lora.models.unpacked_weights import unpacked
 
 HALF_A_CHARACTER = "\ufffd"
 
@@ -59,9 +60,10 @@ def streamed_answer(
     base = base_model(model)
     kept, base.generation_config = base.generation_config, greedy  # a checkpoint's own penalties are not the model's
     try:
-        output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-            input_ids=ids, attention_mask=torch.ones_like(ids), stopping_criteria=criteria
-        )
+        with unpacked(base):
+            output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
+                input_ids=ids, attention_mask=torch.ones_like(ids), stopping_criteria=criteria
+            )
     finally:
         base.generation_config = kept
     answer = text_of(output[0, width:].tolist(), endings)
