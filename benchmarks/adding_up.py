@@ -18,7 +18,7 @@ sums of ten from there, as docs/images/adding_up.png.
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -108,15 +108,18 @@ class Together:
     def stack(self, *names: str, weight: float = 1.0) -> AbstractContextManager[torch.nn.Module]:
         return self.on([(self.names[name], weight) for name in names])
 
+    def weights(self, names: Sequence[str]) -> list[float]:
+        """Those of ``adapters combine --fit``."""
+        return fitted_weights([self.store.resolve(self.names[name]) for name in names])
+
     def fitted(self, *names: str) -> AbstractContextManager[torch.nn.Module]:
-        """The sum at the weights of ``adapters combine --fit``."""
-        weights = fitted_weights([self.store.resolve(self.names[name]) for name in names])
-        return self.on([(self.names[name], weight) for name, weight in zip(names, weights, strict=True)])
+        return self.on([(self.names[name], weight) for name, weight in zip(names, self.weights(names), strict=True)])
 
     @contextmanager
     def combined(self, rank: int | None) -> Iterator[torch.nn.Module]:
+        """As ``adapters combine`` does, with fitted weights."""
         out = self.work / f"combined-{rank}"
-        combine(self.folders, [1.0] * len(self.folders), out, rank)
+        combine(self.folders, self.weights(list(self.names)), out, rank, keep_length=True)
         with self.on([(out, 1.0)]) as model:
             yield model
 
@@ -135,7 +138,8 @@ class Together:
     def merged(self, precision: str, durable: DurableSettings | None = None) -> Iterator[torch.nn.Module]:
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             out = Path(folder) / "merged"
-            merge(self.source, [(path, 1.0) for path in self.folders], out, precision, durable=durable)
+            weights = self.weights(list(self.names))
+            merge(self.source, list(zip(self.folders, weights, strict=True)), out, precision, durable=durable)
             ways = deployments(resolve_base(str(out)), precision, torch.device("cpu"))
             yield next(way for way in ways if way.written).open()
 
@@ -160,19 +164,19 @@ class Together:
         if "without" in ways:
             for one in every:
                 others = [other for other in every if other != one]
-                found[f"all without {one}"] = lambda others=others: self.stack(*others)
+                found[f"all without {one}, fitted"] = lambda others=others: self.fitted(*others)
         if "reversed" in ways:
             found["all, in the other order"] = lambda: self.stack(*reversed(every))
         if "combined" in ways:
-            found["combined, exact"] = lambda: self.combined(None)
-            found["combined, rank 16"] = lambda: self.combined(16)
+            found["fitted, combined, exact"] = lambda: self.combined(None)
+            found["fitted, combined, rank 16"] = lambda: self.combined(16)
         for how in ("ties", "dare"):
             if how in ways:
                 found[f"PEFT's {COMBINING[how]}"] = lambda how=how: self.thinned(how)
         if "merged" in ways:
-            found["merged, bf16"] = lambda: self.merged("bf16")
+            found["fitted, merged, bf16"] = lambda: self.merged("bf16")
         if "durable" in ways:
-            found["merged, nf4, --durable"] = lambda: self.merged("nf4", durable)
+            found["fitted, merged, nf4, --durable"] = lambda: self.merged("nf4", durable)
         return found
 
 

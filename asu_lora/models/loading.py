@@ -103,7 +103,7 @@ def load_base(
     model, unused = _load_weights(prepared, trust_remote_code)
     model.requires_grad_(False)
     model.eval()
-    _compute_in(model, prepared.compute_dtype)
+    compute_in(model, prepared.compute_dtype)
     keep_trainable_layout(model)
     feed_head_contiguously(model)
     release_freed_memory()
@@ -189,7 +189,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def _compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+def compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """A base that is stored in 4 bit brings a compute type of its own, which may be slow or unknown here."""
     for module in model.modules():
         if hasattr(module, "compute_dtype") and hasattr(module, "compute_type_is_set"):

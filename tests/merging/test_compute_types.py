@@ -6,7 +6,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from asu_lora.adapters.manifest import read_manifest, write_manifest
+from asu_lora.bases.source import resolve_base
 from asu_lora.errors import SettingError
+from asu_lora.merging.deployments import deployments
 from asu_lora.merging.merge import merge
 from asu_lora.models.loading import load_base
 from tests.support.lora_folders import give_manifest, save_lora, tensors_of, update_of
@@ -113,3 +115,17 @@ def test_adapters_of_two_compute_types_need_a_word_where_it_matters(stored, tmp_
 def test_a_training_records_its_compute_type(taught_base, forgetting_adapter):
     manifest = read_manifest(forgetting_adapter)
     assert manifest.base.quantization["bnb_4bit_compute_dtype"] == manifest.training["compute_dtype"]
+
+
+@pytest.mark.parametrize("compute", COMPUTE)
+def test_a_4_bit_folder_is_tried_in_the_type_that_is_fast_here(stored, compute, computing, monkeypatch, tmp_path):
+    from bitsandbytes.nn import Linear4bit
+
+    computing("bfloat16")
+    merge(stored, [(trained(stored, tmp_path / "lora", "bfloat16"), 1.0)], tmp_path / "out", "nf4")
+    monkeypatch.setattr("asu_lora.merging.deployments.fast_compute_dtype", lambda device: COMPUTE[compute])
+    ways = deployments(resolve_base(str(tmp_path / "out")), "nf4", torch.device("cpu"))
+    model = next(way for way in ways if way.written).open()
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 14 and {layer.compute_dtype for layer in layers} == {COMPUTE[compute]}
+    assert model(input_ids=torch.tensor([[5, 6, 7]])).logits.isfinite().all()
