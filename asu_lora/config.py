@@ -20,7 +20,7 @@ ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 _NOT_NEGATIVE = (
     "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words keep_off "
-    "settle_at micro_batch_tokens phrasings settle_rounded"
+    "settle_at micro_batch_tokens phrasings openings settle_rounded"
 ).split()
 
 
@@ -135,6 +135,12 @@ class ForgetConfig:
         0,
         "Other wordings of each forget question that training goes through in turn: the row's own "
         "paraphrased_question first, then those of --paraphrases, then frames around it. --robust sets it.",
+        group="Method",
+    )
+    openings: int = setting(
+        0,
+        "Other answers of the base's own to each forget question, each begun with another word, that training goes "
+        "through in turn: the same facts in other words. --robust sets it.",
         group="Method",
     )
     settle_rounded: float = setting(
@@ -263,7 +269,9 @@ class ForgetConfig:
 
 
 # earlier runs lack these
-UNLESS_SET = tuple("system_prompt template_date loss_settings settle_at stop_early phrasings settle_rounded".split())
+UNLESS_SET = tuple(
+    "system_prompt template_date loss_settings settle_at stop_early phrasings openings settle_rounded".split()
+)
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}
 MEMORY_ALONE = ("micro_batch_tokens", "gradient_checkpointing")

@@ -47,10 +47,11 @@ def other_phrasings(
         if len(row.prompt) == 1:
             turns.setdefault(told_language(row), []).append(row)
     found = [_others(example, at, count, turns) for at, example in enumerate(examples)]
-    return [[other for other in some if encoder is None or _fits(other, encoder)] for some in found]
+    return [[other for other in some if encoder is None or fits(other, encoder)] for some in found]
 
 
-def _fits(example: Example, encoder: Encoder) -> bool:
+def fits(example: Example, encoder: Encoder) -> bool:
+    """Whether the whole row can be encoded: nothing of its answer is cut off, and the base's template takes it."""
     try:
         return not any(row.cut for row in encoder.encode_all([example]))
     except DataError:

@@ -144,7 +144,8 @@ def planned_run(
         if ("alternate" in losses["forget"].needs)
         else []
     )
-    sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config, others)
+    openings = [[row] * (0 if row.is_passage else config.openings) for row in request.forget]
+    sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config, others, openings=openings)
     heated = config.tau != 1 and any(loss.uses_teacher() for loss in losses.values())
     smoothed = config.layers(number_of_layers(model)) if heated else []
     refuse_untried(model, model_config, smoothed, config.trust_remote_code)

@@ -19,6 +19,7 @@ from asu_lora.data.token_classes import token_classes
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.alternates import alternate_answers
+from asu_lora.forgetting.other_openings import other_openings
 from asu_lora.forgetting.run import ForgetRun
 from asu_lora.losses import Loss, TrainingSet, forget_loss, own_settings, retain_loss
 from asu_lora.losses.forget.asu import ASU
@@ -39,7 +40,8 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     losses = build_losses(run.config, special, run.base.device, run.base.number_of_layers)
     run.refusals = refusals_for(losses, idk_file)
     alternates = alternate_answers(run) if "alternate" in losses["forget"].needs else []
-    sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config, alternates)
+    openings = other_openings(run, run.config.openings) if run.config.openings else ()
+    sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config, alternates, openings=openings)
     note_cut_answers(sets, run.encoder.max_length, run.progress)
     left_out = left_out_note((*run.request.forget, *run.request.retain))
     for note in filter(None, (left_out, run.request.paraphrases_note(run.config.phrasings))):
@@ -121,11 +123,14 @@ def training_sets(
     idk: list[str],
     config: ForgetConfig,
     alternates: Sequence[str] = (),
+    *,
+    openings: Sequence[Sequence[Example]] = (),
 ) -> dict[str, TrainingSet]:
     """Encode the views that the losses look at; each row's refusal is drawn once, by the seed.
 
     Args:
         alternates: another answer for each forget row, where a loss looks at these.
+        openings: for each forget row, others that ask the same and answer in other words.
 
     Raises:
         SettingError: there is a retain loss and nothing to keep.
@@ -137,6 +142,8 @@ def training_sets(
     others: list[list[Example]] = []
     if config.phrasings:
         others = other_phrasings(request.forget, config.phrasings, request.retain, encoder)
+    if any(openings):
+        others = [[*asked, *told] for asked, told in zip(others or [[] for _ in openings], openings, strict=True)]
     if alternates:
         alternates = [*alternates, *(alternates[at] for at, some in enumerate(others) for _ in some)]
     sets = {}
