@@ -5,11 +5,11 @@ for, and what is kept pays for it. How far is told by the updates D themselves. 
 
     e_i = w_i + c * sum over j != i of w_j <D_j, D_i> / |D_i|^2,        c = 0.75
 
-and the weights are those at which every e_i is 1. Measured of forgotten answers (docs/results/adding_up.md) c is 0.43 for
-requests of 40 questions, on two bases, and some 1.2 for requests of 12 on one of them; 0.75 forgets the first a little
-less than alone and the others a little more. Where several adapters are named together without a weight, and all were
-trained to add up (their manifests hold a curve of forgetting), these are the weights that they get. A combined adapter
-counts as one, by its own update.
+and the weights are those at which every e_i is 1. Measured of forgotten answers (docs/results/adding_up.md) c is 0.43
+for requests of 40 questions, on two bases, and some 1.2 for requests of 12 on one of them; 0.75 forgets the first a
+little less than alone and the others a little more. Where several adapters are named together without a weight, and
+all were trained to add up (their manifests hold a curve of forgetting), these are the weights that they get. A
+combined adapter counts as one, by its own update.
 
 Where ``adapters check --forget`` measured how many nats an adapter takes from a forgotten answer of another one, that
 can stand instead. With P the pressure of the others and ln p_i the curve of adapter i,
