@@ -62,6 +62,11 @@ def tell(report, checked=None, convert: str | None = None) -> None:
     for row in checked.rows if checked else ():
         if row.note:
             click.echo(f"Merged, {row.precision}: {row.note}.")
+        if any(row.back[figure] > checked.tolerance for figure in row.chance):
+            click.echo(
+                f"Merged, {row.precision}: {row.back['rouge']:.1%} of ROUGE came back, which so few questions can't "
+                "tell from chance: it decides nothing."
+            )
     if checked:
         click.echo(
             _stays_forgotten(report, checked)
@@ -92,7 +97,7 @@ def _check_row(row, checked) -> tuple:
     def figures(values) -> list[str]:
         return list(f"{values[name]:.3f}" if values and name in values else "-" for name in ("probability", "rouge"))
 
-    back = f"{max(row.back.values()):.1%}" if row.back else ""
+    back = f"{max(row.sure.values()):.1%}" if row.sure else ""
     verdict = checked.verdict(row)
     return (
         row.model,

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -9,7 +10,7 @@ from asu_lora.bases.source import resolve_base
 from asu_lora.cli import main
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.set_scores import score_set
-from asu_lora.merging.check import CheckReport, CheckRow, check
+from asu_lora.merging.check import CheckReport, CheckRow, _by_chance, check
 from asu_lora.merging.merge import merge
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.output_head import FrozenHead
@@ -118,6 +119,31 @@ def test_one_figure_over_the_tolerance_is_enough():
     assert not report(probability=0.05, rouge=0.11).passed
     assert not report(probability=0.2).passed
     assert CheckReport(report(probability=0.2).rows, 0.9).passed
+
+
+@pytest.mark.parametrize(
+    ("moved", "by_chance"),
+    [
+        ([0.1, 0, 0, 0, 0, 0, 0, 0], True),  # one word of eight answers
+        ([0.2, -0.1, 0.1, 0, 0, -0.1, 0.1, 0], True),
+        ([0.3, 0.4, 0.2, 0.5, 0, 0.3, 0.2, 0.1], False),  # what was forgotten, told again
+        ([0.1] * 8, False),
+        ([0.0] * 8, False),
+        ([0.5], False),  # of one question there is no interval: it is judged as it is
+    ],
+)
+def test_a_word_of_few_answers_is_chance(moved, by_chance):
+    assert _by_chance(np.array(moved)) is by_chance
+
+
+def test_what_chance_may_have_moved_decides_nothing():
+    def report(back, chance):
+        return CheckReport([CheckRow("merged", "nf4", {"rouge": 0.5}, None, back, True, chance=chance)], 0.1)
+
+    assert report({"probability": 0.05, "rouge": 0.3}, ("rouge",)).passed
+    assert not report({"probability": 0.2, "rouge": 0.3}, ("rouge",)).passed
+    assert report({"rouge": 0.3}, ("rouge",)).passed
+    assert report({"probability": 0.05, "rouge": 0.3}, ("rouge",)).as_dict()["rows"][0]["chance"] == ("rouge",)
 
 
 def test_an_adapter_that_forgot_none_of_it_can_not_be_judged(taught_base, forgetting_adapter, files, tmp_path):
