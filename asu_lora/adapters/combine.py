@@ -18,6 +18,7 @@ from asu_lora.adapters.combined_folder import natural, write_combined
 from asu_lora.adapters.lora_folder import LoraFolder, factor_names
 from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.adapters.one_base import read_loras
+from asu_lora.adapters.own_inputs import own_inputs_of_sum, read_own_inputs
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.files import discard
 
@@ -57,10 +58,15 @@ def combine(
     tensors: dict[str, torch.Tensor] = {}
     of_b: list[str] = []
     modules: list[CombinedModule] = []
+    own = [read_own_inputs(lora) for lora in loras]
+    told = rank is None and all(own) and min(weights) > 0  # only then has the sum curves, and is it ever fitted
+    read: dict[str, torch.Tensor] = {}
     for module in sorted({module for lora in loras for module in lora.modules}, key=natural):
-        a, b, embedding = _concatenated(module, loras, weights)
-        made, a, b = _truncated(module, a, b, rank)
+        whole_a, whole_b, embedding = _concatenated(module, loras, weights)
+        made, a, b = _truncated(module, whole_a, whole_b, rank)
         modules.append(made)
+        if told:
+            read[module] = own_inputs_of_sum([each[module] for each in own if module in each], whole_b, b)
         name_a, name_b = factor_names(module, embedding)
         tensors[name_a], tensors[name_b] = a, b
         of_b.append(name_b)
@@ -74,7 +80,7 @@ def combine(
     ]
     report = CombineReport(out, sources, modules)
     try:
-        write_combined(report, tensors, loras, name=name or out.name, rank=rank, started=started)
+        write_combined(report, tensors, loras, read, name=name or out.name, rank=rank, started=started)
     except OSError as error:
         discard(out)
         raise AdapterError(f"{out} can't be written: {error.strerror or error}.") from error

@@ -4,7 +4,7 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from asu_lora.adapters.lineage import contents_of, still_beneath
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import WEIGHTS_NAME, BaseRecord, Manifest, MethodRecord, RequestRecord, write_manifest
 from asu_lora.adapters.model_card import write_model_card
+from asu_lora.adapters.own_inputs import write_own_inputs
 from asu_lora.data.row_format import RowFormat
 from asu_lora.files import as_any_new_file
 
@@ -27,12 +28,13 @@ def write_combined(
     report: CombineReport,
     tensors: dict[str, torch.Tensor],
     loras: Sequence[LoraFolder],
+    own_inputs: Mapping[str, torch.Tensor],
     *,
     name: str,
     rank: int | None,
     started: float,
 ) -> None:
-    """Write weights, config, and manifest and card where a source has a manifest.
+    """Write weights, config, own inputs where there are any, and manifest and card where a source has a manifest.
 
     Raises:
         OSError: the disk refuses; what was written so far is the caller's to remove.
@@ -43,6 +45,8 @@ def write_combined(
     report.path.mkdir(parents=True, exist_ok=True)
     save_file(tensors, report.path / WEIGHTS_NAME, metadata={"format": "pt"})
     as_any_new_file(report.path / WEIGHTS_NAME)
+    if own_inputs:
+        write_own_inputs(report.path, own_inputs)
     ranks = {module.module: module.kept_rank for module in report.modules}
     # r is the largest rank: servers such as vLLM make room for r and know no patterns. The caret keeps a
     # module's name from matching the end of a longer one.

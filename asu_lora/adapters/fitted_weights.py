@@ -1,15 +1,16 @@
-"""Weights at which adapters forget in a sum what each forgets alone: read off their own weights, without any text.
+"""Weights at which adapters forget in a sum what each forgets alone: read off what lies in their folders, without text.
 
 In a sum every adapter also goes a little way along the others, so that a sum at full weight forgets more than was asked
-for, and what is kept pays for it. How far is told by the updates D themselves. Adapter i acts in the sum as if alone at
+for, and what is kept pays for it. How far is told by the updates D and by what each reads of its own request, which
+lies in its folder (:mod:`asu_lora.adapters.own_inputs`). Adapter i acts in the sum as if alone at
 
-    e_i = w_i + c * sum over j != i of w_j <D_j, D_i> / |D_i|^2,        c = 0.75
+    e_i = w_i + c * sum over j != i of w_j <D_j, D_i>_i / <D_i, D_i>_i,        c = 0.9
 
-and the weights are those at which every e_i is 1. Measured of forgotten answers (docs/results/adding_up.md) c is 0.43
-for requests of 40 questions, on two bases, and some 1.2 for requests of 12 on one of them; 0.75 forgets the first a
-little less than alone and the others a little more. Where several adapters are named together without a weight, and
-all were trained to add up (their manifests hold a curve of forgetting), these are the weights that they get. A
-combined adapter counts as one, by its own update.
+with products over the inputs of request i, and the weights are those at which every e_i is 1. One c fits requests of 12
+and of 40 questions, and such about one author (docs/results/adding_up.md). Adapters made before 30 November 2026 keep
+nothing of their inputs: there all directions count alike, and c is 0.75, between 0.43 of requests of 40 and some 1.2 of
+12. Where several adapters are named together without a weight, and all were trained to add up (their manifests hold a
+curve of forgetting), these are the weights that they get. A combined adapter counts as one, by its own update.
 
 Where ``adapters check --forget`` measured how many nats an adapter takes from a forgotten answer of another one, that
 can stand instead. With P the pressure of the others and ln p_i the curve of adapter i,
@@ -34,10 +35,12 @@ from asu_lora.adapters.forgetting_curve import Part, curves_inside, enough
 from asu_lora.adapters.inner_products import inner_products
 from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.adapters.one_base import read_loras
+from asu_lora.adapters.own_inputs import read_own_inputs
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, SettingError
 
-ALONG = 0.75  # c: of what an adapter goes along another one, the share that its forgotten answers feel
+FELT = 0.9  # c: of what an adapter goes along another one on its request's inputs, what its answers feel
+ALONG = 0.75  # the same where all inputs have to count alike
 ALL = 50.0  # nats that take any probability above 1; thousands of requests press more, which no float can hold
 LEAST = 0.05  # weight; a sum keeps every adapter that it is made of
 
@@ -48,10 +51,11 @@ def fitted_weights(folders: Sequence[str | Path], interference: float | None = N
     Args:
         folders: adapters with curves in their manifests. Their order doesn't matter.
         interference: nats that one adapter at weight 1 takes from another's forgotten answers, as measured; None
-            to read it off the adapters' weights.
+            to read it off the adapters' updates.
 
     Raises:
-        AdapterError: see :func:`forgetting_curve` and :func:`~asu_lora.adapters.one_base.read_loras`.
+        AdapterError: see :func:`forgetting_curve`, :func:`~asu_lora.adapters.one_base.read_loras` and
+            :func:`~asu_lora.adapters.own_inputs.read_own_inputs`.
         SettingError: an interference that is no number from 0 up.
     """
     if interference is not None and not (np.isfinite(interference) and interference >= 0):
@@ -65,9 +69,12 @@ def fitted_weights(folders: Sequence[str | Path], interference: float | None = N
 
 def _by_updates(folders: Sequence[str | Path]) -> list[float]:
     """The weights at which each adapter goes as far along its own update as it does alone."""
-    products = inner_products(read_loras(folders)).numpy()
+    loras = read_loras(folders)
+    read = [read_own_inputs(lora) for lora in loras]
+    products = inner_products(loras, read).numpy()
     own = np.where(np.diag(products) > 0, np.diag(products), 1.0)  # one that changes nothing goes along none
-    along = ALONG * products / own[:, None]
+    share = np.array([FELT if each else ALONG for each in read])
+    along = share[:, None] * products / own[:, None]
     np.fill_diagonal(along, 1.0)
     return [round(float(weight), 3) for weight in np.clip(np.linalg.solve(along, np.ones(len(own))), LEAST, 1.0)]
 

@@ -21,6 +21,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
+from asu_lora.forgetting.own_inputs import look_at_own_inputs
 from asu_lora.forgetting.prepare import prepare
 from asu_lora.forgetting.profile import profiled
 from asu_lora.forgetting.result import ForgetResult
@@ -94,5 +95,6 @@ def forget(
                 sets |= answer_on_policy(run, student, sets["forget"])
                 train_phase(run, student, sets, on_policy.shortened(run.record.training["steps"] / first.steps))
             settle(run, student, sets["forget"])
+            look_at_own_inputs(run, student, sets["forget"])
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

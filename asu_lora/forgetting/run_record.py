@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import LoraConfig, PeftModel
 
 from asu_lora.adapters.manifest import (
@@ -19,6 +20,7 @@ from asu_lora.adapters.manifest import (
     write_manifest,
 )
 from asu_lora.adapters.model_card import write_model_card
+from asu_lora.adapters.own_inputs import write_own_inputs
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
 from asu_lora.files import as_any_new_file
@@ -70,6 +72,7 @@ class RunRecord:
     counts: dict[str, int] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     forgetting_curve: list[dict[str, float]] = field(default_factory=list)  # by weight, where it was measured
+    own_inputs: dict[str, torch.Tensor] = field(default_factory=dict)  # see asu_lora.adapters.own_inputs
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -180,6 +183,8 @@ def write_adapter(student: PeftModel, folder: Path, name: str, record: RunRecord
     config.inference_mode = True
     save_adapter(student, folder)
     as_any_new_file(folder / WEIGHTS_NAME)
+    if record.own_inputs:
+        write_own_inputs(folder, record.own_inputs)
     named = config.target_modules or ()
     modules = named if isinstance(named, str) else sorted(named)
     lora = {

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.adapters.manifest import read_manifest
+from asu_lora.adapters.own_inputs import read_own_inputs
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.at_once import forget_at_once
@@ -68,6 +70,18 @@ def test_each_row_meets_its_own_adapter_alone(base, tmp_path):
     forget_at_once({name: requests[name] for name in ("r2", "r0")}, base, config, store=tmp_path / "b")
     assert far(weights(tmp_path / "a", "r0"), weights(tmp_path / "b", "r0")) < 1e-3
     assert far(weights(tmp_path / "a", "r0"), weights(tmp_path / "a", "r1")) > 0.1
+
+
+def test_what_each_reads_of_its_request_is_kept_as_alone(base, tmp_path):
+    config, requests = tiny_settings(epochs=2, keep_off=0.5, settle_at=0.15, retain_dose=4.0), requests_of(2, 2)
+    forget_at_once(requests, base, config, store=tmp_path)
+    forget(requests["r1"], base, config, name="alone", store=tmp_path)
+    kept = {name: read_own_inputs(read_lora(tmp_path / name)) for name in ("r1", "alone", "r0")}
+
+    def apart(name):
+        return max(float((kept[name][of] - kept["r1"][of]).norm() / kept["r1"][of].norm()) for of in kept["r1"])
+
+    assert kept["r1"] and apart("alone") < 0.02 < 0.1 < apart("r0")
 
 
 def test_a_request_that_fails_leaves_the_others_alone(base, tmp_path, snapshot):
