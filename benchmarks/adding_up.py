@@ -200,8 +200,8 @@ def picture(found: dict, out: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharex=True)
     for name, end, label in (
-        ("adds-up-law", ", fitted", "--adds-up, fitted by updates"),
-        ("adds-up", ", fitted", "--adds-up, fitted by the earlier rule"),
+        ("adds-up-law", ", fitted", "--adds-up, fitted by own inputs"),
+        ("adds-up-law", ", fitted by updates", "--adds-up, fitted by updates"),
         ("adds-up", "", "--adds-up, at full weight"),
         ("defaults", "", "defaults"),
     ):
