@@ -19,8 +19,11 @@ from asu_lora.adapters.lora_folder import LoraFolder, factor_names
 from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.adapters.one_base import read_loras
 from asu_lora.adapters.own_inputs import own_inputs_of_sum, read_own_inputs
+from asu_lora.adapters.tensor_names import EMBEDDING_FACTORS, LINEAR_FACTORS
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.files import discard
+
+FACTORS_B = (LINEAR_FACTORS[1], EMBEDDING_FACTORS[1])
 
 
 def combine(
@@ -55,25 +58,11 @@ def combine(
     out = Path(out_folder)
     loras = read_loras(folders)
     _check(loras, weights, out, rank)
-    tensors: dict[str, torch.Tensor] = {}
-    of_b: list[str] = []
-    modules: list[CombinedModule] = []
-    own = [read_own_inputs(lora) for lora in loras]
-    told = rank is None and all(own) and min(weights) > 0  # only then has the sum curves, and is it ever fitted
-    read: dict[str, torch.Tensor] = {}
-    for module in sorted({module for lora in loras for module in lora.modules}, key=natural):
-        whole_a, whole_b, embedding = _concatenated(module, loras, weights)
-        made, a, b = _truncated(module, whole_a, whole_b, rank)
-        modules.append(made)
-        if told:
-            read[module] = own_inputs_of_sum([each[module] for each in own if module in each], whole_b, b)
-        name_a, name_b = factor_names(module, embedding)
-        tensors[name_a], tensors[name_b] = a, b
-        of_b.append(name_b)
+    tensors, read, modules = _summed(loras, weights, rank)
     stronger = _stronger(modules) if keep_length else 1.0
     if stronger != 1:
         modules = [made.times(stronger) for made in modules]
-        tensors |= {key: tensors[key] * stronger for key in of_b}
+        tensors = {key: value * stronger if key.endswith(FACTORS_B) else value for key, value in tensors.items()}
     sources = [
         {"name": lora.name, "weight": float(weight) * stronger, "fingerprint": fingerprint_of(lora.path)}
         for lora, weight in zip(loras, weights, strict=True)
@@ -88,6 +77,32 @@ def combine(
         discard(out)
         raise
     return report
+
+
+def _summed(
+    loras: Sequence[LoraFolder], weights: Sequence[float], rank: int | None
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[CombinedModule]]:
+    """The sum's tensors, what it reads of its requests where weights may be fitted to it, and its modules."""
+    tensors, read, modules = {}, {}, []
+    own = _own_inputs(loras) if min(weights) > 0 else []
+    for module in sorted({module for lora in loras for module in lora.modules}, key=natural):
+        whole_a, whole_b, embedding = _concatenated(module, loras, weights)
+        made, a, b = _truncated(module, whole_a, whole_b, rank)
+        modules.append(made)
+        if own and made.relative_error == 0:
+            read[module] = own_inputs_of_sum([each[module] for each in own if module in each], whole_b, b)
+        name_a, name_b = factor_names(module, embedding)
+        tensors[name_a], tensors[name_b] = a, b
+    return tensors, read if len(read) == len(modules) else {}, modules
+
+
+def _own_inputs(loras: Sequence[LoraFolder]) -> list[dict[str, torch.Tensor]]:
+    """What each adapter reads of its request; empty where one doesn't tell, or its file is damaged."""
+    try:
+        own = [read_own_inputs(lora) for lora in loras]
+    except AdapterError:
+        return []
+    return own if all(own) else []
 
 
 def _check(loras: Sequence[LoraFolder], weights: Sequence[float], out: Path, rank: int | None) -> None:

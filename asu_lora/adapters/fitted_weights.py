@@ -76,7 +76,22 @@ def _by_updates(folders: Sequence[str | Path]) -> list[float]:
     share = np.array([FELT if each else ALONG for each in read])
     along = share[:, None] * products / own[:, None]
     np.fill_diagonal(along, 1.0)
-    return [round(float(weight), 3) for weight in np.clip(np.linalg.solve(along, np.ones(len(own))), LEAST, 1.0)]
+    return [round(float(weight), 3) for weight in _within_bounds(along)]
+
+
+def _within_bounds(along: np.ndarray) -> np.ndarray:
+    """w with ``along`` w = 1, (k,): what would leave [LEAST, 1] stands at its bound, the others follow."""
+    weights, free = np.ones(len(along)), np.ones(len(along), dtype=bool)
+    while free.any():
+        rest = 1 - along[np.ix_(free, ~free)] @ weights[~free]
+        weights[free] = np.linalg.lstsq(along[np.ix_(free, free)], rest, rcond=None)[0]
+        beyond = free * np.maximum(weights - 1.0, LEAST - weights)
+        if beyond.max() <= 0:
+            break
+        furthest = int(beyond.argmax())
+        weights[furthest] = np.clip(weights[furthest], LEAST, 1.0)
+        free[furthest] = False
+    return np.clip(weights, LEAST, 1.0)
 
 
 def _by_pressure(adapters: Sequence[Sequence[Part]], interference: float) -> list[float]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     import torch
 
-OWN_INPUTS_NAME = "own_inputs.safetensors"
+# in a folder of its own, as some servers read every safetensors file beside the weights
+OWN_INPUTS_NAME = "for_sums/own_inputs.safetensors"
 
 
 def write_own_inputs(folder: "Path", read: "Mapping[str, torch.Tensor]") -> None:
@@ -39,8 +40,10 @@ def write_own_inputs(folder: "Path", read: "Mapping[str, torch.Tensor]") -> None
     from safetensors.torch import save_file
 
     tensors = {name: value.to(torch.bfloat16).cpu().contiguous() for name, value in read.items()}
-    save_file(tensors, folder / OWN_INPUTS_NAME, metadata={"format": "pt"})
-    as_any_new_file(folder / OWN_INPUTS_NAME)
+    path = folder / OWN_INPUTS_NAME
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path, metadata={"format": "pt"})
+    as_any_new_file(path)
 
 
 def read_own_inputs(lora: LoraFolder) -> "dict[str, torch.Tensor]":
@@ -74,7 +77,8 @@ def read_own_inputs(lora: LoraFolder) -> "dict[str, torch.Tensor]":
 def own_inputs_of_sum(parts: "Sequence[torch.Tensor]", whole_b: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
     """(R, in): the A M of a module of a sum, by which a product with it is the sum of those with its parts.
 
-    That is sum_k <D_j, w_k D_k>_k: each part is felt by the inputs of its own request.
+    That is sum_k <D_j, w_k D_k>_k: each part is felt by the inputs of its own request. Where ranks are folded, it is
+    the nearest that the sum's own B can give.
 
     Args:
         parts: A M of each, (r_k, in).

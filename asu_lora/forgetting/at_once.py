@@ -28,12 +28,11 @@ from asu_lora.data.row_format import RowFormat
 from asu_lora.errors import AsuLoraError, SettingError
 from asu_lora.evaluation.set_scores import Asked, scores_together
 from asu_lora.forgetting.members import Member, Members
-from asu_lora.forgetting.own_inputs import look_at_own_inputs
+from asu_lora.forgetting.own_inputs import ready_for_sums
 from asu_lora.forgetting.prepare import prepare
 from asu_lora.forgetting.result import ForgetResult
 from asu_lora.forgetting.retain_rows import settle_retain
 from asu_lora.forgetting.run import open_run
-from asu_lora.forgetting.strength import settle
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import keep_off, own_answers, train_student
 from asu_lora.models.generation import generate_answers
@@ -252,8 +251,7 @@ def leave_at_its_strength(member: Member) -> None:
     run = member.run
     with adapted(run.model, run.config, run.beneath) as student:
         set_peft_model_state_dict(student, dict(member.loose.weights))
-        settle(run, student, member.sets["forget"])
-        look_at_own_inputs(run, student, member.sets["forget"])
+        ready_for_sums(run, student, member.sets["forget"])
         member.adapter = LooseAdapter.of(student)
 
 

@@ -21,13 +21,12 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
-from asu_lora.forgetting.own_inputs import look_at_own_inputs
+from asu_lora.forgetting.own_inputs import ready_for_sums
 from asu_lora.forgetting.prepare import prepare
 from asu_lora.forgetting.profile import profiled
 from asu_lora.forgetting.result import ForgetResult
 from asu_lora.forgetting.retain_rows import settle_retain
 from asu_lora.forgetting.run import open_run
-from asu_lora.forgetting.strength import settle
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
 from asu_lora.models.loading import LoadedBase
@@ -94,7 +93,6 @@ def forget(
             if on_policy:
                 sets |= answer_on_policy(run, student, sets["forget"])
                 train_phase(run, student, sets, on_policy.shortened(run.record.training["steps"] / first.steps))
-            settle(run, student, sets["forget"])
-            look_at_own_inputs(run, student, sets["forget"])
+            ready_for_sums(run, student, sets["forget"])
             after = run.score(student, questions, "after")
             return run.publish(student, before, after)  # adapter -> store

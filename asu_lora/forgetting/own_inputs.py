@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 
 from asu_lora.adapters.tensor_names import PREFIX
 from asu_lora.forgetting.run import ForgetRun
+from asu_lora.forgetting.strength import settle
 from asu_lora.losses import TrainingSet
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.training.doses import Doses
@@ -19,6 +20,12 @@ from asu_lora.training.kept_directions import InputMoments
 from asu_lora.training.projection import lora_a
 
 HALF_WAY = 0.5  # of the adapter's strength
+
+
+def ready_for_sums(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
+    """Give a trained adapter its strength, and then look at what weights beside others are fitted by."""
+    settle(run, student, forget)
+    look_at_own_inputs(run, student, forget)
 
 
 def look_at_own_inputs(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
@@ -47,8 +54,11 @@ class OwnInputs(InputMoments):
         self.tokens: dict[str, int] = {}
 
     def means(self) -> dict[str, torch.Tensor]:
-        """By module the mean of (A x) x^T over the tokens, (r, in)."""
-        return {name: total / self.tokens[name] for name, total in self.sums.items()}
+        """By module the mean of (A x) x^T over the tokens, (r, in); zeros where none came by (an image's layers)."""
+        return {
+            name: self.sums[name] / self.tokens[name] if name in self.sums else torch.zeros_like(a)
+            for name, a in self.factors.items()
+        }
 
     def _hook(self, name: str):
         def add(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:

@@ -9,7 +9,7 @@ of what was forgotten: 0 as base + adapters were trained, 1 as if there had been
 adapters are measured at the precision that the adapters were trained in. A figure that the adapters lowered by
 less than :data:`LEAST_DROP` is not judged: the quotient would be noise. ROUGE-L is of answers that a model writes, and
 of few questions one word is a tenth of it. It counts against a merge only where other questions of the kind would tell
-the same: where the 95 % bootstrap interval of its change lies above 0.
+the same, where the 95 % bootstrap interval of its change lies above 0, or where an answer is told again as a whole.
 """
 
 import gc
@@ -41,6 +41,7 @@ from asu_lora.progress import Progress
 TOLERANCE = 0.1
 LEAST_DROP = 0.05
 MOST_QUESTIONS = 100  # of each set
+WHOLE = 0.5  # of ROUGE-L; a question that rises by so much is told again, and no word of it by chance
 WRITTEN = "rouge"  # the figure of answers that are written
 
 ByQuestion = dict[str, list[float]]  # each figure, question by question
@@ -94,7 +95,7 @@ class CheckReport:
             return ""
         if row.forget is None:
             return "not run"
-        return "came back" if any(share > self.tolerance for share in row.sure.values()) else "kept"
+        return "kept" if all(share <= self.tolerance for share in row.sure.values()) else "came back"
 
     @property
     def passed(self) -> bool:
@@ -184,8 +185,8 @@ def _merged_row(
 
 
 def _by_chance(moved: np.ndarray) -> bool:
-    """Whether a figure that moved so, question by question, might as well have stayed."""
-    if not moved.any():
+    """Whether a figure that moved so, question by question, might as well have stayed: by no whole answer, that is."""
+    if not moved.any() or not moved.max() < WHOLE:
         return False
     bounds = mean_interval(moved)
     return bounds is not None and bounds[0] <= 0

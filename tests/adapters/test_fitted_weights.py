@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from asu_lora.adapters.fitted_weights import ALONG, LEAST, fitted_weights, fitting, told, weighed
+from asu_lora.adapters.fitted_weights import ALONG, LEAST, _within_bounds, fitted_weights, fitting, told, weighed
 from asu_lora.adapters.forgetting_curve import ForgettingCurve, forgetting_curve
 from asu_lora.adapters.inner_products import inner_products
 from asu_lora.adapters.lora_folder import read_lora
@@ -81,6 +81,22 @@ def test_adapters_that_do_not_meet_keep_their_weights_and_those_against_each_oth
     against = {key: -value if "lora_B" in key else value for key, value in tensors.items()}
     save_file(against, folders[1] / "adapter_model.safetensors", {"format": "pt"})
     assert fitted_weights(folders[:2]) == [1.0, 1.0]  # more than 1 is never given
+
+
+@pytest.mark.parametrize(
+    "along",
+    [
+        [[1, 1.2, 1.1], [0.5, 1, 0.5], [0.5, 0.5, 1]],  # the first would get -1.2
+        [[1, -0.6, 0.3], [-0.6, 1, 0.2], [0.3, 0.2, 1]],  # two would get more than 1
+        [[1, 1], [1, 1]],
+    ],
+)
+def test_what_stands_at_its_bound_leaves_the_others_their_equations(along):
+    along = np.array(along, dtype=float)
+    weights = _within_bounds(along)
+    assert (weights >= LEAST).all() and (weights <= 1).all()
+    for weight, acting in zip(weights, along @ weights, strict=True):
+        assert acting == pytest.approx(1.0) or weight in (LEAST, 1.0)
 
 
 def test_an_adapter_that_changes_nothing_leaves_the_others_theirs(folders):

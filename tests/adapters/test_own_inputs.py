@@ -123,6 +123,8 @@ def test_ranks_that_are_folded_are_felt_as_before():
 
 def test_a_sum_that_is_never_fitted_keeps_none(folders, tmp_path):
     combine(folders[:2], [1.0, -0.5], tmp_path / "less")
+    combine(folders, [1.0, 1.0, 1.0], tmp_path / "longer", 50)  # no rank is cut off
+    assert (tmp_path / "longer" / OWN_INPUTS_NAME).exists()
     combine(folders, [1.0, 1.0, 1.0], tmp_path / "short", 5)
     (folders[2] / OWN_INPUTS_NAME).unlink()
     combine(folders, [1.0, 1.0, 1.0], tmp_path / "three")
@@ -143,6 +145,8 @@ def test_a_damaged_file_is_refused_by_name_and_named_adapters_act_at_full_weight
     with pytest.raises(AdapterError, match=f"{OWN_INPUTS_NAME} of the adapter 'anna'"):
         fitted_weights(folders)
     assert fitting([(folder, 1.0) for folder in folders]) is None
+    combine(folders, [0.5, 0.5, 0.5], folders[0].parent / "sum")
+    assert not (folders[0].parent / "sum" / OWN_INPUTS_NAME).exists()
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_an_adapter_that_is_nowhere_weak_enough_ends_in_the_middle_of_its_doses(
 def test_the_middle_is_that_of_the_doses(base, tmp_path, monkeypatch):
     settings = tiny_settings(forget_dose=2.25, epochs=1)
     run = forget(tiny_request(), base, settings, name="settled", store=tmp_path)
-    monkeypatch.setattr("asu_lora.forgetting.forget.settle", lambda *_: None)
+    monkeypatch.setattr("asu_lora.forgetting.own_inputs.settle", lambda *_: None)
     plain = forget(tiny_request(), base, settings, name="plain", store=tmp_path)
     one, two = weights(run), weights(plain)
     factor = {True: 1.5, False: 1.0}

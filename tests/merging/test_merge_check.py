@@ -118,6 +118,7 @@ def test_one_figure_over_the_tolerance_is_enough():
     assert report(probability=0.05, rouge=-0.2).passed
     assert not report(probability=0.05, rouge=0.11).passed
     assert not report(probability=0.2).passed
+    assert not report(probability=float("nan")).passed
     assert CheckReport(report(probability=0.2).rows, 0.9).passed
 
 
@@ -129,7 +130,9 @@ def test_one_figure_over_the_tolerance_is_enough():
         ([0.3, 0.4, 0.2, 0.5, 0, 0.3, 0.2, 0.1], False),  # what was forgotten, told again
         ([0.1] * 8, False),
         ([0.0] * 8, False),
-        ([0.5], False),  # of one question there is no interval: it is judged as it is
+        ([0.9, 0, 0, 0, 0, 0, 0, 0], False),  # one answer of eight, but all of it
+        ([float("nan"), 0.1], False),
+        ([0.3], False),  # of one question there is no interval: it is judged as it is
     ],
 )
 def test_a_word_of_few_answers_is_chance(moved, by_chance):
