@@ -179,6 +179,12 @@ def test_training_keeps_what_the_adapter_reads_of_its_request(trained, taught_ba
         assert float((own[name] - wanted).norm() / wanted.norm()) < 0.02, name
 
 
+def test_nf4_of_either_compute_type_keeps_it_too(taught_base, trained, tmp_path, nf4_compute):
+    config = tiny_settings(precision="nf4", **ADD_UP)
+    own = read_own_inputs(read_lora(forget(tiny_request(), str(taught_base), config, name="x", store=tmp_path).path))
+    assert own.keys() == read_own_inputs(read_lora(trained)).keys() and all(value.any() for value in own.values())
+
+
 def test_it_is_recorded_travels_and_holds_no_text(trained, tmp_path):
     files = json.loads((trained / "manifest.json").read_text())["files"]
     assert OWN_INPUTS_NAME in files and verify_adapter(trained).ok
