@@ -88,7 +88,7 @@ def test_one_adapter_comes_out_and_no_word_of_the_request(arguments, tmp_path, m
     assert printed["name"] == "my-request"  # its file's name, as a store takes it
     adapter = tmp_path / "store" / "my-request"
     assert Path(printed["path"]) == adapter
-    assert {"adapter_model.safetensors", "adapter_config.json", "manifest.json", "README.md"} == {
+    assert {"adapter_model.safetensors", "adapter_config.json", "manifest.json", "README.md", "for_sums"} == {
         path.name for path in adapter.iterdir()
     }
     assert printed["tau"] == 2 and "forget_probability" in printed["before"]
