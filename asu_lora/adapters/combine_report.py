@@ -1,7 +1,7 @@
 """What combining adapters gave: ranks and errors, module by module."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ class CombinedModule:
         rank: of the sum before truncation (the concatenated ranks).
         kept_rank: of the result.
         norm: Frobenius norm of the exact sum.
-        relative_error: ||result - exact sum|| / ||exact sum|| (Frobenius); 0 where nothing was cut off.
+        relative_error: ||result - exact sum|| / ||exact sum|| (Frobenius); 0 where it is exact.
     """
 
     module: str
@@ -22,12 +22,6 @@ class CombinedModule:
     kept_rank: int
     norm: float
     relative_error: float
-
-    def times(self, factor: float) -> "CombinedModule":
-        """The same with a truncated sum that is stronger by a factor; ``norm`` stays that of the exact sum."""
-        share = 1 - self.relative_error**2  # of the squared norm that truncation kept
-        error = math.sqrt(max(factor**2 * share - 2 * factor * share + 1, 0.0)) if self.norm else 0.0
-        return replace(self, relative_error=error)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asu_lora.adapters.combine import _truncated, combine
+from asu_lora.adapters.combine import combine
 from asu_lora.adapters.fitted_weights import ALONG, FELT, fitted_weights, fitting
 from asu_lora.adapters.inner_products import inner_products
 from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.adapters.own_inputs import OWN_INPUTS_NAME, own_inputs_of_sum, read_own_inputs, write_own_inputs
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adapters.truncation import Truncation
 from asu_lora.adapters.verify import verify_adapter
 from asu_lora.errors import AdapterError
 from asu_lora.forgetting.forget import forget
@@ -114,7 +115,7 @@ def test_a_sum_is_felt_as_its_parts_are(folders, tmp_path):
 def test_ranks_that_are_folded_are_felt_as_before():
     generator = torch.Generator().manual_seed(0)
     a, b, read = (torch.randn(shape, generator=generator) for shape in ((8, 10), (6, 8), (8, 10)))
-    folded_b = _truncated("map", a, b, None)[2]
+    _, folded_b = Truncation.of(a, b, 6).factors(torch.ones(8))
     assert folded_b.shape == (6, 6)
     found = own_inputs_of_sum([read[:3], read[3:]], b, folded_b)
     torch.testing.assert_close(folded_b.double() @ found.double(), (b @ read).double(), atol=1e-4, rtol=1e-4)
