@@ -43,7 +43,7 @@ def test_every_loss_is_looked_at():
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_batches_and_micro_batches_leave_the_gradient_as_it_is(base, whole, pair):
     assert whole[pair].norm() > 1e-3
-    for share in SHARES if pair in PAIRS[:7] else SHARES[1::2]:  # all ways for each kind of mean, two for each loss
+    for share in SHARES if pair in PAIRS[:7] else SHARES[3:]:  # all ways for each kind of mean, one for each loss
         assert difference(step_gradient(base, pair, **share), whole[pair]) < 1e-5, share
 
 
