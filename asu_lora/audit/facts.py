@@ -17,7 +17,7 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
 from asu_lora.data.function_words import function_words, language_of, unspaced
-from asu_lora.data.token_classes import TokenClass, pieces, token_classes
+from asu_lora.data.token_classes import TokenClass, classes_of_pieces, pieces
 from asu_lora.data.words import solid, words
 from asu_lora.errors import DataError
 
@@ -104,9 +104,10 @@ def _within(form: tuple[str, ...], told: tuple[str, ...]) -> bool:
 
 def _factual_words(item: Encoded, example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The words whose first letter or digit is of a factual token; in a script without spaces, the factual runs."""
-    classes = token_classes(item, example, tokenizer)
+    parts = pieces(item.answer_ids, tokenizer)
+    classes = classes_of_pieces(parts, example)
     text, factual, at = "", [], 0
-    for tokens, piece in pieces(item.answer_ids, tokenizer):
+    for tokens, piece in parts:
         text += piece
         factual += [classes[at] == TokenClass.FACTUAL] * len(piece)
         at += tokens

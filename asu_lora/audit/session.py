@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from asu_lora.audit.deadline import Deadline
+from asu_lora.audit.donors import Donors
 from asu_lora.audit.facts import Fact, facts_of
 from asu_lora.audit.insisting import Insisting
 from asu_lora.audit.models import Models, View
@@ -130,20 +131,16 @@ class Session:
         return sample(self._rows(self.inputs.floor), self.effort.rows)
 
     @cached_property
-    def donors(self) -> list[AuditRow]:
-        """Rows whose facts stand in for those of the forgotten in a swapped floor."""
-        return self._rows(sample(self.inputs.retain, 200))
+    def donors(self) -> Donors:
+        """Kept rows whose facts stand in for those of the forgotten in a swapped floor."""
+        return Donors(sample(self.inputs.retain, 200), self._row)
 
     def swapped(self, rows: list[AuditRow]) -> list[AuditRow]:
         """The rows with facts of kept rows: what is found of them is chance."""
-        if not self.donors:
-            return []
-        step = max(1, len(self.donors) // max(1, len(rows)))
-        found = []
-        for at, row in enumerate(rows):
-            donor = self.donors[at * step % len(self.donors)]
-            found.append(AuditRow(row.number, row.example, row.items, donor.facts))
-        return found
+        donors = self.donors.spread(len(rows))
+        return [
+            AuditRow(row.number, row.example, row.items, donor.facts) for row, donor in zip(rows, donors, strict=False)
+        ]
 
     @property
     def time_is_spent(self) -> bool:
@@ -157,11 +154,11 @@ class Session:
         return self.models.view(role)
 
     def _rows(self, examples: list[Example]) -> list[AuditRow]:
-        found = []
-        for number, example in enumerate(examples):
-            items = tuple(self.encoder.encode(example, number))
-            facts = facts_of(example, items, self.encoder.tokenizer)
-            # marked spans may stand in the question: where all do, no answer can leak
-            if any(not fact.said(example.question) for fact in facts):
-                found.append(AuditRow(number, example, items, facts))
-        return found
+        return [row for number, example in enumerate(examples) if (row := self._row(number, example)) is not None]
+
+    def _row(self, number: int, example: Example) -> AuditRow | None:
+        """None for a row without a fact of its own."""
+        items = tuple(self.encoder.encode(example, number))
+        facts = facts_of(example, items, self.encoder.tokenizer)
+        # marked spans may stand in the question: where all do, no answer can leak
+        return AuditRow(number, example, items, facts) if any(not f.said(example.question) for f in facts) else None

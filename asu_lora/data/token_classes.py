@@ -42,9 +42,13 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
     Raises:
         DataError: the row's spans can't be read.
     """
+    return classes_of_pieces(pieces(item.answer_ids, tokenizer), example)
+
+
+def classes_of_pieces(parts: Sequence[tuple[int, str]], example: Example) -> list[TokenClass]:
+    """:func:`token_classes` of an answer whose :func:`pieces` are known."""
     question, function = example.question.lower(), function_words(language_of(example))
     asked = {part for word in _WORD.findall(question) for part in _stems(word)}
-    parts = pieces(item.answer_ids, tokenizer)
     text = "".join(piece for _, piece in parts)
     kinds = [TokenClass.FUNCTION] * (len(text) + 1)
     for start, end, known in _words(text, parts, question):

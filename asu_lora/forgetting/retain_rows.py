@@ -19,6 +19,7 @@ def settle_retain(run: ForgetRun) -> None:
     request, config = run.request, run.config
     if request.pool is None:
         if request.retain and request.retain_source != GENERAL and config.retain_loss != "none":
+            run.progress.stage("Looking at the retain rows")
             with run.beneath.inactive():
                 if note := look_at(run.base, request.forget, request.retain).note():
                     run.progress.note(note)

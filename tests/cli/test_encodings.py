@@ -65,8 +65,6 @@ def test_tables_json_and_progress_in_a_legacy_encoding(environment, taught_base,
     assert json.loads(result.stdout) == json.loads((out / "probe.json").read_text(encoding="utf-8"))
     table = run(["ask", "Wer ist 木村 → τ?", "--base", taught_base, *MACHINE], **environment)
     assert table.returncode == 0 and b"Traceback" not in table.stderr
-    answered = run(["ask", "Wer ist 木村 → τ?", "--base", taught_base, *MACHINE, "--json"], **environment)
-    assert json.loads(answered.stdout)["question"] == "Wer ist 木村 → τ?"
 
 
 def test_a_narrow_terminal_cuts_no_digit(taught_base, greek, tmp_path):

@@ -45,6 +45,8 @@ PAIRS = (
     ("altpo", "gd"),
     ("pdu", "gd"),
 )
+# the kinds of mean among them; ceu divides by a number of its own: the tokens less the rows
+KINDS = (*PAIRS[:7], ("ceu", "gd"))
 
 
 class FirstGradient(TrainerCallback):
@@ -116,7 +118,7 @@ def step_gradient(base: LoadedBase, pair: tuple[str, str], forget: int = 8, **ch
 def main(base: str, to: str) -> None:
     """Both processes train; the first writes."""
     loaded = load_base(base, "fp32", "cpu")
-    found = {" ".join(pair): step_gradient(loaded, pair, batch_size=4) for pair in PAIRS}
+    found = {" ".join(pair): step_gradient(loaded, pair, batch_size=4) for pair in KINDS}
     if torch.distributed.get_world_size() == 2 and torch.distributed.get_rank() == 0:
         torch.save(found, to)
 

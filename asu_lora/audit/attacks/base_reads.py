@@ -13,7 +13,7 @@ or else the base's own behind the question of another row. It therefore needs no
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import chain, takewhile
 from statistics import fmean
 from typing import Any
 
@@ -161,13 +161,13 @@ def _other_questions(session: Session, rows: Sequence[AuditRow]) -> list[Encoded
     """The rows' answers behind the questions of other rows; None where there is no other question."""
     items = [row.items[0] for row in rows]
     others = [*items[len(items) // 2 :], *items[: len(items) // 2]]
-    spare = [row.items[0] for row in asked(session.donors)]
     found = []
     for item, other in zip(items, others, strict=True):
-        choice = [each.prompt_ids for each in (other, *spare) if each.prompt_ids != item.prompt_ids]
-        if not choice:
+        spare = (row.items[0] for row in session.donors if not row.example.is_passage)
+        choice = (each.prompt_ids for each in chain([other], spare) if each.prompt_ids != item.prompt_ids)
+        if (prompt := next(choice, None)) is None:
             return None
-        found.append(replace(item, prompt_ids=choice[0]))
+        found.append(replace(item, prompt_ids=prompt))
     return found
 
 
