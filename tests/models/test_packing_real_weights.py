@@ -102,10 +102,10 @@ LEAKS = [
 ]
 
 
-# plain bf16 computes as NF4 in bf16 does: the faintest leak tells enough of it
+# all of them in fp32; in bf16, slow on many CPUs, the faintest and the one that only the row alone shows
 @pytest.mark.parametrize(
     ("model", "where", "change"),
-    [*((each, *leak) for each in MODELS[:2] for leak in LEAKS), (MODELS[2], *LEAKS[0])],
+    [*((MODELS[1], *leak) for leak in LEAKS), *((MODELS[0], *leak) for leak in (LEAKS[0], LEAKS[-1]))],
     indirect=["model"],
 )
 def test_a_leak_is_found_on_real_weights(model, where, change):

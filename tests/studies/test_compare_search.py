@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
@@ -50,10 +51,10 @@ class Notes(Listener):
             raise KeyboardInterrupt
 
 
-def tuned(base, out, progress=None, trials=2, names=NAMES, **more):
+def tuned(base, out, progress=None, trials=2, names=NAMES, settings=SETTINGS, **more):
     runs = [Run(each, None if each.untrained else 1e-3) for each in methods(names)]
     plan = tuning(trials, REQUEST, SETS, OTHER, most=3)
-    return compare(REQUEST, base, SETS, runs, out, SETTINGS, tuning=plan, progress=progress or Notes(), **more)
+    return compare(REQUEST, base, SETS, runs, out, settings, tuning=plan, progress=progress or Notes(), **more)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,12 @@ def test_the_best_trial_of_a_method_is_what_is_scored(made):
         assert (row.lr, row.changes) == settings_of_trial(method(name), best.settings)
         training = json.loads((made.out / "adapters" / row.adapter / "manifest.json").read_text())["training"]
         assert training["lr"] == row.lr
+
+
+def test_tau_is_chosen_once_for_all_trials(base, tmp_path):
+    heard = Notes()
+    tuned(base, tmp_path / "out", heard, names=("ASU_GD",), settings=replace(SETTINGS, tau="auto"))
+    assert sum("Choosing tau" in stage for stage in heard.stages) == 2  # and once for what is scored
 
 
 def test_the_trials_saw_none_of_the_rows_that_are_scored():

@@ -173,6 +173,7 @@ class Searcher:
     def score(self, runner: Runner, run: Run, trial: "optuna.Trial") -> float:
         """Avg of a run, 0 where it failed; its adapter is not kept."""
         result: RunResult = runner.make(run, self.progress)
+        self.early.tau = self.whole.tau = runner.tau  # the rows are the same: chosen once for both
         if result.adapter and result.adapter in runner.store.names():
             runner.store.remove(result.adapter)
         if result.failure:

@@ -5,9 +5,11 @@ import math
 import random
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
 
 from asu_lora.errors import DataError
 from asu_lora.evaluation.metrics.forget_quality import forget_quality, ks_two_sample
@@ -91,3 +93,13 @@ def test_refuses():
     for first, second in (([], [1.0]), ([1.0], []), ([math.nan], [1.0]), ([1.0], [math.nan, 1.0])):
         with pytest.raises(DataError):
             ks_two_sample(first, second)
+
+
+def test_draws_of_one_distance_have_scipy_s_figures():
+    """What is kept of one pair of samples is given for another only where both figures are the same."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        first, second = (rng.integers(0, rng.integers(2, 30), rng.integers(1, 25)).tolist() for _ in range(2))
+        found = ks_2samp(first, second)
+        assert ks_two_sample(first, second) == (found.statistic, found.pvalue)
+        assert ks_two_sample(second, first)[1] == ks_2samp(second, first).pvalue
