@@ -18,22 +18,16 @@ from asu_lora.training.student import Student
 from tests.support.hub_server import hub
 from tests.support.tiny_base import save_tiny_base
 
+KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
 
 @pytest.mark.parametrize("given, kept", [(None, "16"), ("512", "512")])
-def test_few_compiled_kernels_are_kept_unless_asked_otherwise(tiny_base, given, kept):
-    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
-    code = (
-        "import os; from asu_lora.models.loading import load_base; "
-        f"load_base({str(tiny_base)!r}, 'fp32', 'cpu'); print(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment | ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": given} if given else {}),
-    )
-    assert done.stdout.split()[-1] == kept
+def test_few_compiled_kernels_are_kept_unless_asked_otherwise(tiny_base, given, kept, monkeypatch):
+    monkeypatch.setenv(KERNELS_KEPT, given or "")
+    if given is None:
+        monkeypatch.delenv(KERNELS_KEPT)
+    load_base(str(tiny_base), "fp32", "cpu")
+    assert os.environ[KERNELS_KEPT] == kept
 
 
 def gradients(base, first_teacher: bool):
