@@ -9,9 +9,8 @@ Names are imported on first use, so that ``import asu_lora`` stays light.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from asu_lora.version import __version__
-
 _EXPORTS = {
+    "__version__": "asu_lora.version",
     "AsuLoraError": "asu_lora.errors",
     "AdapterStore": "asu_lora.adapters.store",
     "ForgetRequest": "asu_lora.data.request",
@@ -23,7 +22,7 @@ _EXPORTS = {
 
 _ROOMS = ("audit",)  # asu_lora.audit.audit attacks what forget made
 
-__all__ = ["__version__", *_ROOMS, *sorted(_EXPORTS)]
+__all__ = [*_ROOMS, *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
     from asu_lora import audit as audit
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from asu_lora.forgetting.forget import forget as forget
     from asu_lora.models.adapter_stack import load as load
     from asu_lora.teacher.smoothing import attention_smoothing as attention_smoothing
+    from asu_lora.version import __version__ as __version__
 
 
 def __getattr__(name: str) -> Any:

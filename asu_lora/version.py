@@ -2,20 +2,29 @@
 
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+# The git tag that was installed (pyproject.toml); a folder that is only on the path has none.
+__version__: str
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 
 def _installed(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # a quarter of what --help would take
+
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-# The git tag that was installed (pyproject.toml); a folder that is only on the path has none.
-__version__ = _installed("asu-lora") or "0+unknown"
+def __getattr__(name: str) -> Any:
+    """The version is looked up where somebody asks for it."""
+    if name != "__version__":
+        raise AttributeError(f"module 'asu_lora.version' has no attribute {name!r}")
+    globals()[name] = _installed("asu-lora") or "0+unknown"
+    return globals()[name]
 
 
 def base_version(version: str) -> str:

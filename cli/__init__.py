@@ -3,7 +3,6 @@
 import click
 
 from asu_lora.cli.program import Program
-from asu_lora.version import __version__
 
 main = Program(
     name="asu-lora",
@@ -40,4 +39,23 @@ main = Program(
     """,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-click.version_option(__version__, "-V", "--version", prog_name="asu-lora")(main)
+
+
+def _say_version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from asu_lora.version import __version__  # looked up where it is asked for
+
+        click.echo(f"asu-lora, version {__version__}")
+        context.exit()
+
+
+main.params.append(
+    click.Option(
+        ["-V", "--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_say_version,
+        help="Show the version and exit.",
+    )
+)
