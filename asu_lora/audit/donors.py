@@ -27,15 +27,25 @@ class Donors:
         return (row for at in range(len(self._examples)) if (row := self._at(at)) is not None)
 
     def spread(self, count: int) -> "list[AuditRow]":
-        """So many rows, evenly spread, each the next that has a fact; none where no row has one."""
+        """So many rows, evenly spread, each the next that has a fact; one twice only where there are no others.
+
+        None where no row has a fact.
+        """
         most = len(self._examples)
         step = max(1, most // max(1, count))
-        found = (self._from(at * step % most) for at in range(count if most else 0))
-        return [row for row in found if row is not None]
-
-    def _from(self, start: int) -> "AuditRow | None":
-        most = len(self._examples)
-        return next((row for at in range(most) if (row := self._at((start + at) % most)) is not None), None)
+        found: list[AuditRow] = []
+        free = set(range(most))
+        for start in (at * step % most for at in range(count if most else 0)):
+            places = [(start + at) % most for at in range(most)]
+            place = next((at for at in places if at in free and self._at(at) is not None), None)
+            if place is None:  # all are taken: once more from the first
+                free = set(range(most))
+                place = next((at for at in places if self._at(at) is not None), None)
+            if place is None or (row := self._at(place)) is None:
+                return []
+            free.discard(place)
+            found.append(row)
+        return found
 
     def _at(self, at: int) -> "AuditRow | None":
         if at not in self._known:

@@ -70,6 +70,16 @@ def facts_of(example: Example, items: Sequence[Encoded], tokenizer: PreTrainedTo
     return tuple(facts.values())
 
 
+def check_marks(example: Example) -> None:
+    """Read the row's own ``spans`` and ``aliases``, without taking it apart.
+
+    Raises:
+        DataError: they can't be read.
+    """
+    fact_spans(example, example.answer)
+    _aliases(example)
+
+
 def share_said(text: str, facts: Sequence[Fact], given: str = "") -> float | None:
     """Share of the facts that a text says, of those that what was ``given`` doesn't say; None where that is all."""
     asked = [fact for fact in facts if not (given and fact.said(given))]

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from asu_lora.audit.deadline import Deadline
 from asu_lora.audit.donors import Donors
-from asu_lora.audit.facts import Fact, facts_of
+from asu_lora.audit.facts import Fact, check_marks, facts_of
 from asu_lora.audit.insisting import Insisting
 from asu_lora.audit.models import Models, View
 from asu_lora.audit.results import MadeControl
@@ -132,8 +132,15 @@ class Session:
 
     @cached_property
     def donors(self) -> Donors:
-        """Kept rows whose facts stand in for those of the forgotten in a swapped floor."""
-        return Donors(sample(self.inputs.retain, 200), self._row)
+        """Kept rows whose facts stand in for those of the forgotten in a swapped floor.
+
+        Raises:
+            DataError: the marks of one can't be read.
+        """
+        found = sample(self.inputs.retain, 200)
+        for example in found:
+            check_marks(example)
+        return Donors(found, self._row)
 
     def swapped(self, rows: list[AuditRow]) -> list[AuditRow]:
         """The rows with facts of kept rows: what is found of them is chance."""

@@ -18,7 +18,7 @@ from asu_lora.retain.row_vectors import row_vectors
 
 BEYOND = 0.95  # share of the general questions that a near row is nearer than
 FEW = 15  # near rows below which neighbours are poorly protected
-LOOKED_AT = 64  # rows of the request, of a given retain set and of the general ones, spread evenly
+LOOKED_AT = 256  # rows of the request, and of a given retain set, spread evenly
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def centred(vectors: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
 
 def look_at(base: LoadedBase, forget: Sequence[Example], retain: Sequence[Example]) -> Nearness:
     """How near a given retain set is, by the base's hidden states."""
-    looked_at, some, general = (sample(rows, LOOKED_AT) for rows in (forget, retain, general_retain(forget)))
+    some, general = sample(retain, LOOKED_AT), general_retain(forget)
+    looked_at = sample(forget, LOOKED_AT)
     vectors = row_vectors(base, [*looked_at, *some, *general])
     gone, kept, known = vectors.split([len(looked_at), len(some), len(general)])
     cosines, yardstick = compared(gone, kept, known)

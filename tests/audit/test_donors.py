@@ -1,10 +1,13 @@
 """The rows that stand in for the forgotten: spread evenly, and only those taken apart that are needed."""
 
+from dataclasses import replace
+
 import pytest
 
 from asu_lora.audit.donors import Donors
-from asu_lora.audit.session import AuditRow
+from asu_lora.audit.session import AuditRow, Inputs, Session
 from asu_lora.data.examples import Example
+from asu_lora.errors import DataError
 
 EXAMPLES = [Example(({"role": "user", "content": f"Who is {number}?"},), f"It is {number}.") for number in range(20)]
 
@@ -31,9 +34,11 @@ def test_they_are_spread_evenly_and_no_other_is_taken_apart(count, expected):
     assert numbers(found.spread(count)) == expected and len(looked_at) == len(set(expected))  # each once
 
 
-def test_a_row_without_a_fact_gives_way_to_the_next():
+def test_a_row_without_a_fact_gives_way_to_the_next_that_is_free():
     found, _ = donors(without={5, 6, 15, 16, 17, 18, 19})
-    assert numbers(found.spread(4)) == [0, 7, 10, 0]
+    assert numbers(found.spread(4)) == [0, 7, 10, 1]
+    assert sorted(numbers(found.spread(13))) == numbers(found), "no row twice as long as there are others"
+    assert len(found.spread(15)) == 15
     assert numbers(found) == [each for each in range(15) if each not in (5, 6)]
 
 
@@ -41,3 +46,10 @@ def test_where_no_row_has_a_fact_none_stands_in():
     found, looked_at = donors(without=set(range(20)))
     assert found.spread(3) == [] and list(found) == [] and looked_at == list(range(20))
     assert Donors([], lambda number, example: None).spread(3) == []
+
+
+def test_marks_that_can_not_be_read_are_said_whichever_rows_stand_in():
+    broken = replace(EXAMPLES[13], extra={"aliases": "[1"})
+    session = Session(Inputs(EXAMPLES[:1], [*EXAMPLES[:13], broken, *EXAMPLES[14:]]), None, None)
+    with pytest.raises(DataError, match="aliases"):
+        session.swapped([])
