@@ -1,6 +1,7 @@
 """Other plausible answers to the forget questions: the rows' own, or what the base makes up."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from asu_lora.data.examples import Example
 from asu_lora.data.reference_answers import reference_answers
@@ -42,10 +43,11 @@ def alternate_answers(run: ForgetRun) -> list[str]:
         prompts = [run.encoder.prompt_ids(asked(examples[at])) for at in missing]
         truths = run.encoder.encode_all([examples[at] for at in missing], "forget row")
         _, most = enough_tokens(truths, prompts)  # of an answer: the prompt holds the true one, and is long
+        answers = partial(
+            generate_answers, run.model, run.base.tokenizer, prompts, new_tokens=most, progress=run.progress.advance
+        )
         with run.teaching():
-            told = generate_answers(
-                run.model, run.base.tokenizer, prompts, new_tokens=most, progress=run.progress.advance
-            )
+            told = run.once(("alternates", most, *map(tuple, prompts)), answers)
         for at, tokens in zip(missing, told, strict=True):
             found[at] = str(run.base.tokenizer.decode(tokens, skip_special_tokens=True)).strip() or None
     return checked(run, examples, found)

@@ -31,6 +31,7 @@ from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
+from asu_lora.teacher.kept_states import KeptStates
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.training.callbacks import check_callbacks
 from asu_lora.training.phases import phases
@@ -52,6 +53,7 @@ def forget(
     profile: str | Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     progress: Progress | None = None,
+    kept: KeptStates | None = None,
 ) -> ForgetResult:
     """Train one LoRA adapter that makes the base forget the request, and put it into the store.
 
@@ -64,7 +66,7 @@ def forget(
         idk_file: "I don't know" answers for the losses that use them, instead of the built-in ones.
         on_top_of: adapters that are active and frozen beneath, as :func:`asu_lora.load` takes them.
         continue_from: an adapter of the same settings whose weights the new one begins with.
-        tau: what another run chose for the same base, request and smoothed layers, to save choosing it again.
+        tau, kept: what another run chose for the same request and layers; what runs read of one loaded base.
         resume: go on where an interrupted run of the same name, request and settings stopped.
         profile: a folder for the seconds of each part and a Chrome trace of three training steps.
         callbacks: for the Trainer of each training phase, behind its own; under ``accelerate launch`` in every process.
@@ -77,7 +79,7 @@ def forget(
     given = dict[str, Any](name=name, store=store, on_top_of=on_top_of, continue_from=continue_from, resume=resume)
     with (
         profiled(profile, progress) as (heard, traces),
-        open_run(request, base, config, **given, progress=heard) as run,
+        open_run(request, base, config, **given, progress=heard, kept=kept) as run,
     ):
         settle_retain(run)  # chosen from a pool, or looked at for how near they are
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
@@ -94,5 +96,4 @@ def forget(
                 sets |= answer_on_policy(run, student, sets["forget"])
                 train_phase(run, student, sets, on_policy.shortened(run.record.training["steps"] / first.steps))
             ready_for_sums(run, student, sets["forget"])
-            after = run.score(student, questions, "after")
-            return run.publish(student, before, after)  # adapter -> store
+            return run.publish(student, before, run.score(student, questions, "after"))  # adapter -> store

@@ -1,5 +1,7 @@
 """The retain rows of a run: chosen from the request's pool, or looked at for how near and many they are."""
 
+from functools import partial
+
 from accelerate.utils import broadcast_object_list
 
 from asu_lora.data.request import GENERAL
@@ -21,8 +23,11 @@ def settle_retain(run: ForgetRun) -> None:
         if request.retain and request.retain_source != GENERAL and config.retain_loss != "none":
             run.progress.stage("Looking at the retain rows")
             with run.beneath.inactive():
-                if note := look_at(run.base, request.forget, request.retain).note():
-                    run.progress.note(note)
+                found = run.once(
+                    ("nearness", request.fingerprint()), partial(look_at, run.base, request.forget, request.retain)
+                )
+            if note := found.note():
+                run.progress.note(note)
         return
     with run.beneath.inactive():
         choice = choose_rows(run.base, request.forget, request.pool, run.progress)

@@ -1,7 +1,7 @@
 """One run from its beginning to its end: what its parts share, and what is put right however it ends."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from asu_lora.models.frozen_adapters import FrozenAdapters, frozen_adapters
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
+from asu_lora.teacher.kept_states import Found, KeptStates
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.checkpoints import last_checkpoint
 from asu_lora.training.new_adapter import adapted
@@ -59,6 +60,7 @@ class ForgetRun:
         frozen_layers: the layers below the first adapter, computed once; None where all are run at every step.
         folder: of the checkpoints, once the new adapter is there.
         callbacks: further ones of the Trainer's.
+        kept: what earlier runs on the same base computed of it, and this one adds to; nothing with adapters beneath.
     """
 
     name: str
@@ -74,6 +76,15 @@ class ForgetRun:
     frozen_layers: FrozenLayers | None = None
     folder: Path = Path()
     callbacks: list[TrainerCallback] = field(default_factory=list)
+    kept: KeptStates | None = None
+
+    def __post_init__(self) -> None:
+        if self.beneath.names:  # then the stack may be what is read
+            self.kept = None
+
+    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """What an earlier run on this base computed, or ``compute`` does now; see :class:`KeptStates`."""
+        return self.kept.once(key, compute) if self.kept else compute()
 
     @property
     def config(self) -> ForgetConfig:
@@ -211,6 +222,7 @@ def open_run(
     continue_from: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    kept: KeptStates | None = None,
 ) -> Iterator[ForgetRun]:
     """The base in memory, with the adapters beneath on, and all that a run needs besides.
 
@@ -242,15 +254,9 @@ def open_run(
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
             for note in filter(None, [*loaded.notes(), *encoder.notes(), languages_note(request.forget), left_out]):
                 heard.note(note)
-            record = RunRecord(
-                config=config,
-                request=request,
-                base=loaded,
-                layers=config.layers(loaded.number_of_layers),
-                on_top_of=beneath.on_top_of,
-                continued=beneath.began_with(),
-            )
-            yield ForgetRun(name, store, process, heard, record, beneath, resume, started, encoder)
+            layers, began = config.layers(loaded.number_of_layers), beneath.began_with()
+            record = RunRecord(config, request, loaded, layers, on_top_of=beneath.on_top_of, continued=began)
+            yield ForgetRun(name, store, process, heard, record, beneath, resume, started, encoder, kept=kept)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

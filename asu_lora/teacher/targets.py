@@ -1,6 +1,8 @@
 """What the losses compare with: states of the frozen base and of the teacher, computed once for all epochs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -9,6 +11,7 @@ from asu_lora.losses import TrainingSet
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.loading import LoadedBase
+from asu_lora.teacher.kept_states import KeptStates
 from asu_lora.teacher.teacher import Teacher
 from asu_lora.teacher.teacher_states import teacher_states
 
@@ -19,6 +22,7 @@ def compute_references(
     teacher: Teacher | None = None,
     frozen_layers: FrozenLayers | None = None,
     progress: Callable[[int], None] | None = None,
+    kept: KeptStates | None = None,
 ) -> None:
     """Fill in what the set's loss compares with: a forward pass of the base a row, and one of the teacher.
 
@@ -29,60 +33,78 @@ def compute_references(
         teacher: needed where the loss uses one.
         frozen_layers: where the layers begin that training will run; the rows' entries to it are kept too.
         progress: called with the number of rows of each finished pass.
+        kept: what earlier runs on this base computed, where that may be taken.
     """
-    rows = training_set.rows
-    for view, wanted in training_set.loss.needs.items():
-        items, found = rows.views[view], rows.references.setdefault(view, {})
-        needed = teacher if "teacher" in wanted else None
-        fluency = needed.fluency if needed else None
-        plain: list[torch.Tensor] = []  # the base's final states
-        entry: FrozenLayers | None = None  # where the teacher begins, and with what
-        entries: list[torch.Tensor] | None = None
-        if frozen_layers is not None and (fluency or needs_base(wanted)):
-            higher = needed.first_smoothed if needed else None
-            kept, plain, above = frozen_layers.compute_whole(items, base.pad_id, higher, progress=progress)
-            rows.entries[view] = kept
-            entry, entries = higher or frozen_layers, above or kept
-        elif frozen_layers is not None:
-            rows.entries[view] = frozen_layers.compute(items, base.pad_id, progress=progress)
-            entry, entries = frozen_layers, rows.entries[view]
-        elif fluency or needs_base(wanted):
-            plain = [states.cpu() for states in hidden_states(base.model, items, base.pad_id, progress=progress)]
-        if needed:
-            smoothed = teacher_states(
-                base.model,
-                items,
-                base.pad_id,
-                needed.tau,
-                needed.layers,
-                progress=progress,
-                entry=entry,
-                entries=entries,
-            )
-            found["teacher"] = [states.cpu() for states in smoothed]
-        if fluency:
-            anchor(found["teacher"], plain, fluency.anchors)
-        if fluency and "ruled_out" in wanted:
-            found["ruled_out"] = fluency.ruled_out
-        if "base" in wanted:
-            found["base"] = plain
-        if "base_logprob" in wanted:
-            found["base_logprob"] = _logprobs(base, items, plain)
-        if "inner" in wanted:
-            at = training_set.loss.layer
-            inner = hidden_states(base.model, items, base.pad_id, progress=progress, layer=at)
-            found["inner"] = [states.cpu() for states in inner]
+    for view in training_set.loss.needs:
+        _compute_view(base, training_set, view, teacher, frozen_layers, progress, kept or KeptStates())
 
 
-def anchor(teacher: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], anchors: Sequence[torch.Tensor]) -> None:
-    """Put the base's states in the teacher's place wherever a row is anchored.
+def _compute_view(
+    base: LoadedBase,
+    training_set: TrainingSet,
+    view: str,
+    teacher: Teacher | None,
+    frozen_layers: FrozenLayers | None,
+    progress: Callable[[int], None] | None,
+    kept: KeptStates,
+) -> None:
+    """The same for one view of the rows. A key of ``kept`` names all that the states depend on but the base."""
+    rows, wanted = training_set.rows, training_set.loss.needs[view]
+    items, found = rows.views[view], rows.references.setdefault(view, {})
+    needed = teacher if "teacher" in wanted else None
+    fluency = needed.fluency if needed else None
+    first, read = frozen_layers and frozen_layers.first, partial(on_cpu, progress=progress)
+    plain: list[torch.Tensor] = []  # the base's final states
+    entry: FrozenLayers | None = None  # where the teacher begins, and with what
+    entries: list[torch.Tensor] | None = None
+    if frozen_layers is not None and (fluency or needs_base(wanted)):
+        higher = needed.first_smoothed if needed else None
+        whole = partial(frozen_layers.compute_whole, items, base.pad_id, higher, progress=progress)
+        lower, plain, above = kept.once(("whole", first, higher and higher.first, *items), whole)
+        rows.entries[view] = lower
+        entry, entries = higher or frozen_layers, above or lower
+    elif frozen_layers is not None:
+        below = partial(frozen_layers.compute, items, base.pad_id, progress=progress)
+        rows.entries[view] = kept.once(("entries", first, *items), below)
+        entry, entries = frozen_layers, rows.entries[view]
+    elif fluency or needs_base(wanted):
+        plain = kept.once(("plain", *items), partial(read, hidden_states, base.model, items, base.pad_id))
+    if needed:
+        heat = needed.tau, needed.layers
+        smoothed = partial(read, teacher_states, base.model, items, base.pad_id, *heat, entry=entry, entries=entries)
+        key = (needed.tau, tuple(needed.layers or ()), entry and entry.first)
+        found["teacher"] = kept.once(("teacher", *key, *items), smoothed)
+    if fluency:
+        found["teacher"] = anchored(found["teacher"], plain, fluency.anchors)
+    if fluency and "ruled_out" in wanted:
+        found["ruled_out"] = fluency.ruled_out
+    if "base" in wanted:
+        found["base"] = plain
+    if "base_logprob" in wanted:
+        found["base_logprob"] = _logprobs(base, items, plain)
+    if "inner" in wanted:
+        at = training_set.loss.layer
+        inner = partial(read, hidden_states, base.model, items, base.pad_id, layer=at)
+        found["inner"] = kept.once(("inner", at, *items), inner)
+
+
+def on_cpu(states_of: Callable[..., Iterable[torch.Tensor]], *args: Any, **given: Any) -> list[torch.Tensor]:
+    """Each row's states, on the CPU."""
+    return [each.cpu() for each in states_of(*args, **given)]
+
+
+def anchored(
+    teacher: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], anchors: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The teacher's states, with the base's in their place wherever a row is anchored.
 
     Args:
-        teacher, plain: (answer tokens, H) a row; the teacher's are changed.
+        teacher, plain: (answer tokens, H) a row.
         anchors: (answer tokens,) a row, whether the target is the plain base.
     """
-    for states, base, kept in zip(teacher, plain, anchors, strict=True):
-        states[kept] = base[kept]
+    return [
+        torch.where(kept[:, None], base, states) for states, base, kept in zip(teacher, plain, anchors, strict=True)
+    ]
 
 
 def needs_base(wanted: Sequence[str]) -> bool:

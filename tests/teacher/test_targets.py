@@ -13,12 +13,14 @@ from asu_lora.losses.forget.asu import ASU
 from asu_lora.losses.forget.dpo import DPO
 from asu_lora.losses.forget.ga import GA
 from asu_lora.losses.forget.npo import NPO
+from asu_lora.losses.forget.rmu import RMU
 from asu_lora.losses.retain.kl_answers import KLAnswers
 from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
 from asu_lora.models.loading import LoadedBase
 from asu_lora.teacher.fluency import FluencyMasks
+from asu_lora.teacher.kept_states import KeptStates
 from asu_lora.teacher.smoothing import attention_smoothing
-from asu_lora.teacher.targets import anchor, compute_references, needs_base, passes_needed
+from asu_lora.teacher.targets import anchored, compute_references, needs_base, passes_needed
 from asu_lora.teacher.teacher import Teacher
 from tests.support.small_models import model_of
 
@@ -79,6 +81,12 @@ def rows_of(**views):
 
 def masks():
     return FluencyMasks(ANCHORS, [torch.tensor([[at]] * len(item.answer_ids)) for at, item in enumerate(ROWS)])
+
+
+def zip_views(one, other):
+    """References of two sets, view by view."""
+    assert one.references.keys() == other.references.keys()
+    return [(one.references[view], other.references[view]) for view in one.references]
 
 
 def compute(base, loss, rows, teacher=None, frozen=None):
@@ -193,12 +201,43 @@ def test_references_lie_on_the_cpu_and_hold_no_gradient(base):
 def test_anchoring_wants_a_mask_a_row():
     teacher, plain = [torch.zeros(2, 3), torch.zeros(2, 3)], [torch.ones(2, 3), torch.ones(2, 3)]
     mask = torch.tensor([False, True])
-    anchor(teacher, plain, [mask, ~mask])
-    assert teacher[0].tolist() == [[0, 0, 0], [1, 1, 1]] and teacher[1].tolist() == [[1, 1, 1], [0, 0, 0]]
+    found = anchored(teacher, plain, [mask, ~mask])
+    assert found[0].tolist() == [[0, 0, 0], [1, 1, 1]] and found[1].tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert not any(states.any() for states in teacher)  # which another run may be given
     with pytest.raises(ValueError, match="shorter"):
-        anchor(teacher, plain, [mask])
+        anchored(teacher, plain, [mask])
     with pytest.raises(ValueError, match="shorter"):
-        anchor(teacher, plain[:1], [mask, mask])
+        anchored(teacher, plain[:1], [mask, mask])
+
+
+@pytest.mark.parametrize("first", [None, 1, 2])
+@pytest.mark.parametrize(
+    "loss", [ASU(rule_out=True), ASU(), DPO(), GA(), NPO(), KLAnswers(), RMU()], ids=lambda loss: loss.name
+)
+def test_what_is_kept_is_not_read_again_and_is_the_same(base, ran, loss, first):
+    """By another loss first, at another entry, with another tau and other rows: each has its own."""
+    if loss.layer is not None:
+        loss.layer = 2
+    frozen = first and find_frozen_layers(base.model, first)
+    views = {view: ROWS for view in loss.needs}
+    teacher = Teacher(TAU, [2, 3], masks())
+    kept, alone_again = KeptStates(), rows_of(**views)
+    others = [
+        (rows_of(answer=OTHERS), Teacher(TAU, [2, 3]), frozen),
+        (rows_of(answer=ROWS), Teacher(1.7, [2, 3], masks()), frozen),
+    ]
+    others += [(rows_of(answer=ROWS), teacher, find_frozen_layers(base.model, 3))]
+    for rows, another, entry in others:
+        compute_references(base, TrainingSet(ASU(), rows), another, entry, kept=kept)
+    compute_references(base, TrainingSet(loss, alone_again), teacher, frozen)
+    for _ in range(2):
+        again = rows_of(**views)
+        ran[:] = [0] * LAYERS
+        compute_references(base, TrainingSet(loss, again), teacher, frozen, kept=kept)
+        for found, expected in ((again.entries, alone_again.entries), *zip_views(again, alone_again)):
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(a, b) for key in found for a, b in zip(found[key], expected[key], strict=True))
+    assert ran == [0] * LAYERS
 
 
 def test_which_losses_look_at_the_plain_base():

@@ -21,6 +21,7 @@ from asu_lora.studies.methods import DEFAULT
 from asu_lora.version import library_versions
 
 STEM = "comparison"
+GIVEN_UP = " Those below the median of the method's earlier trials after a quarter of the epochs were given up."
 
 
 def as_json(comparison: Comparison, command: str | None = None) -> dict[str, Any]:
@@ -149,8 +150,9 @@ def trials_part(comparison: Comparison) -> list[str]:
     columns = ("method", "trial", "settings", "Avg of a quarter", "Avg", "state", "seconds")
     return [
         "## Trials of the search\n",
-        "Equally many a method, on rows that are not scored above. Those below the median of the method's earlier "
-        "trials after a quarter of the epochs were given up; the first has the paper's settings.\n",
+        "Equally many a method, on rows that are not scored above; the first has the paper's settings."
+        + (GIVEN_UP if any(trial.early is not None for trial in comparison.trials) else "")
+        + "\n",
         markdown_table(columns, rows),
     ]
 

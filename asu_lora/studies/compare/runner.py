@@ -28,6 +28,7 @@ from asu_lora.studies.compare.results import DONE, FAILED, LEAK, QUALITY, TRAINE
 from asu_lora.studies.compare.speech import speech
 from asu_lora.studies.methods import REFERENCE, method
 from asu_lora.studies.privacy import Privacy
+from asu_lora.teacher.kept_states import KeptStates
 from asu_lora.teacher.tau import TauChoice
 from asu_lora.version import __version__, library_versions
 
@@ -44,6 +45,7 @@ class Runner:
         self.comparison = comparison
         self.folder, self.store = comparison.out / RUNS, AdapterStore(comparison.out / ADAPTERS)
         self.tau: TauChoice | None = None  # the same for every run, so chosen once
+        self.kept = KeptStates()  # the base's on the rows, which every run reads
         self.privacy = Privacy(comparison.request)
 
     def file(self, run: Run) -> Path:
@@ -113,6 +115,7 @@ class Runner:
                 idk_file=self.comparison.idk_file,
                 progress=progress,
                 tau=self.tau if common else None,
+                kept=self.kept,
             )
             record = made.record
             self.tau = (record.tau if common else None) or self.tau

@@ -1,8 +1,8 @@
 """Equal tuning: every method gets the same number of trials, on rows that the comparison doesn't score.
 
 A method is an Optuna study in OUT/search/trials.db. Several processes may work on it at once; one that is killed loses
-its trial alone, which is then begun again. Each trial first trains a quarter of the epochs and answers a quarter of
-the questions: what is below the median of the method's earlier trials there goes no further.
+its trial alone, which is then begun again. Where a method has several trials, each first trains a quarter of the epochs
+and answers a quarter of the questions: what is below the median of the method's earlier trials there goes no further.
 """
 
 import hashlib
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SEARCH, DATABASE = "search", "trials.db"
 EARLY = 0.25  # of epochs and of questions, before a trial may be given up
 FIRST = 2  # trials that are never given up: a median of fewer says nothing
+PRUNED_FROM = 5  # trials of a method: of fewer, the quarters take longer than giving up saves
 WAIT = 1.0  # seconds between looks at another process's trial
 
 
@@ -57,8 +58,7 @@ def search(
     trained = [method for method in methods if not method.untrained]
     with disk_errors(comparison.out, "folder"):
         try:
-            for method in trained:
-                searcher.tune(method)
+            searcher.tune(trained)
         finally:
             searcher.close()
     trials = [trial for method in trained for trial in searcher.trials(method)]
@@ -77,6 +77,7 @@ class Searcher:
         self.whole = self._runner(comparison, self.folder, tuning.sets)
         early = [replace(q, examples=q.examples[: max(2, math.ceil(EARLY * len(q.examples)))]) for q in tuning.sets]
         self.early = self._runner(comparison, self.folder / "early", early)
+        self.early.kept = self.whole.kept  # the same rows of the same base
         self.version = (claimed(comparison.out / SETTINGS) or {}).get(VERSION)  # that the folder was last written by
         self.config, self.given = comparison.config, comparison.given
         self.worker = uuid.uuid4().hex
@@ -92,18 +93,16 @@ class Searcher:
         with suppress(OSError):
             self._lock(self.worker).unlink()
 
-    def tune(self, method: Method) -> None:
-        """Make trials of a method until all are made, by whoever."""
-        study = self.study(method)
+    def tune(self, methods: Sequence[Method]) -> None:
+        """Make trials of each method until all are made, by whoever: others' are waited for when no more is to do."""
+        studies = [(self.study(method), method) for method in methods]
         while True:
-            trial = self.next_trial(study, method)
-            if trial is None:
+            for study, method in studies:
+                while (trial := self.next_trial(study, method)) is not None:
+                    self.make(study, trial, method)
+            if not any(t.state.name == "RUNNING" for study, _ in studies for t in self._known(study)):
                 break
-            self.make(study, trial, method)
-        while any(trial.state.name == "RUNNING" for trial in self._known(study)):
-            time.sleep(WAIT)
-            if (trial := self.next_trial(study, method)) is not None:  # the other process is gone
-                self.make(study, trial, method)
+            time.sleep(WAIT)  # then again: the other process may be gone
 
     def study(self, method: Method) -> "optuna.Study":
         """The method's study; it is that of these settings and rows, or refused."""
@@ -151,24 +150,25 @@ class Searcher:
             return trial
 
     def make(self, study: "optuna.Study", trial: "optuna.Trial", method: Method) -> None:
-        """Train and score one trial: a quarter first, and the whole if that was good enough."""
+        """Train and score one trial: of many, a quarter first, and the whole if that was good enough."""
         started, states = time.monotonic(), self.optuna.trial.TrialState
         lr, tried = settings_of_trial(method, trial.params)
         changes = self.untried(method) | tried
         said = f"Trial {trial.user_attrs['place']} of {self.tuning.trials}, {title_of(method.name, lr, changes)}"
         self.progress.note(f"{said}.")
-        early = self.score(self.early, Run.of(method, lr, changes | {"epochs": EARLY * self.config.epochs}), trial)
-        trial.report(early, step=1)
-        pruned = bool(trial.should_prune())
+        early, pruned = None, False
+        if self.tuning.trials >= PRUNED_FROM:
+            early = self.score(self.early, Run.of(method, lr, changes | {"epochs": EARLY * self.config.epochs}), trial)
+            trial.report(early, step=1)
+            pruned = bool(trial.should_prune())
         whole = None if pruned else self.score(self.whole, Run.of(method, lr, changes), trial)
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         if whole is None:
             study.tell(trial, state=states.PRUNED)
         else:
             study.tell(trial, whole)
-        self.progress.note(
-            f"{said}: Avg {100 * (early if whole is None else whole):.2f}{', given up' if pruned else ''}."
-        )
+        reached = early if whole is None else whole
+        self.progress.note(f"{said}: Avg {100 * (reached or 0):.2f}{', given up' if pruned else ''}.")
 
     def score(self, runner: Runner, run: Run, trial: "optuna.Trial") -> float:
         """Avg of a run, 0 where it failed; its adapter is not kept."""
