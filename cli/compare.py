@@ -110,7 +110,8 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
       asu-lora compare forget01.json --where task_id=1 --retain keep.jsonl --suite tofu --data TOFU --task 1
 
     A stopped comparison goes on with the same command, run by run; further methods and learning rates join the
-    table. A method that fails is a row that says so. The adapters lie in OUT/adapters, a store.
+    table. Started several times, on as many GPUs or cores, it shares the runs out. A method that fails is a row that
+    says so. The adapters lie in OUT/adapters, a store.
     """
     scoring = {name: others.pop(name) for name in ("suite", "data", "split", "task", "questions", "encoder", "nli")}
     beside = {name: others.pop(name) for name in ("idk_file", "leaks", "retain_log", "reference_base")}

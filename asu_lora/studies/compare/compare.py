@@ -1,22 +1,18 @@
 """The comparison itself: each method, at each learning rate, one adapter and one evaluation.
 
 All runs share one base in memory. Each run's file is written as soon as the run ends, so a stopped comparison goes on
-with the next run. A method that fails is a row that says so.
+with the next run, and several processes share the runs of a folder. A method that fails is a row that says so.
 """
 
 import os
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from asu_lora.config import ForgetConfig
 from asu_lora.data.request import ForgetRequest
-from asu_lora.errors import SettingError, StoreError
+from asu_lora.errors import SettingError
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.question_sets import QuestionSet
@@ -33,6 +29,7 @@ from asu_lora.studies.compare.results import RunResult
 from asu_lora.studies.compare.rows import SeedRow, best_rows
 from asu_lora.studies.compare.runner import Runner
 from asu_lora.studies.compare.search import search
+from asu_lora.studies.compare.sharing import alone, make_all
 from asu_lora.studies.compare.tuning import Trial, Tuning
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.new_adapter import adapted
@@ -133,7 +130,7 @@ def compare(
 
     Raises:
         SettingError: settings that no run could have, or ``out`` holds another comparison.
-        StoreError: the disk refuses, or another comparison writes to ``out``.
+        StoreError: the disk refuses.
         DataError: ``reference`` is of other questions.
     """
     config, progress, out = config or ForgetConfig(), progress or Progress(), Path(out)
@@ -146,16 +143,16 @@ def compare(
         base = _loaded(base, config, progress)
         runs, trials = tuned_runs(Comparison(request, base, *others), tuning, runs, progress)
     runs = seeded(weighted(runs, config, given), seeds, config.seed)
-    with alone(out, wait=tuning is not None):
+    with disk_errors(out, "folder"):
         comparison = Comparison(request, _loaded(base, config, progress), *others, trials)
         check_settings(comparison, runs)
         progress.stage("Reading the base's fingerprint")
         runner = Runner(comparison)
-        comparison.shared = shared_identity(comparison, runner.store.keyed)
-        claim(out / SETTINGS, comparison.shared, runner.folder, shared_identity(comparison, lambda plain: plain))
-        todo = [run for run in runs if not runner.finished(run)]
+        with alone(out):
+            comparison.shared = shared_identity(comparison, runner.store.keyed)
+            claim(out / SETTINGS, comparison.shared, runner.folder, shared_identity(comparison, lambda plain: plain))
         try:
-            make_all(todo, runner, progress, len(runs))
+            make_all(runs, runner, progress)
         finally:
             progress.close()
         comparison.results = runner.everything(runs)
@@ -191,37 +188,6 @@ def _loaded(base: str | LoadedBase, config: ForgetConfig, progress: Progress) ->
     return load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
 
 
-def make_all(runs: Sequence[Run], runner: Runner, progress: Progress, of: int) -> None:
-    """One run after another, with a note before and after each; the others of all ``of`` are there already."""
-    if len(runs) < of:
-        progress.note(f"{of - len(runs)} of {of} runs are in {runner.comparison.out} already.")
-    took: list[float] = []
-    for number, run in enumerate(runs, start=1):
-        left = (len(runs) - number + 1) * sum(took) / len(took) / 60 if took else 0
-        remaining = f", about {left:.0f} min left" if left >= 1 else ""
-        progress.note(f"Run {number} of {len(runs)}: {run.title}{remaining}.")
-        started = time.monotonic()
-        result = runner.make(run, Numbered(progress, f"{number}/{len(runs)} "))
-        took.append(time.monotonic() - started)
-        progress.note(f"{run.title}: {result.outcome()} ({took[-1]:.0f} s).")
-
-
-class Numbered(Progress):
-    """A listener that hears each stage with the run's number before it."""
-
-    def __init__(self, progress: Progress, number: str):
-        self.progress, self.number = progress, number
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.progress.stage(self.number + name, total)
-
-    def advance(self, amount: int = 1, **values: Any) -> None:
-        self.progress.advance(amount, **values)
-
-    def note(self, text: str) -> None:
-        self.progress.note(text)
-
-
 def check_settings(comparison: Comparison, runs: Sequence[Run]) -> None:
     """Refuse at once what would fail in every run."""
     if not runs:
@@ -236,26 +202,3 @@ def check_settings(comparison: Comparison, runs: Sequence[Run]) -> None:
             own_settings(run.method.objective or "", run.method.retain_loss or "", run.config(config).loss_settings)
     if not comparison.request.retain and any(run.method.retain_loss not in (None, "none") for run in runs):
         raise SettingError("The request has nothing to keep, which the retain losses need: give it retain rows.")
-
-
-@contextmanager
-def alone(out: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the folder's lock inside the block.
-
-    Args:
-        wait: for another process that holds it.
-
-    Raises:
-        StoreError: another process holds it, or the disk refuses, here or in the block.
-    """
-    check_writable(out)
-    with disk_errors(out, "folder"):
-        lock = FileLock(out / ".lock", timeout=-1 if wait else 0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise StoreError(f"Another comparison is writing to {out}: wait for it, or take another --out.") from error
-        try:
-            yield
-        finally:
-            lock.release()
