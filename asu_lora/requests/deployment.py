@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.manifest import fingerprint_of
+from asu_lora.adapters.manifest import StackedOn, fingerprint_of
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import LedgerError, StoreError
 from asu_lora.files import adapter_files, sha256_file
+from asu_lora.requests.last_trained import held_as_trained, last_trained
 from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import DEPLOYED, SERVED, TRAINED
@@ -73,6 +74,11 @@ def look_at(ledger: Ledger, store: AdapterStore, names: Sequence[str], requests:
     must_be_home(ledger, store)
     found = [_look(ledger, store, name) for name in names]
     if len(found) == 1:
+        if found[0].requests and (others := set(requests) - set(found[0].requests)):
+            raise LedgerError(
+                f"{found[0].name} holds {', '.join(found[0].requests)}, and not {min(others)}: an adapter tells by "
+                "itself which requests are in it, so leave --request and --all-trained out."
+            )
         return [_checked(_with(found[0], requests))]
     rest = set(requests) - {request for artefact in found for request in artefact.requests}
     silent = [artefact for artefact in found if not artefact.requests]
@@ -174,15 +180,25 @@ def _payload(artefacts: Sequence[Artefact]) -> dict[str, Any]:
 def _look(ledger: Ledger, store: AdapterStore, artefact: str) -> Artefact:
     """An artefact with the requests of which it tells by itself."""
     if artefact in store.names():
-        found = store.get(artefact)
-        inside = found.manifest.method.contents() if found.manifest else []
-        named = {artefact, *(entry.name for entry in inside)}
-        held = sorted(each.id for each in ledger.requests() if (each.adapter or each.id) in named)
-        return Artefact(artefact, "adapter", fingerprint_of(found.path), held)
+        found, made = store.get(artefact), last_trained(ledger)
+        own = StackedOn(name=artefact, fingerprint=fingerprint_of(found.path), weight=1.0)
+        inside = [own, *(found.manifest.method.contents() if found.manifest else [])]
+        held = {each.id: held_as_trained(each, inside, made) for each in ledger.requests()}
+        earlier = [each.id for each in ledger.standing() if held[each.id] is None]
+        if earlier:
+            raise LedgerError(
+                f"{artefact} holds another adapter of the request {earlier[0]} than it was trained to last: "
+                "combine it anew from those, or train the request again."
+            )
+        return Artefact(
+            artefact, "adapter", own.fingerprint, sorted(name for name, is_in in held.items() if is_in is not False)
+        )
     path = Path(artefact).expanduser()
     if path.is_dir():
-        digest = hashlib.sha256()
-        for name, file in adapter_files(path):
+        digest, files = hashlib.sha256(), list(adapter_files(path))
+        if not files:
+            raise StoreError(f"The folder {path} is empty: nothing of it can be served.")
+        for name, file in files:
             digest.update(f"{sha256_file(file)}  {name}\n".encode())
         return Artefact(path.resolve().name, "folder", digest.hexdigest(), [])
     if path.is_file():

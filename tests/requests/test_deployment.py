@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -9,9 +10,11 @@ from click.testing import CliRunner
 from asu_lora.adapters.manifest import MethodRecord, write_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
+from asu_lora.errors import LedgerError
 from asu_lora.report.queue import read_queue
 from asu_lora.requests.deployment import artefacts_of, deploy, look_at, served_in
 from asu_lora.requests.ledger.ledger import open_ledger
+from asu_lora.requests.runner.combining import groups, ungrouped
 from asu_lora.requests.withdrawal import withdraw
 from tests.support.adapter_folders import add, manifest_for, on, write_lora
 from tests.support.request_commands import call
@@ -19,9 +22,9 @@ from tests.support.request_commands import call
 TRAINED = ("queued", "training", "trained")
 
 
-def combine(store, name, parts, seed):
+def combine(store, name, parts, seed, weights=None):
     """A folder that says it is the sum of its parts."""
-    details = {"sources": [on(store, part).model_dump() for part in parts]}
+    details = {"sources": [on(store, part, (weights or {}).get(part, 1.0)).model_dump() for part in parts]}
     with store.stage(name) as folder:
         write_lora(folder, seed)
         write_manifest(folder, manifest_for(name, method=MethodRecord(objective="combined", details=details)))
@@ -35,10 +38,10 @@ def store(tmp_path, monkeypatch):
     store = AdapterStore(tmp_path / "store")
     ledger = open_ledger(store.root, create=True)
     for seed, name in enumerate("abcdef"):
+        own = add(store, name, seed=seed).fingerprint
         ledger.record("received", name, {"due": "2999"})
         for event in TRAINED if name != "f" else ():
-            ledger.record(event, name, {"adapter": name})
-        add(store, name, seed=seed)
+            ledger.record(event, name, {"adapter": name} | ({"fingerprint": own} if event == "trained" else {}))
     for seed, (name, parts) in enumerate({"one": "ab", "two": "cd", "all": "abcde"}.items()):
         combine(store, name, parts, seed=20 + seed)
     return store
@@ -127,3 +130,43 @@ def test_what_is_printed_says_the_set(store, tmp_path):
     assert "this set doesn't: c, d." in call("deploy", "one", "e").stderr
     assert "no more: what was deployed last doesn't hold it" in call("show", "d").stdout
     assert served_in(open_ledger(store.root), "d") is None
+
+
+def test_an_adapter_is_deployed_by_what_it_holds_and_not_by_its_name(store, tmp_path):
+    """What was taken off, replaced or never in it is not served by it, whatever it is called."""
+    ledger = open_ledger(store.root)
+    combine(store, "less-b", "ab", seed=40, weights={"b": -1.0})
+    assert look_at(ledger, store, ["less-b"])[0].requests == ["a"]
+    (tmp_path / "nothing").mkdir()
+    store.remove("a")
+    add(store, "a", seed=99)
+    for words, said in (
+        (("a",), "a holds another adapter of the request a than it was trained to last"),
+        (("e", "-r", "d"), "e holds e, and not d: an adapter tells by itself which requests are in it"),
+        (("two", "--all-trained"), "two holds c, d, and not a"),
+        ((str(tmp_path / "nothing"), "-r", "c"), "is empty: nothing of it can be served"),
+    ):
+        told = call("deploy", *words, code=2).stderr
+        assert said in told and told.count("\n") == 1, told
+    for event in ("failed", "queued", "training", "trained"):
+        ledger.record(event, "a", {"adapter": "a", "fingerprint": store.get("a").fingerprint})
+    assert deploy(ledger, look_at(ledger, store, ["a"])).requests == ["a"]
+    with pytest.raises(LedgerError, match="one holds another adapter of the request a"):
+        look_at(ledger, store, ["one"])
+
+
+def test_a_sum_with_an_adapter_that_was_trained_anew_is_no_current_one(store):
+    ledger = open_ledger(store.root)
+    for name, parts in (("one", "ab"), ("two", "cd")):
+        told = {"adapter": name, "requests": list(parts), "replaces": [], "fingerprint": store.get(name).fingerprint}
+        ledger.record("consolidated", None, told)
+    shop = SimpleNamespace(store=store, ledger=ledger)
+    assert groups(shop) == ({"one": ["a", "b"], "two": ["c", "d"]}, [])
+    ledger.record("failed", "a", {"sentence": "90 % came back", "refused": "a"})
+    assert groups(shop) == ({"two": ["c", "d"]}, ["one"])
+    again = add(store, "a", seed=99, replace=True).fingerprint
+    for event in ("queued", "training"):
+        ledger.record(event, "a", {})
+    ledger.record("trained", "a", {"adapter": "a", "fingerprint": again})
+    assert groups(shop) == ({"two": ["c", "d"]}, ["one"])
+    assert [request.id for request in ungrouped(shop)] == ["a", "b", "e"]

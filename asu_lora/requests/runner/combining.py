@@ -13,6 +13,7 @@ from asu_lora.adapters.combine import combine
 from asu_lora.adapters.fitted_weights import fitting, unfitted
 from asu_lora.adapters.manifest import fingerprint_of
 from asu_lora.progress import Progress
+from asu_lora.requests.last_trained import held_as_trained, last_trained
 from asu_lora.requests.ledger.claims import Claim, claim_duty, must_hold, release
 from asu_lora.requests.ledger.home import NAME as STORE
 from asu_lora.requests.ledger.states import COMBINATION_BEGUN, COMBINATION_REMOVED, CONSOLIDATED, Request
@@ -29,7 +30,7 @@ class Combined:
 
     Attributes:
         made: adapters, and of how many requests.
-        stale: those that hold a withdrawn request, and were built anew under another name.
+        stale: those that hold a withdrawn request or an earlier adapter, and were built anew under another name.
     """
 
     made: dict[str, int] = field(default_factory=dict)
@@ -78,9 +79,12 @@ def _duty(shop: Workshop, progress: Progress) -> Iterator[Claim | None]:
 
 
 def groups(shop: Workshop) -> tuple[dict[str, list[str]], list[str]]:
-    """Combined adapters that still hold what they say, with their requests; and those that hold a withdrawn one."""
-    there = set(shop.store.names())
-    standing = {r.id for r in shop.ledger.standing() if r.adapter in there}
+    """Combined adapters that still hold what they say, with their requests; and those that hold what acts no more.
+
+    That is a withdrawn request, or an earlier adapter of one that was refused and trained again.
+    """
+    there, made = set(shop.store.names()), last_trained(shop.ledger)
+    standing = {r.id: r for r in shop.ledger.standing() if r.adapter in there}
     current: dict[str, list[str]] = {}
     stale = []
     replaced = {name for line in shop.ledger.consolidated() for name in line.payload["replaces"]}
@@ -88,7 +92,9 @@ def groups(shop: Workshop) -> tuple[dict[str, list[str]], list[str]]:
         name, held = line.payload["adapter"], line.payload["requests"]
         if name in replaced or name not in there:
             continue
-        if set(held) <= standing:
+        manifest = shop.store.get(name).manifest
+        inside = manifest.method.contents() if manifest else []
+        if all(request in standing and held_as_trained(standing[request], inside, made) for request in held):
             current[name] = held
         else:
             stale.append(name)
