@@ -4,8 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,6 +19,7 @@ from asu_lora.errors import AdapterError, StoreError
 
 CHUNK = 1 << 20
 MAX_JSON = 8 << 20  # bytes; a list of every module of the largest mixture of experts fits
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
 MAX_DEPTH = 40  # levels of lists and objects; those of an adapter have five
 
 
@@ -169,14 +171,33 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def disk_errors(root: Path, what: str = "adapter store") -> Iterator[None]:
-    """Say a refusal of the disk (full, read-only, no permission) in one sentence, about ``what`` lies at ``root``."""
+def disk_errors(root: Path, what: str = "adapter store", only: Collection[int] = ()) -> Iterator[None]:
+    """Say a refusal of the disk (full, read-only, no permission) in one sentence, about ``what`` lies at ``root``.
+
+    Args:
+        only: the numbers (:mod:`errno`) of those that are meant, where the block may meet others.
+    """
     try:
-        yield
+        with as_os_error():
+            yield
     except OSError as error:
+        if only and error.errno not in only:
+            raise
         where = f" ({error.filename})" if error.filename and str(error.filename) != str(root) else ""
         why = f"{error.strerror or error}{where}"
         raise StoreError(f"The {what} {root} can't be changed: {why}.") from error
+
+
+@contextmanager
+def as_os_error() -> Iterator[None]:
+    """Raise what the system refused to safetensors as the OSError that it is: the library has an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def check_writable(folder: str | Path) -> None:

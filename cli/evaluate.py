@@ -90,11 +90,12 @@ def evaluate(lm_eval, where, records, as_json, **asked):
     if tasks:
         with stderr().status("lm-evaluation-harness ..."):
             result.lm_eval = loaded.run_tasks()
-    if records:
-        result.write_records(records)
     if as_json:
-        return print_json(result.summary())
-    return _print(result)
+        print_json(result.summary())
+    else:
+        _print(result)
+    if records:  # after the scores: a disk that refuses must not cost them
+        result.write_records(records)
 
 
 def _print(result):

@@ -1,5 +1,6 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.config_options import is_given, read_config, setting_options
 from asu_lora.cli.help_pages import GroupedCommand
+from asu_lora.cli.next_commands import next_commands
 from asu_lora.cli.options import (
     adapter_names,
     base_option,
@@ -140,7 +141,7 @@ def forget(
 
         print_json(as_dict(result) | {"parameters": result.record.counts})
     else:
-        report(result, base, store)
+        report(result, base, store, on_top_of)
 
 
 def retain_set(retain: str | None, typed: dict[str, Any]) -> "str | RetainPool | None":
@@ -210,7 +211,7 @@ def as_dict(result: "ForgetResult") -> dict[str, Any]:
     }
 
 
-def report(result, base: str, store: Path) -> None:
+def report(result, base: str, store: Path, on_top_of: Sequence[str] = ()) -> None:
     """What was forgotten, what was kept, where the adapter lies, what to type next."""
     from asu_lora.cli.console import print_table
 
@@ -228,15 +229,7 @@ def report(result, base: str, store: Path) -> None:
         f"{counts['adapter_parameters']:,}. {record.seconds:.0f} s, peak memory {record.peak_memory / 1e9:.1f} GB."
     )
     click.echo(f"The adapter ({size:.1f} MB): {result.path}")
-    asked = "" if str(store) == "adapters" else f" --store {store}"
-    stack = "".join(f" --adapter {weighted(below.name, below.weight)}" for below in record.on_top_of)
-    below = stack.replace(" --adapter", "")
-    click.echo(
-        f"\nAsk it:   asu-lora ask --base {base}{stack} --adapter {result.name}{asked}"
-        f"\nTest it:  asu-lora audit --base {base}{below} {result.name}{asked} --forget FILE --quick"
-        f"\nShow it:  asu-lora adapters show {result.name}{asked}"
-        f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged"
-    )
+    click.echo(next_commands(result, base, store, on_top_of))
 
 
 def losses_line(config) -> str:

@@ -153,8 +153,9 @@ def _summary(report) -> list[str]:
             "Warning: rounding undoes a good part of what the adapters do, and what was forgotten "
             "may return. Use --durable, merge to bf16, or serve the adapters beside the 4-bit base."
         )
+    beside = f" --adapter {shlex.quote(f'{report.out}/residual-adapter')}" if report.residual_rank else ""
     lines.append(
-        f'Next: asu-lora ask "..." --base {report.out}   (in Python: '
-        f'AutoModelForCausalLM.from_pretrained("{report.out}"))'
+        f'Next: asu-lora ask "..." --base {shlex.quote(str(report.out))}{beside}   (in Python: '
+        f'AutoModelForCausalLM.from_pretrained("{report.out}"){", then that adapter" if beside else ""})'
     )
     return lines

@@ -40,4 +40,4 @@ def as_typed(adapters: Sequence[tuple[str, float]]) -> list[str]:
 
 def weighted(name: str, weight: float) -> str:
     """A name and a weight as :func:`parse_adapter` reads them; 1 is left out."""
-    return name if weight == 1 else f"{name}:{weight:g}"
+    return name if weight == 1 else f"{name}:{weight:.9g}"

@@ -12,6 +12,7 @@ import torch
 
 from asu_lora.adapters.additive import ADDS_UP, adds_up
 from asu_lora.adapters.combine_report import CombineReport
+from asu_lora.adapters.compute_types import COMPUTE_TYPE, COMPUTE_TYPES, compute_types
 from asu_lora.adapters.forgetting_curve import curves_of_sum
 from asu_lora.adapters.lineage import contents_of, still_beneath
 from asu_lora.adapters.lora_folder import LoraFolder
@@ -86,8 +87,11 @@ def _manifest(
     known = [lora.manifest for lora in loras if lora.manifest]
     precisions = {manifest.base.precision for manifest in known}
     base = BaseRecord.model_validate(known[0].base.model_dump())
+    computed = {name for manifest in known for name in compute_types(manifest)}
     if len(precisions) > 1:
         base = base.model_copy(update={"precision": "mixed", "quantization": None})
+    elif len(computed) == 1:
+        base = base.model_copy(update={"quantization": {**(base.quantization or {}), COMPUTE_TYPE: min(computed)}})
     requests = [manifest.request for manifest in known]
     counts: Counter[str] = Counter()
     for request in requests:
@@ -108,6 +112,8 @@ def _manifest(
         details["forgetting_curves"] = curves
     if all(map(adds_up, manifests)):
         details[ADDS_UP] = True
+    if len(computed) > 1:
+        details[COMPUTE_TYPES] = sorted(computed)
     return Manifest(
         name=name,
         base=base,

@@ -20,7 +20,7 @@ from asu_lora.adapters.request_key import keyed, make_key, read_key, same_reques
 from asu_lora.adapters.staging import SCRATCH, Staging
 from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.errors import AdapterError, StoreError
-from asu_lora.files import discard, disk_errors, fsync_path, fsync_tree, link_tree
+from asu_lora.files import FULL, discard, disk_errors, fsync_path, fsync_tree, link_tree
 
 if TYPE_CHECKING:
     from asu_lora.adapters.verify import VerifyReport
@@ -132,12 +132,12 @@ class AdapterStore:
         process is killed.
 
         Raises:
-            StoreError: the name is odd, taken (unless ``replace``) or being made, the disk refuses, or what
-                was written is no adapter.
+            StoreError: the name is odd, taken or being made, the disk refuses, or what was written is no adapter.
         """
         self.check_name(name, must_be_new=False)
         with self.staging.make(name, lambda: self._must_be_new(name, taken_is_fine=replace)) as folder:
-            yield folder
+            with disk_errors(self.root, only=FULL):
+                yield folder
             if (written := look_at(folder)).broken:
                 raise StoreError(f"Nothing was stored as {name}: what was written is {written.state}.")
             with disk_errors(self.root):
@@ -153,7 +153,7 @@ class AdapterStore:
             return keyed(fingerprint, read_key(self.root) or make_key(self.root))
 
     def is_request(self, recorded: str, fingerprint: str) -> bool:
-        """Whether what a manifest records is the request with this plain fingerprint."""
+        """Whether what a manifest records is the request of this plain fingerprint."""
         return same_request(recorded, fingerprint, read_key(self.root))
 
     # ---- changing

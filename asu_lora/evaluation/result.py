@@ -11,7 +11,7 @@ from asu_lora.evaluation.metrics.model_utility import model_utility, tofu_model_
 from asu_lora.evaluation.question_sets import FORGET
 from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.score import Interval, Score
-from asu_lora.files import disk_errors
+from asu_lora.files import disk_errors, write_files
 
 
 @dataclass
@@ -85,9 +85,12 @@ class Evaluation:
         Raises:
             StoreError: the file can't be written.
         """
-        with disk_errors(Path(path), "file"), Path(path).open("w", encoding="utf-8") as file:
-            for record in self.records:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        path, text = Path(path), "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.records)
+        with disk_errors(path, "file"):
+            if path.exists() and not path.is_file():  # a pipe, /dev/stdout
+                path.write_text(text, encoding="utf-8")
+            else:
+                write_files(path.parent, {path.name: text})
 
 
 def _listed(interval: Interval | None) -> list[float] | None:

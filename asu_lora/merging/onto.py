@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from asu_lora.adapters.compute_types import FOUR_BIT, compute_types
 from asu_lora.adapters.lora_folder import LoraFolder
 from asu_lora.adapters.manifest import Manifest
 from asu_lora.bases.source import BaseSource
@@ -13,7 +14,6 @@ from asu_lora.merging.nf4.quantization import Quantization
 from asu_lora.models.copied_weights import refuse_changed_copies
 
 ONTO = ("quantized", "original")
-FOUR_BIT = ("nf4", "fp4")
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # What each compute type holds without loss.
 _EXACT = {torch.float32: FLOATS - {"F64"}, torch.bfloat16: frozenset({"BF16"}), torch.float16: frozenset({"F16"})}
@@ -57,7 +57,7 @@ def choose_onto(
             )
         onto = "quantized" if kinds == {"nf4"} else "original"
         if onto == "quantized":
-            _refuse_two_compute_types(on_nf4, types)
+            _refuse_two_compute_types(known, types)
     return onto, settings
 
 
@@ -66,10 +66,11 @@ def _trained_on(manifest: Manifest) -> Quantization:
     return Quantization.from_dict(manifest.base.quantization, manifest.training.get("compute_dtype"))
 
 
-def _refuse_two_compute_types(trained_on: Sequence[Quantization], types: Collection[str]) -> None:
+def _refuse_two_compute_types(trained: Sequence[Manifest], types: Collection[str]) -> None:
     """In NF4 a base looks different after a cast to another compute type, unless the cast loses nothing."""
-    computed = {settings.compute_dtype for settings in trained_on} - {None}
-    if len(computed) > 1 and any(set(types) & FLOATS - _EXACT.get(dtype, frozenset()) for dtype in computed if dtype):
+    named = {name for manifest in trained for name in compute_types(manifest)}
+    computed = {dtype for name in named if isinstance(dtype := getattr(torch, name, None), torch.dtype)}
+    if len(computed) > 1 and any(set(types) & FLOATS - _EXACT.get(dtype, frozenset()) for dtype in computed):
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in computed))
         raise SettingError(
             f"These adapters were trained with different compute types ({names}), under which this base is not the "

@@ -144,9 +144,12 @@ def show_serving(found: "list[Finding]", as_json: bool) -> None:
 def note_on_weights(typed: "Sequence[str]", chosen: "Sequence[tuple[Path, float]]") -> None:
     """What stderr should say of the weights of adapters that become one: those that were chosen, and a warning."""
     from asu_lora.adapters.fitted_weights import told
+    from asu_lora.models.adapter_stack import missing_ground
 
     for note in told(typed, chosen):
         click.echo(f"Note: {note}", err=True)
+    for note in missing_ground(chosen):
+        click.echo(f"Warning: {note}", err=True)
     warn_of_weights([folder for folder, _ in chosen], [weight for _, weight in chosen])
 
 

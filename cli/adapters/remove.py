@@ -26,7 +26,7 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
     'asu-lora requests withdraw' instead.
     """
     from asu_lora.adapters.store import AdapterStore
-    from asu_lora.cli.adapters.tables import retrain_command
+    from asu_lora.cli.adapters.again import retrain_command
 
     kept = AdapterStore(store)
     names = tuple(dict.fromkeys(names))
@@ -39,7 +39,8 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
                 err=True,
             )
     for other in {other.name: other for others in dependents.values() for other in others}.values():
-        click.echo(f"  {retrain_command(other, names, kept.root)}", err=True)
+        if command := retrain_command(other, names, kept.root):
+            click.echo(f"  {command}", err=True)
     for request in _of_requests(kept, database, names):
         click.echo(
             f"Warning: {request.adapter} is the adapter of the request {request.id}, which stays {request.state}: "

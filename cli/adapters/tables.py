@@ -1,18 +1,13 @@
 """What ``asu-lora adapters list`` and ``show`` put into their tables."""
 
-import shlex
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.adapters.model_card import figure, figure_rows
 from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.cli.console import stdout
-from asu_lora.errors import AdapterError
 from asu_lora.reporting.tables import number
 
 
@@ -143,32 +138,6 @@ def tau_curve(adapter: StoredAdapter) -> tuple[list[str], list[list[str]]]:
     keys = list(dict.fromkeys(key for point in curve for key in point))
     rows = [[_value(point.get(key)) for key in keys] for point in curve]
     return [key.replace("_", " ") for key in keys], rows
-
-
-def retrain_command(adapter: StoredAdapter, without: Collection[str], store: Path) -> str:
-    """What to type to train an adapter again once the adapters ``without`` are gone.
-
-    Raises:
-        AdapterError: it has no manifest that would tell.
-    """
-    manifest = adapter.manifest
-    if manifest is None:
-        raise AdapterError(f"The adapter {adapter.name} has no manifest: how it was made isn't known.")
-    method = manifest.method
-    if method.objective == "combined":
-        parts = [weighted(source["name"], source["weight"]) for source in method.details.get("sources") or ()]
-        words = ["asu-lora", "adapters", "combine", *parts, "--no-fit", "--name", f"{adapter.name}-again"]
-        words += ["--rank", str(rank)] if (rank := method.details.get("rank")) else []
-        return shlex.join([*words, "--store", str(store)])
-    words = ["asu-lora", "forget", "FILE", "--base", manifest.base.id, "--store", str(store)]
-    words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
-    words += ["--retain-loss", method.retain_loss or "none"]
-    for name, weight in (("--forget-coeff", method.forget_coeff), ("--retain-coeff", method.retain_coeff)):
-        words += [] if weight is None else [name, _value(weight)]
-    for below in manifest.on_top_of:
-        if below.name not in without:
-            words += ["--on-top-of", weighted(below.name, below.weight)]
-    return shlex.join(words)
 
 
 def _method(manifest) -> str:

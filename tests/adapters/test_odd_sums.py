@@ -162,8 +162,10 @@ def test_a_sum_writes_rows_as_its_parts_were_trained(made, tiny_base, tmp_path):
 
 def test_the_command_that_makes_a_sum_again_makes_the_same_sum(store):
     assert run(store, "adapters", "combine", "anna", "ben:1", "--name", "sum", "--rank", 3).exit_code == 0
-    from asu_lora.cli.adapters.tables import retrain_command
+    from asu_lora.cli.adapters.again import retrain_command
 
+    less = retrain_command(store.get("sum"), ["anna"], store.root)
+    assert "combine ben --no-fit" in less and not retrain_command(store.get("sum"), ["anna", "ben"], store.root)
     command = retrain_command(store.get("sum"), (), store.root)
     assert run(store, *command.split()[1:-2]).exit_code == 0, command
     one, other = (store.get(name).manifest.method.details for name in ("sum", "sum-again"))

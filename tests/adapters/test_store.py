@@ -1,9 +1,15 @@
 """The adapter store in one process: names, staging, looking, and errors of one sentence."""
 
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from asu_lora.adapters.manifest import WEIGHTS_NAME
 from asu_lora.adapters.store import AdapterStore
@@ -193,3 +199,26 @@ def test_a_store_below_a_file_is_refused_in_one_sentence(tmp_path):
         with pytest.raises(StoreError, match="Not a directory") as caught:
             act()
         assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def no_file_above(size):
+    """A disk that takes no more, as far as this process can tell."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_while_weights_are_written_is_one_sentence(store):
+    """safetensors has an error of its own for it; of other errors in the block nothing is said of the disk."""
+    refused = pytest.raises(StoreError, match=r"can't be changed: File too large\.")
+    with refused, store.stage("big") as folder, no_file_above(1000):
+        save_file({"a": torch.zeros(100_000)}, folder / WEIGHTS_NAME)
+    with pytest.raises(FileNotFoundError), store.stage("big"):
+        Path("/nowhere/at/all").read_text()
+    with pytest.raises(SafetensorError), store.stage("big"):
+        load_file(__file__)
+    assert "big" not in store.names()

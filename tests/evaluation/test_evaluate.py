@@ -1,6 +1,7 @@
 """asu-lora evaluate: sets, records and summaries that can be traced back to them."""
 
 import json
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -113,33 +114,19 @@ def test_missing_files_are_named(tmp_path):
 
 def test_the_command_prints_json_and_writes_records(tiny_base, tofu, tmp_path):
     records = tmp_path / "records.jsonl"
-    result = CliRunner().invoke(
-        main,
-        [
-            "evaluate",
-            "--base",
-            str(tiny_base),
-            "--precision",
-            "fp32",
-            "--device",
-            "cpu",
-            "--suite",
-            "tofu",
-            "--data",
-            str(tofu),
-            "--task",
-            "2",
-            "--records",
-            str(records),
-            "--json",
-        ],
+    words = (
+        f"evaluate --base {tiny_base} --precision fp32 --device cpu --suite tofu --data {tofu} --task 2 --json".split()
     )
+    result = CliRunner().invoke(main, [*words, "--records", str(records)])
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     assert summary["questions"]["forget"] == 3
     assert "of 6 metrics" in summary["scores"]["MU"]["label"]
     assert len(records.read_text().splitlines()) == 13
     assert any("NLI" in note or "entailment" in note.lower() for note in summary["notes"])
+    if Path("/dev/full").exists():  # the scores are not lost with the records
+        full = CliRunner().invoke(main, [*words, "--records", "/dev/full"])
+        assert full.exit_code == 2 and json.loads(full.stdout) == summary and "No space left" in full.stderr
 
 
 def test_a_suite_needs_its_data():

@@ -5,6 +5,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from asu_lora.adapters.combine import combine
 from asu_lora.adapters.manifest import read_manifest, write_manifest
 from asu_lora.bases.source import resolve_base
 from asu_lora.errors import SettingError
@@ -110,6 +111,30 @@ def test_adapters_of_two_compute_types_need_a_word_where_it_matters(stored, tmp_
         merge(stored, loras, tmp_path / "out", "fp32")
     assert not (tmp_path / "out").exists()
     merge(stored, loras, tmp_path / "out", "fp32", onto="quantized")
+
+
+@pytest.mark.parametrize("where", ["quantization", "training"])
+def test_a_sum_keeps_the_compute_types_of_what_is_in_it(stored, where, tmp_path):
+    """Merged as one or apart it is the same; of two types it is refused in either order, summed twice too."""
+    bf16, again, fp32 = (
+        trained(stored, tmp_path / name, compute, where, seed)
+        for seed, (name, compute) in enumerate((("one", "bfloat16"), ("two", "bfloat16"), ("three", "float32")))
+    )
+    combine([bf16, again], [1.0, 0.5], tmp_path / "same")
+    merge(stored, [(bf16, 1.0), (again, 0.5)], tmp_path / "apart", "fp32")
+    merge(stored, [(tmp_path / "same", 1.0)], tmp_path / "as-one", "fp32")
+    apart, as_one = tensors_of(tmp_path / "apart"), tensors_of(tmp_path / "as-one")
+    for name, tensor in apart.items():
+        torch.testing.assert_close(as_one[name], tensor, rtol=0, atol=3e-7)
+    for at, order in enumerate(([fp32, bf16], [bf16, fp32], [tmp_path / "same", fp32])):
+        combine(order, [1.0, 1.0], tmp_path / f"sum{at}")
+        combine([tmp_path / f"sum{at}", again], [1.0, 1.0], tmp_path / f"twice{at}")
+        for name in (f"sum{at}", f"twice{at}"):
+            if stored.name == "bfloat16":  # neither cast loses anything
+                assert set(read_manifest(tmp_path / name).method.details["compute_dtypes"]) == set(COMPUTE)
+                continue
+            with pytest.raises(SettingError, match="compute types .bfloat16, float32."):
+                merge(stored, [(tmp_path / name, 1.0)], tmp_path / "out", "fp32")
 
 
 def test_a_training_records_its_compute_type(taught_base, forgetting_adapter):

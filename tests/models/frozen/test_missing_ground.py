@@ -58,6 +58,10 @@ def test_the_commands_say_it_too(taught_base, store, tmp_path):
     assert f"asu-lora forget FILE --base {taught_base} --store {root} --name c-again" in removed.stderr
     assert "--forget-coeff 1 --retain-coeff 1.5" in removed.stderr
     assert "--on-top-of b:0.5" in removed.stderr and "--on-top-of a\n" not in removed.stderr
+    retrained = next(line for line in removed.stderr.splitlines() if "c-again" in line)
+    assert "--epochs" in retrained and "--adds-up" not in retrained  # on top of others it is no default
+    merged = ["merge", "--base", str(taught_base), "--store", str(root), "-a", "c", "--out", str(tmp_path / "m")]
+    assert "Warning: The adapter 'c' was trained on top of a, b:0.5" in CliRunner().invoke(main, merged).stderr
     asked = CliRunner().invoke(
         main,
         [
