@@ -8,6 +8,7 @@ import click
 from asu_lora.cli.adapters.check import note_on_weights
 from asu_lora.cli.console import print_json, stderr
 from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, remote_code_option, store_option
+from asu_lora.errors import AsuLoraError
 
 if TYPE_CHECKING:
     from asu_lora.bases.source import BaseSource
@@ -158,7 +159,7 @@ def merge(
     quiet_libraries()
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.bases.source import resolve_base
-    from asu_lora.cli.merge_tables import convert_command, tell
+    from asu_lora.cli.merge_tables import convert_command
     from asu_lora.data.request import read_examples
     from asu_lora.merging.merge import merge as write_merged
     from asu_lora.models.adapter_stack import adapter_folders
@@ -182,15 +183,24 @@ def merge(
             durable=_durable(looked_at, kept, residual_rank) if durable else None,
         )
     note_on_weights(adapters, chosen)
-    checked = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code) if check else None
     convert = convert_command(out, precision) if format_ == "gguf" else None
-    if as_json:
-        more = {"check": checked.as_dict()} if checked else {}
-        print_json(report.as_dict() | more | ({"convert": convert} if convert else {}))
-    else:
-        tell(report, checked, convert)
+    checked, refused = None, None
+    if check:
+        checked, refused = _checked(source, chosen, report, asked, kept, tolerance, trust_remote_code)
+    _tell(report, checked, convert, as_json)
+    if refused:
+        raise refused
     if checked and not checked.passed:
         raise SystemExit(CAME_BACK)
+
+
+def _tell(report: "MergeReport", checked: "CheckReport | None", convert: str | None, as_json: bool) -> None:
+    from asu_lora.cli.merge_tables import tell
+
+    if not as_json:
+        return tell(report, checked, convert)
+    more = {"check": checked.as_dict()} if checked else {}
+    print_json(report.as_dict() | more | ({"convert": convert} if convert else {}))
 
 
 def _refuse_contradictions(
@@ -231,23 +241,28 @@ def _checked(
     kept: "list[Example]",
     tolerance: float,
     trust_remote_code: bool,
-) -> "CheckReport":
+) -> "tuple[CheckReport | None, AsuLoraError | None]":
+    """The check, or why there is none: what was written is whole all the same, and is told of."""
     from asu_lora.cli.progress import Bars
     from asu_lora.merging.check import check
 
-    with Bars() as bars:
-        return check(
-            source,
-            adapters,
-            report.out,
-            report.precision,
-            asked,
-            kept,
-            tolerance=tolerance,
-            onto=report.onto,
-            trust_remote_code=trust_remote_code,
-            progress=bars,
-        )
+    try:
+        with Bars() as bars:
+            found = check(
+                source,
+                adapters,
+                report.out,
+                report.precision,
+                asked,
+                kept,
+                tolerance=tolerance,
+                onto=report.onto,
+                trust_remote_code=trust_remote_code,
+                progress=bars,
+            )
+            return found, None
+    except AsuLoraError as error:
+        return None, type(error)(f"{error} The merged model is in {report.out}, whole and unchecked.")
 
 
 def _bar():

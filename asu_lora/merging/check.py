@@ -156,7 +156,7 @@ def check(
     judged = [name for name in drop if drop[name] >= LEAST_DROP]
     if not judged:
         raise SettingError(
-            f"The adapters lower the probability of these answers by {drop['probability']:.3f} only, and so nothing "
+            f"The adapters change the probability of these answers by {-drop['probability']:+.3f} only, and so nothing "
             "can be judged: check with the questions that they were trained to forget."
         )
     merged_source = BaseSource(str(merged), Path(merged))

@@ -154,6 +154,9 @@ def test_an_adapter_that_forgot_none_of_it_can_not_be_judged(taught_base, forget
     merge(taught_base, [(forgetting_adapter, 0.0)], tmp_path / "out", "bf16")
     with pytest.raises(SettingError, match="nothing can be judged"):
         check(resolve_base(str(taught_base)), [(forgetting_adapter, 0.0)], tmp_path / "out", "bf16", request.forget)
+    told = run(taught_base, f"{forgetting_adapter}:0", tmp_path / "other", files, "--json")
+    assert told.exit_code == 2 and "nothing can be judged" in told.stderr and "whole and unchecked" in told.stderr
+    assert json.loads(told.stdout)["out"] == str(tmp_path / "other") and (tmp_path / "other").is_dir()
 
 
 def test_the_table_is_for_people(taught_base, forgetting_adapter, files, tmp_path, monkeypatch):
