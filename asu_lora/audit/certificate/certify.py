@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.audit.certificate.identity import Audited
 from asu_lora.audit.certificate.issue import Issued, Terms, issue
 from asu_lora.audit.results import AUDIT_NAME, AuditResult
@@ -20,10 +21,11 @@ def certify_stored(
     """Certify the audit in an adapter's folder.
 
     Raises:
-        CertificateError: there is no audit, it is of other adapters, or see :func:`~.issue.issue`.
+        CertificateError: there is no audit, it is of other adapters, of one that is gone or broken, or see
+            :func:`~.issue.issue`.
         StoreError: there is no such adapter, or the disk refuses.
     """
-    adapter = store.get(name)
+    adapter = _whole(store.get(name))
     result = read_audit(adapter.path)
     if result.audited not in ("adapter", "stack") or result.names[-1:] != [name]:
         raise CertificateError(
@@ -31,7 +33,7 @@ def certify_stored(
             f"'asu-lora audit {name}' anew."
         )
     *beneath, (_, weight) = result.stacked()
-    below = [(store.get(other), share) for other, share in beneath]
+    below = [(_still_there(store, other, name), share) for other, share in beneath]
     return issue(store, Audited([*below, (adapter, weight)]), result, forget, terms)
 
 
@@ -45,14 +47,33 @@ def certify_merged(
     """Certify the audit in a merged folder; ``adapters`` are (name, weight) of what was baked into it, in order.
 
     Raises:
-        CertificateError: there is no audit in it, or it is of something else; or see :func:`~.issue.issue`.
+        CertificateError: there is no audit in it, it is of something else, or an adapter is broken; or see
+            :func:`~.issue.issue`.
         StoreError: there is no such adapter, or the disk refuses.
     """
     result = read_audit(merged)
     if result.audited != "merged":
         raise CertificateError(f"{AUDIT_NAME} in {merged} is no audit of a merged folder: run 'asu-lora audit' anew.")
-    baked = [(store.get(name), weight) for name, weight in adapters]
+    baked = [(_whole(store.get(name)), weight) for name, weight in adapters]
     return issue(store, Audited(baked, merged), result, forget, terms)
+
+
+def _still_there(store: AdapterStore, name: str, top: str) -> StoredAdapter:
+    """An adapter that was active beneath the audited one."""
+    if name not in store.names():
+        raise CertificateError(
+            f"{AUDIT_NAME} of {top} is of {name}, too, which is not in the store any more: run 'asu-lora audit {top}' "
+            "anew."
+        )
+    return _whole(store.get(name))
+
+
+def _whole(adapter: StoredAdapter) -> StoredAdapter:
+    if adapter.broken:
+        raise CertificateError(
+            f"The adapter {adapter.name} is {adapter.state}: nothing was certified; put the whole adapter back."
+        )
+    return adapter
 
 
 def read_audit(folder: Path) -> AuditResult:
