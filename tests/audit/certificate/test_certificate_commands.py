@@ -12,7 +12,7 @@ from asu_lora.audit.results import AUDIT_NAME
 from asu_lora.cli import main
 from tests.support.adapter_folders import in_memory  # noqa: F401
 from tests.support.audits import audit
-from tests.support.certificates import ROWS, certified
+from tests.support.certificates import ROWS, certified, put_audit
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def typed(*words):
 def test_audit_is_certified_and_its_certificate_passes(made, tmp_path):
     request = tmp_path / "request.jsonl"
     request.write_text("\n".join(json.dumps({"question": row.question, "answer": row.answer}) for row in ROWS))
-    (made.store.root / "other" / AUDIT_NAME).write_text(audit("other").model_dump_json())
+    put_audit(made.store, audit("other"))
     ran = typed("audit", "certify", "other", "--forget", request, "--issuer", "Büro", "--store", made.store.root)
     assert ran.exit_code == 0, ran.output
     assert "Certificate 2 of other" in ran.output
@@ -41,7 +41,7 @@ def test_audit_is_certified_and_its_certificate_passes(made, tmp_path):
 
 def test_a_stack_is_certified_at_the_weights_at_which_it_was_attacked(made):
     found = audit("other", audited="stack", names=["kept", "other"], weights=[0.5, 2.0])
-    (made.store.root / "other" / AUDIT_NAME).write_text(found.model_dump_json())
+    put_audit(made.store, found)
     assert typed("audit", "certify", "other", "--store", made.store.root).exit_code == 0
     signed = read_signed(made.store.root / "other" / "certificate.json")
     assert [(a.name, a.weight) for a in signed.certificate.done.adapters] == [("kept", 0.5), ("other", 2.0)]
@@ -61,7 +61,7 @@ def test_merged_folder_is_certified_with_what_was_baked_in(made, tmp_path):
     merged.mkdir()
     (merged / "config.json").write_text("{}")
     (merged / "model.safetensors").write_bytes(b"weights")
-    (merged / AUDIT_NAME).write_text(audit("kept", audited="merged", names=[]).model_dump_json())
+    put_audit(made.store, audit("kept", audited="merged", names=[]), merged=merged)
     store = ("--store", made.store.root)
     assert typed("audit", "certify", "kept", "other:0.5", *store).exit_code == 2
     ran = typed("audit", "certify", "kept", "other:0.5", "--merged", merged, *store)
