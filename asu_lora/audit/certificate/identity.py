@@ -16,6 +16,7 @@ from asu_lora.adapters.manifest import (
 )
 from asu_lora.adapters.model_card import public_base_name
 from asu_lora.adapters.stored_adapter import StoredAdapter
+from asu_lora.adapters.verify import PICKLE_SUFFIXES
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, BaseIdentity, Done
 from asu_lora.audit.results import AUDIT_NAME, AuditResult
 from asu_lora.errors import AdapterError, CertificateError
@@ -23,8 +24,9 @@ from asu_lora.files import adapter_files, refuse_link_outwards, sha256_file
 
 # In an adapter's folder, but about it: a later audit or another name changes them.
 _BESIDE = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME, CERTIFICATE_NAME, PAGE_NAME)
-# Of a merged folder: what decides how it answers. Cards and certificates may change.
-_MERGED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf"}
+# Of a merged folder: what decides how it answers, code among it. Cards and certificates may change.
+_TEXTS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".bpe", ".vocab", ".py"}
+_MERGED_SUFFIXES = {".safetensors", ".gguf", *PICKLE_SUFFIXES, *_TEXTS}
 REPORT_NAME = "merge_report.json"  # where somebody keeps what 'merge --json' told
 _NOT_MERGED = {*_BESIDE, REPORT_NAME}
 
@@ -122,7 +124,9 @@ def base_identity(manifest: Manifest) -> BaseIdentity:
 def merged_files(folder: Path) -> list[str]:
     """The files of a merged folder that decide how it answers."""
     return [
-        name for name, path in adapter_files(folder) if path.suffix in _MERGED_SUFFIXES and path.name not in _NOT_MERGED
+        name
+        for name, path in adapter_files(folder)
+        if path.suffix.lower() in _MERGED_SUFFIXES and path.name not in _NOT_MERGED
     ]
 
 

@@ -14,7 +14,7 @@ from asu_lora.audit.certificate.archive import ARCHIVE, entry_name, last_serial
 from asu_lora.audit.certificate.commitments import commitments, new_nonce
 from asu_lora.audit.certificate.identity import Audited, done
 from asu_lora.audit.certificate.limits import limits
-from asu_lora.audit.certificate.page import render_page
+from asu_lora.audit.certificate.page import sealed_page
 from asu_lora.audit.certificate.record import (
     CERTIFICATE_NAME,
     PAGE_NAME,
@@ -106,7 +106,7 @@ def issue(
         draft = _draft(what, asked, result, terms, last_serial(store) + 1)
         data = sign(draft, key)
         signed = parse_signed(data, CERTIFICATE_NAME)  # what can't be read again is never issued
-        texts = {CERTIFICATE_NAME: data.decode(), PAGE_NAME: render_page(signed)}
+        texts = {CERTIFICATE_NAME: data.decode(), PAGE_NAME: sealed_page(signed, key)}
         _publish(store, home, signed.certificate, texts)
     return Issued(signed.certificate, home / CERTIFICATE_NAME, home / PAGE_NAME, key.public)
 

@@ -16,9 +16,9 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.verify import Check
 from asu_lora.audit.certificate.archive import newest_of
 from asu_lora.audit.certificate.commitments import opens, row_bytes, row_salt
-from asu_lora.audit.certificate.identity import hash_files
+from asu_lora.audit.certificate.identity import hash_files, merged_files
 from asu_lora.audit.certificate.limits import OLD
-from asu_lora.audit.certificate.page import page_differs
+from asu_lora.audit.certificate.page import page_problem
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, Certificate, moment
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import public_key_of_store
@@ -252,7 +252,12 @@ def _merged(certificate: Certificate, file: Path, evidence: Evidence, looked: Lo
     if folder is None:
         return Check("merged", note="its folder is not here: not hashed; give it with --merged")
     try:
-        problem = _files_problem(folder, certificate.done.merged or {}, looked)
+        files = certificate.done.merged or {}
+        problem = _files_problem(folder, files, looked)
+        if problem is None and (more := sorted({*merged_files(folder)} - {*files})):
+            problem = (
+                f"{more[0]} in {folder} is not among the files that were certified, and may be loaded: take it out."
+            )
     except AsuLoraError as error:
         problem = str(error)
     return Check("merged", problem, None if problem else f"{len(certificate.done.merged or {})} files as certified")
@@ -292,7 +297,4 @@ def _page(signed: SignedCertificate, file: Path) -> Check:
     page = file.with_name(PAGE_NAME)
     if not page.is_file():
         return Check("page", note="no page beside it")
-    differs = page_differs(signed, page)
-    if differs is None:
-        return Check("page", note=f"{PAGE_NAME} is of another version of this program: not compared")
-    return Check("page", f"{PAGE_NAME} beside it says something else: don't read that." if differs else None)
+    return Check("page", page_problem(signed, page))

@@ -7,6 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from asu_lora.audit.certificate.certify import certify_merged
 from asu_lora.audit.certificate.signed import read_signed
 from asu_lora.audit.results import AUDIT_NAME
 from asu_lora.cli import main
@@ -73,6 +74,26 @@ def test_merged_folder_is_certified_with_what_was_baked_in(made, tmp_path):
     assert ran.exit_code == 2 and "model.safetensors" in ran.stderr
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "modeling_x.py", "adapter_config.json", "pytorch_model.bin"])
+def test_a_file_that_was_put_beside_certified_ones_is_refused(made, tmp_path, name):
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    for file in ("config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors", "code.py"):
+        (merged / file).write_text("{}")
+    put_audit(made.store, audit("kept", audited="merged", names=[]), merged=merged)
+    certify_merged(made.store, merged, [("kept", 1.0)])
+    verify = ("audit", "verify", merged / "certificate.json", "--store", made.store.root)
+    for beside in ("README.md", "merge_report.json", "LICENSE", AUDIT_NAME):
+        (merged / beside).write_text("{}")
+    assert typed(*verify).exit_code == 0
+    (merged / name).write_bytes(b"evil")
+    ran = typed(*verify)
+    assert ran.exit_code == 2 and f"{name} in" in ran.stderr and ran.stderr.count("\n") == 1
+    (merged / name).unlink()
+    (merged / "code.py").write_text("evil")
+    assert "code.py" in typed(*verify).stderr
+
+
 def test_distrust_is_one_sentence_and_exit_code_2(made, tmp_path):
     data = made.issued.file.read_bytes()
     made.issued.file.write_bytes(data.replace(b'"value":0.04', b'"value":0.03', 1))
@@ -110,7 +131,9 @@ def test_keygen_prints_the_public_half_only(made, tmp_path):
 def test_page_is_drawn_anew_from_what_was_signed(made, tmp_path):
     ran = typed("audit", "page", made.issued.file, "--out", tmp_path / "page.html")
     assert ran.exit_code == 0, ran.output
-    assert (tmp_path / "page.html").read_text() == made.issued.page.read_text()
+    assert made.issued.page.read_text().startswith((tmp_path / "page.html").read_text())
+    typed("audit", "page", made.issued.file)
+    assert typed("audit", "verify", made.issued.file, "--store", made.store.root).exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """A certificate is trusted for its own model only, while it is the newest and has not expired."""
 
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from asu_lora.audit.certificate import page as page_module
 from asu_lora.audit.certificate.issue import Terms
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME
 from asu_lora.audit.certificate.signing_key import make_signing_key, read_public_key
@@ -101,6 +103,31 @@ def test_page_that_says_something_else_is_refused(made):
     page = made.issued.page
     page.write_text(page.read_text().replace("brought back 94", "brought back 0"))
     assert "says something else" in problem(made.issued.file, store=made.store)
+
+
+def as_of_another_version(text):
+    return re.sub(r'(generator" content=")[^"]*', r"\1asu-lora 9.9", text)
+
+
+def test_a_page_of_another_version_is_believed_by_its_signature_alone(made, monkeypatch):
+    page, whole = made.issued.page, made.issued.page.read_text()
+    for changed in (as_of_another_version(whole), as_of_another_version(whole.rpartition("<!-- ")[0])):
+        page.write_text(changed.replace("brought back 94", "brought back 0"))
+        assert "another version" in problem(made.issued.file, store=made.store)
+    page.write_text(whole)
+    drawn = page_module.render_page
+    monkeypatch.setattr(page_module, "render_page", lambda signed: as_of_another_version(drawn(signed)))
+    monkeypatch.setattr(page_module, "generator", lambda: "asu-lora 9.9")
+    assert verify_certificate(made.issued.file, Evidence(store=made.store)).ok  # drawn by an earlier one, and signed
+    page.write_text(whole.rpartition("<!-- ")[0])
+    assert "'asu-lora audit page' draws it anew" in problem(made.issued.file, store=made.store)
+
+
+def test_a_page_of_another_certificate_is_refused_although_it_is_signed(made):
+    page, before = made.issued.page, made.issued.page.read_text()
+    issued = made.again()
+    page.write_text(before)
+    assert "says something else" in problem(issued.file, store=made.store)
 
 
 def test_folder_that_is_not_here_is_said_not_passed_over(made, tmp_path):
