@@ -1,5 +1,6 @@
 """Which model a certificate is of: adapters, base and merged files by their hashes, settings from the manifest."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from asu_lora.adapters.manifest import (
     read_manifest,
 )
 from asu_lora.adapters.model_card import public_base_name
+from asu_lora.adapters.sharing import config_as_shared
 from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.adapters.verify import PICKLE_SUFFIXES
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, BaseIdentity, Done
@@ -77,6 +79,8 @@ def adapter_identity(adapter: StoredAdapter, weight: float = 1.0) -> AdapterIden
                 f"{name} of the adapter {adapter.name} is not the file that was recorded: nothing was certified; "
                 f"'asu-lora adapters verify {adapter.name}' says more."
             )
+    if (shared := config_as_shared(adapter.path)) is not None:
+        files[CONFIG_NAME] = sha256_text(shared)  # its base by name: so it is exported, and so it can be checked there
     return AdapterIdentity(
         name=adapter.name,
         weight=weight,
@@ -146,6 +150,11 @@ def hash_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
         except OSError as error:
             raise CertificateError(f"{name} in {folder} can't be read: {error.strerror}.") from error
     return found
+
+
+def sha256_text(text: str) -> str:
+    """The sha256 of a text as it is written into a file."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _making(manifest: Manifest) -> dict[str, Any]:
