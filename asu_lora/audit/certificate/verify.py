@@ -153,7 +153,7 @@ def _dates(certificate: Certificate, now: datetime | None) -> Check:
 def _newest(signed: SignedCertificate, file: Path, evidence: Evidence) -> Check:
     """Of the same model and request there must be no later one, in the archive or beside the adapter."""
     certificate = signed.certificate
-    serials = [newest_of(evidence.store, certificate)] if evidence.store else []
+    serials = [newest_of(evidence.store, signed)] if evidence.store else []
     places = [folder / CERTIFICATE_NAME for folder in (*evidence.adapters, evidence.merged, file.parent) if folder]
     if evidence.store:
         places += [evidence.store.root / adapter.name / CERTIFICATE_NAME for adapter in certificate.done.adapters[-1:]]
