@@ -19,7 +19,14 @@ from asu_lora.adapters.model_card import public_base_name
 from asu_lora.adapters.sharing import config_as_shared
 from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.adapters.verify import PICKLE_SUFFIXES
-from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, BaseIdentity, Done
+from asu_lora.audit.certificate.record import (
+    ADAPTER_NAME,
+    CERTIFICATE_NAME,
+    PAGE_NAME,
+    AdapterIdentity,
+    BaseIdentity,
+    Done,
+)
 from asu_lora.audit.results import AUDIT_NAME, AuditResult
 from asu_lora.errors import AdapterError, CertificateError
 from asu_lora.files import adapter_files, refuse_link_outwards, sha256_file
@@ -72,6 +79,11 @@ def done(audited: Audited, result: AuditResult) -> Done:
 def adapter_identity(adapter: StoredAdapter, weight: float = 1.0) -> AdapterIdentity:
     """One adapter: its files hashed, its making as its manifest tells. See :func:`done` for errors."""
     manifest = adapter.manifest
+    if not ADAPTER_NAME.fullmatch(adapter.name):
+        raise CertificateError(
+            f"{adapter.name!r} can't stand on a certificate: rename the adapter to letters, digits, '.', '_' and '-' "
+            f"with 'asu-lora adapters rename', and audit it anew."
+        )
     files = hash_files(adapter.path, deciding_files(manifest))
     for name, figure in files.items():
         if manifest and manifest.files[name] != figure:

@@ -1,6 +1,7 @@
 """The commands around certificates, as they are typed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -94,12 +95,26 @@ def test_a_file_that_was_put_beside_certified_ones_is_refused(made, tmp_path, na
     assert "code.py" in typed(*verify).stderr
 
 
+def test_an_adapter_with_a_name_that_no_certificate_has_is_refused(made):
+    shutil.copytree(made.store.root / "other", made.store.root / "my adapter")
+    put_audit(made.store, audit("my adapter"))
+    ran = typed("audit", "certify", "my adapter", "--store", made.store.root)
+    assert ran.exit_code == 2 and "rename" in ran.stderr and ran.stderr.count("\n") == 1
+    assert typed("adapters", "rename", "my adapter", "mine", "--store", made.store.root).exit_code == 0
+    put_audit(made.store, audit("mine"))
+    assert typed("audit", "certify", "mine", "--store", made.store.root).exit_code == 0
+
+
 def test_distrust_is_one_sentence_and_exit_code_2(made, tmp_path):
     data = made.issued.file.read_bytes()
     made.issued.file.write_bytes(data.replace(b'"value":0.04', b'"value":0.03', 1))
     ran = typed("audit", "verify", made.issued.file, "--store", made.store.root)
     assert ran.exit_code == 2
     assert ran.stderr == f"Error: {made.issued.file} is not what was signed: it was changed, or its signature was.\n"
+    ran = typed("audit", "verify", made.issued.file, "--store", made.store.root, "--json")
+    told = json.loads(ran.stdout)
+    assert ran.exit_code == 2 and told["ok"] is False and told["checks"][0]["check"] == "signature"
+    assert told["checks"][0]["problem"] in ran.stderr
     made.issued.file.write_bytes(data)
     ran = typed("audit", "verify", made.issued.file, "--store", tmp_path / "none")
     assert ran.exit_code == 2 and ran.stderr.count("\n") == 1 and "--key" in ran.stderr
