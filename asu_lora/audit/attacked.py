@@ -22,7 +22,7 @@ def look_at_attacked(request: AuditRequest, forget: Sequence[Example]) -> Attack
     Raises:
         AdapterError: a file can't be read.
     """
-    folders = adapter_folders(request.adapters, request.store, fit=True)
+    folders = adapter_folders(request.adapters, request.store)
     merged = Path(request.merged) if request.merged and Path(request.merged).is_dir() else None
     return Attacked(
         adapters=[adapter_hashes(folder) for folder, _ in folders],

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asu_lora.adapters.manifest import CONFIG_NAME
 from asu_lora.adapters.request_key import read_key
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.audit.certificate.identity import REPORT_NAME, Audited, adapter_hashes
+from asu_lora.audit.certificate.identity import REPORT_NAME, Audited, hashes_of
 from asu_lora.audit.certificate.marks import is_marked, rows_hash
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, Done
 from asu_lora.audit.certificate.signed import read_signed
@@ -89,8 +90,9 @@ def _refuse_other_model(read: ReadAudit, was: Attacked, audited: Audited, done: 
         return
     if len(was.adapters) != len(audited.adapters):
         raise CertificateError(f"{read.name} is of another number of adapters: run 'asu-lora audit' anew.")
-    for (adapter, _), files in zip(audited.adapters, was.adapters, strict=True):
-        if adapter_hashes(adapter.path) != files:
+    for (adapter, _), now, files in zip(audited.adapters, done.adapters, was.adapters, strict=True):
+        as_it_lies = hashes_of(adapter.path, [CONFIG_NAME])  # certified as it leaves the store
+        if now.files | as_it_lies != files:
             raise CertificateError(
                 f"The adapter {adapter.name} is not the one that was attacked, its files are others: run 'asu-lora "
                 "audit' anew."
