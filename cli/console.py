@@ -57,10 +57,11 @@ def stderr() -> "Console":
 
 
 def print_json(value: Any) -> None:
-    """Print JSON that can be read back whatever the encoding: escapes where it lacks a character."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Print JSON that can be read back whatever the encoding: escapes where it lacks a character, null for NaN."""
+    value = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+    text = json.dumps(value, indent=2, ensure_ascii=False)
     if not encodes(sys.stdout, text):
-        text = json.dumps(value, indent=2, default=str)
+        text = json.dumps(value, indent=2)
     click.echo(text)
 
 

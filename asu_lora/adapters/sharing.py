@@ -5,7 +5,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -40,13 +40,27 @@ def shareable(store: "AdapterStore", name: str) -> Iterator[Path]:
             yield Path(scratch) / name
 
 
-def _strip(store: "AdapterStore", folder: Path) -> None:
+def config_as_shared(folder: Path, any_path: bool = False) -> str | None:
+    """``adapter_config.json`` as it leaves the store, with the base by name alone; None where it leaves as it is.
+
+    Args:
+        any_path: take ``a/b`` for a path although there is none here, seen from another folder than when it was made.
+
+    Raises:
+        AdapterError: it can't be read.
+    """
     config = read_adapter_config(folder)
     base = config.get("base_model_name_or_path")
-    texts = {}
-    if base and public_base_name(base) != base:
-        text = json.dumps(config | {"base_model_name_or_path": public_base_name(base)}, indent=2, sort_keys=True)
-        texts[CONFIG_NAME] = text
+    if not base:
+        return None
+    name = PureWindowsPath(base).name if any_path else public_base_name(base)
+    return None if name == base else json.dumps(config | {"base_model_name_or_path": name}, indent=2, sort_keys=True)
+
+
+def _strip(store: "AdapterStore", folder: Path) -> None:
+    shared, texts = config_as_shared(folder), {}
+    if shared is not None:
+        texts[CONFIG_NAME] = shared
     if has_manifest(folder):
         manifest = read_manifest(folder)
         files = manifest.files | {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AUDIT_NAME = "audit.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 didn't say what was attacked
 
 Kind = Literal[
     "asking", "sampling", "weights", "precision", "inside", "membership", "differencing", "trace", "depth", "retrained"
@@ -89,6 +89,17 @@ class MadeControl(_Found):
         )
 
 
+class Attacked(_Found):
+    """What was attacked, by hashes that were taken as it was loaded. Those of rows are keyed: no guess is confirmed."""
+
+    adapters: list[dict[str, str]] = Field(
+        description="{file: sha256} of each adapter, in order, without card and manifest"
+    )
+    merged: dict[str, str] | None = Field(default=None, description="the same of a merged folder")
+    rows: int = Field(description="of the request as it was handed in; some of them are asked")
+    request: str | None = Field(default=None, description="keyed hash of these rows; None where no store could key it")
+
+
 class AuditResult(_Found):
     """One audit of one adapter, stack or merged folder."""
 
@@ -106,6 +117,8 @@ class AuditResult(_Found):
     attacks: list[AttackResult]
     untried: list[Untried] = Field(default_factory=list)
     control_made: MadeControl | None = Field(default=None, description="None: a control was named, or there is none")
+    attacked: Attacked | None = Field(default=None, description="None: of an earlier version")
+    mark: str | None = Field(default=None, description="of the store whose audit wrote this, over all of it")
 
     @model_validator(mode="after")
     def _a_weight_a_name(self) -> Self:

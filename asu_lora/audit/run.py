@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from asu_lora.adapters.manifest import utc_now
+from asu_lora.audit.attacked import look_at_attacked, marked
 from asu_lora.audit.attacks.paraphrases import Paraphrases
 from asu_lora.audit.deadline import Deadline, OutOfTime
 from asu_lora.audit.models import Models
@@ -58,11 +59,13 @@ def audit(
     deadline = Deadline(progress, settings.budget_s)
     progress.stage("Loading the models")
     with open_models(request, loaded) as models:
+        was = look_at_attacked(request, inputs.forget)
         session = Session(inputs, models, settings, deadline, texts=request.records is not None, control_made=made)
         for note in (*models.candidate.notes, *_left_out(session, attacks)):
             progress.note(note)
         try:
-            return _run(session, request, attacks, parts_of(request, session))
+            result = _run(session, request, attacks, parts_of(request, session))
+            return marked(result, was, request, inputs.forget)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise NotEnoughMemory(

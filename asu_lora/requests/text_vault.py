@@ -138,10 +138,20 @@ class TextVault:
         return [_commit(salt, told) for told in text.rows()] == json.loads(row.commitments)[:first]
 
     def check_key(self, connection: Connection) -> None:
-        """Refuse a key that is not the one the texts in this ledger are sealed with."""
-        query = select(tables.texts.c.key_id).where(tables.texts.c.key_id != self.key_id).limit(1)
-        if connection.execute(query).one_or_none():
+        """Refuse a key that is not the one the texts of this ledger, or its lines before there is one, are sealed with.
+
+        Raises:
+            KeyFault: it is another.
+        """
+        keys = set(connection.execute(select(tables.texts.c.key_id).distinct()).scalars())
+        if keys - {self.key_id}:
             raise _other_key("this ledger")
+        head = connection.execute(select(tables.head.c.key_id, tables.head.c.seal)).one()
+        if not keys and head.seal and head.key_id != self.key_id:
+            raise KeyFault(
+                "The history of this ledger is sealed with another key: set ASU_LORA_REQUESTS_KEY, or --key-file, to "
+                "the one it began with, or begin another ledger, as this one holds no text yet."
+            )
 
     def _close(self, content: bytes, request: str, what: str) -> bytes:
         nonce = os.urandom(NONCE_BYTES)

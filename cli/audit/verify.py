@@ -41,6 +41,7 @@ def verify(*, file, keys, adapters, merged, base, forget, where, store, as_json)
     from asu_lora.audit.certificate.signing_key import read_public_key
     from asu_lora.audit.certificate.verify import Evidence, verify_certificate
     from asu_lora.cli.console import print_json, stderr
+    from asu_lora.errors import CertificateError
 
     fingerprint = None
     if base is not None:
@@ -59,8 +60,14 @@ def verify(*, file, keys, adapters, merged, base, forget, where, store, as_json)
         base_fingerprint=fingerprint,
         forget=rows if forget else None,
     )
-    with stderr().status("Hashing files ..."):
-        report = verify_certificate(file, evidence)
+    try:
+        with stderr().status("Hashing files ..."):
+            report = verify_certificate(file, evidence)
+    except CertificateError as error:  # nothing that it says can be believed, so none of it is told
+        if as_json:
+            check = {"check": "signature", "ok": False, "problem": str(error), "note": None}
+            print_json({"file": str(file), "ok": False, "checks": [check]})
+        raise
     if as_json:
         print_json(report.as_dict())
     report.raise_if_bad()

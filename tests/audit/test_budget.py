@@ -63,7 +63,7 @@ def asked(taught_base, tmp_path):
 
 
 def figures(result):
-    told = result.model_dump(exclude={"started", "finished"})
+    told = result.model_dump(exclude={"started", "finished", "mark"})
     for attack in told["attacks"]:
         del attack["seconds"]
     return told

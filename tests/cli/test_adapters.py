@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from asu_lora.adapters.manifest import WEIGHTS_NAME, write_manifest
 from asu_lora.bases.fingerprint import earlier_fingerprint, weights_fingerprint
 from tests.support.adapter_folders import files_of, flip_byte, manifest_for, truncate, write_lora
@@ -36,6 +38,14 @@ def test_list_as_json(store):
     found = {adapter["name"]: adapter for adapter in json.loads(good("list", "--json"))}
     assert found["ron"]["manifest"]["on_top_of"][0]["name"] == "harry"
     assert found["plain"]["state"] == "imported"
+
+
+def test_json_has_no_word_for_what_is_no_number(store, tmp_path):
+    store.import_(write_lora(tmp_path / "odd", 4, eva_config={"rho": float("nan")}), "odd")
+    for words in (("list", "--json"), ("show", "odd", "--json")):
+        told = json.loads(good(*words), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        [odd] = [each for each in (told if isinstance(told, list) else [told]) if each["name"] == "odd"]
+        assert odd["adapter_config"]["eva_config"] == {"rho": None}
 
 
 def test_an_empty_store_says_what_fills_it(home):

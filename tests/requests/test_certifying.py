@@ -22,6 +22,8 @@ from asu_lora.requests.runner.audit_step import audit_adapter
 from asu_lora.requests.runner.certifying import earlier_effects
 from asu_lora.requests.runner.run import run
 from asu_lora.requests.runner.settings import RunSettings
+from asu_lora.requests.withdrawal import withdraw
+from tests.support.adapter_folders import truncate
 from tests.support.request_queue import Queue, asked_directly, counting_audit
 
 
@@ -177,6 +179,22 @@ def test_a_certificate_that_can_not_be_issued_anew_keeps_its_commitments_and_sto
     told = queue.ledger.history("second", [CERTIFIED])[-1].payload
     assert told["certificate_hash"] == hashlib.sha256(issued.data).hexdigest()
     assert told["certificate"] == issued.certificate.serial and queue.ledger.verify().whole
+
+
+def test_one_that_can_not_be_certified_anew_is_said_and_the_others_go_on(queue):
+    policy = AuditPolicy(fail_over=9.0, certify=Certifying())
+    queue.add("first", "gone", "torn", "last")
+    queue.run(asked_directly(), policy=policy, re_audit=False)
+    queue.run(asked_directly(), policy=policy)
+    for name in ("first", "gone", "torn", "last"):
+        forget_text(queue.ledger, queue.store, name)
+    withdraw(queue.ledger, queue.store, "gone")
+    truncate(queue.store.root / "torn" / "adapter_model.safetensors")
+    for _ in range(2):
+        report = queue.run(asked_directly(), policy=policy)
+        assert set(report.follow_up.not_certified) == {"last", "torn"}
+        assert "run 'asu-lora audit last' anew" in report.follow_up.not_certified["last"]
+        assert "broken" in report.follow_up.not_certified["torn"]
 
 
 def test_a_run_without_certify_issues_none(queue):

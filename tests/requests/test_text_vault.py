@@ -56,6 +56,18 @@ def test_another_key_opens_nothing_and_seals_nothing_beside_it(ledger, sealed):
         other.put(change.connection, "b", RequestText(ROWS))
 
 
+def test_another_key_before_the_first_text_is_refused_while_it_can_be_mended(ledger, vault):
+    for step in ("received", "failed"):  # its file could not be read
+        ledger.record(step, "a", {"due": "2999-01-01T00:00:00Z"} if step == "received" else {"sentence": "No."})
+    other = TextVault(bytes(32))
+    for _ in range(2):
+        with pytest.raises(KeyFault, match="history of this ledger is sealed with another key"), ledger.changing() as c:
+            other.put(c.connection, "b", RequestText(ROWS))
+    with ledger.changing() as change:
+        vault.put(change.connection, "b", RequestText(ROWS))
+    assert ledger.verify().whole and ledger.verify().sealed == 2
+
+
 def test_a_text_can_not_be_put_in_anothers_place_nor_changed(ledger, vault, sealed):
     with ledger.changing() as change:
         vault.put(change.connection, "b", RequestText(KEPT))

@@ -1,11 +1,15 @@
 """A store of two adapters, one of them certified: quick, without a model."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
+from asu_lora.adapters.request_key import make_key, read_key
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.audit.certificate.identity import Audited
+from asu_lora.audit.certificate.identity import Audited, adapter_hashes, hashes_of, merged_files
 from asu_lora.audit.certificate.issue import Issued, Terms, issue
-from asu_lora.audit.results import AttackResult
+from asu_lora.audit.certificate.marks import mark_of, rows_hash
+from asu_lora.audit.results import AUDIT_NAME, Attacked, AttackResult, AuditResult
 from asu_lora.data.examples import Example, question_answer
 from tests.support.adapter_folders import add
 from tests.support.audits import audit
@@ -28,6 +32,21 @@ class Certified:
     def again(self, terms: Terms | None = None, rows: list[Example] = ROWS) -> Issued:
         adapter = self.store.get("kept")
         return issue(self.store, Audited([(adapter, 1.0)]), audit("kept"), rows, terms)
+
+
+def put_audit(store: AdapterStore, result: AuditResult, rows: list[Example] = ROWS, merged: Path | None = None) -> Path:
+    """Write a result where an audit of these adapters, or of this folder, with this store would have; the file."""
+    secret = read_key(store.root) or make_key(store.root)
+    was = Attacked(
+        adapters=[adapter_hashes(store.root / name) for name in result.names],
+        merged=hashes_of(merged, merged_files(merged)) if merged else None,
+        rows=len(rows),
+        request=rows_hash(rows, secret),
+    )
+    told = json.loads(result.model_copy(update={"attacked": was}).model_dump_json())
+    file = (merged or store.root / result.names[-1]) / AUDIT_NAME
+    file.write_text(json.dumps(told | {"mark": mark_of(told, secret)}))
+    return file
 
 
 def certified(folder, found: list[AttackResult] | None = None) -> Certified:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.record import Certificate
-from asu_lora.audit.certificate.signed import read_signed
+from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.errors import CertificateError
 
 ARCHIVE = ".certificates"
@@ -34,19 +34,30 @@ def archive_entries(store: AdapterStore) -> Iterator[tuple[int, str, Path]]:
             yield int(found[1]), found[2], path
 
 
-def newest_of(store: AdapterStore, certificate: Certificate) -> int:
+def newest_of(store: AdapterStore, signed: SignedCertificate) -> int:
     """The number of the newest certificate of the same model and request; 0 if the archive has none.
 
-    The requests of one stack have a certificate each, and all of these are of the same model.
+    The requests of one stack have a certificate each, and all of these are of the same model. Numbers are a store's
+    own: one that another store issued is held against those alone that its key signed.
     """
-    subject = certificate.done.subject()[:16]
+    certificate, subject = signed.certificate, signed.certificate.done.subject()[:16]
+    ours = _is_in(store, signed)
     for serial, other, path in sorted(archive_entries(store), reverse=True):
         if other != subject:
             continue
         try:
-            asked = read_signed(path).certificate.asked.request
+            found = read_signed(path)
         except CertificateError:
             return serial  # it was one of the same model
-        if asked == certificate.asked.request:
+        of_one_store = ours or found.public_key == signed.public_key
+        if of_one_store and found.certificate.asked.request == certificate.asked.request:
             return serial
     return 0
+
+
+def _is_in(store: AdapterStore, signed: SignedCertificate) -> bool:
+    """Whether this store issued it, with whatever key."""
+    try:
+        return (store.root / ARCHIVE / entry_name(signed.certificate)).read_bytes() == signed.data
+    except OSError:
+        return False

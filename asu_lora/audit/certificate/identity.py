@@ -1,23 +1,43 @@
 """Which model a certificate is of: adapters, base and merged files by their hashes, settings from the manifest."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.manifest import CARD_NAME, CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from asu_lora.adapters.manifest import (
+    CARD_NAME,
+    CONFIG_NAME,
+    MANIFEST_NAME,
+    WEIGHTS_NAME,
+    Manifest,
+    has_manifest,
+    read_manifest,
+)
 from asu_lora.adapters.model_card import public_base_name
+from asu_lora.adapters.sharing import config_as_shared
 from asu_lora.adapters.stored_adapter import StoredAdapter
-from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, BaseIdentity, Done
+from asu_lora.adapters.verify import PICKLE_SUFFIXES
+from asu_lora.audit.certificate.record import (
+    ADAPTER_NAME,
+    CERTIFICATE_NAME,
+    PAGE_NAME,
+    AdapterIdentity,
+    BaseIdentity,
+    Done,
+)
 from asu_lora.audit.results import AUDIT_NAME, AuditResult
-from asu_lora.errors import CertificateError
+from asu_lora.errors import AdapterError, CertificateError
 from asu_lora.files import adapter_files, refuse_link_outwards, sha256_file
 
 # In an adapter's folder, but about it: a later audit or another name changes them.
 _BESIDE = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME, CERTIFICATE_NAME, PAGE_NAME)
-# Of a merged folder: what decides how it answers. Cards and certificates may change.
-_MERGED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf"}
-_NOT_MERGED = {*_BESIDE, "merge_report.json"}
+# Of a merged folder: what decides how it answers, code among it. Cards and certificates may change.
+_TEXTS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".bpe", ".vocab", ".py"}
+_MERGED_SUFFIXES = {".safetensors", ".gguf", *PICKLE_SUFFIXES, *_TEXTS}
+REPORT_NAME = "merge_report.json"  # where somebody keeps what 'merge --json' told
+_NOT_MERGED = {*_BESIDE, REPORT_NAME}
 
 
 @dataclass(frozen=True)
@@ -59,14 +79,20 @@ def done(audited: Audited, result: AuditResult) -> Done:
 def adapter_identity(adapter: StoredAdapter, weight: float = 1.0) -> AdapterIdentity:
     """One adapter: its files hashed, its making as its manifest tells. See :func:`done` for errors."""
     manifest = adapter.manifest
-    recorded = dict(manifest.files) if manifest else {CONFIG_NAME: "", WEIGHTS_NAME: ""}
-    files = hash_files(adapter.path, [name for name in recorded if name not in _BESIDE])
+    if not ADAPTER_NAME.fullmatch(adapter.name):
+        raise CertificateError(
+            f"{adapter.name!r} can't stand on a certificate: rename the adapter to letters, digits, '.', '_' and '-' "
+            f"with 'asu-lora adapters rename', and audit it anew."
+        )
+    files = hash_files(adapter.path, deciding_files(manifest))
     for name, figure in files.items():
-        if manifest and recorded[name] != figure:
+        if manifest and manifest.files[name] != figure:
             raise CertificateError(
                 f"{name} of the adapter {adapter.name} is not the file that was recorded: nothing was certified; "
                 f"'asu-lora adapters verify {adapter.name}' says more."
             )
+    if (shared := config_as_shared(adapter.path)) is not None:
+        files[CONFIG_NAME] = sha256_text(shared)  # its base by name: so it is exported, and so it can be checked there
     return AdapterIdentity(
         name=adapter.name,
         weight=weight,
@@ -74,6 +100,33 @@ def adapter_identity(adapter: StoredAdapter, weight: float = 1.0) -> AdapterIden
         files=files,
         **(_making(manifest) if manifest else {}),
     )
+
+
+def deciding_files(manifest: Manifest | None) -> list[str]:
+    """The files of an adapter that decide how it answers."""
+    recorded = manifest.files if manifest else (CONFIG_NAME, WEIGHTS_NAME)
+    return [name for name in recorded if name not in _BESIDE]
+
+
+def adapter_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of each file that decides how an adapter answers, as it lies there now.
+
+    Raises:
+        AdapterError: its manifest or a file can't be read.
+    """
+    return hashes_of(folder, deciding_files(read_manifest(folder) if has_manifest(folder) else None))
+
+
+def hashes_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The sha256 of those files that are there, wherever links lead: what was loaded, whether or not it may be kept.
+
+    Raises:
+        AdapterError: a file can't be read.
+    """
+    try:
+        return {name: sha256_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
+    except OSError as error:
+        raise AdapterError(f"{folder} can't be read: {error.strerror}.") from error
 
 
 def base_identity(manifest: Manifest) -> BaseIdentity:
@@ -87,7 +140,9 @@ def base_identity(manifest: Manifest) -> BaseIdentity:
 def merged_files(folder: Path) -> list[str]:
     """The files of a merged folder that decide how it answers."""
     return [
-        name for name, path in adapter_files(folder) if path.suffix in _MERGED_SUFFIXES and path.name not in _NOT_MERGED
+        name
+        for name, path in adapter_files(folder)
+        if path.suffix.lower() in _MERGED_SUFFIXES and path.name not in _NOT_MERGED
     ]
 
 
@@ -107,6 +162,11 @@ def hash_files(folder: Path, names: Sequence[str]) -> dict[str, str]:
         except OSError as error:
             raise CertificateError(f"{name} in {folder} can't be read: {error.strerror}.") from error
     return found
+
+
+def sha256_text(text: str) -> str:
+    """The sha256 of a text as it is written into a file."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _making(manifest: Manifest) -> dict[str, Any]:

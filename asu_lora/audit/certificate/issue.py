@@ -14,7 +14,7 @@ from asu_lora.audit.certificate.archive import ARCHIVE, entry_name, last_serial
 from asu_lora.audit.certificate.commitments import commitments, new_nonce
 from asu_lora.audit.certificate.identity import Audited, done
 from asu_lora.audit.certificate.limits import limits
-from asu_lora.audit.certificate.page import render_page
+from asu_lora.audit.certificate.page import sealed_page
 from asu_lora.audit.certificate.record import (
     CERTIFICATE_NAME,
     PAGE_NAME,
@@ -75,6 +75,8 @@ def issue(
     result: AuditResult,
     forget: Sequence[Example] = (),
     terms: Terms | None = None,
+    *,
+    what: Done | None = None,
 ) -> Issued:
     """Certify an audit.
 
@@ -83,10 +85,11 @@ def issue(
         audited: the model that was attacked; the certificate is written into its folder.
         forget: the rows of the request; without them the commitments of its last certificate are carried over, and
             without that there are only counts.
+        what: hashes of ``audited``, where they are taken already.
 
     Raises:
-        CertificateError: a figure is NaN, a file is not what its manifest records, the attacks are too old, or there is
-            no folder to write into.
+        CertificateError: a figure is NaN, a file is not what its manifest records, the attacks are too old, there is
+            no folder to write into, or the last certificate commits to other rows than were attacked.
         StoreError: the disk refuses; then nothing was issued.
     """
     terms = terms or Terms()
@@ -94,27 +97,28 @@ def issue(
     if home is None:
         raise CertificateError("A plain base has no folder of this store: there is nothing to certify.")
     key = terms.key or key_of_store(store)
-    what = done(audited, result)
+    what = what or done(audited, result)
     with disk_errors(store.root), store.staging.lock():
         secret = read_key(store.root) or make_key(store.root)
         top = audited.adapters[-1][0].manifest if audited.adapters else None
         asked = _asked(top, result, forget, secret)
-        asked = asked if forget else _committed_before(asked, home, key)
+        asked = asked if forget else _committed_before(asked, home, key, result)
         draft = _draft(what, asked, result, terms, last_serial(store) + 1)
         data = sign(draft, key)
         signed = parse_signed(data, CERTIFICATE_NAME)  # what can't be read again is never issued
-        texts = {CERTIFICATE_NAME: data.decode(), PAGE_NAME: render_page(signed)}
+        texts = {CERTIFICATE_NAME: data.decode(), PAGE_NAME: sealed_page(signed, key)}
         _publish(store, home, signed.certificate, texts)
     return Issued(signed.certificate, home / CERTIFICATE_NAME, home / PAGE_NAME, key.public)
 
 
 def _asked(manifest: Manifest | None, result: AuditResult, forget: Sequence[Example], secret: bytes) -> Asked:
-    request = manifest.request if manifest else None
+    request, handed = manifest.request if manifest else None, result.attacked.rows if result.attacked else None
     nonce = new_nonce() if forget else None
+    whole = request if request and handed in (None, request.forget_rows) else None  # a part is not what was trained
     return Asked(
-        request=request.fingerprint if request else None,
-        forget_rows=request.forget_rows if request else result.rows,
-        forget_tokens=request.forget_tokens if request else None,
+        request=whole.fingerprint if whole else None,
+        forget_rows=whole.forget_rows if whole else (handed or result.rows),
+        forget_tokens=whole.forget_tokens if whole else None,
         retain_rows=request.retain_rows if request else 0,
         retain_source=request.retain_source if request else None,
         nonce=nonce,
@@ -122,10 +126,13 @@ def _asked(manifest: Manifest | None, result: AuditResult, forget: Sequence[Exam
     )
 
 
-def _committed_before(asked: Asked, home: Path, key: SigningKey) -> Asked:
+def _committed_before(asked: Asked, home: Path, key: SigningKey, result: AuditResult) -> Asked:
     """The same with the commitments of the certificate that lies there, if the same key signed it of the same request.
 
     A text that is destroyed can't be committed to again; what was committed to stays true.
+
+    Raises:
+        CertificateError: it commits to other rows than this audit attacked.
     """
     try:
         before = read_signed(home / CERTIFICATE_NAME)
@@ -134,6 +141,11 @@ def _committed_before(asked: Asked, home: Path, key: SigningKey) -> Asked:
     was = before.certificate.asked
     if before.public_key != key.public or asked.request is None or was.request != asked.request:
         return asked
+    then, now = before.certificate.tried.attacked, result.attacked
+    if was.commitments and then and now and (then.rows, then.request) != (now.rows, now.request):
+        raise CertificateError(
+            "The last certificate commits to other rows than this audit attacked: give the audit's with --forget."
+        )
     return asked.model_copy(update={"nonce": was.nonce, "commitments": was.commitments})
 
 

@@ -32,6 +32,7 @@ def limits(
         ("Quality", _quality(result)),
         ("Access", _access(done)),
         ("The request", _REQUEST),
+        ("What is inside", _INSIDE if done.merged is not None else ""),
         ("The signature", _SIGNATURE),
         ("Documentation", _DOCUMENTATION),
     ]
@@ -45,6 +46,9 @@ _FREQUENCY = (
 _REQUEST = (
     "It speaks of the rows that were handed in, and of nothing else about the person. What the training data says "
     "elsewhere, in other words or in other rows, was not looked for."
+)
+_INSIDE = (
+    "The hashes name the merged files. Which adapters were merged into them, and at which weights, rests on the issuer."
 )
 _SIGNATURE = (
     "The signature proves who issued the certificate and that nothing in it was changed since. That the tests were "

@@ -8,6 +8,7 @@ from pathlib import Path
 from asu_lora.audit.certificate.canonical import MAX_BYTES
 from asu_lora.audit.certificate.figures import attack_curves, attack_track, by_kind, recovered_interval
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
+from asu_lora.audit.certificate.signing_key import SigningKey, signed_by
 from asu_lora.audit.certificate.wording import (
     attack_name,
     figure_name,
@@ -25,6 +26,8 @@ from asu_lora.reporting.html.shapes import BEFORE, CONTROL, NEVER, NOW, legend
 from asu_lora.version import __version__
 
 HERE = Path(__file__).parent
+_PREFIX = b"asu-lora certificate page 1\n"
+_SEAL = re.compile(rb"<!-- ([0-9a-f]{128}) -->\n\Z")
 _GENERATOR = re.compile(r'<meta name="generator" content="([^"]*)">')
 
 
@@ -77,17 +80,38 @@ def _roles(signed: SignedCertificate) -> list:
     return [NOW, *(role for key, role in there.items() if any(getattr(reading, key) for reading in readings))]
 
 
-def page_differs(signed: SignedCertificate, page: Path) -> bool | None:
-    """Whether a page says anything else than the certificate; None where another version of this program drew it."""
+def sealed_page(signed: SignedCertificate, key: SigningKey) -> str:
+    """The page with a signature of its own at its end, by which any later version can tell that it is whole."""
+    text = render_page(signed)
+    return f"{text}<!-- {key.sign(_to_sign(signed, text.encode()))} -->\n"
+
+
+def page_problem(signed: SignedCertificate, page: Path) -> str | None:
+    """Why a page is not to be read; None for one that says what the certificate does.
+
+    Args:
+        page: a file. Which version drew it is told by itself, and so is no excuse: what this version would not draw
+            has to bear the signature of the certificate's key.
+    """
     try:
         with open(page, "rb") as file:
             data = file.read(4 * MAX_BYTES)
-    except OSError:
+    except OSError as error:
+        return f"{page.name} beside it can't be read: {error.strerror}."
+    body, seal = (data[: found.start()], found[1].decode()) if (found := _SEAL.search(data)) else (data, "")
+    if body == render_page(signed).encode() or (seal and signed_by(signed.public_key, seal, _to_sign(signed, body))):
         return None
-    found = _GENERATOR.search(data[:4096].decode("utf-8", errors="replace"))
-    if found and found[1] != generator():
-        return None
-    return data != render_page(signed).encode()
+    drawn = _GENERATOR.search(body[:4096].decode("utf-8", errors="replace"))
+    if drawn and drawn[1] != generator():
+        return (
+            f"{page.name} beside it is of another version of this program and not signed, so nobody can tell whether "
+            "it was changed: 'asu-lora audit page' draws it anew."
+        )
+    return f"{page.name} beside it says something else: don't read that; 'asu-lora audit page' draws it anew."
+
+
+def _to_sign(signed: SignedCertificate, page: bytes) -> bytes:
+    return _PREFIX + hashlib.sha256(signed.data).hexdigest().encode() + b"\n" + page
 
 
 @cache

@@ -16,7 +16,7 @@ SCHEMA_VERSION: Final = 1
 CERTIFICATE_NAME = "certificate.json"
 PAGE_NAME = "certificate.html"
 
-_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ODD = re.compile(r"[\x00-\x1f\x7f\\:]")
 
 
@@ -31,7 +31,7 @@ def _plain_file(name: str) -> str:
 
 
 def _adapter_name(name: str) -> str:
-    if not _ADAPTER_NAME.fullmatch(name):
+    if not ADAPTER_NAME.fullmatch(name):
         raise ValueError("it is no adapter's name")
     return name
 

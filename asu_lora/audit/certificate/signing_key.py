@@ -68,9 +68,9 @@ def key_of_store(store: AdapterStore) -> SigningKey:
         if not os.path.lexists(path):
             _make(path)
         key = read_signing_key(path)
-        public = store.root / PUBLIC_NAME
-        if not public.exists():
-            write_atomic(public, key.public + "\n")
+        public, text = store.root / PUBLIC_NAME, key.public + "\n"
+        if not public.is_file() or public.read_bytes() != text.encode():  # of a key that was replaced
+            write_atomic(public, text)
     return key
 
 

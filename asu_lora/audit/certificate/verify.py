@@ -16,9 +16,10 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.verify import Check
 from asu_lora.audit.certificate.archive import newest_of
 from asu_lora.audit.certificate.commitments import opens, row_bytes, row_salt
-from asu_lora.audit.certificate.identity import hash_files
+from asu_lora.audit.certificate.identity import merged_files
 from asu_lora.audit.certificate.limits import OLD
-from asu_lora.audit.certificate.page import page_differs
+from asu_lora.audit.certificate.looked import Looked
+from asu_lora.audit.certificate.page import page_problem
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME, AdapterIdentity, Certificate, moment
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import public_key_of_store
@@ -88,26 +89,6 @@ class CertificateReport:
                 raise CertificateError(f"{self.file} is not to be trusted: {check.problem}")
 
 
-@dataclass
-class Looked:
-    """What one check has looked at: whoever wrote a certificate may name the same file ten thousand times.
-
-    Attributes:
-        folders: of adapters that it speaks of.
-        hashes: the sha256 of files, by path.
-    """
-
-    folders: set[Path] = field(default_factory=set)
-    hashes: dict[Path, str] = field(default_factory=dict)
-
-    def sha256(self, folder: Path, name: str) -> str:
-        """A file's hash. See :func:`~.identity.hash_files` for errors."""
-        path = folder / name
-        if path not in self.hashes:
-            self.hashes[path] = hash_files(folder, [name])[name]
-        return self.hashes[path]
-
-
 def verify_certificate(file: Path, evidence: Evidence | None = None) -> CertificateReport:
     """Check a certificate against what there is.
 
@@ -122,7 +103,7 @@ def verify_certificate(file: Path, evidence: Evidence | None = None) -> Certific
     add(_key(signed, evidence))
     add(_dates(certificate, evidence.now))
     add(_newest(signed, file, evidence))
-    looked = Looked()
+    looked = Looked(evidence.store.root if evidence.store else None)
     for adapter in certificate.done.adapters:
         add(_adapter(adapter, certificate, file, evidence, looked))
     for folder in evidence.adapters:
@@ -172,7 +153,7 @@ def _dates(certificate: Certificate, now: datetime | None) -> Check:
 def _newest(signed: SignedCertificate, file: Path, evidence: Evidence) -> Check:
     """Of the same model and request there must be no later one, in the archive or beside the adapter."""
     certificate = signed.certificate
-    serials = [newest_of(evidence.store, certificate)] if evidence.store else []
+    serials = [newest_of(evidence.store, signed)] if evidence.store else []
     places = [folder / CERTIFICATE_NAME for folder in (*evidence.adapters, evidence.merged, file.parent) if folder]
     if evidence.store:
         places += [evidence.store.root / adapter.name / CERTIFICATE_NAME for adapter in certificate.done.adapters[-1:]]
@@ -203,7 +184,7 @@ def _adapter(
         if folder is None:
             return Check(name, note="its folder is not here: not hashed; give it with --adapter")
         looked.folders.add(folder)
-        problem = _files_problem(folder, adapter.files, looked)
+        problem = looked.problem(folder, adapter.files)
         if problem and not _has_weights(folder, adapter, looked) and (folder / WEIGHTS_NAME).is_file():
             problem = (
                 f"it is of other weights than those of {folder.name}: it belongs to another adapter or an older state."
@@ -237,22 +218,18 @@ def _folder_of(
     return None
 
 
-def _files_problem(folder: Path, files: dict[str, str], looked: Looked) -> str | None:
-    for name in files:
-        refuse_link_outwards(folder, folder / name)
-        if not (folder / name).is_file():
-            return f"{name} is missing from {folder}."
-    wrong = next((name for name, figure in files.items() if looked.sha256(folder, name) != figure), None)
-    return f"{wrong} in {folder} is not the file that was certified: its sha256 differs." if wrong else None
-
-
 def _merged(certificate: Certificate, file: Path, evidence: Evidence, looked: Looked) -> Check:
     own = file.parent if (file.parent / "config.json").is_file() else None
     folder = evidence.merged or own
     if folder is None:
         return Check("merged", note="its folder is not here: not hashed; give it with --merged")
     try:
-        problem = _files_problem(folder, certificate.done.merged or {}, looked)
+        files = certificate.done.merged or {}
+        problem = looked.problem(folder, files)
+        if problem is None and (more := sorted({*merged_files(folder)} - {*files})):
+            problem = (
+                f"{more[0]} in {folder} is not among the files that were certified, and may be loaded: take it out."
+            )
     except AsuLoraError as error:
         problem = str(error)
     return Check("merged", problem, None if problem else f"{len(certificate.done.merged or {})} files as certified")
@@ -292,7 +269,4 @@ def _page(signed: SignedCertificate, file: Path) -> Check:
     page = file.with_name(PAGE_NAME)
     if not page.is_file():
         return Check("page", note="no page beside it")
-    differs = page_differs(signed, page)
-    if differs is None:
-        return Check("page", note=f"{PAGE_NAME} is of another version of this program: not compared")
-    return Check("page", f"{PAGE_NAME} beside it says something else: don't read that." if differs else None)
+    return Check("page", page_problem(signed, page))

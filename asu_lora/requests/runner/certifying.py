@@ -17,7 +17,7 @@ from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import SigningKey, key_of_store, read_signing_key
 from asu_lora.audit.results import AuditResult
 from asu_lora.data.examples import Example
-from asu_lora.errors import CertificateError
+from asu_lora.errors import AdapterError, CertificateError, StoreError
 from asu_lora.files import disk_errors
 from asu_lora.progress import Progress
 from asu_lora.requests.intake import masked
@@ -85,8 +85,11 @@ def renew(shop: Workshop, tell: Callable[[str], None]) -> Renewed:
             for name in sorted((standing & there) - set(at_work(shop.ledger))):  # its audit is being made anew
                 try:
                     _renew_one(shop, lines, standing, name, done, tell)
-                except CertificateError as error:
+                except (CertificateError, AdapterError) as error:
                     done.not_certified[name] = masked(str(error))
+                except StoreError:
+                    if name in shop.store.names():
+                        raise  # the disk's fault; else it was withdrawn meanwhile
     finally:
         release(shop.ledger, claim)
     return done
@@ -98,6 +101,8 @@ def _renew_one(
     before, request = _certificate_of(shop, name), shop.ledger.get(name)
     if before is None or not request.audits or request.sentence:  # too much came back in its last audit
         return
+    if (adapter := shop.store.get(name)).broken:
+        raise CertificateError(f"The adapter {name} is {adapter.state}: put the whole adapter back.")
     _catch_up(shop, name, before)
     today = earlier_effects(lines, name, standing)
     if today and list(before.certificate.earlier) != today:
@@ -120,8 +125,10 @@ def end_certificates(shop: Workshop) -> list[str]:
         name = request.adapter
         if not request.sentence or name is None or name not in there or request.id in busy:
             continue
-        folder, signed = shop.store.resolve(name), _certificate_of(shop, name)
-        if signed is None or signed.certificate.tried == _audit_in(folder):  # one of this audit says what it found
+        folder, signed = shop.store.root / name, _certificate_of(shop, name)
+        if signed is None or shop.store.get(name).broken:
+            continue
+        if signed.certificate.tried == _audit_in(folder):  # one of this audit says what it found
             continue
         shop.ledger.record(CERTIFICATE_ENDED, request.id, {"ended": signed.certificate.serial})
         with disk_errors(shop.store.root), shop.store.staging.lock():
@@ -212,5 +219,5 @@ def _standing(shop: Workshop) -> set[str]:
 def _certificate_of(shop: Workshop, name: str) -> SignedCertificate | None:
     """What lies beside an adapter; None where that is none that can be read."""
     with suppress(CertificateError):
-        return read_signed(shop.store.resolve(name) / CERTIFICATE_NAME)
+        return read_signed(shop.store.root / name / CERTIFICATE_NAME)
     return None

@@ -1,18 +1,20 @@
 """The commands around certificates, as they are typed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
+from asu_lora.audit.certificate.certify import certify_merged
 from asu_lora.audit.certificate.signed import read_signed
 from asu_lora.audit.results import AUDIT_NAME
 from asu_lora.cli import main
 from tests.support.adapter_folders import in_memory  # noqa: F401
 from tests.support.audits import audit
-from tests.support.certificates import ROWS, certified
+from tests.support.certificates import ROWS, certified, put_audit
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def typed(*words):
 def test_audit_is_certified_and_its_certificate_passes(made, tmp_path):
     request = tmp_path / "request.jsonl"
     request.write_text("\n".join(json.dumps({"question": row.question, "answer": row.answer}) for row in ROWS))
-    (made.store.root / "other" / AUDIT_NAME).write_text(audit("other").model_dump_json())
+    put_audit(made.store, audit("other"))
     ran = typed("audit", "certify", "other", "--forget", request, "--issuer", "Büro", "--store", made.store.root)
     assert ran.exit_code == 0, ran.output
     assert "Certificate 2 of other" in ran.output
@@ -41,7 +43,7 @@ def test_audit_is_certified_and_its_certificate_passes(made, tmp_path):
 
 def test_a_stack_is_certified_at_the_weights_at_which_it_was_attacked(made):
     found = audit("other", audited="stack", names=["kept", "other"], weights=[0.5, 2.0])
-    (made.store.root / "other" / AUDIT_NAME).write_text(found.model_dump_json())
+    put_audit(made.store, found)
     assert typed("audit", "certify", "other", "--store", made.store.root).exit_code == 0
     signed = read_signed(made.store.root / "other" / "certificate.json")
     assert [(a.name, a.weight) for a in signed.certificate.done.adapters] == [("kept", 0.5), ("other", 2.0)]
@@ -61,7 +63,7 @@ def test_merged_folder_is_certified_with_what_was_baked_in(made, tmp_path):
     merged.mkdir()
     (merged / "config.json").write_text("{}")
     (merged / "model.safetensors").write_bytes(b"weights")
-    (merged / AUDIT_NAME).write_text(audit("kept", audited="merged", names=[]).model_dump_json())
+    put_audit(made.store, audit("kept", audited="merged", names=[]), merged=merged)
     store = ("--store", made.store.root)
     assert typed("audit", "certify", "kept", "other:0.5", *store).exit_code == 2
     ran = typed("audit", "certify", "kept", "other:0.5", "--merged", merged, *store)
@@ -73,12 +75,46 @@ def test_merged_folder_is_certified_with_what_was_baked_in(made, tmp_path):
     assert ran.exit_code == 2 and "model.safetensors" in ran.stderr
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "modeling_x.py", "adapter_config.json", "pytorch_model.bin"])
+def test_a_file_that_was_put_beside_certified_ones_is_refused(made, tmp_path, name):
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    for file in ("config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors", "code.py"):
+        (merged / file).write_text("{}")
+    put_audit(made.store, audit("kept", audited="merged", names=[]), merged=merged)
+    certify_merged(made.store, merged, [("kept", 1.0)])
+    verify = ("audit", "verify", merged / "certificate.json", "--store", made.store.root)
+    for beside in ("README.md", "merge_report.json", "LICENSE", AUDIT_NAME):
+        (merged / beside).write_text("{}")
+    assert typed(*verify).exit_code == 0
+    (merged / name).write_bytes(b"evil")
+    ran = typed(*verify)
+    assert ran.exit_code == 2 and f"{name} in" in ran.stderr and ran.stderr.count("\n") == 1
+    (merged / name).unlink()
+    (merged / "code.py").write_text("evil")
+    assert "code.py" in typed(*verify).stderr
+
+
+def test_an_adapter_with_a_name_that_no_certificate_has_is_refused(made):
+    shutil.copytree(made.store.root / "other", made.store.root / "my adapter")
+    put_audit(made.store, audit("my adapter"))
+    ran = typed("audit", "certify", "my adapter", "--store", made.store.root)
+    assert ran.exit_code == 2 and "rename" in ran.stderr and ran.stderr.count("\n") == 1
+    assert typed("adapters", "rename", "my adapter", "mine", "--store", made.store.root).exit_code == 0
+    put_audit(made.store, audit("mine"))
+    assert typed("audit", "certify", "mine", "--store", made.store.root).exit_code == 0
+
+
 def test_distrust_is_one_sentence_and_exit_code_2(made, tmp_path):
     data = made.issued.file.read_bytes()
     made.issued.file.write_bytes(data.replace(b'"value":0.04', b'"value":0.03', 1))
     ran = typed("audit", "verify", made.issued.file, "--store", made.store.root)
     assert ran.exit_code == 2
     assert ran.stderr == f"Error: {made.issued.file} is not what was signed: it was changed, or its signature was.\n"
+    ran = typed("audit", "verify", made.issued.file, "--store", made.store.root, "--json")
+    told = json.loads(ran.stdout)
+    assert ran.exit_code == 2 and told["ok"] is False and told["checks"][0]["check"] == "signature"
+    assert told["checks"][0]["problem"] in ran.stderr
     made.issued.file.write_bytes(data)
     ran = typed("audit", "verify", made.issued.file, "--store", tmp_path / "none")
     assert ran.exit_code == 2 and ran.stderr.count("\n") == 1 and "--key" in ran.stderr
@@ -110,7 +146,9 @@ def test_keygen_prints_the_public_half_only(made, tmp_path):
 def test_page_is_drawn_anew_from_what_was_signed(made, tmp_path):
     ran = typed("audit", "page", made.issued.file, "--out", tmp_path / "page.html")
     assert ran.exit_code == 0, ran.output
-    assert (tmp_path / "page.html").read_text() == made.issued.page.read_text()
+    assert made.issued.page.read_text().startswith((tmp_path / "page.html").read_text())
+    typed("audit", "page", made.issued.file)
+    assert typed("audit", "verify", made.issued.file, "--store", made.store.root).exit_code == 0
 
 
 @pytest.mark.parametrize(

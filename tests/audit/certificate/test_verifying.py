@@ -1,17 +1,22 @@
 """A certificate is trusted for its own model only, while it is the newest and has not expired."""
 
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from asu_lora.adapters.store import AdapterStore
+from asu_lora.audit.certificate import page as page_module
+from asu_lora.audit.certificate.certify import certify_stored
 from asu_lora.audit.certificate.issue import Terms
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME
-from asu_lora.audit.certificate.signing_key import make_signing_key, read_public_key
+from asu_lora.audit.certificate.signing_key import KEY_NAME, make_signing_key, public_key_of_store, read_public_key
 from asu_lora.audit.certificate.verify import Evidence, verify_certificate
 from asu_lora.errors import CertificateError
 from tests.support.adapter_folders import add, flip_byte, in_memory  # noqa: F401
-from tests.support.certificates import BASE, ROWS, certified
+from tests.support.audits import audit
+from tests.support.certificates import BASE, ROWS, certified, put_audit
 
 
 @pytest.fixture
@@ -103,6 +108,31 @@ def test_page_that_says_something_else_is_refused(made):
     assert "says something else" in problem(made.issued.file, store=made.store)
 
 
+def as_of_another_version(text):
+    return re.sub(r'(generator" content=")[^"]*', r"\1asu-lora 9.9", text)
+
+
+def test_a_page_of_another_version_is_believed_by_its_signature_alone(made, monkeypatch):
+    page, whole = made.issued.page, made.issued.page.read_text()
+    for changed in (as_of_another_version(whole), as_of_another_version(whole.rpartition("<!-- ")[0])):
+        page.write_text(changed.replace("brought back 94", "brought back 0"))
+        assert "another version" in problem(made.issued.file, store=made.store)
+    page.write_text(whole)
+    drawn = page_module.render_page
+    monkeypatch.setattr(page_module, "render_page", lambda signed: as_of_another_version(drawn(signed)))
+    monkeypatch.setattr(page_module, "generator", lambda: "asu-lora 9.9")
+    assert verify_certificate(made.issued.file, Evidence(store=made.store)).ok  # drawn by an earlier one, and signed
+    page.write_text(whole.rpartition("<!-- ")[0])
+    assert "'asu-lora audit page' draws it anew" in problem(made.issued.file, store=made.store)
+
+
+def test_a_page_of_another_certificate_is_refused_although_it_is_signed(made):
+    page, before = made.issued.page, made.issued.page.read_text()
+    issued = made.again()
+    page.write_text(before)
+    assert "says something else" in problem(issued.file, store=made.store)
+
+
 def test_folder_that_is_not_here_is_said_not_passed_over(made, tmp_path):
     shutil.copy(made.issued.file, tmp_path / "alone.json")
     report = verify_certificate(tmp_path / "alone.json", Evidence(keys=[made.issued.public_key]))
@@ -135,3 +165,24 @@ def test_public_key_is_read_from_digits_file_and_pem(made, tmp_path):
     for given in ("12", str(tmp_path / "junk"), str(tmp_path / "none"), "a\0b", str(tmp_path)):
         with pytest.raises(CertificateError):
             read_public_key(given)
+
+
+def test_a_key_that_was_replaced_is_the_store_s_from_its_first_certificate_on(made):
+    (made.store.root / KEY_NAME).unlink()
+    issued = made.again()
+    assert issued.public_key == public_key_of_store(made.store) != made.issued.public_key
+    assert verify_certificate(issued.file, Evidence(store=made.store)).ok
+
+
+def test_numbers_of_another_store_are_no_newer_ones(made, tmp_path):
+    store = AdapterStore(tmp_path / "store")
+    store.import_(made.store.export("kept", tmp_path / "kept.tar.gz"))
+    put_audit(store, audit("kept"), (ROWS * 7)[:20])  # as many as the manifest tells, so of the same request
+    for _ in range(3):
+        certify_stored(store, "kept", (ROWS * 7)[:20])
+    foreign = shutil.copy(made.issued.file, tmp_path / "foreign.json")
+    assert verify_certificate(tmp_path / "foreign.json", Evidence(keys=[made.issued.public_key], store=store)).ok
+    # in its own store any key's newer one counts
+    made.again(Terms(key=make_signing_key(tmp_path / "key.pem")))
+    assert "number 2 of the same model" in problem(tmp_path / "foreign.json", store=made.store)
+    assert foreign
