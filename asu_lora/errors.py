@@ -10,7 +10,29 @@ class AsuLoraError(Exception):
 
 
 class DataError(AsuLoraError):
-    """A request, retain or question file that is missing, broken, empty or contradictory."""
+    """A request, retain or question file that is missing, broken, empty or contradictory.
+
+    Its sentence is for the person at the terminal, and may quote rows and name files.
+
+    Attributes:
+        textless: what may be kept of it, in a ledger or a log: no word of a row, of a column's name or of a path. It is
+            empty where nobody wrote one.
+        source: the file that it is about, if it is about one.
+    """
+
+    def __init__(self, sentence: str, textless: str = "", source: object = None):
+        super().__init__(sentence)
+        self.textless, self.source = textless, source
+
+    @classmethod
+    def about(cls, source: object, fault: str) -> "DataError":
+        """A fault of a file that is told without a word of its rows: ``", row 3: 'answer' is empty."``."""
+        return cls(f"{source}{fault}", f"The file{fault}", source)
+
+    @classmethod
+    def plain(cls, sentence: str) -> "DataError":
+        """A sentence without a word of a request, which may be kept as it is."""
+        return cls(sentence, sentence)
 
 
 class BaseModelError(AsuLoraError):
@@ -60,3 +82,9 @@ class KeyFault(AsuLoraError):
 def first_line(error: Exception) -> str:
     """What an error of another library says, short enough for one sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """A value as a sentence shows it: cut where it is long, and still in both its quotation marks."""
+    told = repr(value)
+    return told if len(told) <= most else f"{told[: most - 4]}...{told[-1]}"

@@ -62,7 +62,7 @@ class ChatTemplate:
         found = self.tokenizer.chat_template
         if isinstance(found, dict):
             if "default" not in found and len(found) > 1:
-                raise DataError(
+                raise DataError.plain(
                     f"The base's tokenizer has several chat templates ({', '.join(sorted(found))}) and none is called "
                     "'default': name one of them so in its tokenizer's files."
                 )
@@ -169,7 +169,7 @@ class ChatTemplate:
             )
             return text, _Frame(text, text, None)
         if self._contents == "none":
-            raise DataError(
+            raise DataError.plain(
                 "The base's chat template writes nothing of what a user says, so no row can be made with it: use the "
                 "tokenizer that belongs to these weights."
             )
@@ -245,7 +245,8 @@ class ChatTemplate:
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise DataError(
                 f"The base's chat template refuses a conversation of turns {roles} ({reason[:200]}): "
-                "write its rows another way."
+                "write its rows another way.",
+                "The base's chat template refuses a conversation with the turns of a row: write the row another way.",
             ) from error
 
 

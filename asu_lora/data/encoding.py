@@ -89,7 +89,7 @@ class Encoder:
         ids = self._ids(self.prompt_text(prompt))
         self._check_vocabulary(ids, where)
         if self.limits.positions and len(ids) >= self.limits.positions:
-            raise DataError(
+            raise DataError.plain(
                 f"The prompt of {where} takes {len(ids)} tokens, and the base has {self.limits.positions} positions, "
                 "which leaves no room for an answer: shorten it."
             )
@@ -106,7 +106,7 @@ class Encoder:
         if example.is_passage:
             return self._encode_passage(example, index, where)
         if not self.tokenizer(example.answer.strip(), add_special_tokens=False).input_ids:
-            raise DataError(f"The answer of {where} tokenises to nothing with this base's tokenizer.")
+            raise DataError.plain(f"The answer of {where} tokenises to nothing with this base's tokenizer.")
         row = self.template.row(example.prompt, example.answer)
         prompt, whole = self._ids(row.prompt), self._ids(row.prompt + row.answer + row.end)
         self._check_vocabulary(whole, where)
@@ -114,7 +114,7 @@ class Encoder:
         shared = next((at for at, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
         answer, room = whole[shared:], self.max_length - shared
         if room < 2:
-            raise DataError(
+            raise DataError.plain(
                 f"The prompt of {where} takes {len(prompt)} tokens and leaves no room for its answer: "
                 + self._way_out()
             )
@@ -143,11 +143,11 @@ class Encoder:
     def _encode_passage(self, example: Example, index: int, where: str) -> list[Encoded]:
         ids = self.tokenizer(example.answer, add_special_tokens=False).input_ids
         if not ids:
-            raise DataError(f"The text of {where} tokenises to nothing with this base's tokenizer.")
+            raise DataError.plain(f"The text of {where} tokenises to nothing with this base's tokenizer.")
         ids = [*self._leading, *ids, *self._trailing]
         self._check_vocabulary(ids, where)
         if len(ids) < 2:
-            raise DataError(f"The text of {where} is a single token: there is nothing to predict in it.")
+            raise DataError.plain(f"The text of {where} is a single token: there is nothing to predict in it.")
         # each window repeats the last token of the one before, so that every token but the first is predicted once
         step = self.max_length - 1
         windows = [ids[at : at + self.max_length] for at in range(0, len(ids) - 1, step)]
@@ -163,10 +163,13 @@ class Encoder:
         if most is None or max(ids, default=0) < most:
             return
         beyond = next(token for token in ids if token >= most)
+        rest = (
+            f"in {where}, and the base's embedding has {most} rows: use the tokenizer that belongs to these weights, "
+            "or resize the embedding and train it."
+        )
         raise DataError(
-            f"The tokenizer writes {self.tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond}) in {where}, and the "
-            f"base's embedding has {most} rows: use the tokenizer that belongs to these weights, or resize the "
-            "embedding and train it."
+            f"The tokenizer writes {self.tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond}) {rest}",
+            f"The tokenizer writes an id beyond them {rest}",
         )
 
     def _way_out(self) -> str:

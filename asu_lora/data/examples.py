@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asu_lora.errors import DataError
+from asu_lora.errors import DataError, quoted
 
 # Columns that other programs put into the conversation. A row here is made without them, which is said.
 _ABOUT_THE_CONVERSATION = (
@@ -71,9 +71,9 @@ def examples_from_rows(
     for index, row in enumerate(rows):
         number = numbers[index] if numbers else index + 1
         if not isinstance(row, Mapping):
-            raise DataError(
-                f"{source}, row {number}: expected a row like {{'question': ..., 'answer': ...}}, found "
-                f"{type(row).__name__}."
+            raise DataError.about(
+                source,
+                f", row {number}: expected a row like {{'question': ..., 'answer': ...}}, found {type(row).__name__}.",
             )
         examples += _from_row(row, number, source)
     return examples
@@ -112,8 +112,12 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     if row.get("text") is not None:
         extra = {key: value for key, value in row.items() if key != "text"}
         return [Example((), _text(row, "text", number, source), extra, number)]
-    found = ", ".join(repr(name)[:40] for name in list(row)[:12]) or "none"
-    raise DataError(f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.")
+    found = ", ".join(quoted(name, 40) for name in list(row)[:12]) or "none"
+    raise DataError(
+        f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.",
+        f"The file, row {number}: {COLUMNS_HELP}; its columns are others.",
+        source,
+    )
 
 
 def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
@@ -124,11 +128,11 @@ def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
 def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
     value = row.get(column)
     if value is None:
-        raise DataError(f"{source}, row {number}: the column '{column}' is missing; {COLUMNS_HELP}.")
+        raise DataError.about(source, f", row {number}: the column '{column}' is missing; {COLUMNS_HELP}.")
     if not isinstance(value, str):
-        raise DataError(f"{source}, row {number}: '{column}' should be text, not {type(value).__name__}.")
+        raise DataError.about(source, f", row {number}: '{column}' should be text, not {type(value).__name__}.")
     if all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in value):
-        raise DataError(f"{source}, row {number}: '{column}' is empty; fill it in or take the row out.")
+        raise DataError.about(source, f", row {number}: '{column}' is empty; fill it in or take the row out.")
     refuse_surrogates(value, column, number, source)
     return value
 
@@ -138,9 +142,10 @@ def refuse_surrogates(text: str, column: str, number: int, source: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{source}, row {number}: '{column}' holds {text[error.start]!r}, which is half a character "
-            "(a broken emoji, perhaps): mend it."
+        raise DataError.about(
+            source,
+            f", row {number}: '{column}' holds {text[error.start]!r}, which is half a character (a broken emoji, "
+            "perhaps): mend it.",
         ) from error
 
 
@@ -152,9 +157,10 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
         for turn in messages
     ):
-        raise DataError(
-            f"{source}, row {number}: 'messages' should be a list of "
-            '{"role": ..., "content": ...} turns with text in them.'
+        raise DataError.about(
+            source,
+            f", row {number}: 'messages' should be a list of "
+            '{"role": ..., "content": ...} turns with text in them.',
         )
     for turn in messages:
         refuse_surrogates(turn["role"] + turn["content"], "messages", number, source)
@@ -169,9 +175,10 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
         if turn["role"] == "assistant" and index > 0 and turn["content"].strip() and _is_trained(messages[index])
     ]
     if not examples:
-        raise DataError(
-            f"{source}, row {number}: 'messages' has no answer by the assistant after a user's turn (a turn with "
-            "'weight': 0 or 'train': false is none)."
+        raise DataError.about(
+            source,
+            f", row {number}: 'messages' has no answer by the assistant after a user's turn (a turn with 'weight': 0 "
+            "or 'train': false is none).",
         )
     return examples
 

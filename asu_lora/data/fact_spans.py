@@ -1,7 +1,7 @@
 """A user's own word on which parts of an answer are its facts: the field ``spans`` of a row."""
 
 from asu_lora.data.examples import Example
-from asu_lora.errors import DataError
+from asu_lora.errors import DataError, quoted
 
 _SHAPE = "a list of texts that stand in the answer, or of [start, end] pairs of characters"
 
@@ -23,7 +23,10 @@ def fact_spans(example: Example, text: str) -> list[tuple[int, int]] | None:
     for span in [spans] if isinstance(spans, str) else _as_list(spans, where):
         if isinstance(span, str) and span:
             if span not in example.answer:
-                raise DataError(f"{where}: the answer doesn't hold the text {_short(span)}.")
+                raise DataError(
+                    f"{where}: the answer doesn't hold the text {quoted(span)}.",
+                    f"{where}: the answer doesn't hold one of the texts.",
+                )
             at = text.find(span)
             while at >= 0:
                 found.append((at, at + len(span)))
@@ -35,23 +38,19 @@ def fact_spans(example: Example, text: str) -> list[tuple[int, int]] | None:
     return found
 
 
-def _short(value: object) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else told[:57] + "..."
-
-
 def _as_list(spans, where: str) -> list:
     if not isinstance(spans, (list, tuple)):
-        raise DataError(f"{where} should be {_SHAPE}, not {type(spans).__name__}.")
+        raise DataError.plain(f"{where} should be {_SHAPE}, not {type(spans).__name__}.")
     return list(spans)
 
 
 def _pair(span, example: Example, where: str) -> tuple[int, int]:
     whole = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(number) is int for number in span)
     if not whole:
-        raise DataError(f"{where} should be {_SHAPE}; {_short(span)} is neither.")
+        wanted = f"{where} should be {_SHAPE}"
+        raise DataError(f"{wanted}; {quoted(span)} is neither.", f"{wanted}; one is neither.")
     if not 0 <= span[0] < span[1] <= len(example.answer):
-        raise DataError(f"{where}: {list(span)} is no part of an answer of {len(example.answer)} characters.")
+        raise DataError.plain(f"{where}: {list(span)} is no part of an answer of {len(example.answer)} characters.")
     return span[0], span[1]
 
 
@@ -60,7 +59,7 @@ def _shift(text: str, example: Example, where: str) -> int:
     visible = text.strip().rstrip("\ufffd")  # a cut answer may end in the middle of a character
     at = example.answer.find(visible)
     if at < 0:
-        raise DataError(
+        raise DataError.plain(
             f"{where}: the base's tokenizer rewrites this answer, so that places in it are others: give "
             "the spans as texts."
         )

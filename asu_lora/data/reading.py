@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import Any, TextIO
 
-from asu_lora.errors import DataError, first_line
+from asu_lora.errors import DataError, first_line, quoted
 from asu_lora.hub import hub_answers
 
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_NO_OBJECT = 'expected an object like {"question": ..., "answer": ...}, found'
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of what may stand between a table's fields
 
 
@@ -42,7 +43,7 @@ def read_rows(source: str | Path, split: str = "train") -> list[dict[str, Any]]:
     else:
         rows = _read_hub(str(source), split)
     if not rows:
-        raise DataError(f"{source} holds no rows: a request needs at least one question and answer, or one text.")
+        raise DataError.about(source, " holds no rows: a request needs at least one question and answer, or one text.")
     return rows
 
 
@@ -56,16 +57,19 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
         if suffix == ".parquet":
             return _read_parquet(path)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+        raise DataError.about(path, f" is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
     except csv.Error as error:
-        raise DataError(f"{path} is not a readable CSV file: {error}.") from error
+        raise DataError.about(path, f" is not a readable CSV file: {error}.") from error
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise DataError.about(path, f" can't be read: {error.strerror or type(error).__name__}.") from error
+    except _NamedTwice as error:
+        textless = "The file can't be read: an object in it names a field twice."
+        raise DataError(f"{path} can't be read: {error}", textless, path) from error
     except ValueError as error:  # a number of thousands of digits in JSON
-        raise DataError(f"{path} can't be read: {first_line(error)}") from error
+        raise DataError.about(path, f" can't be read: {first_line(error)}") from error
     except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply to be a list of rows.") from error
-    raise DataError(f"{path} has no known ending: use one of {', '.join(FILE_SUFFIXES)}.")
+        raise DataError.about(path, " is nested too deeply to be a list of rows.") from error
+    raise DataError.about(path, f" has no known ending: use one of {', '.join(FILE_SUFFIXES)}.")
 
 
 def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
@@ -76,15 +80,20 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             names = list(reader.fieldnames or ())
             if twice := next((name for name in names if names.count(name) > 1), None):
-                raise DataError(f"{path} names the column '{twice}' twice: rename one of them.")
+                raise DataError(
+                    f"{path} names the column '{twice}' twice: rename one of them.",
+                    "The file names a column twice: rename one of the two.",
+                    path,
+                )
             for row in reader:
                 missing = sum(value is None for value in row.values())
                 if None in row or missing:  # under None stand the fields that no column was named for
                     columns = len(reader.fieldnames or ())
-                    raise DataError(
-                        f"{path}, line {before + reader.line_num}: {columns - missing + len(row.get(None, ()))} "
+                    raise DataError.about(
+                        path,
+                        f", line {before + reader.line_num}: {columns - missing + len(row.get(None, ()))} "
                         f"fields where the first line names {columns} columns; a field with "
-                        f"{_NAMES[delimiter]} in it needs double quotes."
+                        f"{_NAMES[delimiter]} in it needs double quotes.",
                     )
                 rows.append(row)
     finally:
@@ -116,7 +125,9 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
             return pyarrow.parquet.ParquetFile(file, pre_buffer=False).read(use_threads=False).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a readable Parquet file: {reason[:200]}") from error
+        raise DataError(
+            f"{path} is not a readable Parquet file: {reason[:200]}", "The file is not a readable Parquet file.", path
+        ) from error
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
@@ -126,7 +137,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         try:
             rows = json.loads(text, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {error.lineno}: broken JSON ({error.msg}).") from error
+            raise DataError.about(path, f", line {error.lineno}: broken JSON ({error.msg}).") from error
         _check_objects(path, rows, "row")
         return rows
     rows = []
@@ -139,12 +150,9 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if not rows and (whole := _one_object(text)) is not None:
                 return [whole]
-            raise DataError(f"{path}, line {number}: broken JSON ({error.msg}).") from error
+            raise DataError.about(path, f", line {number}: broken JSON ({error.msg}).") from error
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, line {number}: expected an object like "
-                '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}."
-            )
+            raise DataError.about(path, f", line {number}: {_NO_OBJECT} {type(row).__name__}.")
         rows.append(row)
     return rows
 
@@ -158,23 +166,24 @@ def _one_object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+class _NamedTwice(ValueError):
+    """A field that an object names twice."""
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose fields are named once each: of two values, one would be lost in silence."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object in it names '{str(twice)[:60]}' twice.")
+        raise _NamedTwice(f"an object in it names {quoted(twice)} twice.")
     return found
 
 
 def _check_objects(path: Path, rows: list[Any], unit: str) -> None:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, {unit} {number}: expected an object like "
-                '{"question": ..., "answer": ...}, found ' + f"{type(row).__name__}."
-            )
+            raise DataError.about(path, f", {unit} {number}: {_NO_OBJECT} {type(row).__name__}.")
 
 
 def _read_hub(name: str, split: str) -> list[dict[str, Any]]:

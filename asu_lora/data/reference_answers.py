@@ -39,7 +39,7 @@ def texts_of(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]
         value = _list_in(value) or value
     entries = [value] if isinstance(value, str) or value is None else value
     if not isinstance(entries, list | tuple) or not all(entry is None or isinstance(entry, str) for entry in entries):
-        raise DataError(f"{where}: '{column}' should be text or a list of texts, not {_kind(entries)}.")
+        raise DataError.plain(f"{where}: '{column}' should be text or a list of texts, not {_kind(entries)}.")
     return tuple(entry for entry in entries if entry and entry.strip())
 
 

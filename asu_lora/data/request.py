@@ -43,9 +43,11 @@ class ForgetRequest:
 
     def __post_init__(self) -> None:
         if not self.forget:
-            raise DataError("The forget set is empty: a request needs at least one question and answer, or one text.")
+            raise DataError.plain(
+                "The forget set is empty: a request needs at least one question and answer, or one text."
+            )
         if self.pool and self.retain:
-            raise DataError("A request has retain rows or a pool to choose them from, not both: leave one out.")
+            raise DataError.plain("A request has retain rows or a pool to choose them from, not both: leave one out.")
         _refuse_overlap(self.forget, self.retain)
 
     @classmethod
@@ -166,14 +168,20 @@ def selected(rows: Sequence[dict[str, Any]], where: dict[str, Any], source: str)
     """
     for column in where:
         if not any(column in row for row in rows):
-            raise DataError(f"{source} has no column '{column}' to select rows by.")
+            raise DataError(
+                f"{source} has no column '{column}' to select rows by.",
+                "The file has no column of the name that rows are selected by.",
+                source,
+            )
     chosen = [
         number for number, row in enumerate(rows, start=1) if all(str(row.get(c)) == str(v) for c, v in where.items())
     ]
     if not chosen:
         wanted = ", ".join(f"{c}={v}" for c, v in where.items())
         seen = "; ".join(f"{c}: {', '.join(sorted({str(r.get(c))[:40] for r in rows})[:12])}" for c in where)
-        raise DataError(f"{source} has no row with {wanted}; it has {seen}.")
+        raise DataError(
+            f"{source} has no row with {wanted}; it has {seen}.", "The file has no row of the selection.", source
+        )
     return chosen
 
 
@@ -182,7 +190,7 @@ def _refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> Non
     same = [(example.row, kept[example.key()]) for example in forget if example.key() in kept]
     if same:
         rows = "1 row stands" if len(same) == 1 else f"{len(same)} rows stand"
-        raise DataError(
+        raise DataError.plain(
             f"{rows} in both the forget and the retain set (first: forget row {same[0][0]} is retain "
             f"row {same[0][1]}): a row can't be forgotten and kept, take it out of one."
         )

@@ -32,7 +32,7 @@ class RetainPool:
 
     def __post_init__(self) -> None:
         if not self.rows:
-            raise DataError("The retain pool is empty: it needs rows to choose from.")
+            raise DataError.plain("The retain pool is empty: it needs rows to choose from.")
         if self.wanted < 1:
             raise SettingError(f"retain_rows is {self.wanted}; it must be at least 1.")
         if self.by not in BY:

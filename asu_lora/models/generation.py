@@ -95,7 +95,7 @@ def _rooms_left(lengths: Sequence[int], rooms: Sequence[int], positions: int | N
         return rooms
     rooms = [min(most, positions - length) for most, length in zip(rooms, lengths, strict=True)]
     if lengths and min(rooms) < 1:
-        raise DataError(
+        raise DataError.plain(
             f"A prompt takes {max(lengths)} tokens, and the base has {positions} positions, which leaves no room for "
             "an answer: shorten it."
         )

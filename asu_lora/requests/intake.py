@@ -5,13 +5,14 @@ It is kept as failed with its sentence, and waits for a better file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from os.path import isfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.errors import DataError, LedgerError
+from asu_lora.errors import AsuLoraError, DataError, LedgerError
 from asu_lora.requests.ledger.home import bind, id_of
 from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import FAILED, QUEUED, RECEIVED, Request
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     from asu_lora.requests.chosen_retain import RetainChooser  # it loads torch
 
 OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reasoning_content", "tool_calls")
-OWN_COMMAND = re.compile(r"asu-lora [a-z]+|asu-lora (audit|adapters|requests) [a-z-]+")  # and no name behind it
-QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")  # an apostrophe inside a word opens nothing
+OWN_COMMAND = "asu-lora [a-z]+|asu-lora (?:audit|adapters|requests) [a-z-]+"  # and no name behind it
+SIGN = r"""[^\w'"]"""  # a comma or a bracket that is missing tells nothing
+OURS = re.compile(rf"""(?<!\w)(['"])(?:{"|".join(OWN_WORDS)}|{OWN_COMMAND}|{SIGN})\1(?!\w)""")
+OPENS, CLOSES = re.compile(r"(?<!\w)['\"]"), re.compile(r"['\"](?!\w)")  # an apostrophe inside a word does neither
+NOTHING_TO_KEEP = (
+    "An error about its rows, which may quote them and is not kept: 'asu-lora forget FILE' shows it on the screen."
+)
 
 
 class IdTaken(LedgerError):
@@ -79,13 +85,21 @@ class Files:
 
 
 def add(
-    ledger: Ledger, vault: TextVault, request: str, files: Files, details: Details, *, store: AdapterStore
+    ledger: Ledger,
+    vault: TextVault,
+    request: str,
+    files: Files,
+    details: Details,
+    *,
+    store: AdapterStore,
+    hear: Callable[[str], None] = lambda sentence: None,
 ) -> Request:
     """Take a request in.
 
     Args:
         request: its id, which its adapter will have for a name.
         store: where no adapter of that name may be.
+        hear: is told why the file can't be read, in a sentence for the screen alone: it may quote rows.
 
     Returns:
         The request: queued, or failed where its file is there and can't be read.
@@ -101,7 +115,7 @@ def add(
         vault.check_key(connection)
     if ledger.find(request) is not None:
         raise _taken(request)
-    text, fault = _try(files)
+    text, fault = _try(files, hear)
     home = id_of(ledger, store)
     with ledger.changing() as change:
         bind(ledger, change, home)
@@ -136,33 +150,52 @@ def hand_in_again(ledger: Ledger, vault: TextVault, request: str, files: Files |
     return ledger.get(request)
 
 
-def without_text(sentence: str, files: Files) -> str:
-    """A sentence without anything it quotes from a file, and without the file's path: the ledger holds no text."""
-    for path, told in ((files.retain, "the retain file"), (files.forget, "the file")):
-        if path:
-            sentence = sentence.replace(str(path), told)
-    return masked(sentence)
+def stored(error: Exception, files: Files | None = None) -> str:
+    """What may be kept of an error, in the ledger or a log: no word of a request, and no path of its files.
+
+    One about rows is kept in the words that its raiser meant for it, or as its kind alone. So is one of another
+    library, whose own text may hold what it was about.
+
+    Args:
+        files: the request's, to say which of them it is about.
+    """
+    if not isinstance(error, AsuLoraError):
+        return f"Unexpected: {type(error).__name__}."
+    if not isinstance(error, DataError):
+        return masked(str(error))
+    sentence = error.textless or NOTHING_TO_KEEP
+    if files and files.retain and error.source is not None and Path(str(error.source)) == Path(files.retain):
+        sentence = sentence.replace("The file", "The retain file", 1)
+    return NOT_WORDS.sub("?", sentence)
 
 
 def masked(sentence: str) -> str:
-    """A sentence of which nothing is left that stood in quotation marks, but for the program's own words."""
+    """A sentence of which nothing is left that stood in quotation marks, but for the program's own words.
 
-    def mask(found: re.Match[str]) -> str:
-        inside = found[0][1:-1]
-        ours = inside in OWN_WORDS or not re.search(r"\w", inside)  # a comma that is missing tells nothing
-        return found[0] if ours or OWN_COMMAND.fullmatch(inside) else "'...'"
+    A text may hold quotation marks itself. So all goes from the first of them to the last, and to the sentence's end
+    where the last may be one that opens.
+    """
+    own = [range(*found.span()) for found in OURS.finditer(sentence)]
 
-    return NOT_WORDS.sub("?", QUOTED.sub(mask, sentence))
+    def places(mark: re.Pattern[str]) -> list[int]:
+        return [at.start() for at in mark.finditer(sentence) if not any(at.start() in each for each in own)]
+
+    opens = places(OPENS)
+    if opens:
+        last = max(places(CLOSES), default=-1)
+        sentence = f"{sentence[: opens[0]]}'...'{sentence[last + 1 :] if last > opens[-1] else ''}"
+    return NOT_WORDS.sub("?", sentence)
 
 
-def _try(files: Files) -> tuple[RequestText | None, str]:
+def _try(files: Files, hear: Callable[[str], None]) -> tuple[RequestText | None, str]:
     try:
         return files.read(), ""
     except DataError as error:
         for path in filter(None, (files.forget, files.retain)):
             if not isfile(path):  # of a name too long it says no, where Path raises
                 raise
-        return None, without_text(str(error), files)
+        hear(str(error))
+        return None, stored(error, files)
 
 
 def _sealed(vault: TextVault, change: Any, request: str, text: RequestText) -> dict[str, Any]:

@@ -59,8 +59,8 @@ class RequestText:
             for row in text.rows():
                 row.encode()
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"{forget} or its retain file holds half a surrogate pair (\\ud800 and the like), which is no text."
+            raise DataError.about(
+                forget, " or its retain file holds half a surrogate pair (\\ud800 and the like), which is no text."
             ) from error
         return text
 
@@ -163,7 +163,7 @@ class TextVault:
         try:
             return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], f"{what}:{request}".encode())
         except InvalidTag as error:
-            raise DataError(
+            raise DataError.plain(
                 f"The {what} of {request} was changed since it was sealed: hand it in anew, 'asu-lora requests retry "
                 f"{request} --file FILE'."
             ) from error

@@ -92,7 +92,7 @@ def choose_rows(
     progress = progress or Progress()
     free = _different(pool.rows, forget)
     if not free:
-        raise DataError(NOTHING_LEFT)
+        raise DataError.plain(NOTHING_LEFT)
     rows, asked, general = sample(free, MOST), sample(forget, LOOKED_AT), general_retain(forget)
     everything = [*asked, *rows, *general]
     progress.stage(STAGE, len(everything))
@@ -100,7 +100,7 @@ def choose_rows(
     cosines, yardstick = compared(*vectors.split([len(asked), len(rows), len(general)]))
     likely = torch.tensor(saying_the_same(rows, forget, LIKELY)) & (cosines.amax(1) >= TWIN)
     if likely.all():
-        raise DataError(NOTHING_LEFT)
+        raise DataError.plain(NOTHING_LEFT)
     left = (~likely).nonzero().flatten().tolist()
     chosen = [left[index] for index in nearest_in_turn(cosines[left], pool.wanted)]
     return RetainChoice(

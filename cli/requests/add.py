@@ -76,9 +76,10 @@ def _add_one(ledger, vault, file, details, store, request, as_json) -> None:
     from asu_lora.requests.intake import add as take_in
 
     name = request or default_name(file.forget)
-    found = take_in(ledger, vault, name, file, details, store=store)
+    heard: list[str] = []
+    found = take_in(ledger, vault, name, file, details, store=store, hear=heard.append)
     if found.state == "failed":
-        raise DataError(_kept(found, found.sentence))
+        raise DataError(_kept(found, heard[-1]))
     if as_json:
         print_json(as_dict(found))
         return

@@ -14,10 +14,10 @@ def mean_nll(token_nll: TokenNLL) -> float:
     """Mean of one answer's token losses, any shape, in nats; :class:`DataError` for none or for a NaN."""
     values = torch.as_tensor(token_nll, dtype=torch.float64).flatten()
     if values.numel() == 0:
-        raise DataError("An answer without tokens has no probability: the list of token losses is empty.")
+        raise DataError.plain("An answer without tokens has no probability: the list of token losses is empty.")
     mean = float(values.mean())
     if math.isnan(mean):
-        raise DataError("An answer's token losses hold NaN, so it has no probability; the logits are broken.")
+        raise DataError.plain("An answer's token losses hold NaN, so it has no probability; the logits are broken.")
     return mean
 
 
@@ -40,9 +40,9 @@ def normalized_probability(true_nll: TokenNLL, wrong_nlls: Sequence[TokenNLL]) -
     real authors and world facts, same sources. :class:`DataError` without a wrong option: any model has 1.
     """
     if len(wrong_nlls) == 0:
-        raise DataError("The normalized probability needs at least one wrong option beside the right one.")
+        raise DataError.plain("The normalized probability needs at least one wrong option beside the right one.")
     means = [mean_nll(true_nll), *(mean_nll(wrong) for wrong in wrong_nlls)]
     log_p = -torch.tensor(means, dtype=torch.float64)
     if torch.isinf(log_p).all():
-        raise DataError("Every option has probability 0, so none can be preferred; the logits are broken.")
+        raise DataError.plain("Every option has probability 0, so none can be preferred; the logits are broken.")
     return float(torch.softmax(log_p, dim=0)[0])

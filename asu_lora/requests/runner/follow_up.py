@@ -7,10 +7,10 @@ nothing twice.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from asu_lora.errors import AsuLoraError, StoreError
+from asu_lora.errors import StoreError
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
-from asu_lora.requests.intake import masked
+from asu_lora.requests.intake import stored
 from asu_lora.requests.ledger.claims import Claim, LostClaim, at_work, claim_duty, claim_one, must_hold, release
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, DEPLOYED, PUBLISHED, RE_AUDITED, TEXT_SEALED
 from asu_lora.requests.runner.behind import behind
@@ -142,8 +142,7 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress)
     except ENDS_THE_RUN:
         raise
     except Exception as error:  # what an audit of one meets stops neither those of others nor what follows
-        sentence = masked(str(error)) if isinstance(error, AsuLoraError) else f"Unexpected: {type(error).__name__}."
-        found, event = {"sentence": sentence}, AUDIT_FAILED
+        found, event = {"sentence": stored(error)}, AUDIT_FAILED
         done.not_re_audited[name] = found["sentence"]
     with shop.ledger.changing() as change:
         must_hold(change, claim)

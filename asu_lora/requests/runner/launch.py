@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from asu_lora import errors
-from asu_lora.errors import AsuLoraError, SettingError, TrainingError
+from asu_lora.errors import AsuLoraError, DataError, SettingError, TrainingError
 from asu_lora.requests.runner.heartbeat import Heartbeat
 from asu_lora.requests.runner.settings import Places, RunSettings
 
@@ -91,6 +91,8 @@ def _fault(answers: Path, code: int, launch: str) -> AsuLoraError:
     for answer in told:
         if answer["error"]:
             kind = getattr(errors, answer["error"], TrainingError)
+            if kind is DataError:
+                return DataError.plain(answer["said"])  # the process has left out what may not be kept
             return (kind if isinstance(kind, type) and issubclass(kind, AsuLoraError) else TrainingError)(
                 answer["said"]
             )

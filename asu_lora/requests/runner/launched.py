@@ -7,7 +7,7 @@ from typing import Any
 
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import AsuLoraError
-from asu_lora.requests.intake import masked
+from asu_lora.requests.intake import stored
 from asu_lora.requests.runner.launch import JOB
 from asu_lora.requests.runner.settings import Places, RunSettings
 
@@ -19,9 +19,9 @@ def train(job: dict[str, Any]) -> bool:
     try:
         _train(job)
     except AsuLoraError as error:
-        told = {"error": type(error).__name__, "said": masked(str(error))}
-    except Exception as error:  # its own text may hold what it was about
-        told = {"error": "TrainingError", "said": f"Unexpected: {type(error).__name__}."}
+        told = {"error": type(error).__name__, "said": stored(error)}
+    except Exception as error:
+        told = {"error": "TrainingError", "said": stored(error)}
     else:
         return True
     (answers / f"{rank}.json").write_text(json.dumps(told))

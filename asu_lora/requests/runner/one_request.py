@@ -19,7 +19,7 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.forgetting.result import ForgetResult
 from asu_lora.progress import Progress
 from asu_lora.requests.forget_text import destroy_in
-from asu_lora.requests.intake import masked
+from asu_lora.requests.intake import stored
 from asu_lora.requests.ledger.claims import Claim, LostClaim, break_claim, is_held, must_hold, record, release
 from asu_lora.requests.ledger.states import AUDIT_FAILED, AUDITED, FAILED, QUEUED, TRAINED, TRAINING, WITHDRAWN
 from asu_lora.requests.leftovers import remove_leftovers
@@ -101,8 +101,7 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
     except Exception as error:  # whatever it is, the other ninety-nine go on
         if not isinstance(error, AsuLoraError):
             _end_if_full(shop, claim)
-        sentence = masked(str(error)) if isinstance(error, AsuLoraError) else f"Unexpected: {type(error).__name__}."
-        return _fail(shop, claim, sentence)
+        return _fail(shop, claim, stored(error))
 
 
 def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, made: Made | None) -> bool:
@@ -174,7 +173,7 @@ def _audit(
     except ENDS_THE_RUN:
         raise
     except AsuLoraError as error:
-        sentence = masked(str(error))
+        sentence = stored(error)
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
         return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}")
     if not passed:
