@@ -13,7 +13,8 @@ from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import ADAPTER_REMOVED, TRAINING, WITHDRAWN
 from asu_lora.requests.ledger.words import check_words
-from asu_lora.requests.leftovers import remove_leftovers
+from asu_lora.requests.leftovers import has_leftovers, remove_leftovers
+from asu_lora.requests.own_adapter import own_adapter
 from asu_lora.requests.results import ResultStore, addresses_of
 
 
@@ -43,9 +44,10 @@ def withdraw(ledger: Ledger, store: AdapterStore, request: str, reason: str | No
     """
     check_words("reason", reason)
     must_be_home(ledger, store)
+    left = ledger.find(request) is not None and has_leftovers(ledger, store, request)
     with ledger.changing() as change:
         found = change.get(request)
-        if found is None or found.state != WITHDRAWN or found.adapter is None:
+        if found is None or found.state != WITHDRAWN or (found.adapter is None and not left):
             begun = found is not None and found.attempts > 0
             adapter = (found.adapter or request) if begun and found else None
             told = {"adapter": adapter} | ({"reason": reason} if reason else {})
@@ -57,11 +59,10 @@ def withdraw(ledger: Ledger, store: AdapterStore, request: str, reason: str | No
 
 def remove_adapter(ledger: Ledger, store: AdapterStore, request: str) -> tuple[str | None, list[str]]:
     """Remove what a withdrawn request left in the store; its name, and the adapters that stood on it."""
-    name = ledger.get(request).adapter
-    removed, above = None, []
-    if name is not None and name in store.names():
-        above = [other.name for other in store.remove(name)]
-        removed = name
+    found = ledger.get(request)
+    name, removed, above = found.adapter, own_adapter(ledger, store, found), []
+    if removed is not None:
+        above = [other.name for other in store.remove(removed)]
     remove_leftovers(store, request)
     for address in addresses_of(ledger, request):
         ResultStore(address).remove(name or request)
@@ -71,7 +72,10 @@ def remove_adapter(ledger: Ledger, store: AdapterStore, request: str) -> tuple[s
 
 
 def finish_withdrawals(ledger: Ledger, store: AdapterStore, results: ResultStore | None = None) -> list[str]:
-    """Finish what was cut off: withdrawn requests whose adapter is still, or again, in the store or at the address."""
+    """Finish what was cut off: withdrawn requests of which something is still, or again, here or at the address.
+
+    That is an adapter, or checkpoints, which are made of the text.
+    """
     there, done = set(store.names()), []
     published = set(results.names()) if results else set()
     for request in ledger.requests([WITHDRAWN]):
@@ -82,9 +86,12 @@ def finish_withdrawals(ledger: Ledger, store: AdapterStore, results: ResultStore
             store.remove(request.id)  # it was published just as it was withdrawn, and the runner was killed
             ledger.record(ADAPTER_REMOVED, request.id, {"adapter": request.id})
             done.append(request.id)
-        if results and request.id in published and results.remove(request.id) and request.id not in done:
+        if has_leftovers(ledger, store, request.id):
+            remove_leftovers(store, request.id)
             done.append(request.id)
-    return done
+        if results and request.id in published and results.remove(request.id):
+            done.append(request.id)
+    return list(dict.fromkeys(done))
 
 
 def _is_of_a_runner(ledger: Ledger, store: AdapterStore, name: str) -> bool:

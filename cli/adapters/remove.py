@@ -1,16 +1,11 @@
 """``asu-lora adapters remove``: for good."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from asu_lora.cli.options import adapter_names
 from asu_lora.cli.requests.common import ledger_options
-
-if TYPE_CHECKING:
-    from asu_lora.adapters.store import AdapterStore
-    from asu_lora.requests.ledger.states import Request
 
 
 @click.command(short_help="Remove adapters for good: the model knows again.")
@@ -27,6 +22,7 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
     """
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.again import retrain_command
+    from asu_lora.cli.adapters.of_requests import of_requests
 
     kept = AdapterStore(store)
     names = tuple(dict.fromkeys(names))
@@ -41,7 +37,7 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
     for other in {other.name: other for others in dependents.values() for other in others}.values():
         if command := retrain_command(other, names, kept.root):
             click.echo(f"  {command}", err=True)
-    for request in _of_requests(kept, database, names):
+    for _, request in of_requests(kept, database, names):
         click.echo(
             f"Warning: {request.adapter} is the adapter of the request {request.id}, which stays {request.state}: "
             f"'asu-lora requests withdraw {request.id}' takes it back, and writes that down.",
@@ -52,33 +48,3 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
     for name in names:
         kept.remove(name)
         click.echo(f"Removed {name}.")
-
-
-def _of_requests(store: "AdapterStore", database: str | None, names: tuple[str, ...]) -> "list[Request]":
-    """The requests of the store's ledger whose adapters these are, but withdrawn ones."""
-    from asu_lora.errors import LedgerError
-
-    found = []
-    for address in dict.fromkeys((database, None)):  # the store's own file too: it may have come first
-        try:
-            found += _requests(store, address)
-        except LedgerError as error:  # it keeps no adapter in the store
-            click.echo(f"Warning: whether a request has one of them can't be told. {error}", err=True)
-    return [request for request in found if request.adapter in names and request.state != "withdrawn"]
-
-
-def _requests(store: "AdapterStore", database: str | None) -> "list[Request]":
-    """The requests of a ledger; none where there is none, or where it is another store's."""
-    from asu_lora.errors import LedgerError
-    from asu_lora.requests.ledger.database import Database
-    from asu_lora.requests.ledger.home import must_be_home
-    from asu_lora.requests.ledger.ledger import open_ledger
-
-    if not Database(store.root, database).exists():
-        return []
-    ledger = open_ledger(store.root, database)
-    try:
-        must_be_home(ledger, store)
-    except LedgerError:
-        return []
-    return ledger.requests()

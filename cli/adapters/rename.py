@@ -4,19 +4,31 @@ from pathlib import Path
 
 import click
 
-from asu_lora.cli.options import adapter_names, store_option
+from asu_lora.cli.options import adapter_names
+from asu_lora.cli.requests.common import ledger_options
 
 
 @click.command()
 @click.argument("old", shell_complete=adapter_names)
 @click.argument("new")
-@store_option
-def rename(old: str, new: str, store: Path) -> None:
+@ledger_options
+def rename(old: str, new: str, store: Path, database: str | None) -> None:
     """Call the adapter OLD by the name NEW.
 
-    Its manifest and model card follow, and so do the manifests of adapters trained on top of it.
+    Its manifest and model card follow, and so do the manifests of adapters trained on top of it. One that a request of
+    the queue has keeps its name, which is the request's.
     """
     from asu_lora.adapters.store import AdapterStore
+    from asu_lora.cli.adapters.of_requests import of_requests
+    from asu_lora.errors import StoreError
+    from asu_lora.requests.own_adapter import is_own
 
-    AdapterStore(store).rename(old, new)
+    kept = AdapterStore(store)
+    for ledger, request in of_requests(kept, database, [old]):
+        if is_own(ledger, kept, request):
+            raise StoreError(
+                f"{old} is the adapter of the request {request.id}, which the ledger finds by this name: leave it, and "
+                f"hand on a copy ('asu-lora adapters export {old}') where another name is needed."
+            )
+    kept.rename(old, new)
     click.echo(f"{old} is now {new}.")

@@ -1,11 +1,12 @@
 """What follows a training: audits, texts that go, adapters combined, withdrawals finished."""
 
+import json
 import shutil
 
 import pytest
 
 from asu_lora.cli.requests.run_report import tell
-from asu_lora.errors import AsuLoraError, SettingError, TrainingError
+from asu_lora.errors import AsuLoraError, LedgerError, SettingError, TrainingError
 from asu_lora.requests.forget_text import forget_text
 from asu_lora.requests.intake import hand_in_again
 from asu_lora.requests.runner.audit_policy import AuditPolicy
@@ -109,6 +110,39 @@ def test_a_withdrawal_that_was_cut_off_is_finished_by_the_next_run(queue):
     assert queue.run().withdrawn == ["a"]
     assert queue.store.names() == ["b"] and queue.events("a")[-1] == "adapter-removed"
     assert queue.run().withdrawn == []
+
+
+def leave_checkpoint(queue, name, request="its own"):
+    """What a run of a request leaves that is killed while it trains it."""
+    folder = queue.store.root / ".runs" / name
+    (folder / "checkpoint-3").mkdir(parents=True)
+    (folder / "checkpoint-3" / "adapter_model.safetensors").write_bytes(b"made of its text")
+    (folder / "run.json").write_text(json.dumps({"request": queue.store.keyed(request)}))
+    return folder
+
+
+def test_checkpoints_that_a_killed_run_left_of_a_withdrawn_request_go_with_the_next_run(queue):
+    queue.add("a", "b")
+    for name in "ab":
+        queue.ledger.record("training", name, {"request": queue.store.keyed("its own")})
+    queue.ledger.record("withdrawn", "a", {"adapter": "a"})  # and killed before the checkpoints went
+    withdraw(queue.ledger, queue.store, "b")
+    ours = [leave_checkpoint(queue, name) for name in "ab"]  # b's by its runner, killed before it heard of it
+    assert queue.run().withdrawn == ["a", "b"] and not any(folder.exists() for folder in ours)
+    another = leave_checkpoint(queue, "a", "of a forget run that was called so since")
+    assert queue.run().withdrawn == [] and another.exists()
+
+
+def test_a_second_withdrawal_finishes_the_first_and_is_refused_once_nothing_is_left(queue):
+    queue.add("a")
+    queue.ledger.record("training", "a", {"request": queue.store.keyed("its own")})
+    queue.ledger.record("withdrawn", "a", {"adapter": "a"})
+    folder = leave_checkpoint(queue, "a")
+    lines = queue.ledger.head().lines
+    withdraw(queue.ledger, queue.store, "a")
+    assert not folder.exists() and queue.ledger.head().lines == lines
+    with pytest.raises(LedgerError, match="from there it can't become withdrawn"):
+        withdraw(queue.ledger, queue.store, "a")
 
 
 def test_a_text_that_went_before_the_audit_stops_no_run(queue):
