@@ -110,7 +110,8 @@ def _not_done(report: RunReport, shop: Workshop) -> None:
         click.echo(f"Never audited: {_some(report.never_audited)}; their texts are destroyed.")
     if report.without_adapter:
         click.echo(
-            f"Their adapters are not in the store: {_some(report.without_adapter)}; put them back, or 'asu-lora "
+            f"Their adapters are not in the store{f' nor at {shop.results.address}' if shop.results else ''}: "
+            f"{_some(report.without_adapter)}; put them back, or 'asu-lora "
             "requests withdraw TICKET' takes one back."
         )
     for why in dict.fromkeys(report.follow_up.not_re_audited.values()):

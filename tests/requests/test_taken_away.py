@@ -43,6 +43,20 @@ def test_an_audited_request_whose_adapter_is_gone_is_named_and_the_others_are_au
     assert "Their adapters are not in the store: a; put them back" in capsys.readouterr().out
 
 
+def test_with_an_address_one_that_is_at_neither_place_ends_no_run_and_the_others_are_audited_again(queue):
+    address = f"file://{queue.root / 'published'}"
+    queue.add("a", "b", "c")
+    queue.run(finds(), results=address, re_audit=False)
+    queue.store.remove("a")
+    queue.shop(results=address).results.remove("a")
+    queue.store.remove("b")  # this one is fetched
+    for again in (["b", "c"], []):
+        report = queue.run(asked_directly(), results=address, consolidate=2)
+        assert report.follow_up.re_audited == again and report.without_adapter == ["a"]
+        assert "neither in the store nor at" in report.follow_up.not_re_audited["a"]
+    assert queue.store.names() == ["b", "c", "combined-001"]
+
+
 def test_a_request_that_is_withdrawn_while_it_is_audited_ends_no_run(queue):
     def audit(task):
         if task.adapters[-1] == "a":

@@ -96,8 +96,8 @@ def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable
         if most is not None and len(done.re_audited) >= most:
             done.not_re_audited[name] = f"--re-audit-most {most} leaves it to a later run"
             continue
-        if shop.results is None and name not in shop.store.names():
-            done.not_re_audited[name] = "its adapter is not in the store"
+        if lost := _lost(shop, name):
+            done.not_re_audited[name] = lost
             continue
         if shop.ledger.get(name).text != TEXT_SEALED:
             done.not_re_audited[name] = "its text is destroyed"
@@ -114,6 +114,15 @@ def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable
             done.not_re_audited[name] = str(lost)
         finally:
             release(shop.ledger, claim)
+
+
+def _lost(shop: Workshop, name: str) -> str | None:
+    """Where a request's adapter is missing; None where it is here or can be fetched."""
+    if name in shop.store.names():
+        return None
+    if shop.results is None:
+        return "its adapter is not in the store"
+    return None if shop.results.find(name) else f"its adapter is neither in the store nor at {shop.results.address}"
 
 
 def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress) -> None:

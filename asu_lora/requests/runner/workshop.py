@@ -115,6 +115,8 @@ class Workshop:
     def bring(self, requests: Iterable[Request]) -> None:
         """Fetch from the address what other machines trained and this store has not, or has as it was once refused.
 
+        What is at neither place is left out: it is named at the end of the run, and holds up no other.
+
         Raises:
             StoreError: the address can't be reached, or what is there is not what was trained.
         """
@@ -131,7 +133,7 @@ class Workshop:
             if name in there and len(set(made)) > 1 and self._is_outdated(name, made):
                 self.store.remove(name)
                 there.remove(name)
-            if name not in there:
+            if name not in there and self.results.find(name) is not None:
                 self.results.fetch(name, self.store, made[-1])
 
     def _is_outdated(self, name: str, made: Sequence[str]) -> bool:
