@@ -28,7 +28,8 @@ SIGN = r"""[^\w'"]"""  # a comma or a bracket that is missing tells nothing
 OURS = re.compile(rf"""(?<!\w)(['"])(?:{"|".join(OWN_WORDS)}|{OWN_COMMAND}|{SIGN})\1(?!\w)""")
 OPENS, CLOSES = re.compile(r"(?<!\w)['\"]"), re.compile(r"['\"](?!\w)")  # an apostrophe inside a word does neither
 NOTHING_TO_KEEP = (
-    "An error about its rows, which may quote them and is not kept: 'asu-lora forget FILE' shows it on the screen."
+    "An error about its rows, which may quote them and is not kept: 'asu-lora forget' or 'asu-lora audit run' with its "
+    "file shows it."
 )
 
 

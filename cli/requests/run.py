@@ -100,8 +100,9 @@ def run(
 
     A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
     store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A
-    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then. One of
-    which an audit brings back too much (--fail-over) fails too, and keeps its text; exit code 3 if that was all.
+    request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then, and also
+    where an audit can't be made. One of which an audit brings back too much (--fail-over) fails too, and keeps its
+    text; exit code 3 if that was all.
     """
     from asu_lora.cli.quiet import quiet_libraries
 
@@ -123,5 +124,5 @@ def run(
         tell(report, shop)
     if report.refused:
         sys.exit(OVER)
-    if report.failed:
+    if report.failed or report.not_audited:
         sys.exit(1)

@@ -1,5 +1,7 @@
 """What waits for a person is said, by every run and by the list: failed before, overdue, not audited, text kept."""
 
+import json
+
 import pytest
 
 from asu_lora.cli.requests.run_report import tell
@@ -7,6 +9,7 @@ from asu_lora.errors import TrainingError
 from asu_lora.requests.runner.audit_policy import AuditPolicy
 from tests.support.request_commands import call
 from tests.support.request_queue import finds
+from tests.support.tiny_run import rows
 
 STRICT = AuditPolicy(fail_over=0.1)
 
@@ -41,6 +44,38 @@ def test_the_list_says_why_a_trained_request_is_not_audited(placed):
     assert "not audited: The attack has no room." in call("list").stdout
     placed.run(finds())
     assert "no room" not in call("list").stdout
+
+
+def test_a_run_whose_audits_can_not_be_made_tells_and_ends_with_1(placed, taught_base):
+    """Every fact of the row stands in its question, so that no attack has anything to count."""
+    row = rows()[0]
+    row["spans"] = [next(word for word in row["answer"].split() if word in row["question"])]
+    (placed.root / "row.jsonl").write_text(json.dumps(row))
+    (placed.root / "keep.jsonl").write_text("\n".join(map(json.dumps, rows()[-2:])))
+    call("add", placed.root / "row.jsonl", "--id", "a", "--retain", placed.root / "keep.jsonl")
+    settings = ("--precision", "fp32", "--device", "cpu", "--epochs", "1", "--tau", "2.3", "--settle-at", "0")
+    run = ("run", "--base", taught_base, *settings, "--no-adds-up")
+    told = call(*run, code=1)
+    assert (
+        "1 trained, 0 audited, 0 failed" in told.stdout and "Not audited: a; their audit did not succeed" in told.stdout
+    )
+    assert json.loads(call(*run, "--json", code=1).stdout)["outcomes"][0]["audit_failed"]
+    call(*run, "--no-audit")
+
+
+def test_a_second_audit_that_can_not_be_made_is_no_run_without_a_fault_either(placed):
+    def cannot(task):
+        if len(task.adapters) > 1:
+            raise TrainingError("The attack has no room.")
+        return finds(a=0.4)(task)
+
+    placed.add("a", "b")
+    report = placed.run(cannot)
+    assert report.follow_up.audit_failed == ["a", "b"] and report.not_audited == ["a", "b"]
+    assert placed.run(finds()).not_audited == []
+    placed.add("c")
+    report = placed.run(cannot, policy=AuditPolicy(fail_over=0.0))
+    assert report.not_audited and not report.refused, "something else went wrong too"
 
 
 def test_all_audited_leaves_texts_of_audits_that_are_not_passed(placed):

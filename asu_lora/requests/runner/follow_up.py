@@ -30,6 +30,7 @@ class FollowUp:
     Attributes:
         re_audited: requests whose adapters were audited again, under all others.
         not_re_audited: requests that should have been, and why they weren't.
+        audit_failed: those of them whose audit was begun and could not be made.
         over: requests of which the second audit brought back more than the limit, and a sentence.
         unjudged: requests of which the second audit could not tell how much came back, and a sentence.
         ended: requests whose certificate was taken out of the adapter's folder, since a later audit is not passed.
@@ -44,6 +45,7 @@ class FollowUp:
 
     re_audited: list[str] = field(default_factory=list)
     not_re_audited: dict[str, str] = field(default_factory=dict)
+    audit_failed: list[str] = field(default_factory=list)
     over: dict[str, str] = field(default_factory=dict)
     unjudged: dict[str, str] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
@@ -153,6 +155,7 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress)
     except Exception as error:  # what an audit of one meets stops neither those of others nor what follows
         found, event = {"sentence": stored(error)}, AUDIT_FAILED
         done.not_re_audited[name] = found["sentence"]
+        done.audit_failed.append(name)
     with shop.ledger.changing() as change:
         must_hold(change, claim)
         change.append(event, name, found)

@@ -51,6 +51,7 @@ class Outcome:
         sentence: why it failed, or was not audited.
         text_gone: whether its text was destroyed.
         refused: whether it failed by its audit alone, which brought too much back.
+        audit_failed: whether its audit was to be made and could not be.
         certificate: its number, where one was issued.
         worst, kept: what its audit brought back, and how much of the rest is left, where it could tell.
     """
@@ -62,6 +63,7 @@ class Outcome:
     sentence: str | None = None
     text_gone: bool = False
     refused: bool = False
+    audit_failed: bool = False
     certificate: int | None = None
     worst: float | None = None
     kept: float | None = None
@@ -175,7 +177,7 @@ def _audit(
     except AsuLoraError as error:
         sentence = stored(error)
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
-        return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}")
+        return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}", audit_failed=True)
     if not passed:
         return Outcome(name, FAILED, seconds(), trained, refuse(shop, claim, found), refused="over" in found)
     gone = False
@@ -201,7 +203,7 @@ def _without_adapter(shop: Workshop, claim: Claim) -> Outcome:
         return Outcome(name, FAILED, sentence=GONE)
     sentence = f"its adapter is neither in this store nor at {shop.results.address}: run where it was trained."
     record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
-    return Outcome(name, TRAINED, sentence=f"not audited: {sentence}")
+    return Outcome(name, TRAINED, sentence=f"not audited: {sentence}", audit_failed=True)
 
 
 def _told(name: str, manifest: Manifest) -> dict[str, Any]:
@@ -227,7 +229,7 @@ def _fail(shop: Workshop, claim: Claim, sentence: str) -> Outcome:
     try:
         if shop.ledger.get(claim.request.id).state == TRAINED:  # trained it is, whatever came after
             record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
-            return Outcome(claim.request.id, TRAINED, sentence=f"not audited: {sentence}")
+            return Outcome(claim.request.id, TRAINED, sentence=f"not audited: {sentence}", audit_failed=True)
         record(shop.ledger, claim, FAILED, {"sentence": sentence}, release=True)
     except LostClaim as lost:
         return Outcome(claim.request.id, "busy", sentence=str(lost))

@@ -85,7 +85,13 @@ class RunReport:
     def refused(self) -> bool:
         """Whether audits brought too much back, and nothing else went wrong."""
         over = self.follow_up.over or any(outcome.refused for outcome in self.outcomes)
-        return bool(over) and all(outcome.refused for outcome in self.failed)
+        return bool(over) and all(outcome.refused for outcome in self.failed) and not self.not_audited
+
+    @property
+    def not_audited(self) -> list[str]:
+        """Requests whose audit, a first or a second one, was to be made and could not be."""
+        first = [outcome.request for outcome in self.outcomes if outcome.audit_failed]
+        return [*first, *self.follow_up.audit_failed]
 
     @property
     def failed(self) -> list[Outcome]:
