@@ -21,7 +21,8 @@ def forget_text(ledger: Ledger, store: AdapterStore, request: str, unaudited: bo
         unaudited: destroy it although its adapter was not audited.
 
     Raises:
-        LedgerError: its adapter is not trained, or not audited; or the ledger is another store's.
+        LedgerError: its adapter is not trained, or not audited; or the ledger is another store's; or its text is
+            destroyed, and the database still holds it for another program.
     """
     must_be_home(ledger, store)
     with ledger.changing() as change:
@@ -31,7 +32,12 @@ def forget_text(ledger: Ledger, store: AdapterStore, request: str, unaudited: bo
         _may_go(found, unaudited)
         gone = destroy_in(change, found)
     remove_leftovers(store, request)  # its checkpoints are made of the text too
-    ledger.database.scrub()
+    if not ledger.database.scrub():
+        raise LedgerError(
+            f"The text of {request} is destroyed, but another program reads the ledger {ledger.database.shown}, and "
+            "what was there still lies in its write-ahead log: end that program (a backup, perhaps) and give the same "
+            "command again."
+        )
     return gone
 
 

@@ -29,10 +29,18 @@ def forget_text(requests, all_audited: bool, unaudited: bool, store: Path, datab
     ledger, kept = read_ledger(store, database, actor), AdapterStore(store)
     sealed = [r for r in ledger.requests() if r.audits and r.text == "sealed"] if all_audited else []
     names = [r.id for r in sealed if not r.sentence or r.state == "withdrawn"] if all_audited else requests
-    gone = [name for name in names if destroy(ledger, kept, name, unaudited)]
     for request in sealed:
         if request.id not in names:
             click.echo(f"{request.id} keeps its text, unless you name it: {request.sentence}", err=True)
-    for name in gone:
-        click.echo(f"The text of {name} is destroyed.")
-    click.echo(f"Of {len(gone)} request{'s' * (len(gone) != 1)}: {LOST}." if gone else "No text was left to destroy.")
+    gone, done = 0, False
+    try:
+        for name in names:
+            if destroy(ledger, kept, name, unaudited):
+                gone += 1
+                click.echo(f"The text of {name} is destroyed.")
+        done = True
+    finally:  # what is lost is said, also where the next one is refused
+        if gone:
+            click.echo(f"Of {gone} request{'s' * (gone != 1)}: {LOST}.")
+        elif done:
+            click.echo("No text was left to destroy.")

@@ -101,8 +101,8 @@ def run(
     A run can be killed at any moment and started again, by anyone and on any machine that reaches the ledger and the
     store: it goes on where the last one stopped, and no request is trained twice. Several runs may work at once. A
     request that can't be trained fails by itself, with its sentence, and the others go on; exit code 1 then, and also
-    where an audit can't be made. One of which an audit brings back too much (--fail-over) fails too, and keeps its
-    text; exit code 3 if that was all.
+    where an audit can't be made or a text not be taken out of the database. One of which an audit brings back too much
+    (--fail-over) fails too, and keeps its text; exit code 3 if that was all.
     """
     from asu_lora.cli.quiet import quiet_libraries
 
@@ -124,5 +124,5 @@ def run(
         tell(report, shop)
     if report.refused:
         sys.exit(OVER)
-    if report.failed or report.not_audited:
+    if report.failed or report.not_audited or report.not_scrubbed:
         sys.exit(1)

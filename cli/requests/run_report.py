@@ -97,6 +97,11 @@ def tell(report: RunReport, shop: Workshop) -> None:
 
 
 def _not_done(report: RunReport, shop: Workshop) -> None:
+    if report.not_scrubbed:
+        click.echo(
+            f"Another program reads the ledger {shop.ledger.database.shown}, and destroyed texts still lie in its "
+            "write-ahead log: end that program (a backup, perhaps); the next run with --forget-text takes them out."
+        )
     if report.texts_kept:
         click.echo(
             f"Texts kept: {_some(report.texts_kept)}; their last audits could not tell, or do not pass --fail-over "

@@ -29,14 +29,16 @@ def withdraw(*, request: str, reason, forget_text: bool, yes: bool, store: Path,
     ledger.get(request)
     if not yes:
         click.confirm(f"Withdraw {request} and remove its adapter from {kept.root}?", abort=True, err=True)
-    done = take_back(ledger, kept, request, reason)
-    gone = forget_text and destroy(ledger, kept, request)
-    click.echo(
-        f"{request} is withdrawn. "
-        + (f"Its adapter {done.adapter} is removed." if done.adapter else "It had no adapter.")
-        + (" Its text is destroyed." if gone else "")
-    )
-    if done.trained_on_top:
-        click.echo(f"Trained on top of it, train again: {', '.join(done.trained_on_top)}.", err=True)
-    if done.inside:
-        click.echo(f"Still inside: {', '.join(done.inside)}. Build and deploy these anew without it.", err=True)
+    done, gone = take_back(ledger, kept, request, reason), False
+    try:
+        gone = forget_text and destroy(ledger, kept, request)
+    finally:  # what was done is said, also where the text can't go
+        click.echo(
+            f"{request} is withdrawn. "
+            + (f"Its adapter {done.adapter} is removed." if done.adapter else "It had no adapter.")
+            + (" Its text is destroyed." if gone else "")
+        )
+        if done.trained_on_top:
+            click.echo(f"Trained on top of it, train again: {', '.join(done.trained_on_top)}.", err=True)
+        if done.inside:
+            click.echo(f"Still inside: {', '.join(done.inside)}. Build and deploy these anew without it.", err=True)

@@ -108,15 +108,25 @@ class Database:
             return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
         return time.time()
 
-    def scrub(self) -> None:
-        """Take what was deleted out of the write-ahead log and out of dead pages."""
+    def scrub(self, wait: bool = True) -> bool:
+        """Take what was deleted out of the write-ahead log and out of dead pages.
+
+        Args:
+            wait: for other programs that use the file, for :data:`BUSY_SECONDS`.
+
+        Returns:
+            Whether that is done: SQLite can't while another program reads what was there before.
+        """
         with self._errors():
             if self.file is not None:
                 with closing(self._open_file()) as file:
-                    file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    if not wait:
+                        file.execute("PRAGMA busy_timeout=0")
+                    return not file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             elif self.url.get_backend_name() == "postgresql":
                 with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     connection.execute(text("VACUUM texts"))
+            return True
 
     # ---- beneath
 

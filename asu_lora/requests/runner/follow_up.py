@@ -164,7 +164,7 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress)
 def destroy_audited(shop: Workshop) -> tuple[list[str], list[str]]:
     """Destroy the texts of requests whose last audit passes this run's limit; their names, and those that keep theirs.
 
-    The audit may be one of an earlier run without a limit, or could tell nothing.
+    The audit may be one of an earlier run without a limit, or could tell nothing. The caller scrubs the database.
     """
     gone, kept, limit, busy = [], [], shop.settings.limit, at_work(shop.ledger)  # another run may want the text still
     last = {str(line.request): line.payload for line in shop.ledger.history(events=[AUDITED, RE_AUDITED])}
@@ -179,6 +179,4 @@ def destroy_audited(shop: Workshop) -> tuple[list[str], list[str]]:
             now = change.get(request.id)
             if now and now.audits == request.audits and destroy_in(change, now):  # no other run audited it just now
                 gone.append(request.id)
-    if gone:
-        shop.ledger.database.scrub()
     return gone, kept

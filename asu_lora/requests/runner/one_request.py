@@ -190,7 +190,7 @@ def _audit(
             gone = destroy_in(change, now)
         break_claim(change.connection, name)
     if gone:
-        shop.ledger.database.scrub()
+        shop.ledger.database.scrub(wait=False)  # once more at the end of the run
     outcome = Outcome(name, AUDITED, seconds(), trained, text_gone=gone)
     return replace(outcome, certificate=found.get("certificate"), worst=found.get("worst"), kept=found.get("kept"))
 

@@ -57,6 +57,7 @@ class RunReport:
         withdrawn: requests whose withdrawal had been cut off and was finished.
         texts_gone: requests whose texts were destroyed, those of earlier runs among them.
         texts_kept: audited requests that keep theirs, since their last audit does not pass this run's limit.
+        not_scrubbed: whether destroyed texts still lie in the database, since another program reads it.
         at_work: requests that other runners have, and who.
         unaudited: trained requests that wait for an audit.
         failed_before: requests that failed in an earlier run and wait for a person.
@@ -69,6 +70,7 @@ class RunReport:
     withdrawn: list[str] = field(default_factory=list)
     texts_gone: list[str] = field(default_factory=list)
     texts_kept: list[str] = field(default_factory=list)
+    not_scrubbed: bool = False
     at_work: dict[str, str] = field(default_factory=dict)
     unaudited: list[str] = field(default_factory=list)
     never_audited: list[str] = field(default_factory=list)
@@ -85,7 +87,11 @@ class RunReport:
     def refused(self) -> bool:
         """Whether audits brought too much back, and nothing else went wrong."""
         over = self.follow_up.over or any(outcome.refused for outcome in self.outcomes)
-        return bool(over) and all(outcome.refused for outcome in self.failed) and not self.not_audited
+        return (
+            bool(over)
+            and all(outcome.refused for outcome in self.failed)
+            and not (self.not_audited or self.not_scrubbed)
+        )
 
     @property
     def not_audited(self) -> list[str]:
@@ -139,6 +145,7 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     if shop.settings.forget_text:
         gone, report.texts_kept = destroy_audited(shop)
         report.texts_gone += gone
+        report.not_scrubbed = not shop.ledger.database.scrub()  # what an earlier run could not, too
     report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
     for request in shop.ledger.requests([TRAINED]):
         (report.never_audited if request.text == TEXT_DESTROYED else report.unaudited).append(request.id)
