@@ -160,3 +160,27 @@ def test_a_database_that_two_stores_name_serves_the_first_alone(address, vault, 
     assert ledger.head().lines == lines and ledger.verify().whole
     add(ledger, vault, "T-2", file, DETAILS, store=AdapterStore(ours.root))
     assert [r.id for r in ledger.requests()] == ["T-1", "T-2"]
+
+
+def test_the_ledger_in_one_store_serves_no_other_that_names_its_file(ledger, vault, take_in, tmp_path):
+    if ledger.database.file is None:
+        pytest.skip("a database in no store")
+    take_in("T-1", write(tmp_path / "a.jsonl", rows()))
+    other = AdapterStore(tmp_path / "other")
+    named = open_ledger(other.root, f"sqlite:///{ledger.database.file}", seal=vault.seal)
+    file, lines = Files(write(tmp_path / "a.jsonl", rows())), ledger.head().lines
+    for refused in (
+        lambda: add(named, vault, "T-2", file, DETAILS, store=other),
+        lambda: withdraw(named, other, "T-1"),
+        lambda: forget_text(named, other, "T-1"),
+        lambda: look_at(named, other, ["T-1"]),
+    ):
+        with pytest.raises(LedgerError, match="is that of another store"):
+            refused()
+    assert ledger.head().lines == lines
+    own = open_ledger(ledger.database.file.parent.parent, f"sqlite:///{ledger.database.file}", seal=vault.seal)
+    assert add(own, vault, "T-2", file, DETAILS, store=AdapterStore(tmp_path / "store")).state == "queued"
+    apart = f"sqlite:///{tmp_path / 'apart' / '.requests' / 'ledger.sqlite'}"  # whatever its folder is called
+    begun = open_ledger(other.root, apart, seal=vault.seal, create=True)
+    for name in ("T-1", "T-2"):
+        add(begun, vault, name, file, DETAILS, store=other)

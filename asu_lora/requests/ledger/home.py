@@ -2,14 +2,17 @@
 
 The ledger's own file lies in its store. A database can be named by anybody: with the wrong store beside it, a
 withdrawal would remove nothing and say it did. So the first request that comes into a database binds it to its store,
-by a name made of the store's secret.
+by a name made of the store's secret. A file that lies in a store is that store's, whoever names it.
 """
 
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger.database import FILE, FOLDER
+from asu_lora.requests.ledger.history import read_head
 from asu_lora.requests.ledger.ledger import Change, Ledger
 
 BOUND = "bound"  # of the ledger, not of one request
@@ -28,10 +31,10 @@ def bind(ledger: Ledger, change: Change, store_id: str | None) -> None:
     if store_id is None:
         return
     bound = ledger.bound_to(change.connection)
+    if (bound is not None and bound != store_id) or (bound is None and _is_a_store_s(ledger, change.connection)):
+        raise _foreign(ledger)
     if bound is None:
         change.append(BOUND, None, {"store": store_id})
-    elif bound != store_id:
-        raise _foreign(ledger)
 
 
 def must_be_home(ledger: Ledger, store: AdapterStore) -> None:
@@ -42,7 +45,8 @@ def must_be_home(ledger: Ledger, store: AdapterStore) -> None:
         return
     with ledger.database.reading() as connection:
         bound = ledger.bound_to(connection)
-    if bound is not None and not store.is_request(bound, NAME):
+        foreign = _is_a_store_s(ledger, connection) if bound is None else not store.is_request(bound, NAME)
+    if foreign:
         raise _foreign(ledger)
 
 
@@ -52,8 +56,19 @@ def id_of(ledger: Ledger, store: AdapterStore) -> str | None:
 
 
 def _lies_in(ledger: Ledger, store: AdapterStore) -> bool:
-    file = ledger.database.file
-    return file is not None and file.resolve() == Path(store.root, FOLDER, FILE).resolve()
+    file, own = ledger.database.file, Path(store.root, FOLDER, FILE)
+    if file is None:
+        return False
+    if file.exists() and own.exists():
+        return file.samefile(own)  # a store may be mounted at two places
+    return file.resolve() == own.resolve()
+
+
+def _is_a_store_s(ledger: Ledger, connection: Connection) -> bool:
+    """Whether a ledger that nothing binds was begun as the file in a store, which is then its own."""
+    file = ledger.database.file and ledger.database.file.resolve()
+    lies_in_one = file is not None and (file.parent.name, file.name) == (FOLDER, FILE)
+    return lies_in_one and read_head(connection).lines > 0
 
 
 def _foreign(ledger: Ledger) -> LedgerError:
