@@ -1,4 +1,4 @@
-"""Which adapter of the store is a request's: the ledger knows its name, and the hash of its weights."""
+"""Which adapters of the store are a request's, or hold it: the ledger knows its name, and the hash of its weights."""
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.requests.ledger.ledger import Ledger
@@ -19,6 +19,20 @@ def is_own(ledger: Ledger, store: AdapterStore, request: Request) -> bool:
         return False
     made, manifest = _made(ledger, request), store.get(request.adapter).manifest
     return not made or manifest is None or manifest.fingerprint in made
+
+
+def holding(ledger: Ledger, store: AdapterStore, request: Request) -> list[str]:
+    """The adapters of the store that hold a request's: sums of it with others, whoever made them, and copies."""
+    own, made = request.adapter or request.id, _made(ledger, request)
+    found = []
+    for each in store.list():
+        if each.manifest is None or each.name == own:
+            continue
+        inside = [entry for entry in each.manifest.method.contents() if entry.weight != 0]
+        hashes = {each.manifest.fingerprint, *(entry.fingerprint for entry in inside)}
+        if hashes & {*made} if made else own in {entry.name for entry in inside}:
+            found.append(each.name)
+    return found
 
 
 def _made(ledger: Ledger, request: Request) -> list[str]:

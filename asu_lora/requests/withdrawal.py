@@ -14,7 +14,7 @@ from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import ADAPTER_REMOVED, TRAINING, WITHDRAWN
 from asu_lora.requests.ledger.words import check_words
 from asu_lora.requests.leftovers import has_leftovers, remove_leftovers
-from asu_lora.requests.own_adapter import own_adapter
+from asu_lora.requests.own_adapter import holding, own_adapter
 from asu_lora.requests.results import ResultStore, addresses_of
 
 
@@ -25,7 +25,7 @@ class Withdrawal:
     Attributes:
         adapter: that was removed; None where none had been trained.
         trained_on_top: adapters that stood on it and should be trained again.
-        inside: combined adapters and served artefacts that still hold it.
+        inside: adapters and served artefacts that still hold it.
     """
 
     request: str
@@ -102,7 +102,7 @@ def _is_of_a_runner(ledger: Ledger, store: AdapterStore, name: str) -> bool:
 
 
 def holders(ledger: Ledger, store: AdapterStore, request: str) -> list[str]:
-    """Combined adapters that are in the store and hold the request's, and what of that served last does."""
+    """Adapters that are in the store and hold the request's, and what of that served last does."""
     there = set(store.names())
     found = [
         line.payload["adapter"]
@@ -110,4 +110,5 @@ def holders(ledger: Ledger, store: AdapterStore, request: str) -> list[str]:
         if request in line.payload["requests"] and line.payload["adapter"] in there
     ]
     served = [artefact for line in ledger.served()[-1:] for artefact in artefacts_of(line.payload)]
-    return [*found, *(artefact.name for artefact in served if request in artefact.requests)]
+    found += holding(ledger, store, ledger.get(request))
+    return list(dict.fromkeys([*found, *(artefact.name for artefact in served if request in artefact.requests)]))

@@ -126,7 +126,7 @@ def test_what_is_printed_says_the_set(store, tmp_path):
     html = (tmp_path / "page.html").read_text()
     assert "3, served together" in html and "<dd>two (adapter)</dd>" in html and "<dd>2: c, d</dd>" in html
     assert open_ledger(store.root).served()[0].payload["artefacts"][1]["hash"] in html
-    assert withdraw(open_ledger(store.root), store, "c").inside == ["two"]
+    assert withdraw(open_ledger(store.root), store, "c").inside == ["all", "two"]
     assert "this set doesn't: c, d." in call("deploy", "one", "e").stderr
     assert "no more: what was deployed last doesn't hold it" in call("show", "d").stdout
     assert served_in(open_ledger(store.root), "d") is None
@@ -170,3 +170,31 @@ def test_a_sum_with_an_adapter_that_was_trained_anew_is_no_current_one(store):
     ledger.record("trained", "a", {"adapter": "a", "fingerprint": again})
     assert groups(shop) == ({"two": ["c", "d"]}, ["one"])
     assert [request.id for request in ungrouped(shop)] == ["a", "b", "e"]
+
+
+def test_a_withdrawal_names_each_adapter_that_holds_it_once_whoever_made_it(store):
+    ledger = open_ledger(store.root)
+    for number, name in enumerate("xy"):
+        ledger.record("received", name, {"due": "2999"})
+        made = add(store, name, seed=40 + number).fingerprint
+        for event in TRAINED:
+            ledger.record(event, name, {"adapter": name, "fingerprint": made})
+    store.import_(store.root / "x", "copy")
+    combine(store, "combined-001", "xy", seed=50)
+    combine(store, "by-hand", "xe", seed=51)
+    told = {"adapter": "combined-001", "requests": ["x", "y"], "replaces": [], "fingerprint": "50"}
+    ledger.record("consolidated", None, told)
+    deploy(ledger, look_at(ledger, store, ["combined-001"]))
+    said = call("withdraw", "x", "-y").stderr
+    assert "Still inside: combined-001, by-hand, copy. Build and deploy these anew without it." in said
+    assert withdraw(ledger, store, "y").inside == ["combined-001"]
+
+
+def test_another_adapter_of_its_name_in_a_combination_is_none_of_a_withdrawn_request(store):
+    ledger = open_ledger(store.root)
+    ledger.record("received", "x", {"due": "2999"})
+    made = add(store, "x", seed=60).fingerprint
+    combine(store, "later", "xe", seed=61)
+    for event in TRAINED:
+        ledger.record(event, "x", {"adapter": "x", "fingerprint": made[::-1]})
+    assert withdraw(ledger, store, "x").inside == []

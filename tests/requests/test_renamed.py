@@ -51,7 +51,7 @@ def test_another_adapter_under_a_request_s_name_is_renamed_and_its_own_is_put_ba
 
 
 def test_a_withdrawal_removes_an_adapter_that_goes_by_another_name(store):
-    store.rename("a", "x")
+    store.rename("a", "x")  # as by an earlier version
     assert "a is withdrawn. Its adapter x is removed." in call("withdraw", "a", "-y").stdout
     assert store.names() == ["b", "other"]
     shutil.rmtree(store.root / "b")
