@@ -44,12 +44,17 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
             click.echo("There are no requests yet: 'asu-lora requests add' takes the first.")
         return
     ledger = read_ledger(store, database)
-    found = ledger.requests(states, overdue)
+    found, busy = ledger.requests(states, overdue), at_work(ledger)
+    said = {line.request: line.payload.get("sentence") for line in ledger.history(events=[AUDIT_FAILED])}
+    unaudited = {request.id: said[request.id] for request in found if request.state == "trained" and request.id in said}
     if as_json:
-        print_json([as_dict(request) for request in found])
+        print_json(
+            [
+                as_dict(request) | {"runner": busy.get(request.id), "not_audited": unaudited.get(request.id)}
+                for request in found
+            ]
+        )
         return
-    busy = at_work(ledger)
-    unaudited = {line.request: line.payload.get("sentence") for line in ledger.history(events=[AUDIT_FAILED])}
     rows = [
         (
             request.id,
@@ -57,7 +62,7 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
             day(request.due) + (" OVERDUE" if request.overdue() else ""),
             request.rows,
             request.owner or "",
-            request.sentence or _why_not_audited(request, unaudited),
+            request.sentence or (f"not audited: {unaudited[request.id]}" if request.id in unaudited else ""),
         )
         for request in found
     ]
@@ -67,8 +72,3 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
     late = counts.pop("overdue")
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
     click.echo(f"{told or 'No requests'}{f'; {late} overdue' if late else ''}.")
-
-
-def _why_not_audited(request, sentences: dict) -> str:
-    """Of a trained request, why its last audit could not be made."""
-    return f"not audited: {sentences[request.id]}" if request.state == "trained" and request.id in sentences else ""

@@ -6,6 +6,7 @@ import pytest
 
 from asu_lora.cli.requests.run_report import tell
 from asu_lora.errors import TrainingError
+from asu_lora.requests.ledger.claims import Worker, claim_one, release
 from asu_lora.requests.runner.audit_policy import AuditPolicy
 from tests.support.request_commands import call
 from tests.support.request_queue import finds
@@ -42,8 +43,14 @@ def test_the_list_says_why_a_trained_request_is_not_audited(placed):
     placed.add("a")
     placed.run(cannot)
     assert "not audited: The attack has no room." in call("list").stdout
+    (listed,) = json.loads(call("list", "--json").stdout)
+    assert (listed["not_audited"], listed["runner"]) == ("The attack has no room.", None)
+    claim = claim_one(placed.ledger, Worker.here("host:1"), "a", ("trained",))
+    assert "trained by host:1" in call("list").stdout
+    assert json.loads(call("list", "--json").stdout)[0]["runner"] == "host:1"
+    release(placed.ledger, claim)
     placed.run(finds())
-    assert "no room" not in call("list").stdout
+    assert "no room" not in call("list").stdout + call("list", "--json").stdout
 
 
 def test_a_run_whose_audits_can_not_be_made_tells_and_ends_with_1(placed, taught_base):
