@@ -17,6 +17,7 @@ _ABOUT_ONE_TURN = (
 )  # fmt: skip
 _NOT_TRAINED = ("train", "training", "weight")  # axolotl's, and OpenAI's: false or 0 takes a turn out as an answer
 
+_JOINERS = "\u200c\u200d"  # which change how letters are written
 COLUMNS_HELP = "a row needs 'question' and 'answer', or 'messages', or 'text'"
 
 
@@ -58,9 +59,18 @@ class Example:
         return (*self.prompt[:at], {**self.prompt[at], "content": question}, *self.prompt[at + 1 :])
 
     def key(self) -> tuple[str, ...]:
-        """The same for rows that differ in nothing but case, white space and how Unicode writes an accent."""
-        texts = (*(t["content"] for t in self.prompt), self.answer)
-        return tuple(unicodedata.normalize("NFC", " ".join(text.split())).casefold() for text in texts)
+        """The same for rows that differ in nothing but case, white space, what can't be seen (a byte order mark), and
+        how Unicode writes an accent."""
+        return (*map(_compared, (turn["content"] for turn in self.prompt)), _compared(self.answer))
+
+    def asks(self) -> tuple[str, ...]:
+        """The same for rows that ask the same, whatever the system turn before it and the answer; () for a passage."""
+        return tuple(_compared(turn["content"]) for turn in self.prompt if turn["role"] != "system")
+
+
+def _compared(text: str) -> str:
+    seen = "".join(letter for letter in text if letter in _JOINERS or unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(seen.split())).casefold()
 
 
 def question_answer(question: str, answer: str, **extra: Any) -> Example:

@@ -103,6 +103,19 @@ def other_wordings(example: Example) -> list[str]:
     return [text for text in dict.fromkeys(reference_answers(example, ASKED_AGAIN)) if text != example.question]
 
 
+def all_wordings(example: Example) -> list[Example]:
+    """The row, and behind it the row in each of its own other wordings.
+
+    Wordings that can't be read are left out here, and refused where they are used.
+    """
+    if example.is_passage:
+        return [example]
+    try:
+        return [example, *(replace(example, prompt=example.asked(text)) for text in other_wordings(example))]
+    except DataError:
+        return [example]
+
+
 def read_paraphrases(path: str | Path, examples: Iterable[Example]) -> Paraphrases:
     """Read a file with ``question`` and ``paraphrased_question``.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asu_lora.data.examples import Example, examples_from_rows
+from asu_lora.data.paraphrases import all_wordings
 from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError, SettingError
 
@@ -49,7 +50,7 @@ class RetainPool:
         Args:
             forget: rows of the request, which are not kept.
         """
-        gone = {row.key() for row in forget}
+        gone = {each.key() for row in forget for each in all_wordings(row)}
         rows = [row for row in self.rows if row.key() not in gone]
         by_length = sorted(rows, key=lambda row: -sum(len(turn["content"]) for turn in row.prompt) - len(row.answer))
         return tuple(by_length[: self.wanted])

@@ -135,7 +135,7 @@ def planned_run(
     with adapted(model, config) as student:
         notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student)]
         notes.append(left_out_note((*request.forget, *request.retain)))
-        notes.append(request.paraphrases_note(config.phrasings))
+        notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))
     # what the base will make up is as long as the answer, more or less

@@ -45,6 +45,13 @@ def test_a_script_without_spaces_is_looked_into():
     assert saying_the_same(pool, forget) == [True, False]
 
 
+def test_a_row_that_asks_in_another_wording_or_after_a_system_turn_is_the_same_question():
+    turns = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "Who is it?"})
+    forget = [question_answer("Eh?", "Bo.", paraphrased_question="Who was that?"), Example(turns, "Bo.")]
+    pool = [question_answer(asked, "Nobody.") for asked in ("Who was that?", "Who is it?", "Where was that?")]
+    assert saying_the_same(pool, forget) == [True, True, False]
+
+
 def test_a_word_of_hindi_is_whole():
     forget = [question_answer("रवि कहाँ रहता है?", "रवि दिल्ली में रहता है।")]
     pool = [
