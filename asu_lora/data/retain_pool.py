@@ -1,9 +1,10 @@
 """Rows to choose from: what ``--retain auto`` picks the retain set out of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.paraphrases import all_wordings
 from asu_lora.data.reading import read_rows
@@ -43,6 +44,25 @@ class RetainPool:
     def from_source(cls, source: str | Path, wanted: int = ROWS, by: str = "base") -> "RetainPool":
         """That of a file or hub dataset, in the formats of a request."""
         return cls(tuple(examples_from_rows(read_rows(source), str(source))), wanted, by)
+
+    def trainable(self, encoder: Encoder) -> tuple["RetainPool", str | None]:
+        """The rows of it that can be trained on, and a sentence on the others.
+
+        Raises:
+            DataError: no row can be.
+        """
+        kept, first = [], ""
+        for row in self.rows:
+            try:
+                encoder.encode(row, what="retain row")
+                kept.append(row)
+            except DataError as error:
+                first = first or str(error)
+        if not kept:
+            raise DataError(f"No row of the retain pool can be trained on: {first}")
+        left_out = len(self.rows) - len(kept)
+        told = f"{left_out} of the retain pool's {len(self.rows)} rows can't be trained on and are left out: {first}"
+        return replace(self, rows=tuple(kept)), told if left_out else None
 
     def longest(self, forget: Sequence[Example] = ()) -> tuple[Example, ...]:
         """As many rows as are wanted, the longest: what memory must be planned for before any is chosen.

@@ -119,8 +119,6 @@ def planned_run(
     Raises:
         AsuLoraError: whatever the run itself would refuse before training.
     """
-    if request.pool is not None:  # no weight is read, so none is chosen: the longest take the most memory
-        request = request.with_retain(request.pool.longest(request.forget))
     prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     source, model_config = prepared.source, prepared.config
     tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
@@ -130,10 +128,14 @@ def planned_run(
         phrasings=request.phrasings(config.phrasings),
     )
     encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
+    beyond = None
+    if request.pool is not None:  # no weight is read, so none is chosen: the longest take the most memory
+        pool, beyond = request.pool.trainable(encoder)
+        request = request.with_retain(pool.longest(request.forget))
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
     with adapted(model, config) as student:
-        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student)]
+        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), beyond]
         notes.append(left_out_note((*request.forget, *request.retain)))
         notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory
