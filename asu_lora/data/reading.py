@@ -8,6 +8,7 @@ cache, and a forget request is personal data: it must not outlive its file. Hub 
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -75,8 +76,7 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
             delimiter, before = _delimiter(file, delimiter)
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             names = list(reader.fieldnames or ())
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise DataError(f"{path} names the column '{twice}' twice: rename one of them.")
+            _refuse_twice(path, names)
             for row in reader:
                 missing = sum(value is None for value in row.values())
                 if None in row or missing:  # under None stand the fields that no column was named for
@@ -90,6 +90,11 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
     finally:
         csv.field_size_limit(limit)
     return rows
+
+
+def _refuse_twice(path: Path, names: Sequence[str]) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"{path} names the column '{twice}' twice: rename one of them.")
 
 
 def _delimiter(file: TextIO, usual: str) -> tuple[str, int]:
@@ -113,7 +118,9 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             # Without threads: a program over before Arrow's have started is aborted on its way out.
-            return pyarrow.parquet.ParquetFile(file, pre_buffer=False).read(use_threads=False).to_pylist()
+            table = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
+            _refuse_twice(path, table.schema_arrow.names)
+            return table.read(use_threads=False).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a readable Parquet file: {reason[:200]}") from error

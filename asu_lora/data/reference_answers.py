@@ -17,6 +17,7 @@ PARAPHRASED, PERTURBED, ORIGINAL = "paraphrased_answer", "perturbed_answer", "or
 _TEXT = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _ENTRY = rf"(?:{_TEXT}|None|null|nan|NaN|\.\.\.)"
 _LIST = re.compile(rf"\[\s*(?:{_ENTRY}(?:(?:\s*,\s*|\s+){_ENTRY})*\s*,?\s*)?\]", re.DOTALL)
+_HALF = re.compile(r"[\ud800-\udfff]")
 ASKED_AGAIN = "paraphrased_question"  # the column of a question in other words
 
 
@@ -44,6 +45,8 @@ def texts_of(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]
     entries = [value] if isinstance(value, str) or value is None else value
     if not isinstance(entries, list | tuple) or not all(entry is None or isinstance(entry, str) for entry in entries):
         raise DataError(f"{where}: '{column}' should be text or a list of texts, not {_kind(entries)}.")
+    if any(_HALF.search(entry) for entry in entries if entry):  # JSON can write it, and no tokenizer takes it
+        raise DataError(f"{where}: '{column}' holds half a character (a broken emoji, perhaps): mend it.")
     return tuple(entry for entry in entries if entry and entry.strip())
 
 

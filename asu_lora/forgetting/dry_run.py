@@ -14,7 +14,7 @@ from asu_lora.bases.source import resolve_base
 from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date
-from asu_lora.data.encoding import encoder_for
+from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.function_words import languages_note
 from asu_lora.data.request import ForgetRequest
@@ -128,10 +128,7 @@ def planned_run(
         phrasings=request.phrasings(config.phrasings),
     )
     encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
-    beyond = None
-    if request.pool is not None:  # no weight is read, so none is chosen: the longest take the most memory
-        pool, beyond = request.pool.trainable(encoder)
-        request = request.with_retain(pool.longest(request.forget))
+    request, beyond = _with_longest(request, encoder)
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
     with adapted(model, config) as student:
@@ -168,6 +165,14 @@ def planned_run(
         [note for note in notes if note],
         prepared.precision,
     )
+
+
+def _with_longest(request: ForgetRequest, encoder: Encoder) -> tuple[ForgetRequest, str | None]:
+    """Of a pool the longest rows: no weight is read, so none is chosen, and these take the most memory."""
+    if request.pool is None:
+        return request, None
+    pool, left_out = request.pool.trainable(encoder)
+    return request.with_retain(pool.longest(request.forget)), left_out
 
 
 def fit_run(

@@ -259,6 +259,13 @@ def test_a_field_that_is_named_twice_is_refused(tmp_path, name, text):
         read_rows(tmp_path / name)
 
 
+def test_a_column_that_parquet_names_twice_is_refused(tmp_path):
+    table = pyarrow.table([["Who?"], ["Ann."], ["Bo."]], names=["question", "answer", "answer"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="names the column 'answer' twice"):
+        read_rows(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("start", ["", "\ufeff", "sep=;\n"])
 def test_a_table_of_a_spreadsheet_with_semicolons_is_read(tmp_path, start):
     file = tmp_path / "a.csv"

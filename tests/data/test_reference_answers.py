@@ -64,6 +64,12 @@ def test_what_pandas_writes_of_an_array_is_read(tmp_path):
     assert other_wordings(example) == ways
 
 
+def test_half_a_character_is_refused():
+    for value in ("Oslo \ud800.", ["Oslo.", "\udc00"]):
+        with pytest.raises(DataError, match="row 3: 'perturbed_answer' holds half a character"):
+            reference_answers(Example((), "a", {PERTURBED: value}, 3), PERTURBED)
+
+
 def test_a_list_whose_middle_is_lost_is_refused():
     with pytest.raises(DataError, match=r"row 3: 'perturbed_answer' is a list with '\.\.\.' in it"):
         reference_answers(Example((), "a", {PERTURBED: "['a' 'b' ... 'z']"}, 3), PERTURBED)

@@ -217,6 +217,8 @@ def test_refusals_built_in_and_of_ones_own(tmp_path):
     text.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(DataError, match="not UTF-8"):
         refusals(text)
+    with pytest.raises(DataError, match="row 2: 'answer' holds .* half a character"):
+        refusals(write(tmp_path / "idk.jsonl", [{"answer": "No."}, {"answer": "No \ud83d"}]))
     with pytest.raises(DataError, match="no file"):
         refusals(tmp_path / "missing.txt")
     with pytest.raises(DataError, match="no file"):
