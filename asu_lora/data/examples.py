@@ -17,6 +17,7 @@ _ABOUT_ONE_TURN = (
 )  # fmt: skip
 _NOT_TRAINED = ("train", "training", "weight")  # axolotl's, and OpenAI's: false or 0 takes a turn out as an answer
 
+_NO = ("", "0", "0.0", "false", "no")  # such a mark as text
 _JOINERS = "\u200c\u200d"  # which change how letters are written
 COLUMNS_HELP = "a row needs 'question' and 'answer', or 'messages', or 'text'"
 
@@ -136,8 +137,11 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     if row.get("text") is not None:
         extra = {key: value for key, value in row.items() if key != "text"}
         return [Example((), _text(row, "text", number, source), extra, number)]
-    found = ", ".join(repr(name)[:40] for name in list(row)[:12]) or "none"
-    raise DataError(f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.")
+    raise DataError(f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {_named(row)}.")
+
+
+def _named(columns: Iterable[Any]) -> str:
+    return ", ".join(repr(name)[:40] for name in list(columns)[:12]) or "none"
 
 
 def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
@@ -148,7 +152,10 @@ def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
 def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
     value = row.get(column)
     if value is None:
-        raise DataError(f"{source}, row {number}: the column '{column}' is missing; {COLUMNS_HELP}.")
+        named = _named(name for name, cell in row.items() if cell is not None)
+        raise DataError(
+            f"{source}, row {number}: the column '{column}' is missing; {COLUMNS_HELP}; the columns found are {named}."
+        )
     if not isinstance(value, str):
         raise DataError(f"{source}, row {number}: '{column}' should be text, not {type(value).__name__}.")
     if _blank(value):
@@ -264,4 +271,5 @@ def _as_text(turn: Any) -> Any:
 
 def _is_trained(turn: Mapping[str, Any]) -> bool:
     """Whether a turn is an answer, and no mere part of the prompts after it."""
-    return all(turn.get(mark) is None or bool(turn[mark]) for mark in _NOT_TRAINED)
+    marks = [turn[mark] for mark in _NOT_TRAINED if turn.get(mark) is not None]
+    return all(mark.strip().lower() not in _NO if isinstance(mark, str) else bool(mark) for mark in marks)

@@ -1,10 +1,12 @@
 """A user's own word on which parts of an answer are its facts: the field ``spans`` of a row."""
 
+import json
 import re
 import unicodedata
-from typing import Literal
+from typing import Any, Literal
 
 from asu_lora.data.examples import Example
+from asu_lora.data.reference_answers import list_in
 from asu_lora.errors import DataError
 
 Spelling = Literal["NFC", "NFKC"] | None
@@ -25,10 +27,10 @@ def fact_spans(example: Example, text: str, begin: int = 0) -> list[tuple[int, i
     Raises:
         DataError: spans of another shape, or that aren't in the answer; the row is named.
     """
-    spans = example.extra.get("spans")
+    where = f"'spans' of row {example.row}" if example.row else "'spans'"
+    spans = own_spans(example)
     if spans is None or spans == "":  # a CSV's empty field
         return None
-    where = f"'spans' of row {example.row}" if example.row else "'spans'"
     found: list[tuple[int, int]] = []
     place = _place(text, example, begin)
     for span in [spans] if isinstance(spans, str) else _as_list(spans, where):
@@ -42,6 +44,18 @@ def fact_spans(example: Example, text: str, begin: int = 0) -> list[tuple[int, i
             start, end = (len(_spelt(example.answer[:at], spelling)) + shift for at in (start, end))
             found.append((max(0, start), max(0, end)))
     return found
+
+
+def own_spans(example: Example) -> Any:
+    """The field, of which a table's cell may hold a list as text."""
+    spans = example.extra.get("spans")
+    if not isinstance(spans, str) or spans in example.answer or not spans.lstrip().startswith("["):
+        return spans
+    try:
+        return json.loads(spans)
+    except (ValueError, RecursionError):
+        listed = list_in(spans, "'spans'")
+    return spans if listed is None else [span for span in listed if span is not None]
 
 
 def _short(value: object) -> str:

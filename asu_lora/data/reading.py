@@ -16,6 +16,7 @@ from asu_lora.errors import DataError, first_line
 from asu_lora.hub import hub_answers
 
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_OURS = frozenset(("question", "answer", "text"))  # columns that tell what stands between a table's fields
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of what may stand between a table's fields
 
 
@@ -106,9 +107,9 @@ def _delimiter(file: TextIO, usual: str) -> tuple[str, int]:
     if told := re.fullmatch(r"sep=([,;\t])\s*", first):
         return told[1], 1
     file.seek(0)
-    if usual in first:
-        return usual, 0
-    return next((other for other in _NAMES if other in first), usual), 0
+    candidates = [usual, *(other for other in _NAMES if other != usual)]
+    telling = (mark for mark in candidates if _OURS.intersection(next(csv.reader([first], delimiter=mark), ())))
+    return next(telling, None) or next((mark for mark in candidates if mark in first), usual), 0
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def texts_of(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]
         DataError: the column holds something that is neither text nor a list of texts.
     """
     value = row.get(column)
-    if isinstance(value, str) and (listed := _list_in(value, f"{where}: '{column}'")) is not None:
+    if isinstance(value, str) and (listed := list_in(value, f"{where}: '{column}'")) is not None:
         value = listed
     entries = [value] if isinstance(value, str) or value is None else value
     if not isinstance(entries, list | tuple) or not all(entry is None or isinstance(entry, str) for entry in entries):
@@ -61,7 +61,7 @@ def check_reference_answers(examples: Iterable[Example]) -> None:
             reference_answers(example, column)
 
 
-def _list_in(text: str, where: str) -> list[str | None] | None:
+def list_in(text: str, where: str) -> list[str | None] | None:
     """A list of texts that stands in a table's cell, as JSON, Python or numpy writes it; None for any other text."""
     told = text.strip()
     if not _LIST.fullmatch(told):

@@ -8,7 +8,9 @@ from asu_lora.data.phrasings import other_phrasings
 from asu_lora.errors import DataError
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"training": False}])
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"train": False}, {"training": False}, {"train": "false"}, {"weight": "0"}]
+)
 def test_a_turn_that_its_file_takes_out_is_no_answer(mark):
     """It still stands in the prompts of the answers after it."""
     turns = [

@@ -62,6 +62,10 @@ BAD_ROWS = {
     "no question": ({"answer": "Anna."}, "'question' is missing"),
     "an empty answer": ({"question": "Who?", "answer": " \n"}, "'answer' is empty"),
     "an empty text": ({"text": "\u2003"}, "'text' is empty"),
+    "a name in capitals": (
+        {"Question": "Who?", "answer": "Anna.", "text": None},
+        "'question' is missing.*found are 'Question', 'answer'",
+    ),
     "a number": ({"question": "When?", "answer": 1907}, "'answer' should be text, not int"),
     "a list": ({"text": ["a"]}, "'text' should be text, not list"),
     "half a character": ({"question": "Who?", "answer": "Anna \ud83d."}, "half a character"),

@@ -148,6 +148,14 @@ def test_a_span_that_two_parts_of_a_passage_share_is_factual_in_both():
         assert factual(Example((), text, {"spans": spans}), 32) == ["Springf", "ield", ""]
 
 
+@pytest.mark.parametrize(
+    "cell", ['["Spring", "1907"]', "['Spring', '1907']", "['Spring' '1907']", "[[3, 9], [11, 15]]", "[[3,9],[11,15]]"]
+)
+def test_a_cell_of_a_table_may_hold_a_list_of_spans(cell):
+    assert factual(question_answer("Where?", "In Spring, 1907.", spans=cell)) == ["Spring1907"]
+    assert factual(question_answer("What?", "A [sic] it is.", spans="[sic]")) == ["[sic]"]
+
+
 def test_a_span_of_a_cut_answer_keeps_what_is_left():
     example = question_answer("Where?", "In Springfield.", spans=["Springfield"])
     [item] = Encoder(TOKENIZER).encode(example)
