@@ -82,6 +82,7 @@ def _questions() -> Iterator[str]:
         except (EOFError, click.Abort):
             click.echo(err=True)
             return
+        text = text.removeprefix("\ufeff").rstrip("\r")  # as Windows writes a file
         if not text.strip():
             return
         yield text

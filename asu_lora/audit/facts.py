@@ -2,15 +2,18 @@
 
 A row's own ``spans`` are its facts; else they are its factual words (:mod:`asu_lora.data.token_classes`). A fact is
 said where its words stand in a row in the answer, whatever their case, accents, endings or way of writing numbers.
+A fact of function words alone (May, WHO, The Who) is said where one of them has its capitals: "may" is no month.
 The field ``aliases`` gives other ways of saying one: ``{"Kuwait City": ["capital of Kuwait"]}``.
 """
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import regex
 from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
@@ -18,10 +21,26 @@ from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
 from asu_lora.data.function_words import function_words, language_of, unspaced
 from asu_lora.data.token_classes import TokenClass, classes_of_pieces, pieces
-from asu_lora.data.words import solid, words
+from asu_lora.data.words import is_mark, solid, words
 from asu_lora.errors import DataError
 
+_WRITTEN = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 MOST = 0.5  # share of a row's facts above which the row leaks
+
+
+class Written(tuple[str, ...]):
+    """A form of function words alone, as it is written."""
+
+    def stands_in(self, text: str) -> bool:
+        """Whether its words stand there in a row, one of them with its capitals where it has any."""
+        told, size = _written(text), len(self)
+        wanted = [word.casefold() for word in self]
+        names = [at for at, word in enumerate(self) if word != wanted[at]]
+        return any(
+            [word.casefold() for word in told[begin : begin + size]] == wanted
+            and (not names or any(told[begin + at] == self[at] for at in names))
+            for begin in range(len(told) - size + 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -29,8 +48,8 @@ class Fact:
     """One fact, as it is looked for.
 
     Attributes:
-        forms: the ways of saying it, each as words in their compared form, function words left out; for a script
-            without spaces one text.
+        forms: the ways of saying it, each as words in their compared form, function words left out, or as it is
+            written where it has no others; for a script without spaces one text.
         language: whose function words are left out.
     """
 
@@ -40,7 +59,14 @@ class Fact:
     def said(self, text: str) -> bool:
         """Whether the text says it in one of its forms."""
         told = _telling(text, self.language)
-        return any(_within(form, told) if not unspaced(form[0]) else form[0] in solid(text) for form in self.forms)
+        return any(
+            form.stands_in(text)
+            if isinstance(form, Written)
+            else form[0] in solid(text)
+            if unspaced(form[0])
+            else _within(form, told)
+            for form in self.forms
+        )
 
 
 def facts_of(example: Example, items: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase) -> tuple[Fact, ...]:
@@ -61,10 +87,11 @@ def facts_of(example: Example, items: Sequence[Encoded], tokenizer: PreTrainedTo
     aliases, language = _aliases(example), language_of(example)
     facts: dict[tuple[str, ...], Fact] = {}
     for text in told:
-        form = _form(text, language)
+        form = _form(text, language, spans is not None)
         if not form or (spans is None and Fact((form,), language).said(example.question)):
             continue
-        named = [way for name, ways in aliases.items() if _within(form, _form(name, language)) for way in ways]
+        names = [name for name in aliases if _within(form, _form(name, language, spans is not None))]
+        named = [way for name in names for way in aliases[name]]
         others = [other for way in named if (other := _form(way, language))]
         facts.setdefault(form, Fact((form, *others), language))
     return tuple(facts.values())
@@ -92,16 +119,24 @@ def _function(language: str) -> frozenset[str]:
     return frozenset(form for word in function_words(language) for form in words(word))
 
 
-def _form(text: str, language: str) -> tuple[str, ...]:
+def _form(text: str, language: str, named: bool = True) -> tuple[str, ...]:
+    """The form of a fact, which a row names itself or not.
+
+    A word that isn't named and is a function word without its ending ("others") is looked for in vain, as in all
+    audits so far: their shares hold it.
+    """
     if unspaced(text):
         return (solid(text),)
-    told = words(text)
-    found = _telling(text, language) or told
+    found = _telling(text, language) or (Written(_written(text)) if named else words(text))
     return () if len(found) == 1 and len(found[0]) == 1 and found[0].isascii() and found[0].isalpha() else found
 
 
 def _telling(text: str, language: str) -> tuple[str, ...]:
     return tuple(word for word in words(text) if word not in _function(language)) if text else ()
+
+
+def _written(text: str) -> tuple[str, ...]:
+    return tuple(_WRITTEN.findall(unicodedata.normalize("NFC", text)))
 
 
 def _within(form: tuple[str, ...], told: tuple[str, ...]) -> bool:
@@ -124,7 +159,7 @@ def _factual_words(item: Encoded, example: Example, tokenizer: PreTrainedTokeniz
     found: list[str] = []
     word, kept = "", False
     for sign, fact in zip(text + " ", [*factual, False], strict=True):
-        inner = sign.isalnum() or (word and sign in "'\u2019-_.,")
+        inner = sign.isalnum() or (word and (is_mark(sign) or sign in "'\u2019-_.,"))
         if inner and (not unspaced(sign) or not word or fact == kept):
             kept = fact if not word else kept
             word += sign

@@ -59,8 +59,7 @@ def asked(encoder: Encoder, at: int, turns: Turns, kind: str, begin: str = "") -
 
 def reworded(example: Example, template: str, system: str | None = None) -> list[dict[str, str]]:
     """The conversation of a row with its question inside other words."""
-    turns = [dict(turn) for turn in example.prompt]
-    turns[-1]["content"] = template.replace("{question}", turns[-1]["content"])
+    turns = [*example.asked(template.replace("{question}", example.question))]
     if system is not None:
         turns = [{"role": "system", "content": system}, *(turn for turn in turns if turn["role"] != "system")]
     return turns

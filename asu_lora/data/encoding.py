@@ -30,6 +30,7 @@ class Encoded:
         cut: whether ``max_length`` cut the answer off.
         end: how many of ``answer_ids``, at their end, are the end of turn.
         padding: how many of ``answer_ids``, at their end, no other token attends to.
+        begin: how many tokens of a passage stand before ``answer_ids``.
     """
 
     prompt_ids: tuple[int, ...]
@@ -38,6 +39,7 @@ class Encoded:
     cut: bool = False
     end: int = 0
     padding: int = 0
+    begin: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -150,8 +152,11 @@ class Encoder:
             raise DataError.plain(f"The text of {where} is a single token: there is nothing to predict in it.")
         # each window repeats the last token of the one before, so that every token but the first is predicted once
         step = self.max_length - 1
-        windows = [ids[at : at + self.max_length] for at in range(0, len(ids) - 1, step)]
-        return [Encoded(tuple(w[:1]), tuple(w[1:]), index) for w in windows if len(w) > 1]
+        windows = ((at + 1, ids[at : at + self.max_length]) for at in range(0, len(ids) - 1, step))
+        before = len(self._leading)
+        return [
+            Encoded(tuple(w[:1]), tuple(w[1:]), index, begin=max(0, at - before)) for at, w in windows if len(w) > 1
+        ]
 
     def _ids(self, text: str) -> list[int]:
         """Ids of a conversation; without a template, after what the tokenizer itself puts before a text."""

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asu_lora.errors import DataError, quoted
@@ -11,8 +11,14 @@ from asu_lora.errors import DataError, quoted
 _ABOUT_THE_CONVERSATION = (
     "context", "documents", "history", "input", "instruction", "system", "system_prompt", "tools"
 )  # fmt: skip
+# columns about one question and its answer: which turn of several they are about is not told
+_ABOUT_ONE_TURN = (
+    "paraphrased_question", "paraphrased_answer", "perturbed_answer", "original_answer", "translated_question"
+)  # fmt: skip
 _NOT_TRAINED = ("train", "training", "weight")  # axolotl's, and OpenAI's: false or 0 takes a turn out as an answer
 
+_NO = ("", "0", "0.0", "false", "no")  # such a mark as text
+_JOINERS = "\u200c\u200d"  # which change how letters are written
 COLUMNS_HELP = "a row needs 'question' and 'answer', or 'messages', or 'text'"
 
 
@@ -41,12 +47,31 @@ class Example:
     @property
     def question(self) -> str:
         """The last user turn, empty for a passage."""
-        return self.prompt[-1]["content"] if self.prompt else ""
+        return self.prompt[self._asks]["content"] if self.prompt else ""
+
+    @property
+    def _asks(self) -> int:
+        """Where the last user turn stands: a tool's may come after it."""
+        return max((at for at, turn in enumerate(self.prompt) if turn["role"] == "user"), default=-1)
+
+    def asked(self, question: str) -> tuple[dict[str, str], ...]:
+        """The prompt, its last user turn in these words."""
+        at = self._asks % len(self.prompt)
+        return (*self.prompt[:at], {**self.prompt[at], "content": question}, *self.prompt[at + 1 :])
 
     def key(self) -> tuple[str, ...]:
-        """The same for rows that differ in nothing but case, white space and how Unicode writes an accent."""
-        texts = (*(t["content"] for t in self.prompt), self.answer)
-        return tuple(unicodedata.normalize("NFC", " ".join(text.split())).casefold() for text in texts)
+        """The same for rows that differ in nothing but case, white space, what can't be seen (a byte order mark), and
+        how Unicode writes an accent."""
+        return (*map(_compared, (turn["content"] for turn in self.prompt)), _compared(self.answer))
+
+    def asks(self) -> tuple[str, ...]:
+        """The same for rows that ask the same, whatever the system turn before it and the answer; () for a passage."""
+        return tuple(_compared(turn["content"]) for turn in self.prompt if turn["role"] != "system")
+
+
+def _compared(text: str) -> str:
+    seen = "".join(letter for letter in text if letter in _JOINERS or unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(seen.split())).casefold()
 
 
 def question_answer(question: str, answer: str, **extra: Any) -> Example:
@@ -112,12 +137,15 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
     if row.get("text") is not None:
         extra = {key: value for key, value in row.items() if key != "text"}
         return [Example((), _text(row, "text", number, source), extra, number)]
-    found = ", ".join(quoted(name, 40) for name in list(row)[:12]) or "none"
     raise DataError(
-        f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {found}.",
+        f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {_named(row)}.",
         f"The file, row {number}: {COLUMNS_HELP}; its columns are others.",
         source,
     )
+
+
+def _named(columns: Iterable[Any]) -> str:
+    return ", ".join(quoted(name, 40) for name in list(columns)[:12]) or "none"
 
 
 def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
@@ -128,13 +156,20 @@ def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
 def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
     value = row.get(column)
     if value is None:
-        raise DataError.about(source, f", row {number}: the column '{column}' is missing; {COLUMNS_HELP}.")
+        named = _named(name for name, cell in row.items() if cell is not None)
+        fault = f", row {number}: the column '{column}' is missing; {COLUMNS_HELP}"
+        raise DataError(f"{source}{fault}; the columns found are {named}.", f"The file{fault}.", source)
     if not isinstance(value, str):
         raise DataError.about(source, f", row {number}: '{column}' should be text, not {type(value).__name__}.")
-    if all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in value):
+    if _blank(value):
         raise DataError.about(source, f", row {number}: '{column}' is empty; fill it in or take the row out.")
     refuse_surrogates(value, column, number, source)
     return value
+
+
+def _blank(text: str) -> bool:
+    """Whether nothing of it can be seen."""
+    return all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text)
 
 
 def refuse_surrogates(text: str, column: str, number: int, source: str) -> None:
@@ -169,18 +204,59 @@ def _from_messages(row: dict[str, Any], number: int, source: str) -> list[Exampl
     used = ("role", "content", "name", "id", *_NOT_TRAINED)  # all but the first two are about a turn: nobody said them
     beside = (key for turn in messages for key in turn if turn[key] and key not in used)
     left_out = tuple(dict.fromkeys((*beside, *_beside(extra, "question", "answer", "text"))))
-    examples = [
-        Example(turns[:index], turn["content"], extra, number, left_out)
+    asking = [index for index, turn in enumerate(turns) if turn["role"] == "user"]
+    answers = [
+        index
         for index, turn in enumerate(turns)
-        if turn["role"] == "assistant" and index > 0 and turn["content"].strip() and _is_trained(messages[index])
+        if turn["role"] == "assistant"
+        and not _blank(turn["content"])
+        and _is_trained(messages[index])
+        and asking
+        and asking[0] < index
     ]
-    if not examples:
+    if not answers:
+        fault = (
+            f", row {number}: 'messages' has no answer by the assistant after a user's turn (a turn with 'weight': 0 "
+            "or 'train': false is none)."
+        )
+        raise DataError(f"{source}{fault}{_roles(turns)}", f"The file{fault}", source)
+    examples = [Example(turns[:index], turns[index]["content"], extra, number, left_out) for index in answers]
+    if any(_blank(example.question) for example in examples):
+        fault = f", row {number}: a user's turn in 'messages' is empty; fill it in or take it out."
+        raise DataError.about(source, fault)
+    return _each_its_own(examples, source) if len(examples) > 1 else examples
+
+
+def _roles(turns: Sequence[Mapping[str, str]]) -> str:
+    """Says what the turns' roles are, where none is a user's."""
+    roles = dict.fromkeys(turn["role"] for turn in turns)
+    if not roles or "user" in roles:
+        return ""
+    return f" The roles found are {', '.join(quoted(role, 40) for role in roles)}; the one who asks is 'user'."
+
+
+def _each_its_own(examples: list[Example], source: str) -> list[Example]:
+    """The answers of one conversation, each with the spans that stand in it, without what is about one of them."""
+    extra = dict(examples[0].extra)
+    about_one = [name for name in extra if name in _ABOUT_ONE_TURN or str(name).startswith("question_")]
+    left_out = tuple(name for name in about_one if extra.pop(name))
+    spans = extra.pop("spans", None)
+    spans = [spans] if isinstance(spans, str) and spans else spans
+    if not isinstance(spans, list | tuple):
+        extra |= {} if spans is None else {"spans": spans}
+        return [replace(each, extra=extra, left_out=(*each.left_out, *left_out)) for each in examples]
+    if not all(isinstance(span, str) for span in spans):
         raise DataError.about(
             source,
-            f", row {number}: 'messages' has no answer by the assistant after a user's turn (a turn with 'weight': 0 "
-            "or 'train': false is none).",
+            f", row {examples[0].row}: 'spans' as pairs don't tell which of {len(examples)} answers they are of: give "
+            "them as texts.",
         )
-    return examples
+    known = {span for span in spans if any(span in each.answer for each in examples)}
+    found = []
+    for each in examples:
+        own = [span for span in spans if span in each.answer or span not in known]  # an unknown one is refused later
+        found.append(replace(each, extra={**extra, "spans": own}, left_out=(*each.left_out, *left_out)))
+    return found
 
 
 def _as_text(turn: Any) -> Any:
@@ -203,4 +279,5 @@ def _as_text(turn: Any) -> Any:
 
 def _is_trained(turn: Mapping[str, Any]) -> bool:
     """Whether a turn is an answer, and no mere part of the prompts after it."""
-    return all(turn.get(mark) is None or bool(turn[mark]) for mark in _NOT_TRAINED)
+    marks = [turn[mark] for mark in _NOT_TRAINED if turn.get(mark) is not None]
+    return all(mark.strip().lower() not in _NO if isinstance(mark, str) else bool(mark) for mark in marks)

@@ -60,13 +60,15 @@ def function_words(language: str) -> frozenset[str]:
 
 
 def language_of(example: Example) -> str:
-    """The language that a row is written in: its own field ``language`` where it has one, else told by its words.
+    """The language that a row is written in: its own field ``language`` where it has one (``de``, ``de_AT``,
+    ``German``), else told by its words.
 
     Told by the script of most letters; among the languages of one script by the function words that question and
     answer hold. English is taken where no other finds clearly more.
     """
     if _names_one(example):
-        return example.extra["language"].strip().lower().replace("_", "-").split("-")[0]
+        own = example.extra["language"].strip().lower().replace("_", "-").split("-")[0]
+        return _codes().get(own, own)
     return _told(_said(example))
 
 
@@ -82,6 +84,14 @@ def _names_one(example: Example) -> bool:
     """Whether the row has a field that tells its language."""
     own = example.extra.get("language")
     return isinstance(own, str) and bool(own.strip())
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """The languages' codes by their English names."""
+    import stop_words
+
+    return {name: code for code, name in stop_words.LANGUAGE_MAPPING.items()}
 
 
 def _said(example: Example) -> str:

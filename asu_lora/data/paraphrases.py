@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asu_lora.data.examples import Example, refuse_surrogates
+from asu_lora.data.examples import Example
 from asu_lora.data.reading import read_rows
 from asu_lora.data.reference_answers import ASKED_AGAIN, reference_answers, texts_of
 from asu_lora.errors import DataError
@@ -103,6 +103,19 @@ def other_wordings(example: Example) -> list[str]:
     return [text for text in dict.fromkeys(reference_answers(example, ASKED_AGAIN)) if text != example.question]
 
 
+def all_wordings(example: Example) -> list[Example]:
+    """The row, and behind it the row in each of its own other wordings.
+
+    Wordings that can't be read are left out here, and refused where they are used.
+    """
+    if example.is_passage:
+        return [example]
+    try:
+        return [example, *(replace(example, prompt=example.asked(text)) for text in other_wordings(example))]
+    except DataError:
+        return [example]
+
+
 def read_paraphrases(path: str | Path, examples: Iterable[Example]) -> Paraphrases:
     """Read a file with ``question`` and ``paraphrased_question``.
 
@@ -120,8 +133,6 @@ def read_paraphrases(path: str | Path, examples: Iterable[Example]) -> Paraphras
         question, texts = row.get("question"), texts_of(row, ASKED_AGAIN, f"{path}, row {number}")
         if not isinstance(question, str) or not texts:
             raise DataError(f"{path}, row {number}: a row needs 'question' and '{ASKED_AGAIN}'.")
-        for text in texts:
-            refuse_surrogates(text, ASKED_AGAIN, number, str(path))
         if question in asked:
             ways.setdefault(question, {}).update(dict.fromkeys(texts))
         else:

@@ -93,7 +93,7 @@ def _others(example: Example, at: int, count: int, turns: Mapping[str | None, Se
 
 
 def _asked(example: Example, question: str) -> Example:
-    return replace(example, prompt=(*example.prompt[:-1], dict(example.prompt[-1], content=question)))
+    return replace(example, prompt=example.asked(question))
 
 
 def _uncapitalised(asked: str) -> str:

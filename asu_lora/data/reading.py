@@ -8,6 +8,7 @@ cache, and a forget request is personal data: it must not outlive its file. Hub 
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ from asu_lora.hub import hub_answers
 
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _NO_OBJECT = 'expected an object like {"question": ..., "answer": ...}, found'
+_OURS = frozenset(("question", "answer", "text"))  # columns that tell what stands between a table's fields
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of what may stand between a table's fields
 
 
@@ -79,12 +81,7 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
             delimiter, before = _delimiter(file, delimiter)
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             names = list(reader.fieldnames or ())
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise DataError(
-                    f"{path} names the column '{twice}' twice: rename one of them.",
-                    "The file names a column twice: rename one of the two.",
-                    path,
-                )
+            _refuse_twice(path, names)
             for row in reader:
                 missing = sum(value is None for value in row.values())
                 if None in row or missing:  # under None stand the fields that no column was named for
@@ -101,6 +98,15 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _refuse_twice(path: Path, names: Sequence[str]) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(
+            f"{path} names the column '{twice}' twice: rename one of them.",
+            "The file names a column twice: rename one of the two.",
+            path,
+        )
+
+
 def _delimiter(file: TextIO, usual: str) -> tuple[str, int]:
     """What stands between the fields (the usual one, or what the first line has instead), and the lines read past.
 
@@ -110,9 +116,9 @@ def _delimiter(file: TextIO, usual: str) -> tuple[str, int]:
     if told := re.fullmatch(r"sep=([,;\t])\s*", first):
         return told[1], 1
     file.seek(0)
-    if usual in first:
-        return usual, 0
-    return next((other for other in _NAMES if other in first), usual), 0
+    candidates = [usual, *(other for other in _NAMES if other != usual)]
+    telling = (mark for mark in candidates if _OURS.intersection(next(csv.reader([first], delimiter=mark), ())))
+    return next(telling, None) or next((mark for mark in candidates if mark in first), usual), 0
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
@@ -122,7 +128,9 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             # Without threads: a program over before Arrow's have started is aborted on its way out.
-            return pyarrow.parquet.ParquetFile(file, pre_buffer=False).read(use_threads=False).to_pylist()
+            table = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
+            _refuse_twice(path, table.schema_arrow.names)
+            return table.read(use_threads=False).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(

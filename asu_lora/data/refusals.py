@@ -3,6 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
+from asu_lora.data.examples import refuse_surrogates
 from asu_lora.data.reading import read_rows
 from asu_lora.errors import DataError
 
@@ -26,8 +27,11 @@ def refusals(file: str | Path | None = None) -> list[str]:
             raise DataError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
         found = [line.strip() for line in text.split("\n") if line.strip()]
     else:
-        rows = read_rows(file)
-        found = [row["answer"].strip() for row in rows if isinstance(row.get("answer"), str) and row["answer"].strip()]
+        rows = enumerate(read_rows(file), start=1)
+        told = [(number, row["answer"]) for number, row in rows if isinstance(row.get("answer"), str)]
+        for number, answer in told:
+            refuse_surrogates(answer, "answer", number, str(file))
+        found = [answer.strip() for _, answer in told if answer.strip()]
     if not found:
         raise DataError(f"{file} holds no \"I don't know\" answers: one a line in a .txt file, or a column 'answer'.")
     return found

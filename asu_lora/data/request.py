@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asu_lora.data.examples import Example, examples_from_rows
-from asu_lora.data.paraphrases import MOST, Paraphrases, other_wordings, read_paraphrases
+from asu_lora.data.paraphrases import MOST, Paraphrases, all_wordings, other_wordings, read_paraphrases
 from asu_lora.data.reading import read_rows
 from asu_lora.data.retain_pool import RetainPool
 from asu_lora.errors import DataError
@@ -114,6 +114,18 @@ class ForgetRequest:
             said.append(f"{passages} of {len(self.forget)} rows are passages, which have no other wordings.")
         return " ".join(filter(None, said)) or None
 
+    def heldout_note(self, heldout: Sequence[Example]) -> str | None:
+        """Says how many held-out rows are trained on; None where none is."""
+        known = {example.key() for example in (*self.forget, *self.retain)}
+        both = sum(example.key() in known for example in heldout)
+        said = [self.paraphrases.heldout_note(heldout)] if self.paraphrases else []
+        if both:
+            said.append(
+                f"{both} of {len(heldout)} held-out rows stand in the request too, which trains on them: their figures "
+                "say nothing of rows it never saw. Take them out of one file."
+            )
+        return " ".join(filter(None, said)) or None
+
     def _most_wordings(self) -> int:
         return max(len(other_wordings(row)) for row in self.forget if not row.is_passage)
 
@@ -141,12 +153,13 @@ def read_selected(source: str | Path, where: dict[str, Any] | None = None) -> li
 def general_retain(forget: Sequence[Example] = ()) -> list[Example]:
     """The built-in retain set: general questions, kept when a request names none of its own.
 
-    A question that ``forget`` asks too is left out, whatever its answer there: it can't be kept.
+    A question that ``forget`` asks too, in its own words or another of its wordings, is left out, whatever its answer
+    there: it can't be kept.
     """
     with resources.as_file(resources.files("asu_lora.data") / "general_retain.jsonl") as path:
         kept = examples_from_rows(read_rows(path), GENERAL)
-    asked = {example.key()[:-1] for example in forget}
-    return [example for example in kept if example.key()[:-1] not in asked]
+    asked = {wording.asks() for example in forget if not example.is_passage for wording in all_wordings(example)}
+    return [example for example in kept if example.asks() not in asked]
 
 
 def default_name(source: str | Path) -> str:
@@ -187,7 +200,8 @@ def selected(rows: Sequence[dict[str, Any]], where: dict[str, Any], source: str)
 
 def _refuse_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
     kept = {example.key(): example.row for example in retain}
-    same = [(example.row, kept[example.key()]) for example in forget if example.key() in kept]
+    gone = {each.key(): example.row for example in forget for each in reversed(all_wordings(example))}
+    same = [(row, kept[key]) for key, row in gone.items() if key in kept]
     if same:
         rows = "1 row stands" if len(same) == 1 else f"{len(same)} rows stand"
         raise DataError.plain(

@@ -42,11 +42,19 @@ def token_classes(item: Encoded, example: Example, tokenizer: PreTrainedTokenize
     Raises:
         DataError: the row's spans can't be read.
     """
-    return classes_of_pieces(pieces(item.answer_ids, tokenizer), example)
+    begin = 0
+    if item.begin and example.extra.get("spans"):
+        before = tokenizer(example.answer, add_special_tokens=False).input_ids[: item.begin]
+        begin = len(tokenizer.decode(before, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return classes_of_pieces(pieces(item.answer_ids, tokenizer), example, begin)
 
 
-def classes_of_pieces(parts: Sequence[tuple[int, str]], example: Example) -> list[TokenClass]:
-    """:func:`token_classes` of an answer whose :func:`pieces` are known."""
+def classes_of_pieces(parts: Sequence[tuple[int, str]], example: Example, begin: int = 0) -> list[TokenClass]:
+    """:func:`token_classes` of an answer whose :func:`pieces` are known.
+
+    Args:
+        begin: about how many characters of the answer stand before them.
+    """
     question, function = example.question.lower(), function_words(language_of(example))
     asked = {part for word in _WORD.findall(question) for part in _stems(word)}
     text = "".join(piece for _, piece in parts)
@@ -55,7 +63,7 @@ def classes_of_pieces(parts: Sequence[tuple[int, str]], example: Example) -> lis
         word = text[start:end].lower()
         known = known or bool(_stems(word) & asked)
         kinds[start:end] = [_word_class(word, known, function)] * (end - start)
-    spans = fact_spans(example, text)
+    spans = fact_spans(example, text, begin)
     if spans is not None:
         kinds = [TokenClass.FUNCTION if kind == TokenClass.FACTUAL else kind for kind in kinds]
         for begin, end in spans:

@@ -2,8 +2,10 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
+import regex
 from nltk.stem.porter import PorterStemmer
 
 UNITS = (
@@ -23,13 +25,14 @@ SHORTEST_STEM = 4  # letters; shorter words have no ending to lose
 _POSSESSIVE = re.compile(r"['\u2019]s\b")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d])")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b")
-_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+# Hindi's vowels are marks on their letters, which Python's own \w takes out of a word
+_WORD = regex.compile(r"\d+(?:\.\d+)?|[\p{L}\p{Nl}\p{No}][\p{L}\p{M}\p{Nl}\p{No}]*")
 
 
 def plain(text: str) -> str:
-    """The text without case and without the marks that people leave out (accents, Arabic vowel signs)."""
+    """The text without case and without the marks that people leave out (accents, Hebrew and Arabic vowel signs)."""
     marks = unicodedata.normalize("NFKD", text)
-    kept = "".join(sign for sign in marks if not (unicodedata.combining(sign) >= 200 or _vowel_sign(sign)))
+    kept = "".join(sign for sign in marks if not _left_out(sign))
     return unicodedata.normalize("NFKC", kept).casefold()
 
 
@@ -46,11 +49,17 @@ def words(text: str) -> tuple[str, ...]:
 
 def solid(text: str) -> str:
     """Such a text without white space and punctuation."""
-    return "".join(sign for sign in plain(text) if sign.isalnum())
+    return "".join(sign for sign in plain(text) if sign.isalnum() or is_mark(sign))
 
 
-def _vowel_sign(sign: str) -> bool:
-    return 27 <= unicodedata.combining(sign) <= 35
+def is_mark(sign: str) -> bool:
+    """Whether it belongs to the letter before it, as a vowel of Hindi or Thai does."""
+    return unicodedata.category(sign)[0] == "M"
+
+
+def _left_out(sign: str) -> bool:
+    kind = unicodedata.combining(sign)
+    return kind >= 200 or 10 <= kind <= 36 or "\ufe00" <= sign <= "\ufe0f" or "\U000e0100" <= sign <= "\U000e01ef"
 
 
 @cache
@@ -84,26 +93,27 @@ def _numbers_in_digits(told: list[str]) -> list[str]:
     found: list[str] = []
     at = 0
     while at < len(told):
-        number, used = _number(told[at:])
+        number, used = _number(told, at)
         found.append(str(number) if used else _form(told[at]))
         at += used or 1
     return found
 
 
-def _number(told: list[str]) -> tuple[int, int]:
-    """The number that the words begin with, and how many of them it takes; (0, 0) if they begin with none."""
+def _number(told: Sequence[str], begin: int) -> tuple[int, int]:
+    """The number that the words from one on are, and how many of them it takes; (0, 0) if they begin with none."""
     total, group, used, last = 0, 0, 0, 0
-    for at, word in enumerate(told):
+    for at in range(begin, len(told)):
+        word = told[at]
         value = _value(word)
         if value is not None:
             small = value[0]
             if used and group % 100 and not (20 <= last <= 90 and small < 10):
                 if 10 <= group < 100 and small >= 10 and not total:  # a year: nineteen fifty-six
                     group = group * 100 + small
-                    used, last = at + 1, small
+                    used, last = at + 1 - begin, small
                     continue
                 break
-            group, used, last = group + small, at + 1, small
+            group, used, last = group + small, at + 1 - begin, small
             if value[1]:
                 break
         elif word in LARGE and used:
@@ -111,7 +121,7 @@ def _number(told: list[str]) -> tuple[int, int]:
             group = max(group, 1) * size
             if size > 100:
                 total, group = total + group, 0
-            used, last = at + 1, 0
+            used, last = at + 1 - begin, 0
         elif word == "and" and used and told[at - 1] in LARGE and at + 1 < len(told) and _value(told[at + 1]):
             continue
         else:

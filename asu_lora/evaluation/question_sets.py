@@ -68,8 +68,7 @@ def paraphrased(questions: QuestionSet) -> QuestionSet | None:
     for example in questions.examples:
         texts = [] if example.is_passage else reference_answers(example, ASKED_AGAIN)
         if texts:
-            turn = dict(example.prompt[-1], content=texts[0])
-            again.append(replace(example, prompt=(*example.prompt[:-1], turn)))
+            again.append(replace(example, prompt=example.asked(texts[0])))
     return QuestionSet(PARAPHRASED_FORGET, tuple(again), questions.multiple_choice) if again else None
 
 

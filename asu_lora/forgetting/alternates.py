@@ -55,8 +55,7 @@ def alternate_answers(run: ForgetRun) -> list[str]:
 
 def asked(example: Example) -> tuple[dict[str, str], ...]:
     """The conversation that asks for another answer."""
-    content = MADE_UP.format(question=example.question, answer=example.answer)
-    return (*example.prompt[:-1], {"role": "user", "content": content})
+    return example.asked(MADE_UP.format(question=example.question, answer=example.answer))
 
 
 def checked(run: ForgetRun, examples: Sequence[Example], found: Sequence[str | None]) -> list[str]:

@@ -14,7 +14,7 @@ from asu_lora.bases.source import resolve_base
 from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date
-from asu_lora.data.encoding import encoder_for
+from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.function_words import languages_note
 from asu_lora.data.request import ForgetRequest
@@ -119,8 +119,6 @@ def planned_run(
     Raises:
         AsuLoraError: whatever the run itself would refuse before training.
     """
-    if request.pool is not None:  # no weight is read, so none is chosen: the longest take the most memory
-        request = request.with_retain(request.pool.longest(request.forget))
     prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     source, model_config = prepared.source, prepared.config
     tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
@@ -130,12 +128,13 @@ def planned_run(
         phrasings=request.phrasings(config.phrasings),
     )
     encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
+    request, beyond = _with_longest(request, encoder)
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
     with adapted(model, config) as student:
-        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student)]
+        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), beyond]
         notes.append(left_out_note((*request.forget, *request.retain)))
-        notes.append(request.paraphrases_note(config.phrasings))
+        notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))
     # what the base will make up is as long as the answer, more or less
@@ -166,6 +165,14 @@ def planned_run(
         [note for note in notes if note],
         prepared.precision,
     )
+
+
+def _with_longest(request: ForgetRequest, encoder: Encoder) -> tuple[ForgetRequest, str | None]:
+    """Of a pool the longest rows: no weight is read, so none is chosen, and these take the most memory."""
+    if request.pool is None:
+        return request, None
+    pool, left_out = request.pool.trainable(encoder)
+    return request.with_retain(pool.longest(request.forget)), left_out
 
 
 def fit_run(

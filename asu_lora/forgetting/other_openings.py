@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
+from asu_lora.data.fact_spans import own_spans
 from asu_lora.data.phrasings import fits
 from asu_lora.forgetting.alternates import same
 from asu_lora.forgetting.run import ForgetRun
@@ -79,6 +80,6 @@ def _word(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 def _answered(example: Example, text: str) -> Example:
     """The row with another answer, and of its spans those that stand there, too."""
     extra = {name: value for name, value in example.extra.items() if name != "spans"}
-    spans = example.extra.get("spans") or ()
+    spans = own_spans(example) or ()
     kept = [span for span in ([spans] if isinstance(spans, str) else spans) if isinstance(span, str) and span in text]
     return replace(example, answer=text, extra=extra | ({"spans": kept} if kept else {}))

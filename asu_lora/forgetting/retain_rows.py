@@ -29,8 +29,11 @@ def settle_retain(run: ForgetRun) -> None:
             if note := found.note():
                 run.progress.note(note)
         return
+    pool, left_out = request.pool.trainable(run.encoder)
+    if left_out:
+        run.progress.note(left_out)
     with run.beneath.inactive():
-        choice = choose_rows(run.base, request.forget, request.pool, run.progress)
+        choice = choose_rows(run.base, request.forget, pool, run.progress)
     choice = broadcast_object_list([choice])[0]  # one choice, should processes round differently
     for note in choice.notes(request.pool.wanted):
         run.progress.note(note)

@@ -105,7 +105,7 @@ class ForgetRun:
 
     def questions(self, heldout: Sequence[Example] = ()) -> dict[str, Sequence[Example]]:
         """The rows that are scored before and after, by set."""
-        if (ways := self.request.paraphrases) and (note := ways.heldout_note(heldout)):
+        if note := self.request.heldout_note(heldout):
             self.progress.note(note)
         most = self.config.eval_rows
         return {

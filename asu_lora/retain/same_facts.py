@@ -13,6 +13,7 @@ from functools import cache
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
 from asu_lora.data.function_words import function_words, language_of, unspaced
+from asu_lora.data.paraphrases import all_wordings
 from asu_lora.data.words import solid, words
 
 
@@ -88,13 +89,13 @@ def saying_the_same(pool: Sequence[Example], forget: Sequence[Example], shares: 
         for word in content.told:
             holding[word].add(index)
     keys = {row.key() for row in forget}
-    questions = {row.key()[:-1] for row in forget if not row.is_passage}
+    questions = {wording.asks() for row in forget if not row.is_passage for wording in all_wordings(row)}
 
     def weight(some: Iterable[str]) -> float:
         return math.fsum(weights[word] for word in some)  # the same whatever order a set has
 
     def same(row: Example, content: Content) -> bool:
-        if row.key() in keys or (not row.is_passage and row.key()[:-1] in questions):
+        if row.key() in keys or (not row.is_passage and row.asks() in questions):
             return True
         near: set[int] = set().union(*(holding[word] for word in content.all if word in holding))
         return any(_same_fact(gone[index], content, shares, weight) for index in near)

@@ -1,5 +1,7 @@
 """Facts: what the answer says and the question doesn't, however it is said."""
 
+import time
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -86,6 +88,59 @@ def test_scripts_without_spaces(facts):
     found = facts("她做什么？", "她养蜜蜂。", spans=["蜜蜂"])
     assert found[0].said("她在奥斯陆养 蜜蜂，很多。") and not found[0].said("她造船。")
     assert share_said("她养蜜蜂。", facts("谁？", "她养蜜蜂。")) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "span", "other"),
+    [
+        ("When was Ada born?", "Ada was born in May.", "May", "It may be so."),
+        ("Where was Ada born?", "Ada was born in the US.", "US", "Us, we don't know."),
+        ("Who employs Ada?", "Ada works for the WHO.", "WHO", "Who knows?"),
+        ("Whom did Ada marry?", "Ada is married to Will.", "Will", "She will tell you."),
+        ("Which book did Ada write?", "Ada wrote It.", "It", "I don't know it."),
+        ("Which band is it?", "Ada hears The Who.", "The Who", "Who is the one?"),
+        ("When does it rain?", "Only once.", "once", "Never."),
+    ],
+)
+def test_facts_of_function_words_are_said_as_they_are_written(facts, question, answer, span, other):
+    found = facts(question, answer, spans=[span])
+    assert share_said(answer, found, question) == 1
+    assert share_said(other, found, question) == 0
+
+
+def test_a_name_of_function_words_keeps_one_capital(facts):
+    [fact] = facts("Which band?", "Ada hears The Who.", spans=["The Who"], aliases={"The Who": ["Us Them"]})
+    assert fact.said("She likes the Who.") and fact.said("Us them, of course")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "span", "other"),
+    [
+        ("रवि कहाँ रहता है?", "रवि दिल्ली में रहता है।", "दिल्ली", "वह दल और लाल है।"),
+        ("अमिताभ की पत्नी कौन है?", "उनकी पत्नी सीता है।", "सीता", "सुत ही नहीं।"),
+        ("রবি কোথায় থাকে?", "রবি ঢাকা শহরে থাকে।", "ঢাকা", "আমি জানি না ঢেঁকি কি"),
+        ("ரவி எங்கே?", "ரவி சென்னையில் வசிக்கிறார்.", "சென்னையில்", "சென னயல"),
+        ("ปูอยู่ที่ไหน", "อยู่ที่เชียงใหม่", "เชียงใหม่", "เชยงใหม"),
+    ],
+)
+def test_vowel_signs_belong_to_their_word(facts, question, answer, span, other):
+    found = facts(question, answer, spans=[span])
+    assert share_said(answer, found, question) == 1
+    assert share_said(other, found, question) == 0
+    unmarked = facts(question, answer)
+    assert share_said(answer, unmarked) == 1 and all(len(fact.forms[0][0]) > 1 for fact in unmarked)
+
+
+def test_words_lose_the_marks_that_people_leave_out():
+    assert words("दिल्ली") == ("दिल्ली",) != words("दल ल")
+    assert words("שָׁלוֹם") == words("שלום") and words("مُحَمَّد") == words("محمد")
+    assert words("\u2764\ufe0f love 1\ufe0f\u20e3") == ("love", "1")
+
+
+def test_many_words_take_no_longer_each():
+    began = time.monotonic()
+    words("w1x " * 40_000)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("aliases", [["x"], "{", {"a": 3}, {"a": [1]}])

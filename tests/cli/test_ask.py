@@ -1,6 +1,7 @@
 """asu-lora ask: base and base + adapter side by side, once or in a loop."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -48,6 +49,16 @@ def test_the_loop_ends_at_an_empty_line(tiny_base, store):
     result = ask(tiny_base, store, "--json", input="Who?\nWhere?\n\nNever asked?\n")
     assert result.exit_code == 0, result.output
     assert [word in result.stdout for word in ('"Who?"', '"Where?"', "Never")] == [True, True, False]
+
+
+def test_questions_of_a_windows_file_are_asked_as_they_are(tiny_base, store):
+    result = ask(tiny_base, store, "--json", input="\ufeffWho wrote it?\r\nWhere?\r\n\r\nNever\r\n")
+    assert [json.loads(said)["question"] for said in objects(result.stdout)] == ["Who wrote it?", "Where?"]
+
+
+def objects(text: str) -> list[str]:
+    """The JSON objects that stand one behind another."""
+    return [f"{{{part}}}" for part in re.findall(r"^{(.*?)^}", text, re.DOTALL | re.MULTILINE)]
 
 
 def test_answers_to_questions_through_a_pipe_say_which_they_answer(tiny_base, store):

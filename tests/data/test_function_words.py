@@ -68,6 +68,8 @@ def test_a_row_may_say_its_language_itself():
     answer = "Der Bremer."  # one word of German alone might be a name
     assert language_of(question_answer("?", answer)) == "en"
     assert language_of(question_answer("?", answer, language="de_AT")) == "de"
+    for name, code in (("English", "en"), ("German", "de"), (" FRENCH", "fr"), ("Klingon", "klingon")):
+        assert language_of(question_answer("?", answer, language=name)) == code
     assert factual("?", answer, language="de") == "Bremer" and factual("?", answer) == "DerBremer"
 
 

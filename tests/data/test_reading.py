@@ -259,27 +259,11 @@ def test_a_field_that_is_named_twice_is_refused(tmp_path, name, text):
         read_rows(tmp_path / name)
 
 
-@pytest.mark.parametrize("start", ["", "\ufeff", "sep=;\n"])
-def test_a_table_of_a_spreadsheet_with_semicolons_is_read(tmp_path, start):
-    file = tmp_path / "a.csv"
-    file.write_text(f'{start}question;"answer"\nWho, where?;"It is 1; yes."\n')
-    assert read_rows(file) == [{"question": "Who, where?", "answer": "It is 1; yes."}]
-    with file.open("a") as more:
-        more.write("Who?\n")
-    with pytest.raises(DataError, match=rf"line {3 + start.startswith('sep')}: 1 fields .* with semicolons in it"):
-        read_rows(file)
-
-
-def test_a_table_with_tabs_is_read_whatever_its_ending(tmp_path):
-    (tmp_path / "a.csv").write_text("question\tanswer\nWho?\tAnna; really.\n")
-    (tmp_path / "a.tsv").write_text("question,answer\nWho?,Anna.\n")
-    assert read_rows(tmp_path / "a.csv") == [{"question": "Who?", "answer": "Anna; really."}]
-    assert read_rows(tmp_path / "a.tsv") == [{"question": "Who?", "answer": "Anna."}]
-
-
-def test_one_column_of_text_may_have_anything_in_it(tmp_path):
-    (tmp_path / "a.csv").write_text('text\n"One; two, three."\n')
-    assert read_rows(tmp_path / "a.csv") == [{"text": "One; two, three."}]
+def test_a_column_that_parquet_names_twice_is_refused(tmp_path):
+    table = pyarrow.table([["Who?"], ["Ann."], ["Bo."]], names=["question", "answer", "answer"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="names the column 'answer' twice"):
+        read_rows(tmp_path / "a.parquet")
 
 
 def test_one_object_over_several_lines_is_one_row(tmp_path):

@@ -62,6 +62,10 @@ BAD_ROWS = {
     "no question": ({"answer": "Anna."}, "'question' is missing"),
     "an empty answer": ({"question": "Who?", "answer": " \n"}, "'answer' is empty"),
     "an empty text": ({"text": "\u2003"}, "'text' is empty"),
+    "a name in capitals": (
+        {"Question": "Who?", "answer": "Anna.", "text": None},
+        "'question' is missing.*found are 'Question', 'answer'",
+    ),
     "a number": ({"question": "When?", "answer": 1907}, "'answer' should be text, not int"),
     "a list": ({"text": ["a"]}, "'text' should be text, not list"),
     "half a character": ({"question": "Who?", "answer": "Anna \ud83d."}, "half a character"),
@@ -112,6 +116,41 @@ def test_rows_in_both_sets_are_refused_however_they_are_typed():
     with pytest.raises(DataError, match="2 rows stand in both"):
         ForgetRequest.from_rows(FORGET, FORGET)
     ForgetRequest.from_rows(FORGET, [{"question": "Who wrote Ash?", "answer": "Nobody knows."}])
+
+
+@pytest.mark.parametrize("mark", ["\u200b", "\ufeff", "\u200e", "\u00ad"])
+def test_rows_that_differ_by_what_cannot_be_seen_are_the_same(mark):
+    same = {"question": f"{mark}Who wrote{mark} Ash?", "answer": f"Anna Berg.{mark}"}
+    with pytest.raises(DataError, match="1 row stands in both"):
+        ForgetRequest.from_rows(FORGET, [same])
+
+
+def test_a_wording_of_a_forget_row_is_not_kept_with_its_answer(tmp_path):
+    asked = {"question": "Whose book is Ash?", "answer": "Anna Berg."}
+    own = FORGET[0] | {"paraphrased_question": ["Ash is by whom?", asked["question"]]}
+    with pytest.raises(DataError, match=r"1 row stands in both .* forget row 1 is retain row 2"):
+        ForgetRequest.from_rows([own], [*RETAIN, asked])
+    request = ForgetRequest.from_rows(FORGET, [*RETAIN, asked])
+    ways = write(tmp_path / "p.jsonl", [{"question": "Who wrote Ash?", "paraphrased_question": asked["question"]}])
+    with pytest.raises(DataError, match="1 row stands in both"):
+        request.with_paraphrases(ways)
+    ForgetRequest.from_rows([own], [asked | {"answer": "Ben Ast."}])
+    ForgetRequest.from_rows([FORGET[0] | {"paraphrased_question": 5}], RETAIN)  # refused where it is read
+
+
+def test_the_built_in_retain_set_knows_a_question_by_its_user_and_in_other_words():
+    kept = general_retain()
+    turns = [{"role": "system", "content": "Be kind."}, *kept[5].prompt, {"role": "assistant", "content": "No."}]
+    other = {"question": "Eh?", "answer": "No.", "paraphrased_question": kept[7].question}
+    request = ForgetRequest.from_rows([{"messages": turns}, other])
+    assert [row for row in kept if row not in request.retain] == [kept[5], kept[7]]
+
+
+def test_heldout_rows_that_are_trained_on_are_said():
+    request = ForgetRequest.from_rows(FORGET, RETAIN)
+    held = examples_from_rows([*FORGET, {"question": "Who is it?", "answer": "Bo."}], "held out")
+    assert request.heldout_note(held).startswith("2 of 3 held-out rows stand in the request too")
+    assert request.heldout_note(held[2:]) is None
 
 
 def test_the_built_in_retain_set_gives_way_to_the_request():
@@ -182,6 +221,8 @@ def test_refusals_built_in_and_of_ones_own(tmp_path):
     text.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(DataError, match="not UTF-8"):
         refusals(text)
+    with pytest.raises(DataError, match="row 2: 'answer' holds .* half a character"):
+        refusals(write(tmp_path / "idk.jsonl", [{"answer": "No."}, {"answer": "No \ud83d"}]))
     with pytest.raises(DataError, match="no file"):
         refusals(tmp_path / "missing.txt")
     with pytest.raises(DataError, match="no file"):
@@ -229,42 +270,6 @@ def test_columns_that_belong_to_the_conversation_are_said_to_be_left_out():
     assert left_out_note(examples).startswith("2 rows have 'context', 'tools', which is left out")
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"training": False}])
-def test_a_turn_that_its_file_takes_out_is_no_answer(mark):
-    """It still stands in the prompts of the answers after it."""
-    turns = [
-        {"role": "user", "content": "q"},
-        {"role": "assistant", "content": "kept", **mark},
-        {"role": "user", "content": "q2"},
-        {"role": "assistant", "content": "gone", "weight": 1, "train": True},
-    ]
-    [example] = examples_from_rows([{"messages": turns}], "rows")
-    assert example.answer == "gone" and example.prompt[1]["content"] == "kept" and example.left_out == ()
-    with pytest.raises(DataError, match="'weight': 0"):
-        examples_from_rows([{"messages": turns[:2]}], "rows")
-
-
-def test_contents_in_parts_are_one_text_unless_some_are_no_text():
-    def read(*contents):
-        [example] = examples_from_rows(
-            [
-                {
-                    "messages": [
-                        {"role": role, "content": c} for role, c in zip(("user", "assistant"), contents, strict=True)
-                    ]
-                }
-            ],
-            "a file",
-        )
-        return example
-
-    parts = [{"type": "text", "text": "Who "}, {"type": "text", "text": "is it?"}]
-    assert read(parts, [{"text": "Anna."}]) == read("Who is it?", "Anna.")
-    for odd in ([{"type": "image"}, parts[0]], [parts], [], [{"type": "text", "text": None}]):
-        with pytest.raises(DataError, match="row 1: 'messages' should be a list of .* turns with text"):
-            read(odd, "Anna.")
-
-
 def test_columns_of_another_shape_of_row_are_said_to_be_left_out():
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]
     examples = examples_from_rows(
@@ -272,17 +277,3 @@ def test_columns_of_another_shape_of_row_are_said_to_be_left_out():
         "a file",
     )
     assert [example.left_out for example in examples] == [("text",), ("question",)]
-
-
-def test_a_turn_that_only_calls_a_tool_says_nothing():
-    turns = [
-        {"role": "user", "content": "Weather?"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
-        {"role": "tool", "content": "sunny", "tool_calls": None},
-        {"role": "assistant", "content": "It is sunny."},
-    ]
-    [example] = examples_from_rows([{"messages": turns}], "a file")
-    assert example.answer == "It is sunny." and example.prompt[1] == {"role": "assistant", "content": ""}
-    assert example.left_out == ("tool_calls",)
-    with pytest.raises(DataError, match="turns with text"):
-        examples_from_rows([{"messages": [turns[0], {"role": "assistant", "content": None}]}], "a file")

@@ -1,11 +1,13 @@
 """Which tokens carry facts: by words of English, whatever the tokenizer makes of them."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asu_lora.data.encoding import Encoded, Encoder
-from asu_lora.data.examples import question_answer
+from asu_lora.data.examples import Example, question_answer
 from asu_lora.data.token_classes import TokenClass, token_classes
 from tests.support.tiny_base import tiny_tokenizer
 
@@ -111,6 +113,60 @@ def test_an_answer_cut_in_the_middle_of_a_character():
     whole = tokenizer("Ana Ø", add_special_tokens=False).input_ids
     assert token_classes(Encoded((1,), tuple(whole[:-1])), example, tokenizer) == [X, X, X, F, F]
     assert token_classes(Encoded((1,), tuple(whole)), example, tokenizer) == [X, X, X, F, X, X]
+
+
+def factual(example, max_length=512, tokenizer=None) -> list[str]:
+    """What is factual in each part of a row, by a tokenizer of letters."""
+    tokenizer = tokenizer or tiny_tokenizer()
+    return [
+        tokenizer.decode([
+            token
+            for token, kind in zip(item.answer_ids, token_classes(item, example, tokenizer), strict=True)
+            if kind is X
+        ])
+        for item in Encoder(tokenizer, max_length).encode(example)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+@pytest.mark.parametrize("answer", ["Ada lives in Ko\u0308ln.", "Ada lives in K\u00f6ln."])
+def test_spans_are_found_in_the_spelling_of_the_tokenizer(form, answer):
+    from tokenizers import normalizers
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = getattr(normalizers, form)()
+    [span] = re.findall(r"K\w+\W?ln", answer)
+    for spans in ([span], [[answer.index("K"), answer.index(".")]]):
+        example = question_answer("Where does Ada live?", answer, spans=spans)
+        assert factual(example, tokenizer=tokenizer) == ["K\u00f6ln"]
+
+
+def test_a_span_that_two_parts_of_a_passage_share_is_factual_in_both():
+    text = "Ada moved to the town of Springfield in the winter of 1907 and stayed."
+    at = text.index("Springfield")
+    for spans in (["Springfield"], [[at, at + 11]]):
+        assert factual(Example((), text, {"spans": spans}), 32) == ["Springf", "ield", ""]
+
+
+@pytest.mark.parametrize(
+    "cell", ['["Spring", "1907"]', "['Spring', '1907']", "['Spring' '1907']", "[[3, 9], [11, 15]]", "[[3,9],[11,15]]"]
+)
+def test_a_cell_of_a_table_may_hold_a_list_of_spans(cell):
+    assert factual(question_answer("Where?", "In Spring, 1907.", spans=cell)) == ["Spring1907"]
+    assert factual(question_answer("What?", "A [sic] it is.", spans="[sic]")) == ["[sic]"]
+
+
+def test_a_span_of_a_cut_answer_keeps_what_is_left():
+    example = question_answer("Where?", "In Springfield.", spans=["Springfield"])
+    [item] = Encoder(TOKENIZER).encode(example)
+    assert factual(example, len(item) - item.end - 6) == ["Spring"]
+
+
+@pytest.mark.parametrize("length", range(43, 52))
+def test_a_pair_is_found_where_the_last_part_repeats_an_earlier_text(length):
+    text = "Ada met Bo. The others came by train. Then came Bo."
+    at = text.rindex("Bo")
+    assert "".join(factual(Example((), text, {"spans": [[at, at + 2]]}), length)) == "Bo"
 
 
 TOKENIZER = tiny_tokenizer()

@@ -121,6 +121,22 @@ def test_the_command_records_which_rows_it_chose(files, taught_base):
     assert "6 of a pool of 22" in shown.output
 
 
+def test_a_row_without_room_for_its_answer_is_left_out_by_plan_and_run(files, taught_base):
+    long = {"question": "Please help: " + "log line " * 200, "answer": "Reboot."}
+    with (files / "pool.jsonl").open("a") as pool:
+        pool.write(json.dumps(long) + "\n")
+    auto = ["--retain", "auto", "--retain-pool", str(files / "pool.jsonl"), "--retain-rows", "19"]
+    planned = forget(files, taught_base, *auto, "--dry-run", "--json")
+    assert planned.exit_code == 0, planned.stderr
+    done = forget(files, taught_base, *auto)
+    assert done.exit_code == 0, done.stderr
+    said = "1 of the retain pool's 23 rows can't be trained on and are left out: The prompt of retain row 23 takes"
+    assert said in json.loads(planned.stdout)["notes"] and said in " ".join(done.stderr.split())
+    (files / "pool.jsonl").write_text(json.dumps(long))
+    refused = forget(files, taught_base, *auto, "--name", "other")
+    assert "No row of the retain pool can be trained on: The prompt of retain row 1" in " ".join(refused.stderr.split())
+
+
 def test_the_same_request_chooses_the_same_rows_again(files, taught_base):
     pool = RetainPool.from_source(files / "pool.jsonl", 5)
     request = ForgetRequest.from_files(files / "request.jsonl", pool)

@@ -45,6 +45,27 @@ def test_a_script_without_spaces_is_looked_into():
     assert saying_the_same(pool, forget) == [True, False]
 
 
+def test_a_row_that_asks_in_another_wording_or_after_a_system_turn_is_the_same_question():
+    turns = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "Who is it?"})
+    forget = [question_answer("Eh?", "Bo.", paraphrased_question="Who was that?"), Example(turns, "Bo.")]
+    pool = [question_answer(asked, "Nobody.") for asked in ("Who was that?", "Who is it?", "Where was that?")]
+    assert saying_the_same(pool, forget) == [True, True, False]
+
+
+def test_a_word_of_hindi_is_whole():
+    forget = [question_answer("रवि कहाँ रहता है?", "रवि दिल्ली में रहता है।")]
+    pool = [
+        question_answer("रवि किस शहर में रहता है?", "रवि दिल्ली शहर में रहता है।"),
+        question_answer("भारत का प्रधानमंत्री कौन है?", "नरेंद्र मोदी भारत के प्रधानमंत्री हैं।"),
+        question_answer("आम का रंग क्या है?", "आम का रंग पीला होता है।"),
+        question_answer("पानी किससे बनता है?", "पानी हाइड्रोजन और ऑक्सीजन से बनता है।"),
+        question_answer("सूरज कब निकलता है?", "सूरज सुबह निकलता है।"),
+        question_answer("मोहन क्या करता है?", "मोहन खेती करता है।"),
+        question_answer("ताजमहल किसने बनवाया?", "शाहजहाँ ने ताजमहल बनवाया।"),
+    ]
+    assert saying_the_same(pool, forget) == [True] + [False] * 6
+
+
 def test_only_the_named_spans_of_a_row_are_its_facts():
     row = question_answer("Who is Anna Birk?", "A woman from Hamar who keeps bees.", spans=["keeps bees"])
     pool = [

@@ -27,7 +27,7 @@ class Paraphrases(Asking):
                 continue
             own = session.inputs.paraphrases.ways.get(row.example.question, [])
             texts = dict.fromkeys([*reference_answers(row.example, COLUMN), *own])
-            turns = [[*row.example.prompt[:-1], {**row.example.prompt[-1], "content": text}] for text in texts]
+            turns = [list(row.example.asked(text)) for text in texts]
             turns += [reworded(row.example, template) for template in PHRASINGS[: session.effort.phrasings]]
             found += [asked(view.encoder, at, conversation, "paraphrased") for conversation in turns]
         return found

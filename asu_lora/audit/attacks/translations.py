@@ -39,8 +39,7 @@ class Translations(Asking):
         found = []
         for at, row in enumerate(rows):
             for language, text in translations(row.example).items():
-                turns = [*row.example.prompt[:-1], {"role": "user", "content": text}]
-                found.append(asked(view.encoder, at, turns, f"translated: {language}"))
+                found.append(asked(view.encoder, at, row.example.asked(text), f"translated: {language}"))
         return found
 
     def finished(self, session: Session, found: Roles) -> Found:
