@@ -61,7 +61,8 @@ class RetainPool:
                 first = first or error
         if not kept:
             why = "No row of the retain pool can be trained on"
-            raise DataError(f"{why}: {first}", f"{why}: {first.textless if first else ''}".rstrip(": ") + ".")
+            kept_of_it = first.textless if first else ""
+            raise DataError(f"{why}: {first}", f"{why}: {kept_of_it}" if kept_of_it else f"{why}.")
         left_out = len(self.rows) - len(kept)
         told = f"{left_out} of the retain pool's {len(self.rows)} rows can't be trained on and are left out: {first}"
         return replace(self, rows=tuple(kept)), told if left_out else None
