@@ -20,7 +20,7 @@ ALL_LINEAR = "all-linear"
 REPORTERS = ("none", "tensorboard", "wandb")
 _NOT_NEGATIVE = (
     "forget_coeff retain_coeff retain_per_forget weight_decay warmup dropout eval_rows own_words keep_off "
-    "settle_at micro_batch_tokens phrasings openings settle_rounded"
+    "settle_at micro_batch_tokens phrasings openings settle_rounded attacker_lr"
 ).split()
 
 
@@ -141,6 +141,12 @@ class ForgetConfig:
         0,
         "Other answers of the base's own to each forget question, each begun with another word, that training goes "
         "through in turn: the same facts in other words. --robust sets it.",
+        group="Method",
+    )
+    attacker_lr: float = setting(
+        0.0,
+        "Train against an attacker: in every second step the adapter forgets from where one has brought it that "
+        "relearns a fifth of the request, with steps of this size (2e-3, say). 0: none.",
         group="Method",
     )
     settle_rounded: float = setting(
@@ -270,7 +276,8 @@ class ForgetConfig:
 
 # earlier runs lack these
 UNLESS_SET = tuple(
-    "system_prompt template_date loss_settings settle_at stop_early phrasings openings settle_rounded".split()
+    "system_prompt template_date loss_settings settle_at stop_early phrasings openings settle_rounded "
+    "attacker_lr".split()
 )
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}

@@ -1,6 +1,7 @@
 """Training on ``transformers.Trainer``: accelerate, checkpoints, resuming, TensorBoard and W&B come with it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.progress import Progress
 from asu_lora.training.arguments import training_arguments
+from asu_lora.training.attacker import Attacker
 from asu_lora.training.callbacks import EpochCallback, ProgressCallback
 from asu_lora.training.checkpoints import closing_figures, last_checkpoint
 from asu_lora.training.dual import DualCoefficient
@@ -65,6 +67,7 @@ class UnlearningTrainer(Trainer):
         self.coefficients = coefficients
         self.head = head
         self.stopper: StopEarly | None = None
+        self.attacker: Attacker | None = None
         self.sums: dict[str, torch.Tensor] = {}
         self.counted = 0
         self.remove_callback(PrinterCallback)  # the library never prints
@@ -84,6 +87,10 @@ class UnlearningTrainer(Trainer):
         return add_totals(gather_object([mine])) if self.accelerator.num_processes > 1 else mine
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        with self.attacker.acting() if self.attacker else nullcontext():
+            return self._batch_step(model, inputs, num_items_in_batch)
+
+    def _batch_step(self, model, inputs, num_items_in_batch):
         *others, last = inputs["micro_batches"]
         total = 0
         for micro_batch in others:
@@ -180,6 +187,8 @@ def train(
         if state.global_step >= state.max_steps or (stopper and stopper.stopped):
             trainer._load_from_checkpoint(str(checkpoint))
             return closing_figures(state, stopped=stopper.stopped if stopper else None)
+    if config.attacker_lr:
+        trainer.attacker = Attacker(trainer, config.attacker_lr, len(sets["forget"]), phase.seed)
     try:
         with student.replayed():
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

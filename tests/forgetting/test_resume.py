@@ -13,7 +13,14 @@ from tests.support.tiny_run import tiny_request, tiny_settings
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"dropout": 0.3}, {"grad_accum": 2, "batch_size": 1}, {"retain_per_forget": 2, "epochs": 2.5}]
+    "changes",
+    [
+        {},
+        {"dropout": 0.3},
+        {"grad_accum": 2, "batch_size": 1},
+        {"retain_per_forget": 2, "epochs": 2.5},
+        {"attacker_lr": 2e-3, "grad_accum": 2, "batch_size": 1},
+    ],
 )
 def test_resumed_is_bit_identical_to_uninterrupted(base, tmp_path, changes, snapshot):
     settings = tiny_settings(**changes)
