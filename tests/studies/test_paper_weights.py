@@ -96,7 +96,7 @@ def test_a_search_begins_with_the_papers_weights_and_keeps_what_it_does_not_vary
     assert published(method("NPO_GD"), SETTINGS)["retain_coeff"] == 1.5
     plan, simnpo = tuning(1, REQUEST, SETS, OTHER, most=3), method("SIMNPO_GD")
     searcher = Searcher(Comparison(REQUEST, base, SETS, tmp_path, SETTINGS), plan, Listener())
-    searcher.tune(simnpo)
+    searcher.tune([simnpo])
     [trial], best = searcher.trials(simnpo), searcher.best(simnpo)
     assert trial.settings["retain_coeff"] == 1.0 and "forget_coeff" not in trial.settings
     assert best.config(SETTINGS).forget_coeff == 0.125
