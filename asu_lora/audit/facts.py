@@ -182,8 +182,8 @@ def _aliases(example: Example) -> dict[str, list[str]]:
     if not isinstance(value, dict) or not all(
         isinstance(name, str) and isinstance(ways, str | list | None) for name, ways in value.items()
     ):
-        raise DataError(f"'aliases' of row {example.row} should be {{fact: [other ways of saying it]}}.")
+        raise DataError.plain(f"'aliases' of row {example.row} should be {{fact: [other ways of saying it]}}.")
     listed = {name: [ways] if isinstance(ways, str) else list(ways or []) for name, ways in value.items()}
     if not all(isinstance(way, str) for ways in listed.values() for way in ways):
-        raise DataError(f"'aliases' of row {example.row} should be {{fact: [other ways of saying it]}}.")
+        raise DataError.plain(f"'aliases' of row {example.row} should be {{fact: [other ways of saying it]}}.")
     return listed

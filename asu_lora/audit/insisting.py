@@ -51,8 +51,9 @@ def _from_row(row: dict[str, Any], number: int, path: str | Path) -> Insisting:
     given = {name: row[name] for name in ("kind", "user", "system", "begin") if row.get(name) not in (None, "")}
     for name, text in given.items():
         if not isinstance(text, str):
-            raise DataError(f"{path}, row {number}: '{name}' should be text, not {type(text).__name__}.")
+            raise DataError.about(path, f", row {number}: '{name}' should be text, not {type(text).__name__}.")
         refuse_surrogates(text, name, number, str(path))
     if "{question}" not in given.get("user", ""):
-        raise DataError(f"{path}, row {number}: a row needs 'user', with {{question}} where the question is to stand.")
+        fault = "a row needs 'user', with {question} where the question is to stand."
+        raise DataError.about(path, f", row {number}: {fault}")
     return Insisting(**{"kind": f"your own {number}", **given})

@@ -105,7 +105,7 @@ class AuditRequest:
             known = {example.key(): example.row for example in rows}
             same = [example.row for example in forget if example.key() in known]
             if same:
-                raise DataError(
+                raise DataError.plain(
                     f"{len(same)} rows (first: row {same[0]}) are both to be forgotten and {what}: a row is one of the "
                     "two, take it out of the other file."
                 )
@@ -139,7 +139,7 @@ class AuditRequest:
                 rows = [rows[number - 1] for number in numbers]
             found = examples_from_rows(rows, str(self.forget), numbers)
         if not found:
-            raise DataError("There is nothing to attack: name at least one row that was to be forgotten.")
+            raise DataError.plain("There is nothing to attack: name at least one row that was to be forgotten.")
         return found
 
 

@@ -103,7 +103,7 @@ class Session:
         """
         found = self._rows(self.inputs.forget)
         if not found:
-            raise DataError(
+            raise DataError.plain(
                 "No row of the request has a fact of its own: every answer says what its question says already. Mark "
                 "what counts with a column 'spans'."
             )

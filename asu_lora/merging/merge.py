@@ -24,6 +24,7 @@ from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.checkpoint.tensor_writer import TensorWriter
 from asu_lora.merging.durable.residual_adapter import FOLDER
 from asu_lora.merging.merge_plan import TensorPlan, plan_merge
+from asu_lora.merging.merge_record import write_record
 from asu_lora.merging.nf4.quantization import Quantization, stored_quantization
 from asu_lora.merging.onto import choose_onto, refuse_other_base
 from asu_lora.merging.report import MergeReport
@@ -93,7 +94,7 @@ def merge(
         if durable:
             stream.durable = _durable(durable, source, adapters, plans, trust_remote_code)
         shards = _write_tensors(stream, plans)
-        _write_companions(stream, stage, source, config, str(out))
+        _write_companions(stream, stage, source, config, str(out), loras)
     report = MergeReport(Path(out), source.name, [(lora.name, weight) for lora, weight in loras], precision, onto)
     _fill(report, stream, durable.residual_rank if durable else 0)
     report.shards, report.seconds = shards, time.perf_counter() - started
@@ -115,8 +116,16 @@ def _fill(report: MergeReport, stream: TensorStream, residual_rank: int) -> None
     report.durability = stream.durable.modules if stream.durable else []
 
 
-def _write_companions(stream: TensorStream, stage: Path, source: BaseSource, config: dict[str, Any], out: str) -> None:
-    """What lies beside the weights: tokenizer, config, and what a durable merge could not keep."""
+def _write_companions(
+    stream: TensorStream,
+    stage: Path,
+    source: BaseSource,
+    config: dict[str, Any],
+    out: str,
+    loras: Sequence[tuple[LoraFolder, float]],
+) -> None:
+    """What lies beside the weights: tokenizer, config, what was merged, and what a durable merge could not keep."""
+    write_record(stage, loras)
     if stream.durable and stream.durable.residual.factors:
         stream.durable.residual.write(stage / FOLDER, out)
     copy_companions(source.path, stage)

@@ -5,10 +5,13 @@ They are chosen once, on the day it comes in: whoever trains it later needs neit
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from asu_lora.data.encoding import encoder_for
 from asu_lora.data.examples import as_row, examples_from_rows
 from asu_lora.data.retain_pool import RetainPool
+from asu_lora.data.row_format import RowFormat
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.retain.choose import choose_rows
@@ -27,6 +30,14 @@ class RetainChooser:
     pool: RetainPool
     progress: Progress = field(default_factory=Progress)
 
+    @cached_property
+    def trainable(self) -> RetainPool:
+        """What of the pool can be trained on, as ``forget`` finds it without options; the rest is told once."""
+        pool, left_out = self.pool.trainable(encoder_for(self.base.tokenizer, self.base.model.config, RowFormat()))
+        if left_out:
+            self.progress.note(left_out)
+        return pool
+
     def rows_for(self, forget: Sequence[dict[str, Any]], source: str) -> list[dict[str, Any]]:
         """Rows of the pool that are nearest to a request, as its sealed text holds them.
 
@@ -35,10 +46,10 @@ class RetainChooser:
             source: what they are called in messages.
 
         Raises:
-            DataError: no row of the pool can be kept.
+            DataError: no row of the pool can be kept, or trained on.
             ScoreUnavailable: a sentence encoder is asked for, and there is none.
         """
-        choice = choose_rows(self.base, examples_from_rows(forget, source), self.pool, self.progress)
+        choice = choose_rows(self.base, examples_from_rows(forget, source), self.trainable, self.progress)
         for note in choice.notes(self.pool.wanted):
             self.progress.note(note)
         return [as_row(row) for row in choice.rows]

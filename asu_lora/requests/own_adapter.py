@@ -2,12 +2,12 @@
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.requests.ledger.ledger import Ledger
-from asu_lora.requests.ledger.states import TRAINED, Request
+from asu_lora.requests.ledger.states import TRAINED, TRAINING, Request
 
 
 def own_adapter(ledger: Ledger, store: AdapterStore, request: Request) -> str | None:
     """The name of a request's adapter in the store: its own, or another that somebody gave it; None without one."""
-    if request.adapter is None or request.adapter in store.names():
+    if request.adapter is None or is_own(ledger, store, request):
         return request.adapter
     made = _made(ledger, request)[-1:]
     return next((each.name for each in store.list() if each.manifest and each.manifest.fingerprint in made), None)
@@ -18,7 +18,14 @@ def is_own(ledger: Ledger, store: AdapterStore, request: Request) -> bool:
     if request.adapter is None or request.adapter not in store.names():
         return False
     made, manifest = _made(ledger, request), store.get(request.adapter).manifest
-    return not made or manifest is None or manifest.fingerprint in made
+    return not made or manifest is None or manifest.fingerprint in made or is_of_its_text(ledger, store, request)
+
+
+def is_of_its_text(ledger: Ledger, store: AdapterStore, request: Request) -> bool:
+    """Whether what has the name of a request's adapter was trained on its rows; a killed runner told of none."""
+    manifest = store.get(request.adapter or request.id).manifest
+    begun = {line.payload.get("request") for line in ledger.history(request.id, [TRAINING])}
+    return manifest is not None and manifest.request.fingerprint in begun
 
 
 def holding(ledger: Ledger, store: AdapterStore, request: Request) -> list[str]:

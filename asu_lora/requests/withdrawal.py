@@ -11,10 +11,10 @@ from asu_lora.requests.deployment import artefacts_of
 from asu_lora.requests.ledger.claims import break_claim
 from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
-from asu_lora.requests.ledger.states import ADAPTER_REMOVED, TRAINING, WITHDRAWN
+from asu_lora.requests.ledger.states import ADAPTER_REMOVED, WITHDRAWN
 from asu_lora.requests.ledger.words import check_words
 from asu_lora.requests.leftovers import has_leftovers, remove_leftovers
-from asu_lora.requests.own_adapter import holding, own_adapter
+from asu_lora.requests.own_adapter import holding, is_of_its_text, own_adapter
 from asu_lora.requests.results import ResultStore, addresses_of
 
 
@@ -26,12 +26,14 @@ class Withdrawal:
         adapter: that was removed; None where none had been trained.
         trained_on_top: adapters that stood on it and should be trained again.
         inside: adapters and served artefacts that still hold it.
+        left: an adapter that has the request's name and was not trained for it; it stays.
     """
 
     request: str
     adapter: str | None
     trained_on_top: list[str]
     inside: list[str]
+    left: str | None = None
 
 
 def withdraw(ledger: Ledger, store: AdapterStore, request: str, reason: str | None = None) -> Withdrawal:
@@ -53,8 +55,10 @@ def withdraw(ledger: Ledger, store: AdapterStore, request: str, reason: str | No
             told = {"adapter": adapter} | ({"reason": reason} if reason else {})
             change.append(WITHDRAWN, request, told)
             break_claim(change.connection, request)
+    name = ledger.get(request).adapter
     adapter, above = remove_adapter(ledger, store, request)
-    return Withdrawal(request, adapter, above, holders(ledger, store, request))
+    stays = name if name in store.names() else None
+    return Withdrawal(request, adapter, above, holders(ledger, store, request), stays)
 
 
 def remove_adapter(ledger: Ledger, store: AdapterStore, request: str) -> tuple[str | None, list[str]]:
@@ -82,7 +86,7 @@ def finish_withdrawals(ledger: Ledger, store: AdapterStore, results: ResultStore
         if request.adapter is not None:
             remove_adapter(ledger, store, request.id)
             done.append(request.id)
-        elif request.id in there and _is_of_a_runner(ledger, store, request.id):
+        elif request.id in there and is_of_its_text(ledger, store, request):
             store.remove(request.id)  # it was published just as it was withdrawn, and the runner was killed
             ledger.record(ADAPTER_REMOVED, request.id, {"adapter": request.id})
             done.append(request.id)
@@ -92,13 +96,6 @@ def finish_withdrawals(ledger: Ledger, store: AdapterStore, results: ResultStore
         if results and request.id in published and results.remove(request.id):
             done.append(request.id)
     return list(dict.fromkeys(done))
-
-
-def _is_of_a_runner(ledger: Ledger, store: AdapterStore, name: str) -> bool:
-    """Whether an adapter is of the request of that name; somebody may have made another since."""
-    manifest = store.get(name).manifest
-    begun = {line.payload.get("request") for line in ledger.history(name, [TRAINING])}
-    return manifest is not None and manifest.request.fingerprint in begun
 
 
 def holders(ledger: Ledger, store: AdapterStore, request: str) -> list[str]:

@@ -38,6 +38,8 @@ def withdraw(*, request: str, reason, forget_text: bool, yes: bool, store: Path,
             + (f"Its adapter {done.adapter} is removed." if done.adapter else "It had no adapter.")
             + (" Its text is destroyed." if gone else "")
         )
+        if done.left:
+            click.echo(f"{done.left} in {kept.root} stays: it was not trained for this request.", err=True)
         if done.trained_on_top:
             click.echo(f"Trained on top of it, train again: {', '.join(done.trained_on_top)}.", err=True)
         if done.inside:

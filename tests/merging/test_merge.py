@@ -9,7 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.errors import AdapterError
+from asu_lora.files import sha256_file
 from asu_lora.merging.merge import merge
+from asu_lora.merging.merge_record import RECORD_NAME, read_record
 from tests.support.lora_folders import (
     LINEAR,
     logits_of,
@@ -166,7 +168,12 @@ def test_companions_come_along(tiny_base, two, tmp_path):
     (base / "pytorch_model.bin").write_bytes(b"a pickle")
     merge(base, two, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {path.name for path in base.iterdir()} - {"README.md", "pytorch_model.bin"}
+    assert names == {path.name for path in base.iterdir()} - {"README.md", "pytorch_model.bin"} | {RECORD_NAME}
+    told = read_record(tmp_path / "out")
+    assert told == [(sha256_file(folder / "adapter_model.safetensors"), weight) for folder, weight in two]
+    again = save_lora(tmp_path / "out", tmp_path / "again", seed=7)
+    merge(tmp_path / "out", [(again, 1.0)], tmp_path / "twice")
+    assert read_record(tmp_path / "twice") == [(sha256_file(again / "adapter_model.safetensors"), 1.0)]
     messages = [{"role": "user", "content": "Who?"}]
     one, other = (AutoTokenizer.from_pretrained(folder) for folder in (base, tmp_path / "out"))
     texts = [tokenizer.apply_chat_template(messages, tokenize=False) for tokenizer in (one, other)]

@@ -61,6 +61,17 @@ def test_what_is_sealed_is_what_a_forget_run_would_choose(tiny_base):
     assert heard.stages == ["Choosing retain rows"] and "were chosen of" in heard.notes[0]
 
 
+def test_rows_of_the_pool_that_no_run_can_train_on_are_left_out_and_told_once(tiny_base):
+    broken = {"question": "word " * 3000, "answer": "Longer than any row may be."}
+    base, heard = load_base(str(tiny_base), "fp32", "cpu"), Listener()
+    chooser = RetainChooser(base, RetainPool(tuple(examples_from_rows([broken, *POOL], "pool")), wanted=50), heard)
+    for number in range(2):
+        sealed = chooser.rows_for(rows(FACTS[number : number + 1]), "request")
+        assert sealed and broken not in sealed
+    [told] = [note for note in heard.notes if "can't be trained on" in note]
+    assert told.startswith("1 of the retain pool's")
+
+
 def test_each_of_several_files_gets_rows_of_its_own_and_needs_no_pool_later(place, tiny_base):
     auto = ("--retain", "auto", "--retain-pool", place / "pool.jsonl", "--retain-rows", 4)
     done = call("add", place / "t0.jsonl", place / "t1.jsonl", *auto, "--base", tiny_base, "--precision", "fp32")

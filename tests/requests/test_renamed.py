@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
 from asu_lora.requests.ledger.ledger import open_ledger
-from asu_lora.requests.withdrawal import withdraw
+from asu_lora.requests.withdrawal import finish_withdrawals, withdraw
 from tests.support.adapter_folders import add
 from tests.support.request_commands import call
 
@@ -56,3 +56,17 @@ def test_a_withdrawal_removes_an_adapter_that_goes_by_another_name(store):
     assert store.names() == ["b", "other"]
     shutil.rmtree(store.root / "b")
     assert withdraw(open_ledger(store.root), store, "b").adapter is None and store.names() == ["other"]
+
+
+def test_a_withdrawal_leaves_an_adapter_of_somebody_else_that_has_the_request_s_name(store):
+    store.rename("a", "x")  # as by an earlier version
+    mine = add(store, "a", seed=12).fingerprint
+    done = call("withdraw", "a", "-y")
+    assert "Its adapter x is removed." in done.stdout and "a in " in done.stderr
+    assert store.names() == ["a", "b", "other"] and store.get("a").manifest.fingerprint == mine
+    store.remove("b")
+    add(store, "b", seed=13)
+    done = call("withdraw", "b", "-y")
+    assert "It had no adapter." in done.stdout and "not trained for this request" in done.stderr
+    assert store.names() == ["a", "b", "other"], "what a runner finishes later leaves it, too"
+    assert finish_withdrawals(open_ledger(store.root), store) == [] and store.names() == ["a", "b", "other"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asu_lora.adapters.manifest import CONFIG_NAME
+from asu_lora.adapters.manifest import CONFIG_NAME, WEIGHTS_NAME
 from asu_lora.adapters.request_key import read_key
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.identity import REPORT_NAME, Audited, hashes_of
@@ -17,7 +17,8 @@ from asu_lora.audit.certificate.signed import read_signed
 from asu_lora.audit.results import AUDIT_NAME, Attacked, AuditResult
 from asu_lora.data.examples import Example
 from asu_lora.errors import CertificateError
-from asu_lora.files import read_json
+from asu_lora.files import read_json, sha256_file
+from asu_lora.merging.merge_record import RECORD_NAME, read_record
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def _refuse_other_model(read: ReadAudit, was: Attacked, audited: Audited, done: 
 
 
 def _refuse_other_parts(merged: Path, audited: Audited) -> None:
-    """Hold the names of what was baked in against a merge's report, where one lies beside the weights."""
+    """Hold what was baked in against the merge's own record and report, where they lie beside the weights."""
+    _refuse_other_weights(merged, audited)
     with suppress(OSError, ValueError, KeyError, TypeError):
         told = [(str(part["name"]), float(part["weight"])) for part in read_json(merged / REPORT_NAME)["adapters"]]
         given = [(adapter.name, weight) for adapter, weight in audited.adapters]
@@ -110,3 +112,21 @@ def _refuse_other_parts(merged: Path, audited: Audited) -> None:
                 f"{REPORT_NAME} in {merged} tells that {' + '.join(f'{name}:{weight:g}' for name, weight in told)} was "
                 "merged: name these."
             )
+
+
+def _refuse_other_weights(merged: Path, audited: Audited) -> None:
+    """Hold the adapters' weights against the hashes that ``merge`` wrote; a version before wrote none."""
+    told = read_record(merged)
+    if told is None:
+        return
+    given = [(sha256_file(adapter.path / WEIGHTS_NAME), weight) for adapter, weight in audited.adapters]
+    alike = len(told) == len(given) and all(
+        there == here and math.isclose(one, other, rel_tol=1e-6)
+        for (there, one), (here, other) in zip(sorted(told), sorted(given), strict=True)
+    )
+    if not alike:
+        weights = ", ".join(f"{weight:g}" for _, weight in told)
+        raise CertificateError(
+            f"{RECORD_NAME} in {merged} tells of other adapters: {len(told)} of weight {weights} were merged into it. "
+            "Name these, NAME:WEIGHT each, as they were then."
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from asu_lora.bases.checkpoint_files import CONFIG_NAME
+from asu_lora.merging.merge_record import RECORD_NAME
 
 # Tokenizers, chat templates, generation config, custom code and licences; not the base's model card, which
 # describes another model, and never another copy of the weights.
@@ -25,7 +26,7 @@ def copy_companions(source: Path, out: Path) -> list[str]:
         elif (
             path.is_file()
             and (path.suffix in _KINDS or path.name.startswith(_NAMES))
-            and path.name != CONFIG_NAME
+            and path.name not in (CONFIG_NAME, RECORD_NAME)
             and not path.name.endswith(".index.json")
             and not path.name.startswith("adapter_")
         ):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.adapters.manifest import read_manifest, write_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.certify import certify_merged, certify_stored, read_audit
@@ -12,6 +13,7 @@ from asu_lora.audit.certificate.record import CERTIFICATE_NAME
 from asu_lora.audit.results import AUDIT_NAME, SCHEMA_VERSION
 from asu_lora.data.examples import question_answer
 from asu_lora.errors import CertificateError
+from asu_lora.merging.merge_record import RECORD_NAME, write_record
 from tests.support.adapter_folders import add, files_of, fill, in_memory  # noqa: F401
 from tests.support.audits import audit
 from tests.support.certificates import ROWS, certified, put_audit
@@ -139,3 +141,15 @@ def test_merged_weights_are_not_certified_as_those_of_another_adapter(made, merg
     found = certify_merged(made.store, merged, [("kept", 0.5)]).certificate
     [said] = [limit.text for limit in found.limits if limit.about == "What is inside"]
     assert "rests on the issuer" in said
+
+
+def test_a_merge_tells_by_hashes_what_is_in_it_and_another_adapter_is_not_certified(made, merged):
+    inside = [(read_lora(made.store.root / name), weight) for name, weight in (("kept", 0.5), ("other", 1.0))]
+    write_record(merged, inside)
+    assert "kept" not in (merged / RECORD_NAME).read_text()
+    put_audit(made.store, audit(audited="merged", names=[]), merged=merged)
+    for given in ([("kept", 0.5)], [("kept", 1.0), ("other", 0.5)], [("kept", 0.5), ("kept", 1.0)]):
+        assert "2 of weight 0.5, 1 were merged" in refused(certify_merged, made.store, merged, given)
+    certify_merged(made.store, merged, [("other", 1.0), ("kept", 0.5)])
+    (merged / RECORD_NAME).write_text("{}")
+    assert "not those that were attacked" in refused(certify_merged, made.store, merged, [("kept", 1.0)])
