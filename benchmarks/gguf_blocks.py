@@ -89,9 +89,10 @@ def main() -> None:
     head = "| format | matrices | equal weights | most between them | most off, llama.cpp | most off, asu-lora |"
     write_table(
         "gguf_blocks",
-        "# What an audit takes for a GGUF file's weights\n\n`python benchmarks/gguf_blocks.py BASE`: every projection of "
-        "the base, rounded by asu-lora's audit and by llama.cpp's own code (`libggml-base`). Distances are relative to "
-        f"the weights' norm, the worst matrix of each.\n\n{head}\n|---|---:|---:|---:|---:|---:|\n" + "\n".join(lines),
+        "# What an audit takes for a GGUF file's weights\n\n`python benchmarks/gguf_blocks.py BASE`: all projections "
+        "of the base, rounded by asu-lora's audit and by llama.cpp's own code (`libggml-base`). Distances are relative "
+        f"to the weights' norm, the worst matrix of each.\n\n{head}\n|---|---:|---:|---:|---:|---:|\n"
+        + "\n".join(lines),
     )
 
 
