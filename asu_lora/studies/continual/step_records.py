@@ -100,7 +100,10 @@ def earlier_records(folder: Path, identity: dict, steps: Sequence[Step], store: 
     if not state:
         return []
     records = _records(state)
-    same = json.dumps(state["identity"], sort_keys=True) == json.dumps(identity, sort_keys=True)
+    same = any(
+        json.dumps(state["identity"], sort_keys=True) == json.dumps(each, sort_keys=True)
+        for each in (identity, _of_an_earlier_version(identity))
+    )
     pairs = zip(records[1:], steps, strict=False)
     told = [store.is_request(record.request or "", step.request.fingerprint()) for record, step in pairs]
     if not same or len(records) - 1 > len(steps) or not all(told):
@@ -113,6 +116,12 @@ def earlier_records(folder: Path, identity: dict, steps: Sequence[Step], store: 
     if records != _records(state):  # an earlier version wrote plain hashes
         write_records(folder, identity, records)
     return records
+
+
+def _of_an_earlier_version(identity: dict) -> dict:
+    """The same as versions wrote it that told of the models behind two scores only whether there were any."""
+    asked = identity.get("questions")
+    return identity if asked is None else identity | {"questions": [*asked[:2], *map(bool, asked[2:])]}
 
 
 def _state(folder: Path) -> dict:
