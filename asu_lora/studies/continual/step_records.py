@@ -34,6 +34,7 @@ class StepRecord:
         before, after: the scores in the adapter's manifest.
         seconds: training, with its own scores and consolidating. evaluation_seconds: scoring.
         adapter_bytes: size of the step's adapter. active_bytes: of all that are active.
+        kept: retain rows that no request asked when it was scored: what MU's questions were drawn from.
         fold: relative error of the consolidated adapter, None where nothing was consolidated.
     """
 
@@ -51,6 +52,7 @@ class StepRecord:
     adapter_bytes: int = 0
     active_bytes: int = 0
     fold: float | None = None
+    kept: int | None = None
 
 
 def read_records(folder: str | Path) -> list[StepRecord]:
