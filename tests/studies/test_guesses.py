@@ -90,10 +90,10 @@ def test_columns_that_training_reads_make_another_comparison(compared, base, tmp
         return compare(request, base, comparison_sets(request, most=1)[0], wanted, out, SETTINGS)
 
     again(alternate_answer="Anna Birk keeps goats.")
-    with pytest.raises(SettingError, match="other columns of the request differs"):
+    with pytest.raises(SettingError, match="other columns of the forget rows differs"):
         again(alternate_answer="Anna Birk keeps owls.")
     old = json.loads((out / "settings.json").read_text())
-    del old["other columns of the request"]  # an earlier version's
+    del old["other columns of the forget rows"]  # an earlier version's
     (out / "settings.json").write_text(json.dumps(old))
     again(alternate_answer="Anna Birk keeps goats.")
     assert files_that_hold(out, "goats") == [] and "other columns" in (out / "settings.json").read_text()

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"  # of a comparison's folder: whose it is
 VERSION = "asu-lora"  # the release alone: two commits on the way to it make the same runs, as far as anyone knows
-COLUMNS = "other columns of the request"
-READ = ("alternate_answer", "language", "paraphrased_question", "spans")  # by training, of the rows
+COLUMNS = "other columns of the forget rows"
+READ = ("alternate_answer", "language", "paraphrased_question", "spans")  # by training and asking
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
 
 
@@ -64,8 +64,8 @@ def run_identity(shared: dict[str, Any], run: Run) -> str:
 
 
 def _columns(request: ForgetRequest, hidden: Callable[[str], str]) -> dict[str, str]:
-    """What training reads of the rows beside their conversations; nothing where there is none."""
-    rows = [{name: e.extra[name] for name in READ if e.extra.get(name)} for e in (*request.forget, *request.retain)]
+    """What is read of the forget rows beside their conversations; nothing where there is none."""
+    rows = [{name: e.extra[name] for name in READ if e.extra.get(name)} for e in request.forget]
     return {COLUMNS: hidden(_digest(rows))} if any(rows) else {}
 
 
@@ -132,11 +132,11 @@ def known_as(file: Path, shared: dict[str, Any], earlier: dict[str, Any]) -> dic
     if not before:
         return None
     told = of_the_release(before)
-    same = any(told == each or told == _without_columns(each) for each in (shared, earlier))
+    same = any(told == each or told == without_columns(each) for each in (shared, earlier))
     return before if same else None
 
 
-def _without_columns(identity: dict[str, Any]) -> dict[str, Any]:
+def without_columns(identity: dict[str, Any]) -> dict[str, Any]:
     """As versions before the columns counted wrote it."""
     return {key: value for key, value in identity.items() if key != COLUMNS}
 
