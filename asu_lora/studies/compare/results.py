@@ -74,12 +74,12 @@ class RunResult:
         return self.scores["sets"].get(questions, {}).get(metric) if self.done else None
 
     def gibberish_rate(self) -> float | None:
-        """Share of gibberish among the answers to all questions of all sets."""
+        """Share of gibberish among the answers to all questions of all sets; a set of passages alone has none."""
         if not self.done:
             return None
-        counts = self.scores["questions"]
-        rates = [(self.scores["sets"][name]["gibberish"], count) for name, count in counts.items() if count]
-        return sum(rate * count for rate, count in rates) / sum(count for _, count in rates)
+        sets, counts = self.scores["sets"], self.scores["questions"]
+        rates = [(rate, counts[name]) for name in counts if (rate := sets[name]["gibberish"]) is not None]
+        return sum(rate * count for rate, count in rates) / sum(count for _, count in rates) if rates else None
 
     def spoken(self, kind: str, what: str) -> float | None:
         """Share of ``gibberish``, or mean ``repetition``, of the answers to ``kept`` or ``forgotten`` questions."""
