@@ -118,7 +118,7 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
     wanted = {name: others.pop(name) for name in ("trials", "search_forget", "search_retain", "seeds", "reproduce")}
     given = given_settings(config, others)
     config = read_config(config, others)
-    check_search(**wanted)
+    check_search(**wanted, rates=rates)
     check_suite(scoring["suite"], scoring["data"])
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
@@ -141,7 +141,8 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
         sets, scored_with = scored(request, progress, **scoring)
         scored_with |= held_against(**beside) | {"given": given}
         if wanted["reproduce"]:
-            return made_again(wanted["reproduce"], (request, base, sets, out, config), scored_with, progress)
+            given = request, base, sets, out, config
+            return told(made_again(wanted["reproduce"], given, scored_with, progress), as_json)
         scored_with |= {"seeds": seed_numbers(wanted["seeds"])}
         scored_with |= {"tuning": tuned(wanted, request, sets, scoring["questions"])}
         result = run(request, base, sets, runs, out, config, records=records, progress=progress, **scored_with)
@@ -182,8 +183,10 @@ def held_against(*, retain_log: str | None, **others: "Any") -> "dict[str, Any]"
     return {**others, "reference": read_log(retain_log) if retain_log else None}
 
 
-def check_search(*, trials, search_forget, search_retain, seeds, reproduce) -> None:
+def check_search(*, trials, search_forget, search_retain, seeds, reproduce, rates=()) -> None:
     """Refuse what can't go together, and seeds that are none, before anything is read."""
+    if trials and rates:
+        raise click.UsageError("--search finds each method's learning rate: leave out --lr.")
     if trials and not search_forget:
         raise click.UsageError(
             "--search needs --search-forget: rows of another kind than those that are scored, such as another task's."
@@ -216,8 +219,8 @@ def tuned(
     return tuning(wanted["trials"], request, sets, rows, questions, own_retain=bool(wanted["search_retain"]))
 
 
-def made_again(row: str, given: tuple, scored_with: "dict[str, Any]", progress: "Progress") -> None:
-    """Make one row again, and say whether everything is the same; exit code 1 where it isn't.
+def made_again(row: str, given: tuple, scored_with: "dict[str, Any]", progress: "Progress") -> "Reproduction":
+    """Make one row again.
 
     Args:
         given: the comparison's request, base, sets, folder and settings.
@@ -231,18 +234,24 @@ def made_again(row: str, given: tuple, scored_with: "dict[str, Any]", progress: 
     loaded = load_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     found = reproduce(Comparison(request, loaded, sets, out, config, **scored_with), row, progress)
     progress.close()
-    told(found)
+    return found
 
 
-def told(found: "Reproduction") -> None:
-    """What came of making a row again."""
-    if found.same:
+def told(found: "Reproduction", as_json: bool) -> None:
+    """Whether everything is the same; exit code 1 where it isn't."""
+    if as_json:
+        from asu_lora.cli.console import print_json
+
+        differing = {name: {"recorded": before, "again": now} for name, (before, now) in found.differences.items()}
+        print_json({"row": found.recorded.title, "same": found.same, "differences": differing})
+    elif found.same:
         click.echo(f"{found.recorded.title}: the same to the last digit ({found.again.outcome()}).")
-        return
-    click.echo(f"{found.recorded.title}: {len(found.differences)} figures differ.")
-    for name, (before, now) in list(found.differences.items())[:10]:
-        click.echo(f"  {name}: {before} in the record, {now} now")
-    click.get_current_context().exit(1)
+    else:
+        click.echo(f"{found.recorded.title}: {len(found.differences)} figures differ.")
+        for name, (before, now) in list(found.differences.items())[:10]:
+            click.echo(f"  {name}: {before} in the record, {now} now")
+    if not found.same:
+        click.get_current_context().exit(1)
 
 
 def typed_command(ctx: click.Context) -> str:

@@ -150,10 +150,13 @@ def show(records: "Records", taken: "Mapping[str, TakenBack]") -> None:
     """The table of steps, and a table of each method's step that was taken back."""
     from asu_lora.cli.console import print_table
     from asu_lora.reporting.tables import number
-    from asu_lora.studies.continual.report import table, taken_rows
+    from asu_lora.studies.continual.report import other_questions, table, taken_rows
 
     headings, rows = table(records)
     print_table(None, headings, rows, right=tuple(range(1, len(headings))))
+    for name, steps in records.items():
+        for sentence in filter(None, other_questions(name, steps)):
+            click.echo(sentence, err=True)
     for name, found in taken.items():
         print_table(
             f"{name}: step {found.number} taken back",

@@ -106,7 +106,8 @@ def _print(result):
     names = list(result.sets)
     for start in range(0, len(names), SETS_A_TABLE):
         shown = names[start : start + SETS_A_TABLE]
-        cells = [(metric.replace("_", " "), *(_value(summary, name, metric) for name in shown)) for metric in metrics]
+        cells = [("questions", *(str(summary["questions"][name]) for name in shown))]
+        cells += [(metric.replace("_", " "), *(_value(summary, name, metric) for name in shown)) for metric in metrics]
         columns = ("metric", *(name.replace("_", "\n") for name in shown))
         print_table(None, columns, cells, right=tuple(range(1, len(columns))))
     if names:

@@ -233,7 +233,7 @@ def scoring_options(command: Callable, suites: Collection[str] = ("tofu",)) -> C
                 default="1",
                 show_default=True,
                 callback=_none_for_all,
-                help="task_id within TOFU's split; 'all' for every row.",
+                help="task_id within TOFU's split, where it has any; 'all' for every row.",
             ),
             click.option(
                 "--questions", type=click.IntRange(1), default=300, show_default=True, help="Most questions of a set."

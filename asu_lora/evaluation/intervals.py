@@ -144,14 +144,12 @@ def utility_intervals(sets: Mapping[str, Mapping[str, float | None]], records: S
     columns = {name: found for name, found in columns.items() if len(found.rows) > 1}
 
     def scores(draws: Draws) -> dict[str, Score]:
-        means = {name: found.means(drawn) for (name, found), drawn in zip(columns.items(), draws, strict=True)}
-        utility, efficacy = model_utility(means), forget_efficacy(means.get(FORGET, {}))
-        both = {"MU": utility, "FE": efficacy, "Avg": average(utility, efficacy)}
-        return both | {"TOFU MU": tofu_model_utility(means)}
+        return _scores({name: found.means(rows) for (name, found), rows in zip(columns.items(), draws, strict=True)})
 
     sizes = [len(found.rows) for found in columns.values()]
     used = {name: score.used for name, score in scores([np.arange(size) for size in sizes]).items()}
-    there = [name for name, count in used.items() if count]
+    # without a set of one row, which can't be drawn from, it would be another figure
+    there = [name for name, score in _scores(sets).items() if score.used and score.used == used[name]]
 
     def values(draws: Draws) -> list[float]:
         """NaN for a score that lacks metrics in this draw alone."""
@@ -160,6 +158,13 @@ def utility_intervals(sets: Mapping[str, Mapping[str, float | None]], records: S
 
     found = intervals(values, sizes) if there else []
     return {name: bounds for name, bounds in zip(there, found, strict=True) if bounds is not None}
+
+
+def _scores(means: Mapping[str, Mapping[str, float | None]]) -> dict[str, Score]:
+    """MU, FE, Avg and TOFU's MU of the sets' figures."""
+    utility, efficacy = model_utility(means), forget_efficacy(means.get(FORGET, {}))
+    both = {"MU": utility, "FE": efficacy, "Avg": average(utility, efficacy)}
+    return both | {"TOFU MU": tofu_model_utility(means)}
 
 
 def _number(value: float | None) -> float:

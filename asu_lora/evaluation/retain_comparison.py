@@ -1,6 +1,6 @@
 """The model against one that never saw the forget set: forget quality, PrivLeak and the losses of reference."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -95,7 +95,8 @@ def retain_quality(records: Sequence[Record], log: Sequence[Record]) -> Score:
         raise DataError(
             f"The retain-only model's log has {len(second)} truth ratios, this evaluation {len(first)}: {WAY_OUT}."
         )
-    ours_of, theirs_of = np.array(first), np.array(second)
+    ours_of = np.array(first)
+    theirs_of = np.array([r["truth_ratio"] for r in _in_order(rows_of(log, FORGET), rows_of(records, FORGET))])
     bounds = interval(lambda rows: forget_quality(ours_of[rows].tolist(), theirs_of[rows].tolist()), len(first))
     return one_value(forget_quality(first, second), interval=bounds)
 
@@ -110,13 +111,16 @@ def add_references(records: Sequence[Record], log: Sequence[Record]) -> None:
 
 
 def _in_order(theirs: Sequence[Record], ours: Sequence[Record]) -> Sequence[Record]:
-    """The log's rows in the order of ours: by question and answer where they tell them, else as they stand."""
-    if not all("question" in row and "truth" in row for row in theirs):
+    """The log's rows in the order of ours: by question and answer where both tell them, else as they stand."""
+    if not all("question" in row and "truth" in row for row in (*theirs, *ours)):
         return theirs
-    by_text = {(row["question"], row["truth"]): row for row in theirs}
-    if any((row["question"], row["truth"]) not in by_text for row in ours):
+    left = defaultdict[tuple[str, str], list[Record]](list)
+    for row in reversed(theirs):
+        left[row["question"], row["truth"]].append(row)
+    asked = [(row["question"], row["truth"]) for row in ours]
+    if Counter(asked) != {text: len(rows) for text, rows in left.items()}:
         return theirs
-    return [by_text[row["question"], row["truth"]] for row in ours]
+    return [left[text].pop() for text in asked]
 
 
 Sides = Sequence[Sequence[Record]]  # the forget rows and the held-out rows of one model
@@ -142,7 +146,8 @@ def leakage(ours: Sides, theirs: Sides) -> tuple[Score, str | None]:
         )
     bounds = None
     if list(map(len, ours)) == list(map(len, theirs)):
-        columns = [np.array(part) for part in values]
+        ordered = [_in_order(log, rows) for log, rows in zip(theirs, ours, strict=True)]
+        columns = [np.array([row["min_k"] for row in rows]) for rows in (*ours, *ordered)]
 
         def of_rows(*drawn: np.ndarray) -> float:
             """The same texts are drawn for both models."""

@@ -1,6 +1,7 @@
 """asu-lora evaluate: sets, records and summaries that can be traced back to them."""
 
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -108,6 +109,11 @@ def test_scores_without_their_columns_are_missing_not_zero(stack):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"forget01_perturbed\.json"):
         tofu_sets(tmp_path)
+    for name in ("forget01", "retain", "real_authors", "world_facts"):
+        (tmp_path / f"{name}_perturbed.json").write_text(json.dumps(rows(3)))
+    assert len(tofu_sets(tmp_path)[0].examples) == 3  # the hub's split has no tasks
+    with pytest.raises(DataError, match="no column 'task_id'"):
+        tofu_sets(tmp_path, task="2")
     with pytest.raises(DataError, match="Nothing to evaluate"):
         own_sets(None, None, 10)
 
@@ -148,6 +154,8 @@ def test_the_tables_fit_into_eighty_columns(tiny_base, tofu, monkeypatch):
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80 and "…" not in result.stdout
+    counted = [re.findall(r"\d+", line) for line in lines if "questions" in line]
+    assert counted == [["3", "4", "3", "3"], ["3"]]
     (probability, again) = [line for line in lines if "probability" in line]
     assert probability.count("±") == 4 and again.count("±") == 1
     assert any("paraphrased" in line for line in lines) and any("MU (4 of 6 metrics)" in line for line in lines)

@@ -119,3 +119,12 @@ def test_a_passage_has_no_say_in_the_interval_of_answers():
     both = evaluation(found + passages).summary()
     assert both["intervals"]["forget"]["rouge"] == evaluation(found).summary()["intervals"]["forget"]["rouge"]
     assert both["scores"]["FE"]["interval"] is not None
+
+
+def test_a_set_of_one_row_leaves_scores_without_an_interval_rather_than_with_that_of_other_sets():
+    found = records((("forget", 20), ("retain", 1), ("real_authors", 20), ("world_facts", 20)))
+    found = [row | ({"rouge": 0.02, "probability": 0.02} if row["set"] == "retain" else {}) for row in found]
+    scores = evaluation(found).summary()["scores"]
+    low, high = scores["FE"]["interval"]
+    assert low <= scores["FE"]["value"] <= high
+    assert [scores[name]["interval"] for name in ("MU", "TOFU MU", "Avg")] == [None] * 3

@@ -13,7 +13,7 @@ from asu_lora.errors import DataError
 from asu_lora.evaluation.lm_eval import figures
 from asu_lora.evaluation.metrics.forget_quality import ks_two_sample
 from asu_lora.evaluation.question_sets import QuestionSet
-from asu_lora.evaluation.retain_comparison import check_questions, retain_quality
+from asu_lora.evaluation.retain_comparison import check_questions, leakage, retain_quality
 from asu_lora.evaluation.retain_log import read_log
 from tests.support.tiny_run import FACTS, rows
 
@@ -33,6 +33,21 @@ def test_forget_quality_against_own_records(tmp_path):
     assert found.value == ks_two_sample([0.5, 2.0, 4.0], [5.0, 6.0, 7.0])[1] == pytest.approx(0.1)
     without = [{key: value for key, value in row.items() if key != "truth_ratio"} for row in theirs]
     assert retain_quality(OURS, without).label("forget quality") == "forget quality (0 of 1 values)"
+
+
+def test_intervals_draw_the_same_questions_of_both_models_however_the_log_is_ordered():
+    ours = [
+        {"set": name, "question": f"q{i // 2}", "truth": f"a{i}", "truth_ratio": float(i), "min_k": i % 7 + 0.1 * i}
+        for name in ("forget", "holdout")
+        for i in range(20)
+    ]
+    theirs = [row | {"truth_ratio": row["truth_ratio"] + 3, "min_k": row["min_k"] ** 2 / 9} for row in ours]
+    asked, turned = retain_quality(ours, theirs), retain_quality(ours, theirs[::-1])
+    assert turned == asked and asked.interval[0] > 0.01
+    sides, other = (
+        [[r for r in rows if r["set"] == name] for name in ("forget", "holdout")] for rows in (ours, theirs)
+    )
+    assert leakage(sides, [side[::-1] for side in other]) == leakage(sides, other)
 
 
 @pytest.mark.parametrize("shape", ["dicts", "lists", "aggregated"])

@@ -229,6 +229,9 @@ def test_the_sets_that_are_scored():
         ("retain", 4),
         ("world_facts", 2),
     ]
+    assert not any("none that the request forgets" in note for note in comparison_sets(request, suite)[1])
+    wider = [QuestionSet("forget", (*request.forget[:2], *request.retain[:3]))]
+    assert "3 of the 5 questions of the suite's forget set are none that" in comparison_sets(request, wider)[1][0]
     with pytest.raises(DataError, match="--task"):
         comparison_sets(request, [QuestionSet("forget", request.retain[:1])])
     with pytest.raises(DataError, match="forget set has no questions"):

@@ -1,5 +1,7 @@
 """What a comparison holds its runs against beside the scores: the worst way of asking, a model that never saw it."""
 
+import shutil
+
 import pytest
 
 from asu_lora.audit.request import AuditRequest
@@ -53,7 +55,8 @@ def leaks(result):
 def test_the_base_tells_in_the_worst_way_and_an_adapter_less(made):
     found = leaks(made)
     assert found["Base"] > 0.9 and found["ASU_KL"] < found["Base"]
-    assert "Worst leak" in as_markdown(made) and "forget quality" not in as_markdown(made)
+    assert "Worst leak" in as_markdown(made) and "the mean over 16 forget rows at most" in as_markdown(made)
+    assert "forget quality" not in as_markdown(made)
 
 
 def test_it_is_what_an_audit_finds(made, taught_base):
@@ -94,6 +97,23 @@ def test_forget_quality_against_a_log(made, base, tmp_path):
     assert reproduce(comparison, name, Listener()).same
     with pytest.raises(DataError, match="other questions"):
         again(base, tmp_path / "out", reference=[record | {"question": "Who?"} for record in read_log(log)])
+
+
+def test_another_log_is_held_against_every_row_anew(made, base, tmp_path):
+    """A resumed comparison kept the p-values of the first log beside those of the second."""
+    out = shutil.copytree(made.out, tmp_path / "out")
+    base_rows, others = (read_log(out / "runs" / f"{name}.records.jsonl") for name in ("Base", made.results[1].adapter))
+    again(base, out, reference=base_rows)
+    found = {row.method: row.held_against("forget quality") for row in again(base, out, reference=others)[0].best}
+    assert found["ASU_KL"] == 1 and found["Base"] < 1
+    heard = again(base, out, reference=others)[1]
+    assert not any("Answers" in stage for stage in heard.stages)
+    comparison = Comparison(REQUEST, base, SETS, out, SETTINGS, reference=base_rows)
+    with pytest.raises(SettingError, match="give the --retain-log that it was held against"):
+        reproduce(comparison, "Base", Listener())
+    runs = plan_runs(methods(["Base"]), {})
+    alone = compare(REQUEST, base, SETS, runs, out, SETTINGS, reference=base_rows)  # its other row is of the other log
+    assert {row.method: row.held_against("forget quality") for row in alone.best} == {"Base": 1, "ASU_KL": None}
 
 
 def test_a_request_without_facts_leaks_nothing_that_can_be_told(base, tmp_path):

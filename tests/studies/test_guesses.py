@@ -81,6 +81,24 @@ def test_a_comparison_of_an_earlier_version_goes_on_and_confirms_none_afterwards
     assert heard.figures == []
 
 
+def test_columns_that_training_reads_make_another_comparison(compared, base, tmp_path):
+    """AltPO's own answers could be others on the second start, and the adapter of the first stood in the table."""
+    out, wanted = tmp_path / "out", [Run(method("Base"), None)]
+
+    def again(**columns):
+        request = ForgetRequest.from_rows([row | columns for row in rows(FACTS[:1])], KEPT, "tiny")
+        return compare(request, base, comparison_sets(request, most=1)[0], wanted, out, SETTINGS)
+
+    again(alternate_answer="Anna Birk keeps goats.")
+    with pytest.raises(SettingError, match="other columns of the forget rows differs"):
+        again(alternate_answer="Anna Birk keeps owls.")
+    old = json.loads((out / "settings.json").read_text())
+    del old["other columns of the forget rows"]  # an earlier version's
+    (out / "settings.json").write_text(json.dumps(old))
+    again(alternate_answer="Anna Birk keeps goats.")
+    assert files_that_hold(out, "goats") == [] and "other columns" in (out / "settings.json").read_text()
+
+
 def steps_of(*facts: int) -> list[Step]:
     return [Step(number, f"{number:03d}-tiny", request_of(fact)) for number, fact in enumerate(facts, start=1)]
 

@@ -10,15 +10,18 @@ from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 from asu_lora.evaluation.question_sets import AUTHORS, FORGET, RETAIN, WORLD, QuestionSet
 
+TASK = "1"
 
-def tofu_sets(data: str | Path, split: str = "forget01", task: str | None = "1", most: int = 300) -> list[QuestionSet]:
+
+def tofu_sets(data: str | Path, split: str = "forget01", task: str | None = TASK, most: int = 300) -> list[QuestionSet]:
     """TOFU's forget, retain, real authors and world facts (arXiv 2401.06121) from a folder of its JSON files, or
     from the hub id ``locuslab/TOFU``.
 
     Args:
         data: a folder with ``{split}_perturbed.json``, ``retain_perturbed.json``,
             ``real_authors_perturbed.json``, ``world_facts_perturbed.json``; or the hub id.
-        task: the ``task_id`` of the forget split, None for all its rows.
+        task: the ``task_id`` of the forget split, None for all its rows. Of a split without this column, such as the
+            hub's, the default takes all rows, too.
         most: most questions of a set, spread evenly over it.
     """
     names = {
@@ -31,7 +34,7 @@ def tofu_sets(data: str | Path, split: str = "forget01", task: str | None = "1",
     for name, file in names.items():
         source = _tofu_source(data, file)
         rows = read_rows(source)
-        if name == FORGET and task is not None and any("task_id" in row for row in rows):
+        if name == FORGET and task is not None and (task != TASK or any("task_id" in row for row in rows)):
             rows = select_rows(rows, {"task_id": task}, file)
         examples = examples_from_rows(rows, file)
         sets.append(QuestionSet(name, tuple(sample(examples, most)), name in (AUTHORS, WORLD)))

@@ -29,8 +29,8 @@ def compare_figure(results: Sequence[Row]) -> Figure:
     points = [(100 * (result.score("MU") or 0.0), 100 * (result.score("FE") or 0.0)) for result in results]
     with paper_style():
         figure, axes = new_figure(COLUMN * 1.35, COLUMN * 1.15)
-        axes.set_xlim(*limits([x for x, _ in points]))
-        axes.set_ylim(*limits([y for _, y in points]))
+        axes.set_xlim(*limits(ends_of("MU", results)))
+        axes.set_ylim(*limits(ends_of("FE", results)))
         axes.grid(False)
         equal_averages(axes)
         losses = list(dict.fromkeys(result.method.rpartition("_")[0] for result in results if result.lr is not None))
@@ -42,6 +42,11 @@ def compare_figure(results: Sequence[Row]) -> Figure:
         axes.set_ylabel(f"{common_label(results, 'FE').replace('FE', 'Forget efficacy FE')}, %")
         label(figure, axes, points, [result.method for result in results])
     return figure
+
+
+def ends_of(name: str, rows: Sequence[Row]) -> list[float]:
+    """Where the marks' bars of a score end, percent; the marks themselves where they have none."""
+    return [100 * ((row.score(name) or 0.0) + side * (row.spread(name) or 0.0)) for row in rows for side in (-1, 1)]
 
 
 def error_bars(axes: Axes, row: Row, x: float, y: float) -> None:

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asu_lora.data.refusals import refusals
+from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import SettingError
-from asu_lora.evaluation.question_sets import QuestionSet
+from asu_lora.evaluation.question_sets import FORGET, QuestionSet
+from asu_lora.evaluation.record import Record
 from asu_lora.files import write_files
 from asu_lora.studies.compare import VARIED
 from asu_lora.studies.compare.grid import Run
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"  # of a comparison's folder: whose it is
 VERSION = "asu-lora"  # the release alone: two commits on the way to it make the same runs, as far as anyone knows
+COLUMNS = "other columns of the forget rows"
+READ = ("alternate_answer", "language", "paraphrased_question", "spans")  # by training and asking
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
 
 
@@ -40,6 +44,7 @@ def shared_identity(comparison: "Comparison", hidden: Callable[[str], str]) -> d
         "compute type": str(base.compute_dtype).removeprefix("torch."),
         "device": base.device.type,
         "request": hidden(comparison.request.fingerprint()),
+        **_columns(comparison.request, hidden),
         '"I don\'t know" answers': _digest(list(refusals(comparison.idk_file))),
         **settings,
         **{
@@ -56,6 +61,21 @@ def run_identity(shared: dict[str, Any], run: Run) -> str:
     """The hash a run's file is known by."""
     changes = [[list(change) for change in run.changes]] if run.changes else []  # as before where there are none
     return _digest([shared, run.method.name, run.method.objective, run.method.retain_loss, run.lr, *changes])
+
+
+def _columns(request: ForgetRequest, hidden: Callable[[str], str]) -> dict[str, str]:
+    """What is read of the forget rows beside their conversations; nothing where there is none."""
+    rows = [{name: e.extra[name] for name in READ if e.extra.get(name)} for e in request.forget]
+    return {COLUMNS: hidden(_digest(rows))} if any(rows) else {}
+
+
+def log_identity(log: Sequence[Record] | None, hidden: Callable[[str], str]) -> str | None:
+    """What tells a retain-only model's log from another; None without one.
+
+    Args:
+        hidden: see :func:`shared_identity`.
+    """
+    return None if log is None else hidden(_digest([row for row in log if row["set"] == FORGET]))
 
 
 def claim(file: Path, shared: dict[str, Any], runs: Path, earlier: dict[str, Any]) -> None:
@@ -109,7 +129,16 @@ def known_as(file: Path, shared: dict[str, Any], earlier: dict[str, Any]) -> dic
     The arguments are those of :func:`claim`.
     """
     before = claimed(file)
-    return before if before and of_the_release(before) in (shared, earlier) else None
+    if not before:
+        return None
+    told = of_the_release(before)
+    same = any(told == each or told == without_columns(each) for each in (shared, earlier))
+    return before if same else None
+
+
+def without_columns(identity: dict[str, Any]) -> dict[str, Any]:
+    """As versions before the columns counted wrote it."""
+    return {key: value for key, value in identity.items() if key != COLUMNS}
 
 
 def of_the_release(identity: dict[str, Any]) -> dict[str, Any]:

@@ -11,17 +11,20 @@ from asu_lora.audit.registry import ATTACKS
 from asu_lora.audit.rounding import AuditedWeights
 from asu_lora.audit.row_attack import Asking
 from asu_lora.audit.session import Inputs, Session
-from asu_lora.audit.settings import AuditSettings
+from asu_lora.audit.settings import DEPTHS, AuditSettings
 from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import DataError
 from asu_lora.models.adapter_stack import Stack
 from asu_lora.progress import Progress
 
+MOST_ROWS = DEPTHS["quick"].rows
 WAYS = ("direct", "prefix", "paraphrases", "insisting")
 
 
 def worst_leak(stack: Stack, request: ForgetRequest, seed: int = 0, progress: Progress | None = None) -> float | None:
-    """The mean over forget rows of the share of a row's facts that its worst way of asking brings out, in [0, 1].
+    """The mean share of a row's facts that its worst way of asking brings out, in [0, 1].
+
+    Over all forget rows, or :data:`MOST_ROWS` of them, spread evenly.
 
     Args:
         stack: the model; its rows are written as its settings say.

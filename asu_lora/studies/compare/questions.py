@@ -31,7 +31,14 @@ def comparison_sets(
             "The suite's forget set asks none of the request's questions: give --split and --task of the "
             "rows that are to be forgotten."
         )
+    own = {e.question for e in forget}
+    others = sum(e.question not in own for e in sets[FORGET].examples)
     notes = []
+    if others:
+        notes.append(
+            f"{others} of the {len(sets[FORGET].examples)} questions of the suite's forget set are none that the "
+            "request forgets, and FE counts them all: give --split and --task of the request's rows."
+        )
     rich = [example for example in retain if reference_answers(example, PERTURBED)]
     if rich or RETAIN not in sets:
         chosen = sample(rich or retain, most)

@@ -13,6 +13,7 @@ from asu_lora.reporting.plot_style import save_figure
 from asu_lora.reporting.tables import markdown_table, percent
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.figure import compare_figure
+from asu_lora.studies.compare.leak import MOST_ROWS
 from asu_lora.studies.compare.ranking import SENTENCES, pareto_front, that_speak
 from asu_lora.studies.compare.results import LEAK, QUALITY, SCORES
 from asu_lora.studies.compare.rows import Row, SeedRow, seed_rows
@@ -65,7 +66,8 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
         "Scores, ROUGE-L recall, probability, gibberish and repetition (of answers to kept and to forgotten "
         "questions) in percent; best **bold**, second <u>underlined</u>, the base apart. "
         f"{FRONT}: no other has more of both MU and FE. "
-        "±: half the 95 % interval of the mean over seeds. Seconds and memory are those of one run.\n",
+        "±: half the 95 % interval of the mean over seeds; a row of one has none. Seconds and memory are those of one "
+        "run.\n",
         *own_settings_part(kept),
         *speaking_part(kept),
     ]
@@ -96,7 +98,8 @@ def against_part(kept: Sequence[Row]) -> list[str]:
     known = {name for row in kept for name in row.known()}
     told = {
         LEAK: "Worst leak: the share of its facts that a forget row tells in the worst of several ways of asking it, "
-        "in percent; a model that never saw the rows guesses some too.",
+        f"in percent; the mean over {MOST_ROWS} forget rows at most, spread evenly. A model that never saw the rows "
+        "guesses some too.",
         QUALITY: "Forget quality: p of a KS test between the truth ratios of the forget questions and those of a model "
         "that never saw them; above 0.05 the two can't be told apart.",
     }

@@ -11,7 +11,7 @@ from asu_lora.errors import SettingError
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.grid import Run
-from asu_lora.studies.compare.identity import SETTINGS, known_as, run_identity, shared_identity
+from asu_lora.studies.compare.identity import SETTINGS, known_as, log_identity, run_identity, shared_identity
 from asu_lora.studies.compare.results import LEAK, QUALITY, RunResult, read_result
 from asu_lora.studies.compare.runner import ADAPTERS, RUNS, Runner
 from asu_lora.studies.methods import method
@@ -63,7 +63,8 @@ def reproduce(comparison: Comparison, name: str, progress: Progress) -> Reproduc
         )
     if not recorded.done:
         raise SettingError(f"The row '{name}' has no scores to compare with: it is {recorded.state}.")
-    if QUALITY in recorded.beside and comparison.reference is None:
+    log = log_identity(comparison.reference, AdapterStore(comparison.out / ADAPTERS).keyed)
+    if QUALITY in recorded.beside and (log is None or recorded.log not in (None, log)):
         raise SettingError(f"The row '{name}' has a forget quality: give the --retain-log that it was held against.")
     with tempfile.TemporaryDirectory() as beside:
         asked = LEAK in recorded.beside

@@ -28,6 +28,7 @@ class RunResult:
         speech: of ``kept`` and ``forgotten`` questions, the shares of ``gibberish`` and ``repetition``.
         beside: ``leak`` (:func:`~asu_lora.studies.compare.leak.worst_leak`) and ``forget quality`` (p of a KS test
             against a model that never saw the request), where they were asked for; None where there is none.
+        log: keyed hash of the retain-only model's log that forget quality was held against.
         adapter: its name in the comparison's store, None for Base and for a failed training.
         failure: one sentence, for a failed run, that holds no text of the request.
         passing: the failure may not come again (no memory), so the next command tries once more.
@@ -50,6 +51,7 @@ class RunResult:
     changes: dict[str, Any] = field(default_factory=dict)
     speech: dict[str, dict[str, float]] = field(default_factory=dict)
     beside: dict[str, float | None] = field(default_factory=dict)
+    log: str | None = None
 
     @property
     def done(self) -> bool:
@@ -72,12 +74,12 @@ class RunResult:
         return self.scores["sets"].get(questions, {}).get(metric) if self.done else None
 
     def gibberish_rate(self) -> float | None:
-        """Share of gibberish among the answers to all questions of all sets."""
+        """Share of gibberish among the answers to all questions of all sets; a set of passages alone has none."""
         if not self.done:
             return None
-        counts = self.scores["questions"]
-        rates = [(self.scores["sets"][name]["gibberish"], count) for name, count in counts.items() if count]
-        return sum(rate * count for rate, count in rates) / sum(count for _, count in rates)
+        sets, counts = self.scores["sets"], self.scores["questions"]
+        rates = [(rate, counts[name]) for name in counts if (rate := sets[name]["gibberish"]) is not None]
+        return sum(rate * count for rate, count in rates) / sum(count for _, count in rates) if rates else None
 
     def spoken(self, kind: str, what: str) -> float | None:
         """Share of ``gibberish``, or mean ``repetition``, of the answers to ``kept`` or ``forgotten`` questions."""
@@ -88,6 +90,11 @@ class RunResult:
                 return None
             return sum(r * c for r, c in zip(rates, counts.values(), strict=True)) / sum(counts.values())
         return self.speech.get(kind, {}).get(what)
+
+    @property
+    def seeds(self) -> int:
+        """How many runs it stands for: one."""
+        return 1
 
     def known(self) -> set[str]:
         """What there is beside the scores."""

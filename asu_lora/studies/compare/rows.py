@@ -24,6 +24,11 @@ class SeedRow:
     results: tuple[RunResult, ...]
 
     @property
+    def seeds(self) -> int:
+        """How many runs its means are of."""
+        return len(self.results)
+
+    @property
     def first(self) -> RunResult:
         """The failed run where there is one, else the first."""
         return next((result for result in self.results if not result.done), self.results[0])

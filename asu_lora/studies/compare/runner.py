@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from asu_lora.models.adapter_stack import Stack, load
 from asu_lora.models.stack_rows import rows_of_settings
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
-from asu_lora.studies.compare.identity import run_identity
+from asu_lora.studies.compare.identity import log_identity, run_identity
 from asu_lora.studies.compare.leak import worst_leak
 from asu_lora.studies.compare.reference import reference_of
 from asu_lora.studies.compare.results import DONE, FAILED, LEAK, QUALITY, TRAINED, RunResult, in_order, read_result
@@ -48,6 +49,11 @@ class Runner:
         self.kept = KeptStates()  # the base's on the rows, which every run reads
         self.privacy = Privacy(comparison.request)
 
+    @cached_property
+    def log(self) -> str | None:
+        """Which log the runs are held against, if any."""
+        return log_identity(self.comparison.reference, self.store.keyed)
+
     def file(self, run: Run) -> Path:
         """Where the run's result is kept."""
         return self.folder / f"{run.name}.json"
@@ -73,7 +79,7 @@ class Runner:
     def unscored(self, run: Run, result: RunResult) -> bool:
         """Whether the questions must be put, for scores or for what is compared and kept of the answers."""
         missing = self.comparison.records and not self.records_file(run).is_file()
-        against = self.comparison.reference is not None and QUALITY not in result.beside
+        against = self.log is not None and QUALITY not in result.beside
         return not result.done or missing or against
 
     def unasked(self, result: RunResult) -> bool:
@@ -138,6 +144,7 @@ class Runner:
             result.scores, result.state = checked_summary(scored), DONE
             result.speech = speech(scored.records)
             if comparison.reference is not None:
+                result.log = self.log
                 result.beside[QUALITY] = retain_quality(scored.records, comparison.reference).value
             if comparison.records:
                 with disk_errors(self.folder, "folder"):
@@ -176,6 +183,9 @@ class Runner:
         for path in sorted(self.folder.glob("*.json")):
             if path not in known and (result := self.earlier_result(path)):
                 results.append(result)
+        if len({result.log for result in results if QUALITY in result.beside}) > 1:  # p-values that can't be compared
+            for result in results:
+                result.beside.pop(QUALITY, None)
         return in_order(results)
 
     def earlier_result(self, path: Path) -> RunResult | None:
@@ -187,11 +197,16 @@ class Runner:
         return None
 
     def _result(self, path: Path, run: Run) -> RunResult | None:
-        """The run's file. One of an older version may hold an error's own words: it is written anew without them."""
+        """The run's file, without a forget quality against another log than this comparison's.
+
+        One of an older version may hold an error's own words: it is written anew without them.
+        """
         result = read_result(path, run_identity(self.comparison.shared, run))
         if result and result.failure and self.privacy.tells(result.failure):
             result.failure = self.privacy.hidden("error")
             result.write(path)
+        if result and self.log not in (None, result.log):
+            result.beside.pop(QUALITY, None)
         return result
 
 

@@ -53,16 +53,19 @@ def paper_table(results: Sequence[Row]) -> Table:
     """One row a run, or a method's runs with several seeds.
 
     A score that lacks metrics is named with what it holds; the base and a reference take no part in best and second.
-    Scores that read alike share their mark. A method on the Pareto front has a dagger.
+    Where a row has several seeds, each says how many. Scores that read alike share their mark. A method on the Pareto
+    front has a dagger.
     """
     labels = {name: common_label(results, name) for name in SCORES}
     against = [(title, what, shown) for title, what, shown in AGAINST if any(what in r.known() for r in results)]
+    several = any(result.seeds > 1 for result in results)
     columns = (
         *("method", *labels.values()),
         *(title for title, _, _ in BESIDE),
         *(title for title, _, _ in SPOKEN),
         *(title for title, _, _ in against),
-        *("lr", "seconds", "MB"),
+        *(("lr", "seeds") if several else ("lr",)),
+        *("seconds", "MB"),
     )
     marks = {name: ranks(results, name, label) for name, label in labels.items()}
     front = {id(row) for row in pareto_front(results)}
@@ -84,6 +87,7 @@ def paper_table(results: Sequence[Row]) -> Table:
                     for _, what, shown in against
                 ),
                 Cell("-" if result.lr is None else lr_text(result.lr)),
+                *([Cell("-" if result.lr is None else str(result.seeds))] if several else []),
                 Cell(f"{result.total_seconds():.0f}"),
                 Cell("-" if memory is None else f"{memory / 1e6:.0f}"),
             ]

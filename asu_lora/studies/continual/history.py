@@ -147,6 +147,7 @@ def _score(
         scores, _ = score_step(stack, steps, record.number, questions, progress)
     finally:
         stack.unload()
+    record.kept = len(steps[-1].request.retain)
     record.scores, record.evaluation_seconds = scores.as_dict(), round(time.monotonic() - started, 1)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, Ta
                 f"{_change(first.scores['efficacy_first'], last.scores['efficacy_first'])}."
             )
             lines.append("")
+        lines += other_questions(method, steps)
     for method, found in taken.items():
         lines += [
             f"## {method}: step {found.number} taken back",
@@ -157,6 +159,16 @@ def _markdown(records: Records, about: Mapping[str, Any], taken: Mapping[str, Ta
     lines += [f"Scores: {', '.join(labels)}.", ""] if labels else []
     lines += [f"- {key.replace('_', ' ')}: {_said(value)}" for key, value in about.items()]
     return "\n".join(lines) + "\n"
+
+
+def other_questions(method: str, steps: Sequence[StepRecord]) -> list[str]:
+    """Where the retain questions became others: a request that was added later asks some of them."""
+    known = [record for record in steps if record.kept is not None]
+    at = [later.number for one, later in pairwise(known) if one.kept != later.kept]
+    if not at:
+        return []
+    told = ", ".join(map(str, at))
+    return [f"{method}: MU and Avg from step {told} on are of other retain questions than those before it.", ""]
 
 
 def _change(first: float | None, last: float | None) -> str:

@@ -34,6 +34,7 @@ class StepRecord:
         before, after: the scores in the adapter's manifest.
         seconds: training, with its own scores and consolidating. evaluation_seconds: scoring.
         adapter_bytes: size of the step's adapter. active_bytes: of all that are active.
+        kept: retain rows that no request asked when it was scored: what MU's questions were drawn from.
         fold: relative error of the consolidated adapter, None where nothing was consolidated.
     """
 
@@ -51,6 +52,7 @@ class StepRecord:
     adapter_bytes: int = 0
     active_bytes: int = 0
     fold: float | None = None
+    kept: int | None = None
 
 
 def read_records(folder: str | Path) -> list[StepRecord]:
@@ -100,7 +102,10 @@ def earlier_records(folder: Path, identity: dict, steps: Sequence[Step], store: 
     if not state:
         return []
     records = _records(state)
-    same = json.dumps(state["identity"], sort_keys=True) == json.dumps(identity, sort_keys=True)
+    same = any(
+        json.dumps(state["identity"], sort_keys=True) == json.dumps(each, sort_keys=True)
+        for each in (identity, _of_an_earlier_version(identity))
+    )
     pairs = zip(records[1:], steps, strict=False)
     told = [store.is_request(record.request or "", step.request.fingerprint()) for record, step in pairs]
     if not same or len(records) - 1 > len(steps) or not all(told):
@@ -113,6 +118,12 @@ def earlier_records(folder: Path, identity: dict, steps: Sequence[Step], store: 
     if records != _records(state):  # an earlier version wrote plain hashes
         write_records(folder, identity, records)
     return records
+
+
+def _of_an_earlier_version(identity: dict) -> dict:
+    """The same as versions wrote it that told of the models behind two scores only whether there were any."""
+    asked = identity.get("questions")
+    return identity if asked is None else identity | {"questions": [*asked[:2], *map(bool, asked[2:])]}
 
 
 def _state(folder: Path) -> dict:

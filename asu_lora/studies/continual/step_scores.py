@@ -43,7 +43,8 @@ class Questions:
 
     def identity(self) -> list:
         """What must be the same for scores to stand in one table."""
-        return [self.most, [questions.name for questions in self.general], bool(self.encoder), bool(self.nli)]
+        models = [each and each.name for each in (self.encoder, self.nli)]
+        return [self.most, [questions.name for questions in self.general], *models]
 
 
 def retain_questions(steps: Sequence[Step], most: int) -> QuestionSet:

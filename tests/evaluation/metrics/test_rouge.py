@@ -45,6 +45,27 @@ def test_hand_counted(prediction, reference, expected):
     assert rouge_l_recall(prediction, reference) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("Анна живёт в Москве.", "анна живет в Москве", 1.0),
+        ("Анна живёт в Риге, 12", "Анна живёт в Москве с 12", 4 / 6),
+        ("मोदी प्रधानमंत्री हैं", "मोदी भारत के प्रधानमंत्री हैं", 3 / 5),
+        ("東京に住む", "彼女は東京に住んでいます", 4 / 12),  # by signs, as there are no spaces
+        ("She lives there.", "Анна живёт в Москве", 0.0),
+        ("", "Анна", 0.0),
+    ],
+)
+def test_an_answer_in_another_script_has_words_too(prediction, reference, expected):
+    assert rouge_l_recall(prediction, reference) == pytest.approx(expected)
+
+
+def test_a_word_of_another_script_in_an_english_answer_changes_nothing():
+    """TOFU has two such answers."""
+    truth = 'The book titled "Лісова пісня" (Forest Song) shows it.'
+    assert rouge_l_recall("The book is Forest Song", truth) == recall_by_recursion("The book is Forest Song", truth)
+
+
 def test_stemming_is_porters():
     assert PorterStemmer().stem("fictitious") == PorterStemmer().stem("fictitiously")
     assert rouge_l_recall("fictitiously", "fictitious") == 1.0

@@ -11,6 +11,7 @@ from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.studies.continual.history import HistoryConfig, run_history
+from asu_lora.studies.continual.report import other_questions
 from asu_lora.studies.continual.step_records import read_records
 from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions
 from asu_lora.studies.continual.steps import read_steps
@@ -84,10 +85,17 @@ def test_orthogonal_steps_are_folded_and_taken_back(base, steps, tmp_path):
 
 
 def test_requests_may_follow(base, steps, tmp_path):
+    """MU of the later ones stands on fewer retain questions, which is said."""
+
+    def run(folder, number, **others):
+        scored = Questions((retain_questions(steps[:number], 40),), 1)
+        return run_history(steps[:number], base, settings, tmp_path / folder, questions=scored, **others)
+
     settings = tiny_settings(epochs=1, warmup=0.0)
-    run_history(steps[:1], base, settings, tmp_path / "grown")
-    run_history(steps[:2], base, settings, tmp_path / "grown", resume=True)
-    run_history(steps[:2], base, settings, tmp_path / "whole")
+    assert other_questions("ASU_KL", run("grown", 1)) == []
+    [said, _] = other_questions("ASU_KL", run("grown", 2, resume=True))
+    assert said == "ASU_KL: MU and Avg from step 2 on are of other retain questions than those before it."
+    assert other_questions("ASU_KL", run("whole", 2)) == []
     assert weights(tmp_path / "grown", "002-history-2") == weights(tmp_path / "whole", "002-history-2")
 
 

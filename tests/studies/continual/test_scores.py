@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.errors import SettingError
+from asu_lora.errors import SettingError, TrainingError
 from asu_lora.evaluation.evaluate import means
 from asu_lora.evaluation.metrics.forget_efficacy import forget_efficacy
 from asu_lora.models import adapter_stack as stack
 from asu_lora.studies.continual.consolidate import consolidate
+from asu_lora.studies.continual.history import run_history
 from asu_lora.studies.continual.step_scores import Questions, efficacies, retain_questions, score_step
 from asu_lora.studies.continual.take_back import take_back
 from tests.support.history import plain
 from tests.support.listener import Listener
-from tests.support.tiny_run import FACTS, rows
+from tests.support.tiny_run import FACTS, rows, tiny_settings
 
 
 def test_scores_of_parts_come_from_one_set_of_records(base, steps):
@@ -32,6 +35,20 @@ def test_scores_of_parts_come_from_one_set_of_records(base, steps):
     ):
         assert got == pytest.approx(100 * forget_efficacy(means(part, "forget")).value, abs=0.01)
     assert scores.average == pytest.approx((scores.utility + scores.efficacy) / 2, abs=0.02)
+
+
+def test_scores_of_another_encoder_stand_in_no_table_with_these(base, steps, stacked, tmp_path):
+    """Cosine similarities of two encoders are not of one measure; a run that didn't name its own goes on."""
+    folder = shutil.copytree(stacked, tmp_path / "run")
+    state = json.loads((folder / "run.json").read_text())
+    kept = retain_questions(steps, 2)
+    settings = tiny_settings(lr=5e-3, teacher="stack")
+    for told, fits in (("one", True), (True, True), ("another", False)):
+        state["identity"]["questions"] = [2, ["retain"], told, False if told is True else None]
+        (folder / "run.json").write_text(json.dumps(state))
+        questions = Questions((kept,), 2, SimpleNamespace(name="one"))
+        with nullcontext() if fits else pytest.raises(TrainingError, match="other settings"):
+            assert len(run_history(steps, base, settings, folder, questions=questions, resume=True)) == 4
 
 
 @pytest.mark.parametrize("folded", [False, True])
