@@ -23,14 +23,22 @@ pytestmark = pytest.mark.skipif(
 MODELS = [("nf4", "bf16"), ("nf4", "fp32"), ("bf16", "")]
 
 
-@pytest.fixture(scope="module", params=MODELS, ids="-".join)
-def model(request):
+@pytest.fixture(scope="module")
+def loaded():
+    """Each model once: pytest loads it anew where two tests name it in lists of their own."""
+    return {}
+
+
+@pytest.fixture(params=MODELS, ids="-".join)
+def model(request, loaded):
     """In NF4 whatever this CPU computes in by default: both types."""
     precision, compute = request.param
-    with pytest.MonkeyPatch.context() as patch:
-        if compute:
-            patch.setenv("ASU_LORA_NF4_COMPUTE", compute)
-        return load_base(EMBEDDED, precision, "cpu").model
+    if request.param not in loaded:
+        with pytest.MonkeyPatch.context() as patch:
+            if compute:
+                patch.setenv("ASU_LORA_NF4_COMPUTE", compute)
+            loaded[request.param] = load_base(EMBEDDED, precision, "cpu").model
+    return loaded[request.param]
 
 
 def test_real_weights_are_packed_in_every_type(model, monkeypatch):
