@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asu_lora.errors import SettingError
+from asu_lora.files import expanded
 
 
 def parse_adapter(text: str | Path) -> tuple[str, float]:
@@ -20,7 +21,7 @@ def parse_adapter(text: str | Path) -> tuple[str, float]:
 def typed_adapter(text: str | Path) -> tuple[str, float | None]:
     """As :func:`parse_adapter`, with None where no weight was typed."""
     name, colon, weight = str(text).rpartition(":")
-    if not colon or "/" in weight or "\\" in weight or ("/" in str(text) and Path(text).expanduser().is_dir()):
+    if not colon or "/" in weight or "\\" in weight or ("/" in str(text) and expanded(text).is_dir()):
         return str(text), None
     try:
         if math.isfinite(float(weight)):

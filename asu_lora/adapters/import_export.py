@@ -14,7 +14,16 @@ from asu_lora.adapters.sharing import shareable
 from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.adapters.verify import pickles_in, verify_adapter
 from asu_lora.errors import AdapterError, StoreError
-from asu_lora.files import adapter_files, discard, fsync_path, fsync_tree, refuse_link_outwards, write_atomic
+from asu_lora.files import (
+    adapter_files,
+    copy_tree,
+    discard,
+    expanded,
+    fsync_path,
+    fsync_tree,
+    refuse_link_outwards,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
@@ -30,7 +39,7 @@ def import_adapter(store: "AdapterStore", source: Path, name: str | None = None)
         AdapterError: the source is no adapter, or a broken or harmful one. The store is as it was.
         StoreError: the name is taken or can't be a name.
     """
-    source = source.expanduser()
+    source = expanded(source)
     try:
         if source.is_dir():
             return _take_in(store, find_adapter(source), name, source.resolve().name, take=shutil.copyfile)
@@ -118,7 +127,7 @@ def export_adapter(store: "AdapterStore", name: str, destination: Path) -> Path:
         AdapterError: the adapter is broken.
         StoreError: it is unknown, or the destination exists or can't be written.
     """
-    destination = destination.expanduser()
+    destination = expanded(destination)
     suffix = archive_suffix(destination)
     if suffix == ".tar" or (suffix is None and destination.suffix in (".gz", ".7z", ".rar", ".bz2", ".xz")):
         raise StoreError(f"Archives end in .tar.gz, .tgz or .zip, and {destination.name} does not.")
@@ -132,7 +141,7 @@ def export_adapter(store: "AdapterStore", name: str, destination: Path) -> Path:
                 pack(snapshot, beside, root=name)
                 fsync_path(beside)
             else:
-                shutil.copytree(snapshot, beside)
+                copy_tree(snapshot, beside)
                 fsync_tree(beside)
             os.rename(beside, destination)
         except OSError as error:

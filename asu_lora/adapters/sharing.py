@@ -14,7 +14,7 @@ from asu_lora.adapters.manifest import CONFIG_NAME, has_manifest, read_manifest
 from asu_lora.adapters.model_card import public_base_name, restate
 from asu_lora.adapters.request_key import keyed, read_key
 from asu_lora.adapters.verify import verify_adapter
-from asu_lora.files import link_tree, write_atomic
+from asu_lora.files import disk_errors, link_tree, write_atomic
 
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
@@ -26,7 +26,7 @@ def shareable(store: "AdapterStore", name: str) -> Iterator[Path]:
 
     Raises:
         AdapterError: the adapter is broken, or a file of it is a link that leads out of its folder.
-        StoreError: there is none of this name.
+        StoreError: there is none of this name, or the disk refuses.
     """
     with store.snapshot(name) as snapshot:
         verify_adapter(snapshot).raise_if_bad()
@@ -68,7 +68,8 @@ def _strip(store: "AdapterStore", folder: Path) -> None:
         hidden = keyed(manifest.request.fingerprint, read_key(store.root) or secrets.token_bytes(32))
         request = manifest.request.model_copy(update={"fingerprint": hidden})
         known = manifest.base.model_copy(update={"id": public_base_name(manifest.base.id)})
-        changed = manifest.model_copy(update={"base": known, "request": request, "files": files})
+        changed = manifest.model_copy(update={"name": folder.name, "base": known, "request": request, "files": files})
         texts |= restate(folder, changed)
-    for file, text in texts.items():
-        write_atomic(folder / file, text)
+    with disk_errors(store.root):
+        for file, text in texts.items():
+            write_atomic(folder / file, text)

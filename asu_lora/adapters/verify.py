@@ -4,9 +4,9 @@ Pickles are found by their names and never opened: opening one runs whatever cod
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.adapter_config import read_adapter_config
 from asu_lora.adapters.lora_folder import match_pattern
@@ -15,6 +15,9 @@ from asu_lora.adapters.tensor_names import canonical, module_of
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, sha256_file
 from asu_lora.safetensors_header import TensorInfo, checked_header, not_finite
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
 
@@ -101,6 +104,20 @@ def verify_adapter(folder: str | Path, base_fingerprint: str | Sequence[str] | N
         known = (base_fingerprint,) if isinstance(base_fingerprint, str) else tuple(base_fingerprint)
         _add(report, "base", *_base(manifest, known))
     return report
+
+
+def verify_stored(store: "AdapterStore", name: str, base_fingerprint: str | Sequence[str] | None) -> VerifyReport:
+    """See :meth:`asu_lora.adapters.store.AdapterStore.verify`.
+
+    Raises:
+        StoreError: there is none of this name.
+    """
+    try:
+        with store.snapshot(name) as snapshot:
+            report = verify_adapter(snapshot, base_fingerprint)
+    except AdapterError as error:  # a link that leads out of the folder: it is never followed
+        report = VerifyReport(store.root / name, [Check("files", str(error))])
+    return replace(report, folder=store.root / name)
 
 
 def _number_problem(bad: list[str]) -> str | None:
