@@ -3,7 +3,7 @@
 import pytest
 
 import asu_lora
-from asu_lora.errors import AsuLoraError
+from asu_lora.errors import AsuLoraError, BaseModelError
 from asu_lora.models.answer_ends import Endings
 from asu_lora.models.conversation import Conversation
 from asu_lora.models.generation import generate_answers
@@ -30,6 +30,18 @@ def test_the_pieces_make_up_the_answer_that_is_given_at_once(base, snapshot):
         assert answer == base.tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert "".join(pieces) == answer and len(pieces) > 1
         assert endings.answers == 1
+
+
+def test_logits_that_are_not_finite_are_refused_before_a_word_is_told(base, snapshot):
+    pieces, weight = [], base.model.model.norm.weight.data
+    kept = weight.clone()
+    try:
+        weight[0] = float("nan")
+        with pytest.raises(BaseModelError, match="The logits of LlamaForCausalLM are not finite"):
+            streamed_answer(base.model, base.tokenizer, [1, 2, 3], 10, pieces.append)
+    finally:
+        weight.copy_(kept)
+    assert pieces == []
 
 
 def test_half_a_character_waits_for_the_other_half():
