@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from asu_lora.adapters.model_card import figure, figure_rows, public_base_name
 from asu_lora.adapters.store import AdapterStore
@@ -40,7 +41,7 @@ def write_report(store: AdapterStore, out: Path, progress: Callable[[int], None]
     contents = gather(store, progress)
     below = _way(out.resolve().parent, store.root.resolve())
     queue = read_queue(store)
-    text = render_report(contents, queue, lambda name: f"{below}{name}/{PAGE_NAME}")
+    text = render_report(contents, queue, lambda name: f"{below}{quote(name)}/{PAGE_NAME}")
     with disk_errors(out.parent, "folder"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, text, 0o666 if queue is None else OWNER_ALONE)
@@ -155,7 +156,7 @@ def _state(known: KnownAdapter) -> str:
 def _way(start: Path, root: Path) -> str:
     """The relative address of the store's folder as seen from the page's; a page elsewhere links to none."""
     try:
-        way = Path(os.path.relpath(root, start)).as_posix()
+        way = quote(Path(os.path.relpath(root, start)).as_posix())
     except ValueError:  # another drive
         way = root.as_uri()
     return "" if way == "." else re.sub(r"/?$", "/", way)

@@ -5,6 +5,7 @@ is there. So a visit counts only if it asks for this machine by one of its own n
 """
 
 import re
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from asu_lora.adapters.store import AdapterStore
@@ -32,9 +33,16 @@ def server(store: AdapterStore, port: int = 0) -> ThreadingHTTPServer:
 
     Visit.store = store
     try:
-        return ThreadingHTTPServer((LOOPBACK, port), Visit)
+        return _Server((LOOPBACK, port), Visit)
     except OSError as error:
         raise SettingError(f"Port {port} can't be used: {error.strerror}; take another one with --port.") from error
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address) -> None:
+        """Say nothing of a visitor who went away before the page came."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Visit(BaseHTTPRequestHandler):
