@@ -183,8 +183,9 @@ def test_what_people_typed_is_text_never_markup(made, browser, tmp_path):
 
 
 def test_page_beside_or_in_the_store_links_to_the_certificates(made, browser, tmp_path):
-    odd = AdapterStore(made.store.root.parent / "50%25 of #1?" / "store")
+    odd = AdapterStore(made.store.root.parent / "50%25 of #1? \udce9" / "store")
     shutil.copytree(made.store.root, odd.root, symlinks=True)
+    shutil.copytree(odd.root / "kept", odd.root / "caf\udce9")  # a name in Latin-1
     for store, out in (
         (made.store, made.store.root / "report.html"),
         (made.store, made.store.root.parent / "elsewhere" / "page.html"),

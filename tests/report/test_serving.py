@@ -63,6 +63,18 @@ def test_certificate_that_is_a_link_outwards_is_not_shown(served, tmp_path):
     link.unlink()
 
 
+def test_a_store_that_can_not_be_read_is_a_sentence(served, capfd):
+    made, port = served
+    aside = made.store.root.rename(made.store.root.with_name("aside"))
+    made.store.root.write_text("")
+    for path in ("/", "/kept/certificate.json"):
+        status, body, _ = ask(port, path)
+        assert status == 500 and b"Not a directory" in body
+    made.store.root.unlink()
+    aside.rename(made.store.root)
+    assert ask(port)[0] == 200 and capfd.readouterr() == ("", "")
+
+
 def test_other_names_for_this_machine_are_refused(served):
     _, port = served
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
