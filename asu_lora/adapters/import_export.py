@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,13 @@ from asu_lora.files import (
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
 
-# What else a PEFT folder may bring along: templates, tokenizer files, notes. No other weights.
-_COMPANIONS = {".json", ".md", ".txt", ".jinja", ".model"}
+# What else a PEFT folder may bring along: its card, what a tokenizer is saved as, and what asu-lora puts beside it. No
+# other weights, and nothing by its ending alone: rows of a request may lie there as JSON or text, and would be pushed.
+_COMPANIONS = re.compile(
+    r"README\.md|LICENSE(\.md|\.txt)?|(audit|certificate)\.json|(tokenizer|spiece|sentencepiece\.bpe)\.model|"
+    r"(added_tokens|chat_template|config|generation_config|special_tokens_map|tokenizer|tokenizer_config|vocab)\.json|"
+    r"(merges|vocab)\.txt|chat_template\.jinja"
+)
 
 
 def import_adapter(store: "AdapterStore", source: Path, name: str | None = None) -> StoredAdapter:
@@ -112,11 +118,11 @@ def find_adapter(folder: Path) -> Path:
 
 
 def _belongings(folder: Path, recorded: set[str]) -> list[str]:
-    """What is taken of a folder: the adapter, what its manifest records, and small files beside them."""
+    """What is taken of a folder: the adapter, what its manifest records, and card and tokenizer beside them."""
     return [
         name
-        for name, path in adapter_files(folder)
-        if name in recorded or name == WEIGHTS_NAME or ("/" not in name and path.suffix in _COMPANIONS)
+        for name, _ in adapter_files(folder)
+        if name in recorded or name in (CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME) or _COMPANIONS.fullmatch(name)
     ]
 
 

@@ -141,7 +141,7 @@ def test_an_older_manifest_with_a_plain_hash_is_still_known(tmp_path):
     assert not store.is_request("0" * 64, REQUEST.fingerprint())
 
 
-@pytest.mark.parametrize("file", ["notes.txt", "adapter_model.safetensors", "adapter_config.json", "manifest.json"])
+@pytest.mark.parametrize("file", ["vocab.txt", "adapter_model.safetensors", "adapter_config.json", "manifest.json"])
 def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path, file):
     secret = tmp_path / "outside"
     folder = fill(tmp_path / "a", "a")
