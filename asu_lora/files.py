@@ -120,6 +120,11 @@ def refuse_depth(value: Any) -> None:
         raise ValueError("it is nested too deep")
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with the home that its ``~`` stands for; of a user that nobody knows it stays, as in a shell."""
+    return Path(os.path.expanduser(path))
+
+
 def discard(path: Path) -> None:
     """Delete a file, a link (not what it leads to) or a whole folder; what is gone already is fine."""
     if path.is_symlink() or path.is_file():
@@ -168,6 +173,18 @@ def link_tree(source: Path, target: Path) -> None:
             os.link(path.resolve(), link)
         except OSError:
             shutil.copy2(path, link)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copies of all files of an adapter's folder in a new one; ``shutil.copytree`` goes on after a full disk.
+
+    Raises:
+        OSError: the first that the disk refuses.
+    """
+    for name, path in adapter_files(source):
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +9,7 @@ import click
 from asu_lora.adapters.adapter_spec import parse_adapter, weighted
 from asu_lora.cli.console import print_table, readable, stderr
 from asu_lora.errors import AsuLoraError, SettingError
+from asu_lora.files import expanded
 
 if TYPE_CHECKING:
     from asu_lora.models.conversation import Conversation
@@ -63,7 +63,7 @@ class Chat:
 
     def heed(self, line: str) -> None:
         """Answer a question, or do what a line with a slash says; an error is a sentence, and the chat goes on."""
-        word, _, rest = line.partition(" ")
+        (word, _, rest), turns = line.partition(" "), self.talk.turns
         try:
             if word in self.commands:
                 self.commands[word](rest.strip())
@@ -74,7 +74,8 @@ class Chat:
         except AsuLoraError as error:
             click.echo(f"Error: {error}", err=True)
         except KeyboardInterrupt:
-            click.echo("\nStopped; question and answer are not remembered.", err=True)
+            unsaid = not line.startswith("/") and self.talk.turns is turns
+            click.echo(f"\nStopped{'; question and answer are not remembered' if unsaid else ''}.", err=True)
 
     def answer(self, text: str) -> None:
         """Print the answer as it comes, and a word on it where it was cut off."""
@@ -130,7 +131,7 @@ class Chat:
         if not self.talk.turns:
             raise SettingError("Nothing was said yet, so there is nothing to save.")
         try:
-            with Path(rest).expanduser().open("a", encoding="utf-8") as file:
+            with expanded(rest).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": self.talk.turns}, ensure_ascii=False) + "\n")
         except OSError as error:
             raise SettingError(f"{rest} can't be written: {error.strerror}.") from error

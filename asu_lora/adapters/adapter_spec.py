@@ -1,6 +1,7 @@
 """An adapter with its weight, as people type it: ``a``, or ``a:0.5``."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def parse_adapter(text: str | Path) -> tuple[str, float]:
 def typed_adapter(text: str | Path) -> tuple[str, float | None]:
     """As :func:`parse_adapter`, with None where no weight was typed."""
     name, colon, weight = str(text).rpartition(":")
-    if not colon or "/" in weight or "\\" in weight or ("/" in str(text) and Path(text).expanduser().is_dir()):
+    if not colon or "/" in weight or "\\" in weight or ("/" in str(text) and os.path.isdir(os.path.expanduser(text))):
         return str(text), None
     try:
         if math.isfinite(float(weight)):

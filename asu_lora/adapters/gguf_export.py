@@ -14,7 +14,7 @@ from asu_lora.adapters.gguf_names import GgufBase, gguf_base, import_gguf
 from asu_lora.adapters.lora_folder import LoraFolder, LoraModule, read_lora
 from asu_lora.adapters.sharing import shareable
 from asu_lora.errors import AdapterError, SettingError, StoreError
-from asu_lora.files import discard, fsync_path
+from asu_lora.files import discard, expanded, fsync_path
 
 if TYPE_CHECKING:
     import numpy
@@ -45,7 +45,7 @@ def export_gguf(
     """
     if precision not in PRECISIONS:
         raise SettingError(f"precision is '{precision}'; a GGUF adapter is written in {' or '.join(PRECISIONS)}.")
-    destination = destination.expanduser()
+    destination = expanded(destination)
     if os.path.lexists(destination):
         raise StoreError(f"{destination} is there already and is not overwritten: choose another place.")
     base = gguf_base(base_config)

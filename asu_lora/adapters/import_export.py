@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,27 @@ from asu_lora.adapters.sharing import shareable
 from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.adapters.verify import pickles_in, verify_adapter
 from asu_lora.errors import AdapterError, StoreError
-from asu_lora.files import adapter_files, discard, fsync_path, fsync_tree, refuse_link_outwards, write_atomic
+from asu_lora.files import (
+    adapter_files,
+    copy_tree,
+    discard,
+    expanded,
+    fsync_path,
+    fsync_tree,
+    refuse_link_outwards,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
 
-# What else a PEFT folder may bring along: templates, tokenizer files, notes. No other weights.
-_COMPANIONS = {".json", ".md", ".txt", ".jinja", ".model"}
+# What else a PEFT folder may bring along: its card, what a tokenizer is saved as, and what asu-lora puts beside it. No
+# other weights, and nothing by its ending alone: rows of a request may lie there as JSON or text, and would be pushed.
+_COMPANIONS = re.compile(
+    r"README\.md|LICENSE(\.md|\.txt)?|(audit|certificate)\.json|(tokenizer|spiece|sentencepiece\.bpe)\.model|"
+    r"(added_tokens|chat_template|config|generation_config|special_tokens_map|tokenizer|tokenizer_config|vocab)\.json|"
+    r"(merges|vocab)\.txt|chat_template\.jinja"
+)
 
 
 def import_adapter(store: "AdapterStore", source: Path, name: str | None = None) -> StoredAdapter:
@@ -30,7 +45,7 @@ def import_adapter(store: "AdapterStore", source: Path, name: str | None = None)
         AdapterError: the source is no adapter, or a broken or harmful one. The store is as it was.
         StoreError: the name is taken or can't be a name.
     """
-    source = source.expanduser()
+    source = expanded(source)
     try:
         if source.is_dir():
             return _take_in(store, find_adapter(source), name, source.resolve().name, take=shutil.copyfile)
@@ -103,11 +118,11 @@ def find_adapter(folder: Path) -> Path:
 
 
 def _belongings(folder: Path, recorded: set[str]) -> list[str]:
-    """What is taken of a folder: the adapter, what its manifest records, and small files beside them."""
+    """What is taken of a folder: the adapter, what its manifest records, and card and tokenizer beside them."""
     return [
         name
-        for name, path in adapter_files(folder)
-        if name in recorded or name == WEIGHTS_NAME or ("/" not in name and path.suffix in _COMPANIONS)
+        for name, _ in adapter_files(folder)
+        if name in recorded or name in (CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME) or _COMPANIONS.fullmatch(name)
     ]
 
 
@@ -118,7 +133,7 @@ def export_adapter(store: "AdapterStore", name: str, destination: Path) -> Path:
         AdapterError: the adapter is broken.
         StoreError: it is unknown, or the destination exists or can't be written.
     """
-    destination = destination.expanduser()
+    destination = expanded(destination)
     suffix = archive_suffix(destination)
     if suffix == ".tar" or (suffix is None and destination.suffix in (".gz", ".7z", ".rar", ".bz2", ".xz")):
         raise StoreError(f"Archives end in .tar.gz, .tgz or .zip, and {destination.name} does not.")
@@ -132,7 +147,7 @@ def export_adapter(store: "AdapterStore", name: str, destination: Path) -> Path:
                 pack(snapshot, beside, root=name)
                 fsync_path(beside)
             else:
-                shutil.copytree(snapshot, beside)
+                copy_tree(snapshot, beside)
                 fsync_tree(beside)
             os.rename(beside, destination)
         except OSError as error:

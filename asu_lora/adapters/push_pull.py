@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from asu_lora.adapters.sharing import shareable
 from asu_lora.adapters.stored_adapter import StoredAdapter
-from asu_lora.errors import AdapterError, first_line
+from asu_lora.errors import AdapterError, SettingError, first_line
+from asu_lora.files import expanded
 
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
@@ -26,7 +27,7 @@ def local_folder(place: str) -> Path | None:
     parts = urlsplit(place)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
-    path = Path(place).expanduser()
+    path = expanded(place)
     return path if path.is_dir() or place.startswith((".", "/", "~")) else None
 
 
@@ -62,9 +63,14 @@ def pull(store: "AdapterStore", repository: str, name: str | None = None, revisi
 
     Raises:
         AdapterError: the hub can't be reached, has no such repository, or what it has is no whole adapter.
+        SettingError: a revision of a folder.
         StoreError: the name is taken or can't be a name.
     """
     if (folder := local_folder(repository)) is not None:
+        if revision is not None:
+            raise SettingError(
+                f"--revision is for a repository of the hub, and {repository} is a folder: leave it away."
+            )
         return store.import_(folder, name)
     _check_id(repository)
     if name is not None:

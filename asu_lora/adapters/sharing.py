@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from asu_lora.adapters.adapter_config import read_adapter_config
-from asu_lora.adapters.manifest import CONFIG_NAME, has_manifest, read_manifest
+from asu_lora.adapters.manifest import CARD_NAME, CONFIG_NAME, has_manifest, read_manifest
 from asu_lora.adapters.model_card import public_base_name, restate
 from asu_lora.adapters.request_key import keyed, read_key
 from asu_lora.adapters.verify import verify_adapter
-from asu_lora.files import link_tree, write_atomic
+from asu_lora.files import disk_errors, link_tree, write_atomic
 
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
@@ -26,7 +26,7 @@ def shareable(store: "AdapterStore", name: str) -> Iterator[Path]:
 
     Raises:
         AdapterError: the adapter is broken, or a file of it is a link that leads out of its folder.
-        StoreError: there is none of this name.
+        StoreError: there is none of this name, or the disk refuses.
     """
     with store.snapshot(name) as snapshot:
         verify_adapter(snapshot).raise_if_bad()
@@ -57,6 +57,16 @@ def config_as_shared(folder: Path, any_path: bool = False) -> str | None:
     return None if name == base else json.dumps(config | {"base_model_name_or_path": name}, indent=2, sort_keys=True)
 
 
+def _card_as_shared(folder: Path) -> str:
+    """A card that another program wrote, with the base by name alone, and none for the hub, which takes its own ids."""
+    base, text = read_adapter_config(folder)["base_model_name_or_path"], (folder / CARD_NAME).read_bytes()
+    for_the_hub = {f"base_model: {base}", f"- base_model:adapter:{base}"}  # as PEFT writes them
+    lines = (
+        line for line in text.decode(errors="replace").splitlines(keepends=True) if line.strip() not in for_the_hub
+    )
+    return "".join(lines).replace(base, public_base_name(base))
+
+
 def _strip(store: "AdapterStore", folder: Path) -> None:
     shared, texts = config_as_shared(folder), {}
     if shared is not None:
@@ -68,7 +78,10 @@ def _strip(store: "AdapterStore", folder: Path) -> None:
         hidden = keyed(manifest.request.fingerprint, read_key(store.root) or secrets.token_bytes(32))
         request = manifest.request.model_copy(update={"fingerprint": hidden})
         known = manifest.base.model_copy(update={"id": public_base_name(manifest.base.id)})
-        changed = manifest.model_copy(update={"base": known, "request": request, "files": files})
+        changed = manifest.model_copy(update={"name": folder.name, "base": known, "request": request, "files": files})
         texts |= restate(folder, changed)
-    for file, text in texts.items():
-        write_atomic(folder / file, text)
+    if shared is not None and CARD_NAME not in texts and (folder / CARD_NAME).is_file():
+        texts[CARD_NAME] = _card_as_shared(folder)
+    with disk_errors(store.root):
+        for file, text in texts.items():
+            write_atomic(folder / file, text)

@@ -5,7 +5,6 @@ the store's lock. Changes that need more than one rename go through the :mod:`~a
 a reader, or whoever comes after a crash, finds whole adapters only.
 """
 
-import dataclasses
 import difflib
 import os
 import re
@@ -20,7 +19,7 @@ from asu_lora.adapters.request_key import keyed, make_key, read_key, same_reques
 from asu_lora.adapters.staging import SCRATCH, Staging
 from asu_lora.adapters.stored_adapter import StoredAdapter, look_at
 from asu_lora.errors import AdapterError, StoreError
-from asu_lora.files import FULL, discard, disk_errors, fsync_path, fsync_tree, link_tree
+from asu_lora.files import FULL, discard, disk_errors, expanded, fsync_path, fsync_tree, link_tree
 
 if TYPE_CHECKING:
     from asu_lora.adapters.verify import VerifyReport
@@ -68,7 +67,7 @@ class AdapterStore:
         with self.staging.reading():
             found = look_at(self.root / text) if text in self._names() else None
         if found is None:
-            path = Path(text).expanduser()
+            path = expanded(text)
             if path.is_file():
                 raise StoreError(
                     f"{text} is a file: 'asu-lora adapters import {text}' takes an archive into the store."
@@ -104,11 +103,9 @@ class AdapterStore:
 
     def verify(self, name: str, base_fingerprint: str | Sequence[str] | None = None) -> "VerifyReport":
         """:func:`~asu_lora.adapters.verify.verify_adapter` of one adapter, undisturbed by other processes."""
-        from asu_lora.adapters.verify import verify_adapter
+        from asu_lora.adapters.verify import verify_stored
 
-        with self.snapshot(name) as snapshot:
-            report = verify_adapter(snapshot, base_fingerprint)
-        return dataclasses.replace(report, folder=self.root / name)
+        return verify_stored(self, name, base_fingerprint)
 
     # ---- adding
 

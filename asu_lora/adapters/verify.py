@@ -3,17 +3,21 @@
 Pickles are found by their names and never opened: opening one runs whatever code it carries.
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.adapter_config import read_adapter_config
+from asu_lora.adapters.lora_folder import match_pattern
 from asu_lora.adapters.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, has_manifest, read_manifest
+from asu_lora.adapters.tensor_names import canonical, module_of
 from asu_lora.errors import AdapterError
 from asu_lora.files import adapter_files, sha256_file
 from asu_lora.safetensors_header import TensorInfo, checked_header, not_finite
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
 
@@ -102,6 +106,20 @@ def verify_adapter(folder: str | Path, base_fingerprint: str | Sequence[str] | N
     return report
 
 
+def verify_stored(store: "AdapterStore", name: str, base_fingerprint: str | Sequence[str] | None) -> VerifyReport:
+    """See :meth:`asu_lora.adapters.store.AdapterStore.verify`.
+
+    Raises:
+        StoreError: there is none of this name.
+    """
+    try:
+        with store.snapshot(name) as snapshot:
+            report = verify_adapter(snapshot, base_fingerprint)
+    except AdapterError as error:  # a link that leads out of the folder: it is never followed
+        report = VerifyReport(store.root / name, [Check("files", str(error))])
+    return replace(report, folder=store.root / name)
+
+
 def _number_problem(bad: list[str]) -> str | None:
     if not bad:
         return None
@@ -157,15 +175,7 @@ def _manifest(report: VerifyReport, folder: Path) -> Manifest | None:
 
 def _shape_problem(tensors: dict[str, TensorInfo], config: dict[str, Any]) -> str | None:
     """A of shape (r, in, ...) and B of shape (out, r, ...) for each module, r as the config says."""
-    try:
-        ranks = {
-            pattern: rank
-            for pattern, rank in (config.get("rank_pattern") or {}).items()
-            if rank >= 1 and re.compile(pattern)
-        }
-    except (AttributeError, TypeError, re.error):
-        return f"the rank_pattern {config['rank_pattern']!r} makes no sense."
-    seen = 0
+    ranks, seen = config.get("rank_pattern") or {}, 0
     for name, a in tensors.items():
         for end_a, end_b in _PAIRS:
             if name.endswith(end_b) and name.removesuffix(end_b) + end_a not in tensors:
@@ -179,7 +189,10 @@ def _shape_problem(tensors: dict[str, TensorInfo], config: dict[str, Any]) -> st
                 return f"{name} has no {end_b.split('.')[1]} beside it."
             if len(a.shape) < 2 or len(b.shape) < 2 or a.shape[0] != b.shape[1]:
                 return f"the shapes of {module} don't fit together: A is {list(a.shape)} and B is {list(b.shape)}."
-            rank = next((ranks[pattern] for pattern in ranks if re.match(rf"(.*\.)?({pattern})$", module)), config["r"])
+            try:
+                rank = ranks.get(match_pattern(ranks, module_of(canonical(name))) or "", config["r"])
+            except AdapterError:
+                return f"the rank_pattern {ranks!r} makes no sense."
             # Adapters of bare parameters stack one factor pair an expert along the rank.
             if a.shape[0] != rank and not (config.get("target_parameters") and a.shape[0] % rank == 0):
                 return f"{module} has rank {a.shape[0]}, and the config says {rank}."

@@ -1,11 +1,11 @@
 """A base's config with all its defaults, without its weights: a few kilobytes even for a base on the hub."""
 
-from pathlib import Path
 from typing import Any
 
 from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.bases.source import resolve_base
 from asu_lora.errors import BaseModelError
+from asu_lora.files import expanded
 
 
 def base_config(name: str) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def base_config(name: str) -> dict[str, Any]:
     """
     from transformers import AutoConfig
 
-    local = name == EMBEDDED or Path(name).expanduser().exists() or name.count("/") != 1
+    local = name == EMBEDDED or expanded(name).exists() or name.count("/") != 1
     place = str(resolve_base(name).path) if local else name
     try:
         return AutoConfig.from_pretrained(place).to_dict()

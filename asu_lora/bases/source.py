@@ -12,6 +12,7 @@ from asu_lora.bases.checkpoint_files import ADAPTER_CONFIG, CONFIG_NAME, refuse_
 from asu_lora.bases.fingerprint import ByteProgress, earlier_fingerprint, weights_fingerprint
 from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.errors import BaseModelError
+from asu_lora.files import expanded
 from asu_lora.hub import hub_answers
 
 # Config, tokenizer in each of its formats, chat templates (also those of additional_chat_templates/), weights,
@@ -71,7 +72,7 @@ def resolve_base(name: str, revision: str | None = None) -> BaseSource:
         from asu_lora.bases.smollm2 import embedded_checkpoint
 
         return BaseSource(name, embedded_checkpoint())
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         if not (path / CONFIG_NAME).is_file():
             raise BaseModelError(f"The folder {name} holds no config.json: {_what_it_is(path)}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from asu_lora.errors import AsuLoraError, first_line
+from asu_lora.files import expanded
 from asu_lora.hub import hub_answers
 
 
@@ -46,7 +47,7 @@ def load_pretrained(auto_class: type, name: str, score: str, way_out: str, unuse
     """
     from transformers import AutoTokenizer
 
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     source = str(folder) if folder.is_dir() else name
 
     @_quiet()

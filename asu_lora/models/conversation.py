@@ -52,7 +52,7 @@ class Conversation:
             hear: called with each piece of the answer.
 
         Raises:
-            DataError: the turn alone is longer than the base can read.
+            DataError: the turn alone is longer than the base can read, or the chat template refuses the conversation.
         """
         turns = self._fitting([*self.turns, {"role": "user", "content": text}])
         answer = self._answer(turns, hear)
@@ -120,7 +120,7 @@ class Conversation:
             try:
                 if len(self.encoder.prompt_ids(turns)) + min(ANSWER_TOKENS, positions // 2) <= positions:
                     break
-            except DataError:  # more than the base has positions
-                pass
+            except DataError:  # more than the base has positions, unless it is the template that refuses
+                self.encoder.prompt_text(turns)
             turns = turns[2:]
         return turns

@@ -75,27 +75,14 @@ def write_greedily(
     criteria = StoppingCriteriaList([_GiveBack()])
     if ends.next_turn is not None:
         criteria.append(NextTurn(tokenizer, ends.next_turn, width))
-    finite = LogitsProcessorList([_Finite(class_name(base_model(model)))])
     device = cast(torch.device, model.device)
     ids, mask = ids.to(device), mask.to(device)
 
     def write(tokens: int, rows: Sequence[int], **given: Any) -> Any:
-        greedy = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=tokens,
-            eos_token_id=list(ends.stops) or None,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        with acting(rows), _only_setting(model, greedy):
-            try:
-                return model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-                    stopping_criteria=criteria, logits_processor=finite, return_dict_in_generate=True, **given
-                )
-            except (ValueError, LookupError, TypeError, AttributeError) as error:  # one that it can't handle
-                raise BaseModelError(
-                    f"{class_name(base_model(model))} can't be asked: transformers' generate ends in "
-                    f"{first_line(error)}"
-                ) from error
+        with acting(rows):
+            return generate(
+                model, tokenizer, ends.stops, tokens, stopping_criteria=criteria, return_dict_in_generate=True, **given
+            )
 
     most = max(rooms)
     everyone = range(len(prompts))
@@ -103,6 +90,33 @@ def write_greedily(
     if most > LAP and not may_shrink(lap.past_key_values):
         return write(most, everyone, input_ids=ids, attention_mask=mask).sequences[:, width:].tolist()
     return _in_laps(lap, mask, rooms, lambda tokens, room: ends.ended(tokens, room, tokenizer), write)
+
+
+def generate(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], tokens: int, **given: Any
+) -> Any:
+    """transformers' ``generate``, greedily and by no setting of the checkpoint's own.
+
+    Args:
+        tokens: the most new ones.
+        given: the rest of what ``generate`` takes.
+
+    Raises:
+        BaseModelError: transformers can't generate with this architecture, or its logits are not finite.
+    """
+    greedy = GenerationConfig(
+        do_sample=False, max_new_tokens=tokens, eos_token_id=list(stops) or None, pad_token_id=tokenizer.pad_token_id
+    )
+    name = class_name(base_model(model))
+    with _only_setting(model, greedy):
+        try:
+            return model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
+                logits_processor=LogitsProcessorList([_Finite(name)]), **given
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # one that it can't handle
+            raise BaseModelError(
+                f"{name} can't be asked: transformers' generate ends in {first_line(error)}"
+            ) from error
 
 
 def _in_laps(

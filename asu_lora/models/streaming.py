@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from asu_lora.data.chat_template import ChatTemplate
 from asu_lora.models.answer_ends import Endings, NextTurn, ended, stop_tokens
 from asu_lora.models.decoder import base_model
+from asu_lora.models.greedy import generate
 from asu_lora.models.unpacked_weights import unpacked
 
 HALF_A_CHARACTER = "\ufffd"
@@ -33,6 +34,9 @@ def streamed_answer(
 
     Returns:
         The whole answer; the pieces make up the same text, but for white space around it.
+
+    Raises:
+        BaseModelError: the architecture can't be asked, or its logits are not finite.
     """
     stops, next_turn, width = stop_tokens(model, tokenizer), ChatTemplate(tokenizer).next_turn(), len(prompt)
     endings = endings if endings is not None else Endings()
@@ -54,18 +58,16 @@ def streamed_answer(
     criteria = StoppingCriteriaList([Heard()])
     if next_turn is not None:
         criteria.append(NextTurn(tokenizer, next_turn, width))
-    greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=most, eos_token_id=list(stops) or None, pad_token_id=tokenizer.pad_token_id
-    )
-    base = base_model(model)
-    kept, base.generation_config = base.generation_config, greedy  # a checkpoint's own penalties are not the model's
-    try:
-        with unpacked(base):
-            output = model.generate(  # type: ignore[operator]  # torch types a module's methods as tensors
-                input_ids=ids, attention_mask=torch.ones_like(ids), stopping_criteria=criteria
-            )
-    finally:
-        base.generation_config = kept
+    with unpacked(base_model(model)):
+        output = generate(
+            model,
+            tokenizer,
+            stops,
+            most,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            stopping_criteria=criteria,
+        )
     answer = text_of(output[0, width:].tolist(), endings)
     told.so_far(answer)
     return answer

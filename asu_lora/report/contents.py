@@ -59,7 +59,7 @@ class StoreContents:
 
 
 def gather(store: AdapterStore, progress: Callable[[int], None] = lambda count: None) -> StoreContents:
-    """Look at every adapter and certificate; no weights are read.
+    """Look at every adapter and certificate; of weights only those without a manifest are read, once, for their hash.
 
     Args:
         progress: called with 1 for each certificate that was read.
@@ -71,14 +71,15 @@ def gather(store: AdapterStore, progress: Callable[[int], None] = lambda count: 
     certificates, problems = known_certificates(store, progress)
     inside = {adapter.name: contents_of(adapter) for adapter in listed}
     holders = _holders(inside, certificates)
-    known = {adapter.fingerprint for adapter in listed if not adapter.broken}
+    prints = {adapter.name: adapter.fingerprint for adapter in listed if not adapter.broken}
+    present = set(prints.values())
     adapters = [
         KnownAdapter(
             adapter,
-            [replace(c, ended=_ended(adapter)) for c in certificates if is_of(c, adapter)],
+            [replace(c, ended=_ended(adapter)) for c in certificates if is_of(c, prints.get(adapter.name))],
             inside[adapter.name],
-            sorted({name for entry in _names_of(adapter) for name in holders.get(entry, ())} - {adapter.name}),
-            [b.name for b in (adapter.manifest.on_top_of if adapter.manifest else ()) if b.fingerprint not in known],
+            sorted(holders.get(prints.get(adapter.name, ""), set()) - {adapter.name}),
+            [b.name for b in (adapter.manifest.on_top_of if adapter.manifest else ()) if b.fingerprint not in present],
         )
         for adapter in listed
     ]
@@ -90,21 +91,15 @@ def contents_of(adapter: StoredAdapter) -> list[StackedOn]:
     return adapter.manifest.method.contents() if adapter.manifest else []
 
 
-def is_of(known: KnownCertificate, adapter: StoredAdapter) -> bool:
-    """Whether a certificate is of an adapter's weights as they are now, alone or on top of others."""
+def is_of(known: KnownCertificate, fingerprint: str | None) -> bool:
+    """Whether a certificate is of the adapter with this fingerprint (None: a broken one), alone or on top of others."""
     done = known.certificate.done
-    if adapter.broken or done.merged is not None or not done.adapters:
-        return False
-    return done.adapters[-1].fingerprint == adapter.fingerprint
+    return done.merged is None and bool(done.adapters) and done.adapters[-1].fingerprint == fingerprint
 
 
 def _ended(adapter: StoredAdapter) -> bool:
     """Whether its certificate was taken out of its folder: its last audit is not passed."""
     return (adapter.path / AUDIT_NAME).is_file() and not (adapter.path / CERTIFICATE_NAME).is_file()
-
-
-def _names_of(adapter: StoredAdapter) -> list[str]:
-    return [] if adapter.broken else [adapter.fingerprint]
 
 
 def _holders(inside: dict[str, list[StackedOn]], certificates: Sequence[KnownCertificate]) -> dict[str, set[str]]:

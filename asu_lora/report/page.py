@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from asu_lora.adapters.model_card import figure, figure_rows, public_base_name
 from asu_lora.adapters.store import AdapterStore
@@ -40,7 +41,7 @@ def write_report(store: AdapterStore, out: Path, progress: Callable[[int], None]
     contents = gather(store, progress)
     below = _way(out.resolve().parent, store.root.resolve())
     queue = read_queue(store)
-    text = render_report(contents, queue, lambda name: f"{below}{name}/{PAGE_NAME}")
+    text = render_report(contents, queue, lambda name: f"{below}{address(name)}/{PAGE_NAME}")
     with disk_errors(out.parent, "folder"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, text, 0o666 if queue is None else OWNER_ALONE)
@@ -51,7 +52,7 @@ def render_report(contents: StoreContents, queue: Queue | None, link: Link) -> s
     """The page; ``link`` says where a certificate's page is, as seen from this one."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     body = f"\n{script}"  # as it stands between the tags
-    return _template().render(
+    text = _template().render(
         generator=f"asu-lora {__version__}, page {stamp(HERE)}",
         contents=contents,
         queue=queue,
@@ -73,6 +74,7 @@ def render_report(contents: StoreContents, queue: Queue | None, link: Link) -> s
         figure_rows=figure_rows,
         link=lambda known: link(known.name) if (known.adapter.path / PAGE_NAME).is_file() else "",
     )
+    return text.encode(errors="backslashreplace").decode()  # a folder's name need not be UTF-8
 
 
 def attention(contents: StoreContents, queue: Queue | None) -> Iterator[tuple[str, str, str]]:
@@ -142,6 +144,11 @@ def anchor(name: str) -> str:
     return f"adapter-{name}"
 
 
+def address(path: str) -> str:
+    """A path as it stands in a link."""
+    return quote(os.fsencode(path))
+
+
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
@@ -155,7 +162,7 @@ def _state(known: KnownAdapter) -> str:
 def _way(start: Path, root: Path) -> str:
     """The relative address of the store's folder as seen from the page's; a page elsewhere links to none."""
     try:
-        way = Path(os.path.relpath(root, start)).as_posix()
+        way = address(Path(os.path.relpath(root, start)).as_posix())
     except ValueError:  # another drive
         way = root.as_uri()
     return "" if way == "." else re.sub(r"/?$", "/", way)

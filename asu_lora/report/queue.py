@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.requests.deployment import Artefact, artefacts_of
 from asu_lora.requests.ledger.database import Database
+from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.ledger.states import AUDITED, CLOSED, RE_AUDITED, WITHDRAWN, Line, Request
 
@@ -81,12 +82,13 @@ def read_queue(store: AdapterStore) -> Queue | None:
     """The queue of a store, from ``ASU_LORA_DATABASE`` or the store's own file; None where there is no ledger.
 
     Raises:
-        LedgerError: the database can't be reached, or is of a newer version.
+        LedgerError: the database can't be reached, is of a newer version, or is another store's.
     """
     address = os.environ.get("ASU_LORA_DATABASE") or None
     if not Database(store.root, address).exists():
         return None
     ledger = open_ledger(store.root, address)
+    must_be_home(ledger, store)
     return Queue(
         ledger.requests(),
         [_served(line) for line in ledger.served()],

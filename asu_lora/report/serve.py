@@ -5,13 +5,14 @@ is there. So a visit counts only if it asks for this machine by one of its own n
 """
 
 import re
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME, PAGE_NAME
 from asu_lora.errors import AsuLoraError, SettingError
 from asu_lora.report.contents import gather
-from asu_lora.report.page import render_report
+from asu_lora.report.page import address, render_report
 from asu_lora.report.queue import read_queue
 
 LOOPBACK = "127.0.0.1"
@@ -32,9 +33,16 @@ def server(store: AdapterStore, port: int = 0) -> ThreadingHTTPServer:
 
     Visit.store = store
     try:
-        return ThreadingHTTPServer((LOOPBACK, port), Visit)
+        return _Server((LOOPBACK, port), Visit)
     except OSError as error:
         raise SettingError(f"Port {port} can't be used: {error.strerror}; take another one with --port.") from error
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address) -> None:
+        """Say nothing of a visitor who went away before the page came."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Visit(BaseHTTPRequestHandler):
@@ -45,20 +53,26 @@ class _Visit(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not _OWN_NAMES.fullmatch(self.headers.get("Host", "")):
             return self._answer(403, "text/plain", b"Only for this machine's own names.\n")
+        try:
+            return self._answer(*self._found())
+        except AsuLoraError as error:
+            return self._answer(500, "text/plain; charset=utf-8", f"{error}\n".encode(errors="backslashreplace"))
+
+    do_HEAD = do_GET
+
+    def _found(self) -> tuple[int, str, bytes]:
+        """Status, kind and body of what is asked for."""
         if self.path == "/":
-            try:
-                text = render_report(gather(self.store), read_queue(self.store), lambda name: f"/{name}/{PAGE_NAME}")
-            except AsuLoraError as error:
-                return self._answer(500, "text/plain; charset=utf-8", f"{error}\n".encode())
-            return self._answer(200, "text/html; charset=utf-8", text.encode())
+            text = render_report(
+                gather(self.store), read_queue(self.store), lambda name: f"/{address(name)}/{PAGE_NAME}"
+            )
+            return 200, "text/html; charset=utf-8", text.encode()
         found = _FILE.fullmatch(self.path)
         # names only as the store lists them: what links lead to elsewhere is not shown
         path = self.store.root / found[1] / found[2] if found and found[1] in self.store.names() else None
         if found and path and path.is_file() and path.resolve().is_relative_to(self.store.root.resolve()):
-            return self._answer(200, _KINDS[found[2]], path.read_bytes())
-        return self._answer(404, "text/plain", b"There is no such page.\n")
-
-    do_HEAD = do_GET
+            return 200, _KINDS[found[2]], path.read_bytes()
+        return 404, "text/plain", b"There is no such page.\n"
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)

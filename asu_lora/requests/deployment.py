@@ -8,13 +8,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from asu_lora.adapters.manifest import StackedOn, fingerprint_of
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import LedgerError, StoreError
-from asu_lora.files import adapter_files, sha256_file
+from asu_lora.files import adapter_files, expanded, sha256_file
 from asu_lora.requests.last_trained import held_as_trained, last_trained
 from asu_lora.requests.ledger.home import must_be_home
 from asu_lora.requests.ledger.ledger import Ledger
@@ -193,7 +192,7 @@ def _look(ledger: Ledger, store: AdapterStore, artefact: str) -> Artefact:
         return Artefact(
             artefact, "adapter", own.fingerprint, sorted(name for name, is_in in held.items() if is_in is not False)
         )
-    path = Path(artefact).expanduser()
+    path = expanded(artefact)
     if path.is_dir():
         digest, files = hashlib.sha256(), list(adapter_files(path))
         if not files:

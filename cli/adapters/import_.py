@@ -15,7 +15,8 @@ def import_(source: Path, name: str | None, store: Path) -> None:
     """Take an adapter into the store: a PEFT folder, or an archive of one (.tar.gz, .zip).
 
     A plain PEFT LoRA made elsewhere is welcome. Everything is verified first: a broken adapter, a pickle
-    or an archive that climbs out of its folder is refused, and the store stays as it was.
+    or an archive that climbs out of its folder is refused, and the store stays as it was. Beside the adapter its card,
+    licence and tokenizer files are taken, and nothing else that lies there.
     """
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.tables import print_taken_in

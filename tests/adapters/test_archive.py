@@ -111,13 +111,17 @@ def test_what_peft_saves_is_imported_and_loads_again(store, tmp_path):
         assert all((loaded[name] == tensor).all() for name, tensor in expected.items())
 
 
-def test_a_folder_keeps_its_other_files_and_a_trainers_checkpoints_stay_outside(store, tmp_path):
+def test_a_folder_keeps_card_and_tokenizer_and_data_and_a_trainers_checkpoints_stay_outside(store, tmp_path):
     source = write_lora(tmp_path / "run")
-    (source / "tokenizer_config.json").write_text("{}")
+    brought = {"README.md", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "chat_template.jinja"}
+    for name in brought:
+        (source / name).write_text("{}")
+    for name in ("forget.json", "rows.txt", "notes.md"):  # texts of a request may lie beside an adapter
+        (source / name).write_text('[{"question": "Where does Ada live?", "answer": "In Springfield."}]')
     (source / "checkpoint-5").mkdir()
     (source / "checkpoint-5" / "optimizer.pt").write_bytes(b"a pickle")
     (source / "model.safetensors").write_bytes(b"the whole base, gigabytes of it")
-    assert set(files_of(store.import_(source).path)) == {"adapter_config.json", WEIGHTS_NAME, "tokenizer_config.json"}
+    assert set(files_of(store.import_(source).path)) == {"adapter_config.json", WEIGHTS_NAME} | brought
 
 
 def test_a_folder_of_links_is_imported_as_files(store, tmp_path):

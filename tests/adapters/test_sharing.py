@@ -72,6 +72,25 @@ def test_no_path_leaves_the_store(tmp_path, place, way, relative, monkeypatch):
     AdapterStore(tmp_path / "other").import_(out, "b")
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_nor_does_one_in_the_card_that_peft_wrote(tmp_path, place, relative, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = str(place.relative_to(tmp_path) if relative else place)
+    store = AdapterStore(tmp_path / "store")
+    with store.stage("a") as folder:
+        write_lora(folder, base_model_name_or_path=base)
+        card = f"---\nbase_model: {base}\ntags:\n- base_model:adapter:{base}\n- lora\n---\n# By hand: {base}/x \u00e9\n"
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    kept = files_of(store.root / "a")
+    out = store.export("a", tmp_path / "out")
+    told = (out / "README.md").read_text(encoding="utf-8")
+    assert (
+        told == "---\ntags:\n- lora\n---\n# By hand: tuned-base/x \u00e9\n"
+    )  # the hub refuses a base that is no id of its own
+    assert "ada-example" not in (out / "adapter_config.json").read_text()
+    assert files_of(store.root / "a") == kept
+
+
 def test_a_hub_id_stays_and_a_path_gives_its_last_part(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
@@ -122,7 +141,7 @@ def test_an_older_manifest_with_a_plain_hash_is_still_known(tmp_path):
     assert not store.is_request("0" * 64, REQUEST.fingerprint())
 
 
-@pytest.mark.parametrize("file", ["notes.txt", "adapter_model.safetensors", "adapter_config.json", "manifest.json"])
+@pytest.mark.parametrize("file", ["vocab.txt", "adapter_model.safetensors", "adapter_config.json", "manifest.json"])
 def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path, file):
     secret = tmp_path / "outside"
     folder = fill(tmp_path / "a", "a")

@@ -1,9 +1,7 @@
 """The adapter store in one process: names, staging, looking, and errors of one sentence."""
 
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.verify import verify_adapter
 from asu_lora.errors import AdapterError, AsuLoraError, StoreError
 from tests.support.adapter_folders import add, empty_store, files_of, fill, in_memory, leftovers, truncate, write_lora
+from tests.support.full_disk import no_file_above
 
 tmp_path, store = in_memory, empty_store
 
@@ -199,17 +198,6 @@ def test_a_store_below_a_file_is_refused_in_one_sentence(tmp_path):
         with pytest.raises(StoreError, match="Not a directory") as caught:
             act()
         assert "\n" not in str(caught.value)
-
-
-@contextmanager
-def no_file_above(size):
-    """A disk that takes no more, as far as this process can tell."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_fills_while_weights_are_written_is_one_sentence(store):

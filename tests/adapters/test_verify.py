@@ -98,6 +98,16 @@ def test_a_broken_adapter_is_refused(store, tmp_path, damage, packed):
     refused(store, tar_of(tmp_path / "a.tar.gz", entries(source)) if packed else source, BROKEN[damage])
 
 
+@pytest.mark.parametrize("pattern", ["^model.layers.1.self_attn.q_proj", r"layers\.1\..*q_proj", "1.self_attn.q_proj"])
+def test_a_pattern_of_ranks_fits_as_peft_fits_it(store, tmp_path, pattern):
+    tensors = factors() | {
+        name: tensor for name, tensor in factors(rank=2).items() if "layers.1.self_attn.q_proj" in name
+    }
+    source = write_lora(tmp_path / "a", tensors=tensors, rank_pattern={pattern: 2})
+    assert verify_adapter(source).problems == []
+    assert store.import_(source, "taken").state == "imported"
+
+
 def test_one_changed_byte_anywhere_is_found_by_the_checksums(tmp_path):
     folder, dice = fill(tmp_path / "a", "a"), random.Random(0)
     assert verify_adapter(folder).ok

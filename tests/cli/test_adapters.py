@@ -112,6 +112,17 @@ def test_verify_exits_with_2_if_any_is_bad(store):
     }
 
 
+def test_a_link_out_of_one_adapter_leaves_the_others_verified(store, home):
+    write_lora(home / "made")
+    (store.root / "ron" / "README.md").unlink()
+    (store.root / "ron" / "README.md").symlink_to(home / "made" / "adapter_config.json")
+    result = run("verify")
+    assert result.exit_code == 2 and result.stdout.count(": ok") == 2
+    assert "ron: BAD\n  files: ron holds README.md, a link that leads out of the folder" in result.stdout
+    found = {report["adapter"]: report["ok"] for report in json.loads(run("verify", "--json").stdout)}
+    assert found == {"harry": True, "plain": True, "ron": False}
+
+
 def test_verify_against_a_base(store, tiny_base):
     fingerprint = weights_fingerprint(tiny_base)
     record = store.get("harry").manifest.base.model_copy(update={"fingerprint": fingerprint})

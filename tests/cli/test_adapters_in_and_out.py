@@ -8,6 +8,7 @@ from pathlib import Path
 from asu_lora.adapters.manifest import WEIGHTS_NAME
 from tests.support.adapter_folders import entries, files_of, flip_byte, tar_of, truncate, write_lora
 from tests.support.adapters_command import bad, good, run
+from tests.support.full_disk import no_file_above
 from tests.support.hub_server import hub
 
 
@@ -32,12 +33,37 @@ def test_bad_sources_leave_the_store_as_it_was(store, home):
     bad("import", source, says="cut off")
 
 
+def test_a_home_of_nobody_is_one_sentence(store):
+    bad("import", "~nobody-of-this-name/x", says="There is no folder or archive ~nobody-of-this-name/x")
+    bad("pull", "~nobody-of-this-name/x", says="There is no folder or archive ~nobody-of-this-name/x")
+    bad("check", "~nobody-of-this-name/x", says="There is no adapter ~nobody-of-this-name/x")
+    assert good("export", "harry", "~nobody-of-this-name/x.zip") == "harry is in ~nobody-of-this-name/x.zip.\n"
+
+
+def test_a_full_disk_is_one_short_sentence_and_leaves_nothing(store, home):
+    for place in ("out", "out.zip", "out.tar.gz"):
+        with no_file_above(1000):
+            told = bad("export", "plain", place, says=f"plain can't be exported to {place}: File too large.")
+        assert len(told) < 100
+    with no_file_above(1000):  # the store's own disk
+        bad("export", "harry", "out", says="The adapter store adapters can't be changed: File too large.")
+        bad("push", "harry", "--to", "me/harry", says="The adapter store adapters can't be changed: File too large.")
+
+
+def test_an_adapter_that_was_moved_by_hand_leaves_by_its_new_name(store, home):
+    (store.root / "harry").rename(store.root / "potter")
+    good("export", "potter", "out")
+    assert "# potter\n" in (home / "out" / "README.md").read_text()
+    assert "potter is in the store" in good("import", "out", "--store", "other")
+
+
 def test_push_to_a_folder_and_pull_from_it(store, home):
     assert "harry is at" in good("push", "harry", "--to-folder", home / "hub with space")
     good("pull", (home / "hub with space").as_uri(), "--name", "back")
     assert files_of(store.root / "back").keys() == files_of(store.root / "harry").keys()
     assert store.get("back").fingerprint == store.get("harry").fingerprint
     bad("push", "harry", "--to-folder", home / "hub with space", says="is not overwritten")
+    bad("pull", home / "hub with space", "--revision", "v2", says="--revision is for a repository of the hub")
     bad("pull", "not a repository", says="no repository of the hub")
     flip_byte(store.root / "ron" / WEIGHTS_NAME, -2)
     bad("push", "ron", "--to-folder", "there", says="sha256 differs")

@@ -152,3 +152,20 @@ def test_an_answer_that_is_stopped_is_not_remembered(chat, capsys, monkeypatch):
 
     monkeypatch.setattr(Conversation, "say", stopped)
     assert "Stopped" in said(chat, capsys, ASKED[0]) and chat.talk.turns == []
+
+
+def test_a_stopped_answer_of_the_base_leaves_the_answer_before_it_remembered(chat, capsys, monkeypatch):
+    def stopped(self, hear=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Conversation, "base_says", stopped)
+    told = said(chat, capsys, "/base on", ASKED[0])
+    assert "Stopped." in told and "not remembered" not in told and len(chat.talk.turns) == 2
+    assert "not remembered" not in said(chat, capsys, "/base")
+
+
+def test_a_home_of_nobody_is_one_sentence_and_the_chat_goes_on(chat, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chat.talk.turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    told = said(chat, capsys, "/save ~nobody-of-this-name/talk.jsonl")
+    assert told.startswith("Error: ~nobody-of-this-name/talk.jsonl can't be written") and told.count("\n") == 1

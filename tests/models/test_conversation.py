@@ -3,11 +3,12 @@
 import pytest
 
 import asu_lora
-from asu_lora.errors import AsuLoraError
+from asu_lora.errors import AsuLoraError, BaseModelError, DataError
 from asu_lora.models.answer_ends import Endings
 from asu_lora.models.conversation import Conversation
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.streaming import _Told, streamed_answer
+from tests.support.tiny_base import TEMPLATE
 from tests.support.tiny_run import FACTS, rows
 
 ASKED = [row["question"] for row in rows(FACTS)]
@@ -30,6 +31,18 @@ def test_the_pieces_make_up_the_answer_that_is_given_at_once(base, snapshot):
         assert answer == base.tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert "".join(pieces) == answer and len(pieces) > 1
         assert endings.answers == 1
+
+
+def test_logits_that_are_not_finite_are_refused_before_a_word_is_told(base, snapshot):
+    pieces, weight = [], base.model.model.norm.weight.data
+    kept = weight.clone()
+    try:
+        weight[0] = float("nan")
+        with pytest.raises(BaseModelError, match="The logits of LlamaForCausalLM are not finite"):
+            streamed_answer(base.model, base.tokenizer, [1, 2, 3], 10, pieces.append)
+    finally:
+        weight.copy_(kept)
+    assert pieces == []
 
 
 def test_half_a_character_waits_for_the_other_half():
@@ -88,3 +101,12 @@ def test_the_oldest_turns_go_where_the_base_has_no_room(talk):
     talk.say(ASKED[6])
     assert 2 <= len(talk.turns) < 82
     assert talk.turns[0]["role"] == "user" and talk.turns[-2]["content"] == ASKED[6]
+
+
+def test_a_template_that_takes_one_turn_says_so_and_no_turn_is_let_go(talk, monkeypatch):
+    one = "{% if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}" + TEMPLATE
+    monkeypatch.setattr(talk.stack.base.tokenizer, "chat_template", one)
+    talk.say(ASKED[6])
+    with pytest.raises(DataError, match="one turn only"):
+        talk.say(ASKED[7])
+    assert [turn["content"] for turn in talk.turns[::2]] == [ASKED[6]]

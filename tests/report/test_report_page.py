@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
 
-from asu_lora.adapters.manifest import MethodRecord, StackedOn, write_manifest
+from asu_lora.adapters import stored_adapter
+from asu_lora.adapters.manifest import MethodRecord, StackedOn, fingerprint_of, write_manifest
+from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.archive import ARCHIVE
 from asu_lora.audit.certificate.identity import Audited
 from asu_lora.audit.certificate.issue import issue
@@ -180,12 +183,29 @@ def test_what_people_typed_is_text_never_markup(made, browser, tmp_path):
 
 
 def test_page_beside_or_in_the_store_links_to_the_certificates(made, browser, tmp_path):
-    for out in (made.store.root / "report.html", made.store.root.parent / "elsewhere" / "page.html"):
-        write_report(made.store, out)
+    odd = AdapterStore(made.store.root.parent / "50%25 of #1? \udce9" / "store")
+    shutil.copytree(made.store.root, odd.root, symlinks=True)
+    shutil.copytree(odd.root / "kept", odd.root / "caf\udce9")  # a name in Latin-1
+    for store, out in (
+        (made.store, made.store.root / "report.html"),
+        (made.store, made.store.root.parent / "elsewhere" / "page.html"),
+        (odd, tmp_path / "page.html"),
+    ):
+        write_report(store, out)
         with opened(browser, out) as seen:
             seen.page.get_by_role("link", name="read it").first.click()
             assert seen.page.get_by_role("heading", level=1).inner_text() == "What kept still gives away"
         out.unlink()
+
+
+def test_weights_without_a_manifest_are_read_once_however_many_certificates_there_are(tmp_path, monkeypatch):
+    made = certified(tmp_path)
+    made.again()
+    write_lora(made.store.root / "plain")
+    read = []
+    monkeypatch.setattr(stored_adapter, "fingerprint_of", lambda path: read.append(path.name) or fingerprint_of(path))
+    assert [known.name for known in gather(made.store).adapters] == ["kept", "other", "plain"]
+    assert read == ["plain"]
 
 
 def test_file_in_the_archive_that_is_no_certificate_is_told(made):

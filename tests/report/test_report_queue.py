@@ -70,3 +70,15 @@ def test_database_that_is_none_is_one_sentence(tmp_path, monkeypatch):
     ran = CliRunner().invoke(main, ["report", "--store", str(tmp_path), "--out", str(tmp_path / "page.html")])
     assert ran.exit_code == 2 and ran.stderr.count("\n") == 1
     assert not (tmp_path / "page.html").exists()
+
+
+def test_requests_of_another_store_are_on_no_page(tmp_path, monkeypatch):
+    ours, other = AdapterStore(tmp_path / "ours"), AdapterStore(tmp_path / "other")
+    add(ours, "a")
+    add(other, "b")
+    ledger_of(ours)
+    monkeypatch.setenv("ASU_LORA_DATABASE", f"sqlite:///{ours.root}/.requests/ledger.sqlite")
+    assert len(read_queue(ours).requests) == 3
+    result = CliRunner().invoke(main, ["report", "--store", str(other.root)])
+    assert result.exit_code == 2 and "is that of another store" in result.stderr
+    assert not (other.root / "report.html").exists()

@@ -1,6 +1,8 @@
 """The page is served to this machine alone."""
 
 import http.client
+import socket
+import struct
 import threading
 
 import pytest
@@ -61,6 +63,18 @@ def test_certificate_that_is_a_link_outwards_is_not_shown(served, tmp_path):
     link.unlink()
 
 
+def test_a_store_that_can_not_be_read_is_a_sentence(served, capfd):
+    made, port = served
+    aside = made.store.root.rename(made.store.root.with_name("aside"))
+    made.store.root.write_text("")
+    for path in ("/", "/kept/certificate.json"):
+        status, body, _ = ask(port, path)
+        assert status == 500 and b"Not a directory" in body
+    made.store.root.unlink()
+    aside.rename(made.store.root)
+    assert ask(port)[0] == 200 and capfd.readouterr() == ("", "")
+
+
 def test_other_names_for_this_machine_are_refused(served):
     _, port = served
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
@@ -73,6 +87,16 @@ def test_head_has_no_body_and_nothing_can_be_written(served):
     _, port = served
     assert ask(port, method="HEAD")[:2] == (200, b"")
     assert ask(port, method="POST")[0] == 501
+
+
+def test_nothing_is_said_of_a_visitor_who_goes_away(served, capfd):
+    _, port = served
+    for begun in (b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n", b"GET / HT"):
+        with socket.create_connection(("127.0.0.1", port)) as visitor:
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+            visitor.sendall(begun)
+    assert ask(port)[0] == 200
+    assert capfd.readouterr() == ("", "")
 
 
 def test_only_loopback_is_listened_on(served):
