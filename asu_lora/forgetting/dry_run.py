@@ -75,7 +75,7 @@ def plan_run(
     forget = run.sets["forget"].rows.own_answers
     retain = run.sets["retain"].rows.answers if "retain" in run.sets else []
     rows = config.batch_size * config.grad_accum
-    steps = math.ceil(len(forget) / rows) * config.epochs
+    steps = math.ceil(math.ceil(len(forget) / rows) * config.epochs)
     architecture = (base_model(run.model).config.architectures or ["?"])[0]
     return {
         "adapter": f"{name}, in {store}",
@@ -86,7 +86,7 @@ def plan_run(
         "retain rows": _retain_rows(request, sum(map(len, retain))),
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
         "method": f"{config.objective} with {config.retain_loss}, {_numbers(config, layers)}",
-        "steps": f"{'at most ' * config.stop_early}{steps:.0f}, each of {rows} forget and "
+        "steps": f"{'at most ' * config.stop_early}{steps}, each of {rows} forget and "
         f"{rows * config.retain_per_forget if retain else 0} retain rows",
         **({"notes": " ".join(notes)} if notes else {}),
     }, memory
