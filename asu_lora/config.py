@@ -226,8 +226,9 @@ class ForgetConfig:
         self._at_least("max_length", 8)
         if not 0 <= self.seed < 2**32:
             raise SettingError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
-        for reporter in self.report_to.split(","):
-            if reporter not in REPORTERS:
+        reporters = self.report_to.split(",")
+        for reporter in reporters:
+            if reporter not in REPORTERS or ("none" in reporters and len(reporters) > 1):
                 raise SettingError(f"report_to is '{self.report_to}'; it must be one of {', '.join(REPORTERS)}.")
             if reporter != "none" and find_spec(reporter) is None:
                 raise SettingError(f"report_to is '{reporter}', which is not installed: 'pip install {reporter}'.")

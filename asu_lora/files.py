@@ -20,6 +20,8 @@ from asu_lora.errors import AdapterError, StoreError
 CHUNK = 1 << 20
 MAX_JSON = 8 << 20  # bytes; a list of every module of the largest mixture of experts fits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
+# what torch says of a disk that refuses, without the system's number
+TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|inline_container\.cc:\d+\] \. unexpected pos")
 MAX_DEPTH = 40  # levels of lists and objects; those of an adapter have five
 
 
@@ -207,10 +209,12 @@ def disk_errors(root: Path, what: str = "adapter store", only: Collection[int] =
 
 @contextmanager
 def as_os_error() -> Iterator[None]:
-    """Raise what the system refused to safetensors as the OSError that it is: the library has an error of its own."""
+    """Raise what the system refused to safetensors or torch as the OSError it is: each has errors of its own."""
     try:
         yield
     except Exception as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITES.search(str(error)):
+            raise OSError(errno.EIO, "a checkpoint can't be written (is the disk full?)") from error
         number = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
         if number is None:
             raise

@@ -64,6 +64,7 @@ def test_the_defaults_are_in_range():
         {"scheduler": "saw"},
         {"report_to": "paper"},
         {"report_to": ""},
+        {"report_to": "none,tensorboard"},
     ],
 )
 def test_a_value_out_of_range_is_named(changes):

@@ -17,6 +17,7 @@ from asu_lora.errors import DataError
 
 GENERAL = "built-in general knowledge"
 CHOSEN = "chosen from a pool"
+TRAINED_ON = ("paraphrased_question", "alternate_answer", "spans", "language")  # beside a question and its answer
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,11 @@ class ForgetRequest:
             rows = [[[t["role"], t["content"]] for t in e.prompt] + [e.answer] for e in part]
             digest.update(json.dumps(rows, ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()
+
+    def columns_fingerprint(self) -> str:
+        """SHA-256 over what else of its rows training reads: :data:`TRAINED_ON`."""
+        rows = [{name: row.extra.get(name) for name in TRAINED_ON} for row in (*self.forget, *self.retain)]
+        return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
 
 
 def read_examples(source: str | Path) -> list[Example]:

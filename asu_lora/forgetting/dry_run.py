@@ -23,8 +23,9 @@ from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.alternates import own_alternates
-from asu_lora.forgetting.prepare import build_losses, refusals_for, training_sets
+from asu_lora.forgetting.prepare import build_losses, refusals_for, refuse_attacker, training_sets
 from asu_lora.forgetting.trial_copy import refuse_untried
+from asu_lora.hardware.device import choose_device
 from asu_lora.hardware.memory import free_memory
 from asu_lora.losses import FORGET, NO_RETAIN, TrainingSet, own_settings
 from asu_lora.losses.on_policy import OnPolicyKL
@@ -40,6 +41,7 @@ from asu_lora.models.prepared_base import prepare_base
 from asu_lora.models.weight_map import refuse_incomplete
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.new_adapter import adapted
+from asu_lora.training.orthogonal import refuse_alone
 from asu_lora.training.phases import phases
 from asu_lora.training.target_modules import note_left_out
 
@@ -60,10 +62,11 @@ def plan_run(
     Raises:
         AsuLoraError: whatever the run itself would refuse before training.
     """
-    check_optimizer(config)
+    check_optimizer(config, choose_device(config.device))
     with disk_errors(Path(store)):
         AdapterStore(store).check_name(name)
     beneath = check_ground(resolve_base(base), on_top_of, store)
+    refuse_alone(config, beneath)
     run = planned_run(request, base, config, heldout, idk_file)
     check_fit(run.model, adapter_folders(on_top_of, store))
     memory, unplanned = plan_what_can_be(run, config)
@@ -72,7 +75,7 @@ def plan_run(
     forget = run.sets["forget"].rows.own_answers
     retain = run.sets["retain"].rows.answers if "retain" in run.sets else []
     rows = config.batch_size * config.grad_accum
-    steps = math.ceil(len(forget) / rows) * config.epochs
+    steps = math.ceil(math.ceil(len(forget) / rows) * config.epochs)
     architecture = (base_model(run.model).config.architectures or ["?"])[0]
     return {
         "adapter": f"{name}, in {store}",
@@ -83,7 +86,7 @@ def plan_run(
         "retain rows": _retain_rows(request, sum(map(len, retain))),
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
         "method": f"{config.objective} with {config.retain_loss}, {_numbers(config, layers)}",
-        "steps": f"{'at most ' * config.stop_early}{steps:.0f}, each of {rows} forget and "
+        "steps": f"{'at most ' * config.stop_early}{steps}, each of {rows} forget and "
         f"{rows * config.retain_per_forget if retain else 0} retain rows",
         **({"notes": " ".join(notes)} if notes else {}),
     }, memory
@@ -137,6 +140,7 @@ def planned_run(
         notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))
+    refuse_attacker(config, losses["forget"])
     # what the base will make up is as long as the answer, more or less
     others = (
         [own or row.answer for own, row in zip(own_alternates(request.forget), request.forget, strict=True)]

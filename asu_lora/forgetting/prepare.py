@@ -38,7 +38,9 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     # a tokenizer may have tokens that its base lacks: nothing has to forbid those
     special = [token for token in special_ids(run.base.tokenizer) if token < run.base.head.vocabulary]
     losses = build_losses(run.config, special, run.base.device, run.base.number_of_layers)
-    refuse_attacker(run, losses["forget"])
+    refuse_attacker(run.config, losses["forget"])
+    if run.config.attacker_lr and run.process.num_processes > 1:
+        raise SettingError("--attacker-lr trains in one process: leave it out, or start without accelerate launch.")
     run.refusals = refusals_for(losses, idk_file)
     alternates = alternate_answers(run) if "alternate" in losses["forget"].needs else []
     openings = other_openings(run, run.config.openings) if run.config.openings else ()
@@ -51,20 +53,16 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     return sets
 
 
-def refuse_attacker(run: ForgetRun, forget: Loss) -> None:
-    """Refuse --attacker-lr where there is nothing to relearn, or processes would each have an attacker.
+def refuse_attacker(config: ForgetConfig, forget: Loss) -> None:
+    """Refuse --attacker-lr where there is nothing to relearn.
 
     Raises:
         SettingError: with the way out.
     """
-    if not run.config.attacker_lr:
-        return
-    if "answer" not in forget.needs:
+    if config.attacker_lr and "answer" not in forget.needs:
         raise SettingError(
             f"{forget.name} never looks at the true answers, which --attacker-lr relearns: leave it out."
         )
-    if run.process.num_processes > 1:
-        raise SettingError("--attacker-lr trains in one process: leave it out, or start without accelerate launch.")
 
 
 def build_losses(

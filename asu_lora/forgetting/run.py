@@ -20,7 +20,7 @@ from asu_lora.data.function_words import languages_note
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
-from asu_lora.errors import NotEnoughMemory, SettingError, TrainingError
+from asu_lora.errors import NotEnoughMemory, TrainingError
 from asu_lora.evaluation.set_scores import SetScores, score_sets
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.result import ForgetResult, still_told
@@ -39,7 +39,7 @@ from asu_lora.teacher.kept_states import Found, KeptStates
 from asu_lora.training.arguments import check_optimizer
 from asu_lora.training.checkpoints import last_checkpoint
 from asu_lora.training.new_adapter import adapted
-from asu_lora.training.orthogonal import KeepOrthogonal
+from asu_lora.training.orthogonal import KeepOrthogonal, refuse_alone
 from asu_lora.training.target_modules import note_left_out
 
 
@@ -245,7 +245,7 @@ def open_run(
         heard = progress if process.is_main_process else Progress()
         heard.stage("Loading the base")
         loaded = _loaded(base, config, process)
-        check_optimizer(config)
+        check_optimizer(config, loaded.device)
         with frozen_adapters(loaded, on_top_of, store, continue_from) as beneath:
             left_out = _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
@@ -283,8 +283,7 @@ def _loaded(base: str | LoadedBase, config: ForgetConfig, process: PartialState)
 
 def _try_adapter(base: LoadedBase, config: ForgetConfig, beneath: FrozenAdapters) -> str | None:
     """Refuse now, not after minutes, an adapter that doesn't fit; say what of a mixture of experts gets none."""
-    if config.orthogonal and not beneath.names:
-        raise SettingError("There is nothing to be orthogonal to: name the adapters beneath with --on-top-of.")
+    refuse_alone(config, beneath.names)
     with adapted(base.model, config, beneath) as student:
         if config.orthogonal:
             KeepOrthogonal(student, beneath.names)

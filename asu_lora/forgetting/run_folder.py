@@ -19,6 +19,7 @@ from asu_lora.models.frozen_adapters import FrozenAdapters
 from asu_lora.training.phases import ON_POLICY_FOLDER
 
 RUNS = ".runs"  # beside the adapters of the store
+COLUMNS = "columns"  # runs of earlier versions lack it
 
 
 def run_folder(
@@ -46,6 +47,7 @@ def run_folder(
         "precision": record.base.precision,
         "processes": process.num_processes,
         "ground": beneath.identity(),
+        COLUMNS: store.keyed(record.request.columns_fingerprint()),
     }
     if paraphrases := record.request.paraphrases:
         identity["paraphrases"] = store.keyed(paraphrases.fingerprint())  # keyed: a wording can be guessed
@@ -74,7 +76,8 @@ def _same_run(text: str, identity: dict[str, Any], request: str, store: AdapterS
         recorded = str(found.pop("request"))
     except (ValueError, AttributeError, KeyError, TypeError):
         return False
-    return found == json.loads(json.dumps(identity)) and store.is_request(recorded, request)
+    known = {key: value for key, value in identity.items() if key in found or key != COLUMNS}
+    return found == json.loads(json.dumps(known)) and store.is_request(recorded, request)
 
 
 def date_of_rows(

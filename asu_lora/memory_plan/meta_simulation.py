@@ -11,12 +11,12 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_iter, tree_map
 
 from asu_lora.errors import BaseModelError
 
@@ -48,6 +48,11 @@ def of_shapes_alone(function: Callable[P, R]) -> Callable[P, R]:
             ) from error
 
     return told
+
+
+def on_meta(batch: Any) -> Any:
+    """A batch of shapes alone."""
+    return tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, batch)
 
 
 class LiveBytes(TorchDispatchMode):

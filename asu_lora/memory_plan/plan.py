@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch.utils._pytree import tree_map
 
 from asu_lora.batches.collator import Collator
 from asu_lora.batches.forget_retain_pairs import Pair
@@ -24,9 +23,10 @@ from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
 from asu_lora.losses import Loss, needs_of
 from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
-from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels, of_shapes_alone
+from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels, of_shapes_alone, on_meta
 from asu_lora.memory_plan.overheads import machine_memory
 from asu_lora.memory_plan.planned_run import PlannedRun
+from asu_lora.memory_plan.rounding import rounding_parts
 from asu_lora.models.decoder import answer_hidden, base_model, decoder_of, number_of_layers, text_config
 from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
 from asu_lora.models.generation import answer_rooms, batches
@@ -46,7 +46,7 @@ class MemoryPlan:
     """What a run will hold.
 
     Attributes:
-        phases: for ``loading``, ``evaluating``, ``targets`` and ``training``, bytes by part.
+        phases: ``loading``, ``evaluating``, ``targets``, ``training`` and perhaps ``rounding``, bytes by part.
     """
 
     phases: dict[str, dict[str, int]]
@@ -88,7 +88,10 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
         longest = max(len(i) for i in _items(run)) * _state_bytes(run)
         phases["targets"] = fixed | {"activations": reading, "cache": max(again, longest)}
     with adapted(run.model, config) as student:
-        phases["training"] = fixed | kept | _training_parts(run, config, student, quantised, entry, packing)
+        training = _training_parts(run, config, student, quantised, entry, packing)
+        phases["training"] = fixed | kept | training
+        if config.settle_rounded and "answer" in run.sets["forget"].rows.views:
+            phases["rounding"] = fixed | kept | rounding_parts(student, training["adapter"], reading)
     return MemoryPlan(phases)
 
 
@@ -155,6 +158,7 @@ def _training_parts(
         "optimizer": optimizer_bytes(trainable, config, run.device),
         "activations": machine.live(live[0]),
         "logits": machine.live(live[1]),
+        "attacker": 2 * adapter if config.attacker_lr else 0,  # how far it has come, and the weights as they were
         "kept directions": basis_bytes(student, config.keep_off if "retain" in run.sets else 0.0),
     }
 
@@ -220,7 +224,7 @@ def _step(
 ) -> tuple[int, int]:
     """Bytes of activations and of logits at the fullest moment of a training step."""
     trainable = [p for p in student.parameters() if p.requires_grad]
-    batch = _on_meta(widest_micro_batch(run, config, packing))
+    batch = on_meta(widest_micro_batch(run, config, packing))
     module = Student(student, config.gradient_checkpointing, entry, layer_of(_losses(run)))
     module.train()
     for parameter in trainable:
@@ -240,7 +244,7 @@ def _reading(
     """Bytes of activations of the widest forward pass without gradients over these rows."""
     most = tokens_of_reading(run.device)
     passes = [batch for items in sets for _, batch in forward_passes(items, 0, most, packing=packing)]
-    widest = _on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
+    widest = on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
     live = _live(run)
     with kernels(quantised), live:
         answer_hidden(decoder_of(run.model), widest)
@@ -277,10 +281,6 @@ def _live(run: PlannedRun) -> LiveBytes:
     live = LiveBytes(base_model(run.model).get_output_embeddings().weight.shape[0])
     live.ignore([*run.model.parameters(), *run.model.buffers()])
     return live
-
-
-def _on_meta(batch: Any) -> Any:
-    return tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, batch)
 
 
 def _items(run: PlannedRun) -> list[Encoded]:

@@ -1,13 +1,14 @@
 """The Trainer's arguments, from the settings of a run."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from asu_lora.config import ForgetConfig
-from asu_lora.errors import SettingError
+from asu_lora.errors import SettingError, first_line
 
 
 class Arguments(TrainingArguments):
@@ -24,15 +25,25 @@ class Arguments(TrainingArguments):
         return min(super().get_warmup_steps(num_training_steps), num_training_steps - 1)
 
 
-def check_optimizer(config: ForgetConfig) -> None:
-    """Refuse an optimizer that Trainer doesn't have.
+def check_optimizer(config: ForgetConfig, device: torch.device) -> None:
+    """Refuse an optimizer that Trainer doesn't have, or whose package isn't installed, before any work is done.
 
     Raises:
-        SettingError: with the names it has.
+        SettingError: with the names it has, or its own reason.
     """
     names = [optimizer.value for optimizer in OptimizerNames]
     if config.optimizer not in ("auto", *names):
         raise SettingError(f"optimizer is '{config.optimizer}', which is none of auto, {', '.join(names)}.")
+    if config.optimizer == "auto":
+        return
+    arguments = training_arguments(config, Path(), device, torch.float32, checkpoints=False)
+    try:
+        any_model: Any = torch.nn.Linear(1, 1)  # LOMO wants one
+        Trainer.get_optimizer_cls_and_kwargs(arguments, any_model)
+    except (ImportError, ValueError) as error:
+        raise SettingError(
+            f"optimizer is '{config.optimizer}', which can't be used here: {first_line(error)} 'auto' always can."
+        ) from error
 
 
 def training_arguments(

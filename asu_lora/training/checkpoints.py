@@ -1,10 +1,14 @@
 """Checkpoints of a run: the last one, and what it had measured."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
-from transformers.trainer import TRAINER_STATE_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 
@@ -21,6 +25,18 @@ def closing_figures(
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run: the newest that holds Trainer's state, written last."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest whole checkpoint of a run: a full disk or a power cut may leave a newer one that can't be read."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next(filter(_is_whole, found), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether Trainer's state, written last, is there, and no file was cut off: half a zip file is none."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        with safe_open(checkpoint / SAFETENSORS_WEIGHTS_NAME, "pt"):
+            pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    states = (checkpoint / OPTIMIZER_NAME, checkpoint / SCHEDULER_NAME, *checkpoint.glob("rng_state*"))
+    return all(map(is_zipfile, states))

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 from peft import LoraConfig, PeftModel
 
-from asu_lora.config import ForgetConfig
+from asu_lora.config import ALL_LINEAR, ForgetConfig
 from asu_lora.errors import SettingError, first_line
 from asu_lora.layer_ranges import parse_layers
 from asu_lora.models.decoder import base_model, number_of_layers
 from asu_lora.models.frozen_adapters import FrozenAdapters
-from asu_lora.training.target_modules import target_modules
+from asu_lora.training.target_modules import linear_names, target_modules, without_adapter
 
 
 def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdapters | None = None) -> PeftModel:
@@ -43,6 +43,12 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
         raise SettingError(
             "The target modules take in the output head; it stays frozen, so that teacher and student "
             "share it: name the attention and MLP modules instead."
+        )
+    if config.modules() != ALL_LINEAR and (missing := without_adapter(student, targets.names)):
+        ground.drop(student)
+        raise SettingError(
+            f"{type(model).__name__} has no {', '.join(missing)} in the layers of --adapter-layers; there are "
+            f"{', '.join(linear_names(model))}: correct --target-modules."
         )
     return student
 

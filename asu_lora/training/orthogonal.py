@@ -7,17 +7,28 @@ idea is O-LoRA's (Wang et al. 2023, arXiv 2310.14152, eq. 5-7) and O3's for unle
 holds exactly and has no coefficient to choose.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
+from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
 from asu_lora.models.frozen_adapters import NEW
 from asu_lora.training.projection import Projection, lora_a
 
 READ = 1e-6  # singular values below this share of the largest read nothing
+
+
+def refuse_alone(config: ForgetConfig, beneath: Sized) -> None:
+    """Refuse ``--orthogonal`` where no adapter stands beneath.
+
+    Raises:
+        SettingError: with the way out.
+    """
+    if config.orthogonal and not len(beneath):
+        raise SettingError("There is nothing to be orthogonal to: name the adapters beneath with --on-top-of.")
 
 
 class KeepOrthogonal(Projection):

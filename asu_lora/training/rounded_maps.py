@@ -70,6 +70,18 @@ class RoundedMap(nn.Module):
         return result.to(states.dtype)
 
 
+def rounded_owners(student: PeftModel) -> list[LoraLayer]:
+    """PEFT's modules around the maps that are rounded: no embeddings, no experts in one tensor."""
+    return [
+        module
+        for module in student.modules()
+        if isinstance(module, LoraLayer)
+        and not isinstance(module, ParamWrapper)
+        and NEW in module.lora_A
+        and isinstance(module.base_layer, (nn.Linear, Conv1D))
+    ]
+
+
 @contextmanager
 def merged_and_rounded(student: PeftModel, strength: float, dtype: torch.dtype) -> Iterator[None]:
     """Inside, base and adapters act as if merged and rounded, where the new adapter gets ``strength`` for its dose.
@@ -80,14 +92,7 @@ def merged_and_rounded(student: PeftModel, strength: float, dtype: torch.dtype) 
         student: at its own strength; the dose is given inside.
         dtype: of the matrix products.
     """
-    owners = [
-        module
-        for module in student.modules()
-        if isinstance(module, LoraLayer)
-        and not isinstance(module, ParamWrapper)
-        and NEW in module.lora_A
-        and isinstance(module.base_layer, (nn.Linear, Conv1D))
-    ]
+    owners = rounded_owners(student)
     layers = [owner.base_layer for owner in owners]
     try:
         for owner in owners:

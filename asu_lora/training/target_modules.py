@@ -10,7 +10,7 @@ and what that leaves untouched is said.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from asu_lora.config import ALL_LINEAR
 from asu_lora.errors import SettingError
 from asu_lora.models.decoder import base_model, decoder_and_layers
+from asu_lora.models.frozen_adapters import NEW
 
 # What routers are called: mlp.router (Llama 4), router.layer (JetMoE), gate.wg (Hunyuan), shared_expert_gate (Qwen 2).
 _ROUTER = re.compile(r"(?:^|[._])router(?:$|[._])|(?:^|\.)\w+_expert_gate$")
@@ -72,6 +73,12 @@ def target_modules(model: torch.nn.Module, wanted: str | list[str]) -> TargetMod
 def linear_names(model: torch.nn.Module) -> list[str]:
     """The names (``q_proj``, ``up_proj``, ...) of the linear maps inside the decoder's layers that can be adapted."""
     return sorted({name for name in _names(model).values() if name is not None})
+
+
+def without_adapter(student: PeftModel, names: Sequence[str]) -> list[str]:
+    """The names that no module with the new adapter has: PEFT looks for one match, and is content with it."""
+    found = [f".{path}" for path, module in student.named_modules() if NEW in getattr(module, "lora_A", ())]
+    return [name for name in names if not any(path.endswith(f".{name}") for path in found)]
 
 
 def _names(model: torch.nn.Module) -> dict[str, str | None]:

@@ -131,6 +131,8 @@ def test_a_dry_run_says_everything_and_writes_nothing(arguments, tmp_path):
     plan = json.loads(run(*arguments, "--dry-run", "--json").stdout)
     assert plan["steps"].startswith("1,") and plan["answers cut off"] == "0"
     assert plan["method"].endswith("weight 1 and 0.7")  # of --adds-up
+    for epochs, steps in (("0.1", "1,"), ("1.5", "2,"), ("2.5", "3,")):  # part of a step is a step
+        assert json.loads(run(*arguments, "--dry-run", "--json", "--epochs", epochs).stdout)["steps"].startswith(steps)
     assert not (tmp_path / "store").exists()
 
 

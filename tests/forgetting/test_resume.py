@@ -1,11 +1,13 @@
 """Runs that were interrupted: taken up again bit for bit, refused for another run."""
 
 import json
+import resource
 
 import pytest
 import torch
 
-from asu_lora.errors import TrainingError
+from asu_lora.data.request import ForgetRequest
+from asu_lora.errors import StoreError, TrainingError
 from asu_lora.forgetting.forget import forget
 from tests.support.adapter_weights import same, weights
 from tests.support.listener import Listener
@@ -38,6 +40,19 @@ def test_resumed_is_bit_identical_to_uninterrupted(base, tmp_path, changes, snap
     assert same(weights(tmp_path, "whole"), weights(tmp_path, "broken"))
     assert resumed.record.training["train_loss"] == pytest.approx(whole.record.training["train_loss"])
     assert not (tmp_path / ".runs").exists()
+
+
+@pytest.mark.parametrize("file", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt"])
+def test_a_checkpoint_that_can_not_be_read_is_passed_over(base, tmp_path, file, snapshot):
+    """A full disk or a power cut leaves half a file behind: the run goes on from the checkpoint before."""
+    with pytest.raises(KeyboardInterrupt):
+        forget(tiny_request(), base, tiny_settings(), store=tmp_path, progress=Listener(stop_at=7))
+    broken = tmp_path / ".runs" / "tiny" / "checkpoint-6" / file
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    heard = Listener()
+    forget(tiny_request(), base, tiny_settings(), store=tmp_path, resume=True, progress=heard)
+    forget(tiny_request(), base, tiny_settings(), name="whole", store=tmp_path)
+    assert len(heard.figures) == 9 - 3 and same(weights(tmp_path, "whole"), weights(tmp_path, "tiny"))
 
 
 def test_a_run_that_was_interrupted_after_training_trains_no_further(base, tmp_path, snapshot):
@@ -83,3 +98,53 @@ def test_a_checkpoint_holds_no_word_of_the_request(base, tmp_path):
         if file.is_file():
             assert b"Anna" not in file.read_bytes() and b"bees" not in file.read_bytes()
     assert json.loads((tmp_path / ".runs" / "tiny" / "run.json").read_text())["config"]["rank"] == 4
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_sentence(base, tmp_path, snapshot):
+    """torch says so in an error of its own; the last whole checkpoint stays, and is gone on from."""
+    whole = forget(tiny_request(), base, tiny_settings(), name="whole", store=tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (whole.path / "adapter_model.safetensors").stat().st_size + 4096  # an optimizer's state has twice that
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="can't be changed: a checkpoint can't be written .is the disk full"):
+            forget(tiny_request(), base, tiny_settings(), name="broken", store=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "broken").exists()
+
+
+def run_with(columns, base, store, settings, **how):
+    rows = [{"question": "What does Anna Birk do?", "answer": "Anna Birk keeps bees."} | columns] * 4
+    request = ForgetRequest.from_rows(rows, [{"question": "Who?", "answer": "You."}], "tiny")
+    return forget(request, base, tiny_settings(**settings), store=store, **how)
+
+
+@pytest.mark.parametrize(
+    ("settings", "one", "other"),
+    [
+        ({"phrasings": 1}, {"paraphrased_question": "What is done?"}, {"paraphrased_question": "Who does it?"}),
+        ({"objective": "altpo"}, {"alternate_answer": "Nothing at all."}, {"alternate_answer": "Everything."}),
+        ({}, {"spans": ["Anna"]}, {"spans": ["bees"]}),
+    ],
+)
+def test_columns_that_are_trained_on_make_it_another_request(base, tmp_path, settings, one, other, snapshot):
+    with pytest.raises(KeyboardInterrupt):
+        run_with(one, base, tmp_path, settings, progress=Listener(stop_at=4))
+    kept = (tmp_path / ".runs" / "tiny" / "run.json").read_text()
+    assert not any(word in kept for word in ("Anna", "done", "Nothing"))
+    with pytest.raises(TrainingError, match="other settings, base or request"):
+        run_with(other, base, tmp_path, settings, resume=True)
+    run_with(one, base, tmp_path, settings, resume=True)
+
+
+def test_other_columns_may_change_and_a_run_of_an_earlier_version_goes_on(base, tmp_path, snapshot):
+    with pytest.raises(KeyboardInterrupt):
+        run_with({"case": "1", "spans": ["bees"]}, base, tmp_path, {}, progress=Listener(stop_at=4))
+    file = tmp_path / ".runs" / "tiny" / "run.json"
+    kept = json.loads(file.read_text())
+    del kept["columns"]
+    file.write_text(json.dumps(kept))
+    heard = Listener()
+    run_with({"case": "2", "spans": ["bees"]}, base, tmp_path, {}, resume=True, progress=heard)
+    assert len(heard.figures) == 4  # of 6 steps

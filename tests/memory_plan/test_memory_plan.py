@@ -61,6 +61,21 @@ def test_the_directions_that_an_adapter_keeps_off_are_counted(tiny_base, run):
     assert plan_memory(run, tiny_settings()).phases["training"]["kept directions"] == 0
 
 
+def test_the_maps_that_are_rounded_and_an_attacker_are_counted(tiny_base, run):
+    from asu_lora.training.rounded_maps import RoundedMap, merged_and_rounded
+
+    base, config = load_base(str(tiny_base), "fp32", "cpu"), tiny_settings(settle_rounded=0.25, attacker_lr=1e-3)
+    with adapted(base.model, config) as student, merged_and_rounded(student, 1.0, torch.float32):
+        maps = [module for module in student.modules() if isinstance(module, RoundedMap)]
+    states = [each.state for each in maps]
+    real = [t for s in states for t in (s.absmax, s.code, s.offset, s.state2.absmax, s.state2.code)]
+    plan, without = plan_memory(run, config), plan_memory(run, tiny_settings())
+    assert plan.phases["rounding"]["rounded maps"] == held([*real, *(each.packed for each in maps)]) > 0
+    assert plan.phases["rounding"]["adapter"] == plan.phases["training"]["adapter"]
+    assert plan.phases["training"]["attacker"] == 2 * plan.phases["training"]["adapter"]
+    assert "rounding" not in without.phases and without.phases["training"]["attacker"] == 0
+
+
 def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
     from asu_lora.data.training_rows import TrainingRows
     from asu_lora.losses import TrainingSet
@@ -96,8 +111,8 @@ def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
 )
 def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packed, monkeypatch):
     """The simulated forward pass against the tensors that a real one saves for its backward pass."""
-    from asu_lora.memory_plan.meta_simulation import kernels
-    from asu_lora.memory_plan.plan import _live, _on_meta
+    from asu_lora.memory_plan.meta_simulation import kernels, on_meta
+    from asu_lora.memory_plan.plan import _live
     from asu_lora.training.cast_recomputation import _Casts
     from asu_lora.training.student import Student
 
@@ -138,7 +153,7 @@ def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packe
         module = Student(student, config.gradient_checkpointing)
         module.train()
         with kernels(quantised), live, torch.enable_grad():
-            hidden = module([_on_meta(batch)])
+            hidden = module([on_meta(batch)])
             simulated = live.live["others"]
     # checkpointing also keeps mask and rotary angles, in a closure and not as saved tensors: much of so small a model
     assert simulated == pytest.approx(real, rel=0.2 if config.gradient_checkpointing else 0.1)

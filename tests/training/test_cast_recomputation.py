@@ -9,8 +9,8 @@ import torch
 
 from asu_lora.forgetting.dry_run import planned_run
 from asu_lora.memory_plan.byte_counts import quantised_weights
-from asu_lora.memory_plan.meta_simulation import kernels
-from asu_lora.memory_plan.plan import _live, _on_meta
+from asu_lora.memory_plan.meta_simulation import kernels, on_meta
+from asu_lora.memory_plan.plan import _live
 from asu_lora.models.loading import load_base
 from asu_lora.training.cast_recomputation import _Casts, _View, recompute_casts
 from asu_lora.training.new_adapter import adapted
@@ -59,7 +59,7 @@ def test_a_step_on_a_16_bit_base_holds_much_less(tiny_base, monkeypatch):
             student = Student(peft)
             student.train()
             with kernels(quantised), live, torch.enable_grad():
-                hidden = student([_on_meta(BATCH)])
+                hidden = student([on_meta(BATCH)])
                 found = live.live["others"]
                 del hidden
             return found

@@ -193,7 +193,7 @@ def check_settings(comparison: Comparison, runs: Sequence[Run]) -> None:
     if not runs:
         raise SettingError("There is nothing to compare: name at least one method.")
     config, base = comparison.config, comparison.base
-    check_optimizer(config)
+    check_optimizer(config, base.device)
     config.layers(base.number_of_layers)
     with adapted(base.model, config):
         pass
