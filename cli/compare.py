@@ -111,7 +111,7 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
 
     A stopped comparison goes on with the same command, run by run; further methods and learning rates join the
     table. Started several times, on as many GPUs or cores, it shares the runs out. A method that fails is a row that
-    says so. The adapters lie in OUT/adapters, a store.
+    says so; exit code 1 if all do. The adapters lie in OUT/adapters, a store.
     """
     scoring = {name: others.pop(name) for name in ("suite", "data", "split", "task", "questions", "encoder", "nli")}
     beside = {name: others.pop(name) for name in ("idk_file", "leaks", "retain_log", "reference_base")}
@@ -156,10 +156,14 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
     if as_json:
         from asu_lora.cli.console import print_json
 
-        return print_json(everything(result, command))
-    from asu_lora.cli.compare_tables import show
+        print_json(everything(result, command))
+    else:
+        from asu_lora.cli.compare_tables import show
 
-    return show(result, files)
+        show(result, files)
+    trained = [each.done for each in result.results if each.lr is not None]
+    if trained and not any(trained):
+        click.get_current_context().exit(1)
 
 
 def scored(

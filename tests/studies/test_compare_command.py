@@ -45,6 +45,10 @@ def test_the_command(taught_base, tmp_path):
     result = CliRunner().invoke(main, [*words, "--json"])
     assert [run["lr"] for run in json.loads(result.stdout)["runs"]] == [None, 0.002]
     assert "2 of 2 runs are in" in result.stderr
+    wild = [*words[:-3], "--questions", "2", "--methods", "GA_GD", "--lr", "1e30", "--out", str(tmp_path / "wild")]
+    for more in ([], ["--json"]):
+        result = CliRunner().invoke(main, [*wild, *more])
+        assert result.exit_code == 1 and "gives NaN or infinities" in result.stdout
     for more, said in (
         (["--methods", "SFT_KL"], "There is no method 'SFT_KL'"),
         (["--lr", "fast"], "'fast'"),

@@ -23,7 +23,7 @@ class RunResult:
 
     Attributes:
         identity: hash of everything that the run depends on; a file with another one is not this run's.
-        lr: None for Base.
+        lr: None for Base and the reference, which nobody trains.
         changes: further settings in which it differs from the comparison's; ``seed`` among them.
         speech: of ``kept`` and ``forgotten`` questions, the shares of ``gibberish`` and ``repetition``.
         beside: ``leak`` (:func:`~asu_lora.studies.compare.leak.worst_leak`) and ``forget quality`` (p of a KS test
