@@ -22,9 +22,13 @@ from asu_lora.config import ForgetConfig
 from asu_lora.studies.compare import VARIED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from asu_lora.data.request import ForgetRequest
     from asu_lora.evaluation.question_sets import QuestionSet
     from asu_lora.progress import Progress
+    from asu_lora.studies.compare.compare import Comparison
     from asu_lora.studies.compare.reproduce import Reproduction
     from asu_lora.studies.compare.tuning import Tuning
 
@@ -129,7 +133,6 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
     from asu_lora.data.request import ForgetRequest
     from asu_lora.studies.compare.compare import compare as run
     from asu_lora.studies.compare.grid import learning_rates, plan_runs
-    from asu_lora.studies.compare.report import as_json as everything
     from asu_lora.studies.compare.report import write_report
     from asu_lora.studies.methods import PAPER
     from asu_lora.studies.methods import methods as methods_of
@@ -153,8 +156,14 @@ def compare(*, file, base, retain, where, methods, rates, out, records, as_json,
         raise KeyboardInterrupt(f"Interrupted: {out} holds what is finished; the same command goes on.") from interrupt
     finally:
         progress.close()
+    shown(result, files, command, as_json)
+
+
+def shown(result: "Comparison", files: "Sequence[Path]", command: str, as_json: bool) -> None:
+    """What was found; exit code 1 where every method failed."""
     if as_json:
         from asu_lora.cli.console import print_json
+        from asu_lora.studies.compare.report import as_json as everything
 
         print_json(everything(result, command))
     else:
