@@ -32,16 +32,13 @@ def demo(store, name, seed, replace, as_json):
 
     with stderr().status("Starting ..."):
         quiet_libraries()
-        from asu_lora.adapters.store import AdapterStore
         from asu_lora.bases.smollm2 import EMBEDDED
         from asu_lora.config import ForgetConfig
         from asu_lora.demo.harry_potter import run_demo
-    if replace and name in AdapterStore(store).names():
-        AdapterStore(store).remove(name)
     # --no-adds-up: it leaves less of what a base knows from everywhere; half the memory: two forward passes a step
     config = ForgetConfig(seed=seed, batch_size=2, grad_accum=2, eval_rows=32)
     with Bars() as progress:
-        result = run_demo(store, name, config, progress)
+        result = run_demo(store, name, config, progress, replace=replace)
     parts = {
         "forget questions": result.forget,
         "held-out paraphrases": result.heldout,

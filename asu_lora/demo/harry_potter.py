@@ -3,8 +3,11 @@
 A fact counts as *yielded* when one of its accepted strings stands in the greedy answer.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from itertools import count
 from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
@@ -54,19 +57,24 @@ def run_demo(
     name: str = NAME,
     config: ForgetConfig | None = None,
     progress: Progress | None = None,
+    replace: bool = False,
 ) -> DemoResult:
     """Train the demonstration's adapter into the store and ask base and base + adapter.
+
+    Args:
+        replace: an adapter of that name goes once the new one is there.
 
     Raises:
         AsuLoraError: as :func:`asu_lora.forgetting.forget.forget`.
     """
     progress = progress or Progress()
-    AdapterStore(store).check_name(name)
+    AdapterStore(store).check_name(name, must_be_new=not replace)
     config = config or ForgetConfig()
     progress.stage("Loading the base")
     base = load_base(EMBEDDED, config.precision, config.device)
     request = ForgetRequest.from_rows(packaged_rows("forget"), packaged_rows("retain"), name)
-    result = forget(request, base, config, name=name, store=store, progress=progress)
+    with set_aside(AdapterStore(store), name):
+        result = forget(request, base, config, name=name, store=store, progress=progress)
     stack = load(base, [name], store)
     told = [figures.answers for figures in result.sets.get("forget", ())] or [[], []]
     asked = {"forget": side_by_side(sample(packaged_rows("forget"), config.eval_rows), *told)}
@@ -82,6 +90,22 @@ def run_demo(
         asked[part] = side_by_side(rows, before, after)
     progress.close()
     return DemoResult(result, asked["forget"], asked["heldout"], asked["controls"])
+
+
+@contextmanager
+def set_aside(store: AdapterStore, name: str) -> Iterator[None]:
+    """Inside, an adapter of the name has another one; then it is removed, or put back where something went wrong."""
+    if name not in (taken := store.names()):
+        yield
+        return
+    aside = next(free for number in count(1) if (free := f"{name}-earlier-{number}") not in taken)
+    store.rename(name, aside)
+    try:
+        yield
+    except BaseException:
+        store.rename(aside, name)
+        raise
+    store.remove(aside)
 
 
 def side_by_side(rows: list[dict], before: list[str], after: list[str]) -> list[Asked]:
