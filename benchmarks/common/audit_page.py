@@ -89,8 +89,10 @@ def _cost(runs: list[Run], depth: str) -> str:
 
 
 def draw(runs: list[Run], out: Path = IMAGE) -> None:
-    """The widest depth's attacks that tell facts: found, with its interval, between floor and ceiling."""
-    methods = list(results(runs).values())[-1]
+    """What tells facts at the depth with the most methods, of equals the widest: found, with its interval, between
+    floor and ceiling."""
+    depths = results(runs)
+    methods = depths[max(depths, key=lambda depth: (len(depths[depth]), LENGTHS[depth]))]
     lead = methods[next(iter(methods))]
     shown = [attack for attack in lead.attacks if attack.readings[0].figure == "facts" and attack.readings[0].floor]
     with paper_style():
