@@ -8,6 +8,8 @@ import click
 from asu_lora.adapters.adapter_spec import weighted
 from asu_lora.cli.options import adapter_option, base_option, json_option, machine_options, prompt_options, store_option
 
+NOT_UTF8 = "What comes through the pipe is no UTF-8 text: save it as UTF-8."
+
 
 @click.command(short_help="Ask the base, and the base with adapters, side by side.")
 @click.argument("question", required=False)
@@ -44,15 +46,17 @@ def ask(*, question, base, adapters, store, precision, device, trust_remote_code
     names = " + ".join(["base", *(weighted(name, weight) for name, weight in stack.adapters)])
 
     def answer(typed: str) -> None:
-        text, endings = readable(typed), Endings()
+        text, of_base, of_adapters = readable(typed), Endings(), Endings()
         with stderr().status("Thinking ..."):
             with stack.without_adapters():
-                plain = stack.ask([text], endings=endings)[0]
-            changed = stack.ask([text], endings=endings)[0] if stack.adapters else None
-        if endings.full:
+                plain = stack.ask([text], endings=of_base)[0]
+            changed = stack.ask([text], endings=of_adapters)[0] if stack.adapters else None
+        cut_off = [whose for whose, endings in (("base", of_base), ("adapters", of_adapters)) if endings.full]
+        if cut_off:
             click.echo("Note: an answer was cut off, at 200 tokens with its question or 100 without.", err=True)
         if as_json:
-            print_json({"question": text, "base": plain} | ({"adapters": changed} if stack.adapters else {}))
+            answers = {"base": plain} | ({"adapters": changed} if stack.adapters else {})
+            print_json({"question": text, **answers, "cut_off": cut_off})
         else:
             columns, row = ("base", names) if stack.adapters else ("base",), (plain, changed)
             if question is None:
@@ -82,7 +86,11 @@ def _questions() -> Iterator[str]:
         except (EOFError, click.Abort):
             click.echo(err=True)
             return
+        except UnicodeDecodeError as error:
+            raise click.UsageError(NOT_UTF8) from error
         text = text.removeprefix("\ufeff").rstrip("\r")  # as Windows writes a file
+        if "\0" in text:
+            raise click.UsageError(NOT_UTF8)
         if not text.strip():
             return
         yield text

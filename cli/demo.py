@@ -26,7 +26,7 @@ def demo(store, name, seed, replace, as_json):
     longer yield the fact, and controls, which should.
     """
     from asu_lora.cli.console import print_json, stderr
-    from asu_lora.cli.forget import report
+    from asu_lora.cli.forget_report import report
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
 
@@ -53,7 +53,7 @@ def demo(store, name, seed, replace, as_json):
 
 def _as_dict(result: "DemoResult", parts: "Mapping[str, Sequence[Asked]]") -> dict[str, Any]:
     """What ``--json`` prints."""
-    from asu_lora.cli.forget import as_dict
+    from asu_lora.cli.forget_report import as_dict
 
     return as_dict(result.run) | {
         "questions": {title: [vars(asked) for asked in part] for title, part in parts.items()}

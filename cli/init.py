@@ -15,11 +15,15 @@ from asu_lora.config import ForgetConfig
 OWN = {
     "base": "smollm2-135m",
     "retain": "keep.jsonl",
+    "retain_pool": "everything.jsonl",
+    "retain_rows": 200,
+    "retain_by": "base",
     "store": "adapters",
     "where": "{task_id: 1}",
     "on_top_of": "[first, 'second:0.5']",
     "heldout": "heldout.jsonl",
     "paraphrases": "paraphrases.jsonl",
+    "adds_up": "true",
     "robust": "off",
     "idk_file": "refusals.txt",
 }

@@ -82,8 +82,10 @@ def _take_in(
         refuse_link_outwards(folder, folder / file)
     manifest = read_manifest(folder) if has_manifest(folder) else None
     name = name or (manifest.name if manifest else fallback)
+    taken = _belongings(folder, set(manifest.files) if manifest else set())
+    left_out = tuple(file for file, _ in adapter_files(folder) if file not in taken)
     with store.stage(name) as staged:
-        for relative in _belongings(folder, set(manifest.files) if manifest else set()):
+        for relative in taken:
             refuse_link_outwards(folder, folder / relative)
             target = staged / relative
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ def _take_in(
                 write_atomic(staged / file, text)
         # Looked at before it is published: afterwards somebody may be quick to rename or remove it.
         taken_in = look_at(staged, name)
-    return dataclasses.replace(taken_in, path=store.root / name)
+    return dataclasses.replace(taken_in, path=store.root / name, left_out=left_out)
 
 
 def find_adapter(folder: Path) -> Path:

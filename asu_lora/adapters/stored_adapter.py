@@ -18,7 +18,8 @@ _SHARD = re.compile(r"adapter_model-\d+-of-\d+\.safetensors|adapter_model\.safet
 class StoredAdapter:
     """An adapter folder: its name in the store, what it says of itself, and its state.
 
-    ``state`` is ``"ready"``, ``"imported"`` (a plain PEFT LoRA without a manifest) or ``"broken: why"``.
+    ``state`` is ``"ready"``, ``"imported"`` (a plain PEFT LoRA without a manifest) or ``"broken: why"``. ``left_out``
+    are the files that lay beside it where it was imported from, and were not taken.
     """
 
     name: str
@@ -27,6 +28,7 @@ class StoredAdapter:
     adapter_config: dict[str, Any] = field(repr=False)
     size_bytes: int
     state: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def broken(self) -> bool:

@@ -4,11 +4,14 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 KERNELS = 16  # the shapes of a layer, forward and backward
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # accelerators, the CPU, and on Windows
 
 
 def peak_memory(device: torch.device) -> int:
@@ -46,7 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(said in text for said in OUT_OF_MEMORY)
 
 
 def free_memory(device: torch.device) -> int:
@@ -59,12 +62,22 @@ def free_memory(device: torch.device) -> int:
         own = int(next(iter(_lines("/proc/self/statm"))).split()[1]) * page
     except (OSError, StopIteration):  # no Linux: all there is
         return os.sysconf("SC_PHYS_PAGES") * page
-    try:  # a container may be allowed less than the machine has
-        limit, used = (int(_lines(f"/sys/fs/cgroup/memory.{name}")[0]) for name in ("max", "current"))
-        available = min(available, limit - used)
-    except (OSError, ValueError, IndexError):  # "max": no limit
-        pass
-    return available + own
+    return min(available, *_container_memory()) + own
+
+
+def _container_memory(root: str = "/sys/fs/cgroup") -> Iterator[int]:
+    """What a container may still take, where it is allowed less than the machine has: of cgroups version 2 or 1.
+
+    Files that were read count as used until something else needs the room, a base's weights among them: they are free.
+    """
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError, IndexError):  # "max": no limit
+            left = int(_lines(f"{root}/{limit}")[0]) - int(_lines(f"{root}/{used}")[0])
+            stat = dict(line.split() for line in _lines(f"{root}/{Path(used).parent}/memory.stat"))
+            yield left + int(stat.get(cached, 0))
 
 
 def _lines(path: str) -> list[str]:

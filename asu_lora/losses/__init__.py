@@ -37,8 +37,8 @@ FORGET: dict[str, type[Loss]] = {
 RETAIN: dict[str, type[Loss]] = {c.name: c for c in (KLAnswers, KL, GD, AP, JS, RMURetain)}
 NO_RETAIN = "none"
 
-__all__ = ["FORGET", "NO_RETAIN", "RETAIN", "Loss", "TrainingSet", "forget_loss", "needs_of", "own_settings"]
-__all__ += ["paper_settings", "retain_loss"]
+__all__ = ["FORGET", "NO_RETAIN", "RETAIN", "Loss", "TrainingSet", "forget_loss", "looks_at", "needs_of"]
+__all__ += ["own_settings", "paper_settings", "retain_loss"]
 
 
 def forget_loss(name: str, **parameters) -> Loss:
@@ -93,6 +93,11 @@ def paper_settings(objective: str, retain: str | None = None) -> dict[str, Any]:
 def needs_of(losses: Mapping[str, Loss]) -> dict[str, Mapping[str, tuple[str, ...]]]:
     """What each set's loss looks at, by set and view (see :attr:`Loss.needs`)."""
     return {name: loss.needs for name, loss in losses.items()}
+
+
+def looks_at(view: str, objective: str, retain: str) -> bool:
+    """Whether one of the two losses looks at this view of a row (see :attr:`Loss.needs`)."""
+    return view in forget_loss(objective).needs or view in getattr(retain_loss(retain), "needs", ())
 
 
 def _find(registry: dict[str, type[Loss]], name: str, what: str) -> type[Loss]:

@@ -10,6 +10,8 @@ from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.cli.console import stdout
 from asu_lora.reporting.tables import number
 
+NAMED = 5  # files of a list that are named one by one
+
 
 def size(count: float) -> str:
     """Bytes as people read them."""
@@ -172,3 +174,7 @@ def print_taken_in(adapter: StoredAdapter) -> None:
     else:
         about = f"a LoRA for {adapter.base_id or 'an unnamed base'} without a manifest"
     click.echo(f"{adapter.name} is in the store ({adapter.path}): {about}.")
+    if adapter.left_out:
+        named = ", ".join(adapter.left_out[:NAMED])
+        more = f" and {len(adapter.left_out) - NAMED} more" if len(adapter.left_out) > NAMED else ""
+        click.echo(f"Left behind: {named}{more}.", err=True)

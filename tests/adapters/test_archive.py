@@ -121,7 +121,10 @@ def test_a_folder_keeps_card_and_tokenizer_and_data_and_a_trainers_checkpoints_s
     (source / "checkpoint-5").mkdir()
     (source / "checkpoint-5" / "optimizer.pt").write_bytes(b"a pickle")
     (source / "model.safetensors").write_bytes(b"the whole base, gigabytes of it")
-    assert set(files_of(store.import_(source).path)) == {"adapter_config.json", WEIGHTS_NAME} | brought
+    found = store.import_(source)
+    assert set(files_of(found.path)) == {"adapter_config.json", WEIGHTS_NAME} | brought
+    told = ("checkpoint-5/optimizer.pt", "forget.json", "model.safetensors", "notes.md", "rows.txt")
+    assert found.left_out == told and store.get(found.name).left_out == ()
 
 
 def test_a_folder_of_links_is_imported_as_files(store, tmp_path):

@@ -21,6 +21,15 @@ def test_export_and_import(store):
     bad("export", "ron", "ron.tar.gz", says="is not overwritten")
 
 
+def test_what_an_import_leaves_behind_is_named(store, home):
+    source = write_lora(home / "made")
+    for number in range(7):
+        (source / f"rows-{number}.jsonl").write_text("{}\n")
+    told = run("import", source).stderr
+    assert told == "Left behind: rows-0.jsonl, rows-1.jsonl, rows-2.jsonl, rows-3.jsonl, rows-4.jsonl and 2 more.\n"
+    assert run("import", write_lora(home / "bare")).stderr == ""
+
+
 def test_bad_sources_leave_the_store_as_it_was(store, home):
     source = write_lora(home / "made")
     tar_of(home / "climbs.tar.gz", {**entries(source), "../../out": b"x"})

@@ -56,6 +56,12 @@ def test_questions_of_a_windows_file_are_asked_as_they_are(tiny_base, store):
     assert [json.loads(said)["question"] for said in objects(result.stdout)] == ["Who wrote it?", "Where?"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_questions_in_another_encoding_are_refused_in_a_sentence(tiny_base, store, encoding):
+    result = ask(tiny_base, store, "--json", input="Who wrote Émile?\n".encode(encoding))
+    assert result.exit_code == 2 and "save it as UTF-8" in " ".join(result.stderr.split()), result.output
+
+
 def objects(text: str) -> list[str]:
     """The JSON objects that stand one behind another."""
     return [f"{{{part}}}" for part in re.findall(r"^{(.*?)^}", text, re.DOTALL | re.MULTILINE)]
@@ -81,6 +87,7 @@ def test_a_question_longer_than_the_limit_is_still_answered_and_a_cut_is_said(ti
     result = ask(tiny_base, store, "Who? " * 60, "--json")
     assert result.exit_code == 0, result.output
     assert "an answer was cut off, at 200 tokens with its question or 100 without" in result.stderr
+    assert json.loads(result.stdout)["cut_off"] == ["base"]
 
 
 def test_a_base_whose_weights_hold_nan_is_refused_and_says_no_gibberish(tiny_base, tmp_path):

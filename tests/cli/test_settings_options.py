@@ -48,7 +48,8 @@ def asked(monkeypatch, tmp_path):
             arguments = (*arguments, "--config", str(tmp_path / "c.yaml"))
         result = CliRunner().invoke(main, ["forget", str(file), *arguments])
         assert result.exit_code == 2, result.output
-        return seen if result.stderr == "Error: Enough.\n" else result.stderr
+        said, enough, _ = result.stderr.partition("Error: Enough.\n")
+        return seen | {"said": said} if enough else result.stderr
 
     return ask
 
@@ -119,6 +120,12 @@ def test_a_config_file_holds_any_option_and_what_is_typed_wins(asked, tmp_path):
     assert (seen["config"].rank, seen["config"].lr, seen["config"].keep_speaking) == (2, 1e-4, True)
     assert (seen["name"], seen["base"]) == ("typed", "some/base")
     assert [example.answer for example in seen["request"].forget] == ["Anna."]
+
+
+def test_idk_answers_that_no_loss_looks_at_are_told(asked):
+    assert asked("--idk-file", "idk.txt")["said"] == "Note: asu with kl-answers looks at no answers of --idk-file.\n"
+    for words in (("--objective", "dpo"), ("--objective", "asu+idk"), ("--retain-loss", "ap")):
+        assert asked("--idk-file", "idk.txt", *words)["said"] == ""
 
 
 def test_an_empty_config_file_changes_nothing(asked):

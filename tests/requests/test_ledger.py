@@ -1,5 +1,6 @@
 """The ledger: states in their order, lists by due date, a schema that is what its steps make, refusals in a sentence."""
 
+import os
 from dataclasses import asdict
 
 import pytest
@@ -55,6 +56,18 @@ def test_a_refused_step_leaves_no_line(ledger):
     with pytest.raises(LedgerError, match="a is queued; from there it can't become audited"):
         ledger.record("audited", "a")
     assert ledger.get("a").state == "queued" and ledger.head().lines == 2 and ledger.verify().whole
+
+
+def test_a_ledger_that_can_only_be_read_is_read_and_not_touched(tmp_path, monkeypatch):
+    bring(open_ledger(tmp_path, None, actor="tester", seal=None, create=True), "a", "queued")
+    folder, may = Database(tmp_path).file.parent, os.access
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and may(path, mode, **more))
+    ledger = open_ledger(tmp_path, None, actor="tester", seal=None)
+    assert ledger.get("a").state == "queued" and ledger.verify().whole
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
+    with pytest.raises(LedgerError, match="readonly database"):
+        ledger.record("training", "a")
 
 
 def test_overdue_ones_come_first_then_open_ones_by_date_then_the_rest(ledger):

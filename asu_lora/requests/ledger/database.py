@@ -144,10 +144,16 @@ class Database:
         return engine
 
     def _open_file(self) -> sqlite3.Connection:
-        # mode=rw: a file that is gone is an error, not a new and empty ledger
+        # not rwc: a file that is gone is an error, not a new and empty ledger
+        mode, file = "rw", Path(str(self.file))
+        if read_only := file.is_file() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+            # SQLite would make files for its log beside it; where none is there, nobody writes
+            mode = "ro" if file.with_name(f"{file.name}-wal").exists() else "ro&immutable=1"
         connection = sqlite3.connect(
-            f"file:{quote(str(self.file))}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+            f"file:{quote(str(file))}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
         )
+        if read_only:
+            return connection
         for pragma in ("secure_delete=ON", "journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
