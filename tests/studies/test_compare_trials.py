@@ -1,13 +1,16 @@
 """Trials of asu-lora compare --search, one by one: shared by processes, lost with one of them, given up early."""
 
 from asu_lora.data.request import ForgetRequest
+from asu_lora.errors import NotEnoughMemory
 from asu_lora.progress import Progress
+from asu_lora.studies.compare import runner
 from asu_lora.studies.compare.compare import Comparison
 from asu_lora.studies.compare.questions import comparison_sets
-from asu_lora.studies.compare.search import Searcher
+from asu_lora.studies.compare.search import Searcher, search
 from asu_lora.studies.compare.search_space import published
 from asu_lora.studies.compare.tuning import tuning
 from asu_lora.studies.methods import method
+from tests.support.listener import Listener
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
 SETTINGS = tiny_settings(own_words=0.0, epochs=1, batch_size=3)
@@ -65,3 +68,24 @@ def test_a_trial_below_the_median_is_given_up_early(base, tmp_path, monkeypatch)
         ("pruned", 0.2, None),
     ]
     assert searcher.best(npo).name.startswith("NPO_GD-lr-")
+
+
+def test_a_trial_without_memory_is_made_by_the_next_command_and_counts_for_nothing(base, tmp_path, monkeypatch):
+    comparison = Comparison(REQUEST, base, SETS, tmp_path, SETTINGS)
+    plan, train, heard = tuning(2, REQUEST, SETS, OTHER, most=3), runner.forget, Listener()
+    npo, ga = method("NPO_GD"), method("GA_GD")
+
+    def no_memory(request, base, config, **more):
+        if config.objective == "ga":
+            raise NotEnoughMemory("Too little.") from MemoryError()
+        return train(request, base, config, **more)
+
+    monkeypatch.setattr(runner, "forget", no_memory)
+    chosen, trials = search(comparison, plan, [ga, npo], heard)
+    assert [run.method.name for run in chosen] == ["NPO_GD"] and [trial.method for trial in trials] == ["NPO_GD"] * 2
+    assert any("GA_GD" in note and "not enough memory" in note for note in heard.notes)
+    monkeypatch.setattr(runner, "forget", train)
+    chosen, trials = search(comparison, plan, [ga, npo], Progress())
+    assert [run.method.name for run in chosen] == ["GA_GD", "NPO_GD"]
+    found = [trial for trial in trials if trial.method == "GA_GD"]
+    assert len(found) == 2 and found[0].settings == published(ga, SETTINGS) and all(trial.score for trial in found)

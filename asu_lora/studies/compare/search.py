@@ -49,7 +49,8 @@ def search(
     """Give each method its trials, those that the folder holds included.
 
     Returns:
-        Each method's best run, to be made on the comparison's own rows, and every trial.
+        Each method's best run, to be made on the comparison's own rows, and every trial. A method none of whose trials
+        had the memory has no run.
 
     Raises:
         SettingError: optuna is missing, or the folder's trials are another search's.
@@ -62,7 +63,7 @@ def search(
         finally:
             searcher.close()
     trials = [trial for method in trained for trial in searcher.trials(method)]
-    return [searcher.best(method) for method in trained], trials
+    return [run for method in trained if (run := searcher.best(method))], trials
 
 
 class Searcher:
@@ -80,6 +81,7 @@ class Searcher:
         self.early.kept = self.whole.kept  # the same rows of the same base
         self.version = (claimed(comparison.out / SETTINGS) or {}).get(VERSION)  # that the folder was last written by
         self.config, self.given = comparison.config, comparison.given
+        self.short: set[str] = set()  # methods for which this process had too little memory
         self.worker = uuid.uuid4().hex
         self.alive = FileLock(self._lock(self.worker))
         self.alive.acquire()
@@ -98,7 +100,7 @@ class Searcher:
         studies = [(self.study(method), method) for method in methods]
         while True:
             for study, method in studies:
-                while (trial := self.next_trial(study, method)) is not None:
+                while method.name not in self.short and (trial := self.next_trial(study, method)) is not None:
                     self.make(study, trial, method)
             if not any(t.state.name == "RUNNING" for study, _ in studies for t in self._known(study)):
                 break
@@ -157,12 +159,16 @@ class Searcher:
         changes = self.untried(method) | tried
         said = f"Trial {trial.user_attrs['place']} of {self.tuning.trials}, {title_of(method.name, lr, changes)}"
         self.progress.note(f"{said}.")
-        early, pruned = None, False
+        early, pruned, whole = None, False, None
         if self.tuning.trials >= PRUNED_FROM:
             early = self.score(self.early, Run.of(method, lr, changes | {"epochs": EARLY * self.config.epochs}), trial)
-            trial.report(early, step=1)
-            pruned = bool(trial.should_prune())
-        whole = None if pruned else self.score(self.whole, Run.of(method, lr, changes), trial)
+            if early is not None:
+                trial.report(early, step=1)
+                pruned = bool(trial.should_prune())
+        if not pruned and (early is not None or self.tuning.trials < PRUNED_FROM):
+            whole = self.score(self.whole, Run.of(method, lr, changes), trial)
+        if whole is None and not pruned:
+            return self.once_more(study, trial, method, said)
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         if whole is None:
             study.tell(trial, state=states.PRUNED)
@@ -171,12 +177,21 @@ class Searcher:
         reached = early if whole is None else whole
         self.progress.note(f"{said}: Avg {100 * (reached or 0):.2f}{', given up' if pruned else ''}.")
 
-    def score(self, runner: Runner, run: Run, trial: "optuna.Trial") -> float:
-        """Avg of a run, 0 where it failed; its adapter is not kept."""
+    def once_more(self, study: "optuna.Study", trial: "optuna.Trial", method: Method, said: str) -> None:
+        """Leave a trial that ran out of memory to the next command, and the method's other trials too."""
+        self.short.add(method.name)
+        study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+        self.progress.note(f"{said}: not enough memory. {method.name}'s trials go on with the same command.")
+
+    def score(self, runner: Runner, run: Run, trial: "optuna.Trial") -> float | None:
+        """Avg of a run, 0 where it failed, None where memory ran out; its adapter is not kept."""
         result: RunResult = runner.make(run, self.progress)
         self.early.tau = self.whole.tau = runner.tau  # the rows are the same: chosen once for both
         if result.adapter and result.adapter in runner.store.names():
             runner.store.remove(result.adapter)
+        if result.passing:
+            return None
         if result.failure:
             trial.set_user_attr("failure", result.failure)
         return result.score("Avg") or 0.0 if result.done else 0.0
@@ -202,12 +217,12 @@ class Searcher:
             )
         return found
 
-    def best(self, method: Method) -> Run:
-        """The run with the settings of the method's best trial; of equal ones the first."""
-        best = max(
-            (trial for trial in self.trials(method) if trial.score is not None),
-            key=lambda trial: (trial.score, -trial.number),
-        )
+    def best(self, method: Method) -> Run | None:
+        """The run with the settings of the method's best trial; of equal ones the first. None where none was scored."""
+        scored = [trial for trial in self.trials(method) if trial.score is not None]
+        if not scored:
+            return None
+        best = max(scored, key=lambda trial: (trial.score, -trial.number))
         lr, tried = settings_of_trial(method, best.settings)
         return Run.of(method, lr, self.untried(method) | tried)
 
