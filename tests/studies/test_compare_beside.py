@@ -8,8 +8,9 @@ from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit
 from asu_lora.audit.settings import AuditSettings
 from asu_lora.data.request import ForgetRequest
-from asu_lora.errors import DataError, SettingError
+from asu_lora.errors import DataError, NotEnoughMemory, SettingError
 from asu_lora.evaluation.retain_log import read_log
+from asu_lora.studies.compare import runner
 from asu_lora.studies.compare.compare import Comparison, compare
 from asu_lora.studies.compare.grid import plan_runs
 from asu_lora.studies.compare.leak import WAYS
@@ -126,3 +127,18 @@ def test_a_request_without_facts_leaks_nothing_that_can_be_told(base, tmp_path):
         plain, base, sets, plan_runs(methods(["Base"]), {}), tmp_path / "out", SETTINGS, leaks=True, progress=listener
     )
     assert leaks(result) == {"Base": None}
+
+
+def test_what_ran_out_of_memory_after_training_is_not_trained_again(base, tmp_path, monkeypatch):
+    def no_memory(*things, **more):
+        raise NotEnoughMemory("Too little.") from MemoryError()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "worst_leak", no_memory)
+        short, _ = again(base, tmp_path / "out", leaks=True)
+    assert [row.state for row in short.results] == ["failed", "failed"]  # the base's row, too
+    before = (tmp_path / "out/adapters/ASU_KL-lr-0.002/adapter_model.safetensors").stat()
+    monkeypatch.setattr(runner, "forget", no_memory)
+    whole, _ = again(base, tmp_path / "out", leaks=True)
+    assert [row.state for row in whole.results] == ["done", "done"] and set(leaks(whole)) == {"Base", "ASU_KL"}
+    assert (tmp_path / "out/adapters/ASU_KL-lr-0.002/adapter_model.safetensors").stat() == before

@@ -89,6 +89,8 @@ class Runner:
     def make(self, run: Run, progress: Progress) -> RunResult:
         """Train, unless the adapter is there already, and score."""
         result = self.read(run)
+        if result and result.passing and result.adapter:  # trained, and then there was too little memory
+            result.state, result.failure, result.passing = DONE if result.scores else TRAINED, None, False
         if result is None or result.state == FAILED:
             identity = run_identity(self.comparison.shared, run)
             versions = {"asu-lora": __version__, **library_versions()}
