@@ -153,6 +153,8 @@ def test_a_4_bit_folder_is_tried_in_the_type_that_is_fast_here(stored, compute, 
     model = next(way for way in ways if way.written).open()
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 14 and {layer.compute_dtype for layer in layers} == {COMPUTE[compute]}
+    held = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    assert held == {torch.float32 if stored.name == "float32" else COMPUTE[compute]}
     assert model(input_ids=torch.tensor([[5, 6, 7]])).logits.isfinite().all()
 
 
