@@ -129,7 +129,11 @@ def _check(loras: Sequence[LoraFolder], weights: Sequence[float], out: Path, ran
 def _concatenated(
     module: str, loras: Sequence[LoraFolder], weights: Sequence[float]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A (total, in), B (out, total) with weights and scalings folded in, and each adapter's ranks (total, adapters)."""
+    """A (total, in), B (out, total) with weights and scalings folded in, and each adapter's ranks (total, adapters).
+
+    Raises:
+        SettingError: a weight that makes infinities of an adapter's numbers.
+    """
     parts_a, parts_b, ranks = [], [], []
     for lora, weight in zip(loras, weights, strict=True):
         ranks.append(0)
@@ -137,6 +141,11 @@ def _concatenated(
             a, b = lora.factors(module)
             parts_a.append(a)
             parts_b.append(b * (weight * lora.modules[module].scaling))
+            if not torch.isfinite(parts_b[-1]).all():
+                raise SettingError(
+                    f"The weight {weight:g} of the adapter '{lora.name}' is too large: its {module} would hold "
+                    "infinities; give it a smaller one."
+                )
             ranks[-1] = len(a)
     of = torch.eye(len(loras), dtype=torch.double).repeat_interleave(torch.tensor(ranks), dim=0)
     return torch.cat(parts_a, dim=0), torch.cat(parts_b, dim=1), of

@@ -137,7 +137,8 @@ def _target_modules(loras: Sequence[LoraFolder], modules: list[str]) -> list[str
     """The sources' own short list where it says exactly the same, else every module by its full name."""
     lists = [lora.config.get("target_modules") or [] for lora in loras]
     plain = all(isinstance(names, list) and sorted(names) == sorted(lists[0]) for names in lists)
-    narrowed = any(lora.config.get("layers_to_transform") or lora.config.get("exclude_modules") for lora in loras)
+    scopes = [lora.config.get(name) for lora in loras for name in ("layers_to_transform", "exclude_modules")]
+    narrowed = any(scope not in (None, [], "") for scope in scopes)  # 0 is a layer
     if plain and not narrowed and all(set(lora.modules) == set(modules) for lora in loras):
         return sorted(lists[0])
     return modules

@@ -27,6 +27,7 @@ from asu_lora.models.adapter_stack import adapter_folders, load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
 from asu_lora.models.loading import LoadedBase
+from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.stack_rows import rows_of_adapters
 from asu_lora.progress import Progress
 
@@ -205,7 +206,7 @@ class _Rows:
     def __init__(
         self, base: LoadedBase, encoder: Encoder, retain: Sequence[Example], forget: Mapping[str, Sequence[Example]]
     ):
-        self.base, self.head = base, base.head
+        self.base = base
         self.retain = encoder.encode_all(retain, "retain row")
         self.forget = {name: encoder.encode_all(examples, "forget row") for name, examples in forget.items()}
         self.plain = self._states(base.model, self.retain)
@@ -215,13 +216,14 @@ class _Rows:
         stack = load(self.base, [(folder, weight) for _, folder, weight in active], store)
         try:
             model = base_model(stack.model)
+            head = self._head(model)
             states = self._states(model, self.retain)
-            kl = torch.cat([self._kl(mine, base) for mine, base in zip(states, self.plain, strict=True)])
+            kl = torch.cat([self._kl(head, mine, base) for mine, base in zip(states, self.plain, strict=True)])
             return State(
                 tuple((name, weight) for name, _, weight in active),
                 max(kl.mean().item(), 0.0) if active else 0.0,
-                self._probability(self.retain, states),
-                {name: self._probability(items, self._states(model, items)) for name, items in self.forget.items()},
+                _probability(head, self.retain, states),
+                {name: _probability(head, items, self._states(model, items)) for name, items in self.forget.items()},
             )
         finally:
             stack.unload()
@@ -229,18 +231,24 @@ class _Rows:
     def _states(self, model: torch.nn.Module, items: Sequence[Encoded]) -> list[torch.Tensor]:
         return hidden_states(model, items, self.base.pad_id)
 
-    def _kl(self, states: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    def _head(self, model: torch.nn.Module) -> FrozenHead:
+        """The output head as the adapters that are on leave it: an adapter from elsewhere may change that too."""
+        plain = base_model(model).get_output_embeddings() is self.base.head.module
+        return self.base.head if plain else FrozenHead(model)
+
+    def _kl(self, head: FrozenHead, states: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
         """(T,) KL(base || adapters) of a row's answer tokens, nats."""
 
         def divergence(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-            target = self.head.logits(reference).log_softmax(1)
+            target = self.base.head.logits(reference).log_softmax(1)
             return (target.exp() * (target - logits.log_softmax(1))).sum(1)
 
-        return self.head.per_token(divergence, states, base)
+        return head.per_token(divergence, states, base)
 
-    def _probability(self, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> float:
-        values = example_probabilities(items, answer_logprobs(self.head, items, states))
-        return sum(values) / len(values)
+
+def _probability(head: FrozenHead, items: Sequence[Encoded], states: Sequence[torch.Tensor]) -> float:
+    values = example_probabilities(items, answer_logprobs(head, items, states))
+    return sum(values) / len(values)
 
 
 def spelled(state: State) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from transformers.pytorch_utils import Conv1D
 
 from asu_lora.config import ForgetConfig
 from asu_lora.models.decoder import base_model, decoder_of
@@ -13,12 +14,12 @@ from asu_lora.training.kept_directions import kept_count
 
 
 def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
-    """The weights that NF4 loading quantises, by id: those of linear layers, but for the head."""
+    """The weights that NF4 loading quantises, by id: those of linear layers (GPT-2's too), but for the head."""
     head = base_model(model).get_output_embeddings()
     return {
         id(m.weight): m.weight
         for m in model.modules()
-        if isinstance(m, torch.nn.Linear) and m is not head and (head is None or m.weight is not head.weight)
+        if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head and (head is None or m.weight is not head.weight)
     }
 
 

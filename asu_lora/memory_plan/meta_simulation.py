@@ -113,7 +113,7 @@ def kernels(quantised: Collection[int]) -> Iterator[None]:
     Args:
         quantised: ids of the weights that are held in 4 bits and made whole for each product.
     """
-    attention, linear = F.scaled_dot_product_attention, F.linear
+    attention, linear, addmm = F.scaled_dot_product_attention, F.linear, torch.addmm
     grouped = getattr(F, "grouped_mm", None)  # of torch 2.10
 
     def flash(query, key, value, attn_mask=None, *args, **kwargs):
@@ -125,16 +125,23 @@ def kernels(quantised: Collection[int]) -> Iterator[None]:
         out = _QuantisedLinear.apply(x, weight, linear)
         return out if bias is None else out + bias
 
+    def of_gpt2(bias, x, weight, **kwargs):
+        if id(weight) not in quantised:
+            return addmm(bias, x, weight, **kwargs)
+        return _QuantisedLinear.apply(x, weight.T, linear) + bias  # loading turns it round, into a linear layer
+
     def experts(x, weight, **kwargs):
         return _ExpertProduct.apply(x, weight)
 
     F.scaled_dot_product_attention, F.linear = flash, product
+    vars(torch).update(addmm=of_gpt2)
     if grouped is not None:
         vars(F).update(grouped_mm=experts)
     try:
         yield
     finally:
         F.scaled_dot_product_attention, F.linear = attention, linear
+        vars(torch).update(addmm=addmm)
         if grouped is not None:
             vars(F).update(grouped_mm=grouped)
 

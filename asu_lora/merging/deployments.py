@@ -13,7 +13,7 @@ from asu_lora.errors import BaseModelError
 from asu_lora.hardware.precision import fast_compute_dtype
 from asu_lora.merging.durable.residual_adapter import FOLDER
 from asu_lora.models.adapter_stack import stack_adapters
-from asu_lora.models.loading import compute_in, feed_head_contiguously, keep_trainable_layout
+from asu_lora.models.loading import compute_in, feed_head_contiguously, hold_in, keep_trainable_layout
 from asu_lora.models.prepared_base import causal_lm_config
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -94,12 +94,15 @@ def runnable(precision: str, target: torch.device) -> str:
 
 def _open(source: BaseSource, target: torch.device, trust: bool, **loading: Any) -> PreTrainedModel:
     """Load it as plain transformers does, with products in the type that is fast here: a 4-bit folder names its own."""
+    stored_quantized = not loading
     loading.setdefault("dtype", fast_compute_dtype(target))
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         source.path, config=causal_lm_config(source, trust), device_map={"": target}, trust_remote_code=trust, **loading
     )
     model.requires_grad_(False).eval()
     compute_in(model, fast_compute_dtype(target))
+    if stored_quantized:
+        hold_in(model, fast_compute_dtype(target))
     keep_trainable_layout(model)
     feed_head_contiguously(model)
     return model

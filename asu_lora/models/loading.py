@@ -104,6 +104,8 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     compute_in(model, prepared.compute_dtype)
+    if prepared.stored_quantized:
+        hold_in(model, prepared.compute_dtype)
     keep_trainable_layout(model)
     feed_head_contiguously(model)
     release_freed_memory()
@@ -194,6 +196,17 @@ def compute_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if hasattr(module, "compute_dtype") and hasattr(module, "compute_type_is_set"):
             vars(module).update(compute_dtype=dtype, compute_type_is_set=True)
+
+
+def hold_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast what isn't quantised (embeddings, norms, head) out of another 16-bit type than the compute type.
+
+    A base that is stored quantised comes with these in the type that its config names, whatever type was asked for: in
+    fp16, say, which no CPU is made for, and in which large activations overflow. What is stored in fp32 stays so.
+    """
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16) and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def keep_trainable_layout(model: torch.nn.Module) -> None:

@@ -53,8 +53,18 @@ def packing_of(model: nn.Module, device: torch.device | None = None) -> Packing 
     known = _KNOWN.setdefault(decoder, {})
     if implementation not in known:
         packing: Packing = "line" if "flash" in implementation else "lines"
-        known[implementation] = packing if keeps_rows_apart(decoder, layers[0]) else None
+        apart = not has_table_of_positions(layers) and keeps_rows_apart(decoder, layers[0])
+        known[implementation] = packing if apart else None
     return known[implementation]
+
+
+def has_table_of_positions(layers: nn.ModuleList) -> bool:
+    """Whether a layer keeps its causal mask as a table of all positions (GPT-Neo): no line may be longer than that, and
+    a line of several rows can be."""
+    return any(
+        buffer.dtype == torch.bool and buffer.dim() > 1 and buffer.shape[-1] == buffer.shape[-2] > 1
+        for buffer in layers.buffers()
+    )
 
 
 @torch.no_grad()

@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.fitted_weights import fitted_weights, fitting
@@ -13,9 +15,9 @@ from asu_lora.adapters.manifest import StackedOn, fingerprint_of, read_manifest
 from asu_lora.adapters.overlap import overlap
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
-from asu_lora.errors import AdapterError
-from asu_lora.models.adapter_stack import load
-from tests.support.lora_folders import give_manifest, save_lora
+from asu_lora.errors import AdapterError, SettingError
+from asu_lora.models.adapter_stack import load, stack_adapters
+from tests.support.lora_folders import give_manifest, logits_of, relative, save_lora, stacked
 from tests.support.tiny_base import save_tiny_base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -184,3 +186,21 @@ def test_several_at_full_weight_are_typed_so_that_none_is_fitted(store):
     for wanted in ([("anna", 1.0), ("ben", 1.0)], [("anna", 0.5), ("ben", 1.0)], [("anna", 1.0)]):
         assert weighed(as_typed(wanted), store) == wanted
     assert as_typed([("anna", 1.0)]) == ["anna"]
+
+
+@pytest.mark.parametrize("layers", [0, [0], 1])
+def test_the_sum_of_adapters_of_one_layer_is_of_that_layer_alone(tiny_base, layers, tmp_path):
+    """PEFT takes a bare number for a layer, and 0 is one."""
+    one = save_lora(tiny_base, tmp_path / "one", layers_to_transform=layers)
+    combine([one, one], [1.5, -0.5], tmp_path / "sum")
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    found = logits_of(stack_adapters(model, [(tmp_path / "sum", 1.0)]))
+    assert relative(found, logits_of(stacked(tiny_base, [(one, 1.0)]))) < 1e-5
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("weight", [1e39, -1e300])
+def test_a_weight_that_makes_infinities_is_refused(made, rank, weight, tmp_path):
+    with pytest.raises(SettingError, match="of the adapter 'ben' is too large: its model.layers.0"):
+        combine([made["anna"], made["ben"]], [1.0, weight], tmp_path / "sum", rank)
+    assert not (tmp_path / "sum").exists()

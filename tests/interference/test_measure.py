@@ -21,6 +21,8 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.interference.measure import Interference, State, measure
 from asu_lora.models import adapter_stack
 from asu_lora.models.loading import load_base
+from tests.support.lora_folders import save_lora
+from tests.support.tiny_base import save_tiny_base
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
 # settings of adapters that add up, where there are such, at the values that do without
@@ -192,3 +194,20 @@ def test_a_first_adapter_of_no_weight_and_nothing_left_of_an_answer_are_no_troub
     found = Interference(None, state(1.0, 0.9), singles, [], total, scaled)
     assert "all at 0.6 of their weights" in found.advice()
     assert found.pressure is None
+
+
+def test_an_adapter_on_the_output_head_is_measured_with_it(tmp_path):
+    """Two on the head, one of them on the layers too: their states alone, read by the base's head, tell nothing."""
+    untied = load_base(str(save_tiny_base(tmp_path / "base", tie_word_embeddings=False)), "fp32", "cpu")
+    targets = (["lm_head"], ["lm_head", "q_proj"])
+    folders = [
+        save_lora(untied.source.path, tmp_path / f"head{at}", at, size=0.2, target_modules=modules)
+        for at, modules in enumerate(targets)
+    ]
+    found = measure(untied, [(folder, 1.0) for folder in folders], AdapterStore(tmp_path), KEPT, GONE)
+    for state, adapters in (*zip(found.singles, folders, strict=True), (found.total, None)):
+        active = [(folder, 1.0) for folder in ([adapters] if adapters else folders)]
+        kl, probability = by_hand(untied, tmp_path, active)
+        assert state.retain_kl == pytest.approx(kl, rel=1e-3) and kl > 0.01
+        assert state.retain_probability == pytest.approx(probability, rel=1e-3)
+        assert state.forget["first"] != found.base.forget["first"]

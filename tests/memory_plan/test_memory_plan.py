@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from transformers.pytorch_utils import Conv1D
 
 from asu_lora.batches.token_budget import READING
 from asu_lora.cli import main
@@ -14,10 +15,12 @@ from asu_lora.forgetting.dry_run import planned_run
 from asu_lora.memory_plan import fit, plan_memory
 from asu_lora.memory_plan.byte_counts import quantised_weights, weight_bytes
 from asu_lora.memory_plan.fit import candidates, parse_size
+from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels
 from asu_lora.memory_plan.plan import fill_cache
 from asu_lora.models.loading import load_base
 from asu_lora.training.new_adapter import adapted
-from tests.support.tiny_base import save_tiny_base
+from tests.support.lora_folders import save_tiny_gpt2
+from tests.support.tiny_base import save_tiny_base, tiny_tokenizer
 from tests.support.tiny_run import rows, tiny_request, tiny_settings
 
 CASES = [("fp32", True), ("nf4", True), ("nf4", False)]
@@ -47,6 +50,37 @@ def test_weights_and_adapter_are_those_of_the_loaded_model(precision, tied, tmp_
     parts = plan_memory(planned, config).phases["training"]
     assert parts["adapter"] == parts["gradients"] == adapter
     assert parts["optimizer"] == 2 * adapter
+
+
+def test_the_maps_of_gpt2_are_in_4_bits_too(tmp_path, monkeypatch):
+    """They are no linear layers before they are loaded."""
+    monkeypatch.setenv("ASU_LORA_NF4_COMPUTE", "bf16")
+    tiny_tokenizer().save_pretrained(save_tiny_gpt2(tmp_path))
+    base = load_base(str(tmp_path), "nf4", "cpu")
+    states = [state for p in base.model.parameters() if (state := getattr(p, "quant_state", None))]
+    real = held(base.model.parameters())
+    real += sum(held([s.absmax, s.code, s.offset, s.state2.absmax, s.state2.code]) for s in states)
+    plans = {}
+    for precision in ("nf4", "bf16"):
+        settings = tiny_settings(precision=precision)
+        planned = planned_run(tiny_request(), str(tmp_path), settings)
+        plans[precision] = plan_memory(planned, settings).phases["training"]
+        quantised = quantised_weights(planned.model)
+        assert len(states) == len(quantised) == 8
+        assert precision == "bf16" or weight_bytes(planned.model, quantised) == real
+    assert plans["nf4"]["weights"] == real < plans["bf16"]["weights"]
+
+
+def test_a_product_with_a_map_of_gpt2_makes_it_whole():
+    module, peaks = Conv1D(48, 32).to("meta").requires_grad_(False), []
+    for quantised in ({}, {id(module.weight): module.weight}):
+        live, x = LiveBytes(vocabulary=7), torch.empty(2, 5, 32, device="meta", requires_grad=True)
+        live.ignore([*module.parameters(), x])
+        with kernels(quantised), live:
+            module(x).sum().backward()
+        assert x.grad.shape == x.shape
+        peaks.append(sum(live.peak))
+    assert peaks[1] - peaks[0] > 0.9 * held([module.weight])
 
 
 def test_the_directions_that_an_adapter_keeps_off_are_counted(tiny_base, run):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from asu_lora.adapters.combine import combine
 from asu_lora.adapters.manifest import read_manifest, write_manifest
@@ -13,7 +13,7 @@ from asu_lora.merging.deployments import deployments
 from asu_lora.merging.merge import merge
 from asu_lora.models.loading import load_base
 from tests.support.lora_folders import give_manifest, save_lora, tensors_of, update_of
-from tests.support.tiny_base import save_tiny_base
+from tests.support.tiny_base import save_tiny_base, tiny_tokenizer
 
 COMPUTE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -153,4 +153,24 @@ def test_a_4_bit_folder_is_tried_in_the_type_that_is_fast_here(stored, compute, 
     model = next(way for way in ways if way.written).open()
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 14 and {layer.compute_dtype for layer in layers} == {COMPUTE[compute]}
+    held = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    assert held == {torch.float32 if stored.name == "float32" else COMPUTE[compute]}
     assert model(input_ids=torch.tensor([[5, 6, 7]])).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("compute", COMPUTE)
+def test_a_base_stored_in_4_bit_is_merged_as_its_layers_multiply(stored, compute, computing, tmp_path):
+    """Whatever type its numbers were packed from: the product makes them whole in the compute type."""
+    computing(compute)
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, stored.name)
+    )
+    packed = AutoModelForCausalLM.from_pretrained(
+        stored, dtype=getattr(torch, stored.name), quantization_config=four_bit
+    )
+    packed.save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    layer = load_base(str(tmp_path / "base"), "nf4", "cpu").model.get_submodule("model.layers.1.mlp.up_proj")
+    seen = layer(torch.eye(layer.in_features, dtype=COMPUTE[compute])).T.float()
+    merge(tmp_path / "base", [(trained(tmp_path / "base", tmp_path / "lora", compute), 1.0)], tmp_path / "out", "fp32")
+    assert torch.equal(tensors_of(tmp_path / "out")["model.layers.1.mlp.up_proj.weight"], seen)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import BaseModelError, SettingError
@@ -16,7 +17,7 @@ from asu_lora.models.loading import load_base
 from asu_lora.training.new_adapter import add_adapter
 from asu_lora.training.student import Student
 from tests.support.hub_server import hub
-from tests.support.tiny_base import save_tiny_base
+from tests.support.tiny_base import save_tiny_base, tiny_tokenizer
 
 KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
@@ -154,3 +155,21 @@ def test_everything_a_base_needs_is_fetched_from_the_hub_and_no_pickle(tiny_base
     assert found.returncode == 0, found.stderr
     folder = Path(found.stdout.strip().splitlines()[-1])
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == here | set(wanted)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_that_is_stored_quantised_is_computed_in_one_type(tiny_base, tmp_path, stored, bits, nf4_compute):
+    """With a norm that lifts activations beyond fp16's largest number, where the compute type holds them."""
+    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"} if bits == 4 else {"load_in_8bit": True}
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_base, dtype=stored, quantization_config=BitsAndBytesConfig(**settings)
+    )
+    model.model.norm.weight.data.fill_(6e4)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    base = load_base(str(tmp_path), "nf4", "cpu")
+    held = stored if stored == torch.float32 else base.compute_dtype
+    assert base.head.dtype == held  # its trial looks at the states, which fp16 can't hold
+    assert {p.dtype for p in base.model.parameters() if p.is_floating_point()} == {held}
+    assert base.model.lm_head.weight is base.model.model.embed_tokens.weight

@@ -107,14 +107,14 @@ def read_state(reader: LazyTensorReader, name: str) -> tuple[torch.Tensor, Any]:
 def read_packed(reader: LazyTensorReader, name: str, settings: Quantization) -> torch.Tensor:
     """What a forward pass makes of a tensor that the checkpoint keeps in 4 bit: (out, in), in fp32.
 
-    It is made whole in the type that the checkpoint names, and then cast to the compute type.
+    It is made whole in the compute type, whatever the checkpoint names, as bitsandbytes' product does from 0.50 on.
 
     Raises:
         BaseModelError: what is stored makes no sense.
     """
     packed, state = read_state(reader, name)
     try:
-        return as_loaded(dequantize(packed, state, state.dtype), settings).to(torch.float32)
+        return dequantize(packed, state, settings.compute_dtype or state.dtype)
     except (ValueError, RuntimeError) as error:
         raise BaseModelError(f"The 4-bit tensor {name} of the base is damaged: {error}.") from error
 
