@@ -20,8 +20,8 @@ from asu_lora.cli.requests.common import day, key_option, ledger_options, open_v
 def show(*, request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
     """Show where TICKET stands, and every step it took.
 
-    The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE; retain rows that
-    were chosen from a pool are not.
+    The text is never shown. With --is-text FILE the commitments of the rows to forget are compared with FILE; those to
+    keep with --retain FILE, where it is given.
     """
     from dataclasses import asdict
 
@@ -58,7 +58,8 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
     rows = [(line.number, day(line.at), line.actor, line.event, summary(line)) for line in lines]
     print_table("History", ("line", "time (UTC)", "actor", "event", ""), rows, right=(0,), wrap=(4,))
     if same is not None:
-        click.echo(f"{is_text} {'is' if same else 'is not'} what was handed in.")
+        compared = f"{is_text} with {retain}" if retain else is_text
+        click.echo(f"{compared} {'is' if same else 'is not'} what was handed in.")
 
 
 def certificate(lines) -> str | None:
@@ -99,6 +100,5 @@ def _same(ledger, key_file, request, file, retain) -> bool:
     vault = open_vault(key_file)
     text = RequestText.from_files(file, retain)
     told = [line.payload for line in ledger.history(request, ["queued"]) if "commitment" in line.payload]
-    chosen = bool(told) and "retain_pool_rows" in told[-1]  # nobody has a file of what was chosen
     with ledger.database.reading() as connection:
-        return vault.is_text_of(connection, request, text, told[-1]["rows"] if chosen and not retain else None)
+        return vault.is_text_of(connection, request, text, told[-1]["rows"] if told and not retain else None)
