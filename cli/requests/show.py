@@ -6,7 +6,7 @@ import click
 
 from asu_lora.cli.completion import tickets
 from asu_lora.cli.console import print_json, print_table
-from asu_lora.cli.options import json_option
+from asu_lora.cli.options import json_option, where_option
 from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger
 
 
@@ -14,10 +14,11 @@ from asu_lora.cli.requests.common import day, key_option, ledger_options, open_v
 @click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option("--is-text", metavar="FILE", help="Tell whether FILE is what was handed in, even after its text is gone.")
 @click.option("--retain", metavar="FILE", help="With --is-text: the retain file that was handed in beside it.")
+@where_option
 @ledger_options
 @key_option
 @json_option
-def show(*, request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
+def show(*, request: str, is_text, retain, where, store: Path, database: str | None, key_file, as_json: bool) -> None:
     """Show where TICKET stands, and every step it took.
 
     The text is never shown. With --is-text FILE the commitments of the rows to forget are compared with FILE; those to
@@ -30,7 +31,7 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
 
     ledger = read_ledger(store, database)
     found, lines, place = ledger.get(request), ledger.history(request), served_in(ledger, request)
-    same = _same(ledger, key_file, request, is_text, retain) if is_text else None
+    same = _same(ledger, key_file, request, (is_text, retain, dict(where))) if is_text else None
     if as_json:
         told = as_dict(found) | {"served": place and asdict(place), "history": [asdict(line) for line in lines]}
         print_json(told if same is None else told | {"is_text": same})
@@ -94,11 +95,11 @@ def summary(line) -> str:
     return "; ".join(parts)
 
 
-def _same(ledger, key_file, request, file, retain) -> bool:
+def _same(ledger, key_file, request, files) -> bool:
     from asu_lora.requests.text_vault import RequestText
 
     vault = open_vault(key_file)
-    text = RequestText.from_files(file, retain)
+    text, retain = RequestText.from_files(*files), files[1]
     told = [line.payload for line in ledger.history(request, ["queued"]) if "commitment" in line.payload]
     with ledger.database.reading() as connection:
         return vault.is_text_of(connection, request, text, told[-1]["rows"] if told and not retain else None)
