@@ -41,7 +41,8 @@ Whether forgotten answers came back is what --check measures, at every precision
 deployed in (nf4 and int8 also by quantising it on loading). With p the mean answer probability, or ROUGE-L
 recall, of the forget questions, the share that came back is (p_merged - p_adapters) / (p_base - p_adapters);
 a figure that the adapters lowered by less than 0.05 is not judged, nor is ROUGE-L where the questions are
-too few to tell its change from chance. The precision that was written decides:
+too few to tell its change from chance; where no figure is left it is said that the check can't tell. The
+precision that was written decides:
 
 \b
   asu-lora merge -a request -o out -p nf4 --check request.jsonl --check-retain keep.jsonl

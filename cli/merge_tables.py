@@ -85,6 +85,8 @@ def tell(report, checked=None, convert: str | None = None) -> None:
 def _stays_forgotten(report, checked) -> str:
     """That the check passed, and where what was written must not be loaded otherwise."""
     back = [row.precision for row in checked.rows if checked.verdict(row) == "came back"]
+    if not checked.told:
+        return "Check: these questions are too few to tell whether what was forgotten came back. Ask more of them."
     if not back:
         return "Check: what was forgotten stays forgotten."
     return (

@@ -42,6 +42,7 @@ TOLERANCE = 0.1
 LEAST_DROP = 0.05
 MOST_QUESTIONS = 100  # of each set
 WHOLE = 0.5  # of ROUGE-L; a question that rises by so much is told again, and no word of it by chance
+CANT_TELL = "can't tell"
 WRITTEN = "rouge"  # the figure of answers that are written
 
 ByQuestion = dict[str, list[float]]  # each figure, question by question
@@ -90,17 +91,27 @@ class CheckReport:
     tolerance: float
 
     def verdict(self, row: CheckRow) -> str:
-        """``kept`` (what was forgotten stays so), ``came back``, ``not run``, or nothing for what is no merge."""
+        """``kept`` (what was forgotten stays so), ``came back``, ``can't tell`` (no figure decides), ``not run``.
+
+        Nothing for what is no merge.
+        """
         if row.model != "merged":
             return ""
         if row.forget is None:
             return "not run"
+        if row.back and not row.sure:
+            return CANT_TELL
         return "kept" if all(share <= self.tolerance for share in row.sure.values()) else "came back"
 
     @property
     def passed(self) -> bool:
         """Whether no judged figure came back by more than the tolerance."""
-        return all(self.verdict(row) == "kept" for row in self.rows if row.judged)
+        return all(self.verdict(row) in ("kept", CANT_TELL) for row in self.rows if row.judged)
+
+    @property
+    def told(self) -> bool:
+        """Whether a figure decided on what was written: else that the check passed proves nothing."""
+        return all(self.verdict(row) != CANT_TELL for row in self.rows if row.judged)
 
     def as_dict(self) -> dict[str, Any]:
         rows = [asdict(row) | {"verdict": self.verdict(row)} for row in self.rows]

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from asu_lora.adapters.manifest import Manifest
     from asu_lora.adapters.stored_adapter import StoredAdapter
 
-# what a manifest says as it was typed; the others have names of their own below, or follow from the base
+# what a manifest says as it was typed; the others have names of their own below, or change memory and time alone
 SETTINGS = frozenset(
     "epochs lr batch_size grad_accum retain_per_forget retain_dose forget_dose retain_temperature keep_off settle_at "
-    "own_words beta scheduler warmup weight_decay max_grad_norm dropout rank alpha seed max_length".split()
+    "own_words beta scheduler warmup weight_decay max_grad_norm dropout rank alpha seed max_length keep_speaking "
+    "phrasings openings attacker_lr settle_rounded stop_early system_prompt optimizer precision "
+    "trust_remote_code".split()
 )
+ON_TOP = frozenset({"teacher", "orthogonal"})  # go with --on-top-of
+USUAL = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]  # 'all-linear' of most bases
 
 
 def retrain_command(adapter: "StoredAdapter", without: Collection[str], store: Path) -> str:
@@ -34,13 +38,13 @@ def retrain_command(adapter: "StoredAdapter", without: Collection[str], store: P
         return _of_sum(manifest, adapter.name, without, store)
     method, below = manifest.method, [each for each in manifest.on_top_of if each.name not in without]
     words = ["asu-lora", "forget", "FILE", "--base", manifest.base.id, "--store", str(store)]
-    words += ["--name", f"{adapter.name}-again", "--objective", method.objective]
+    words += [*_retain(manifest), "--name", f"{adapter.name}-again", "--objective", method.objective]
     words += ["--retain-loss", method.retain_loss or "none"]
     for name, weight in (("--forget-coeff", method.forget_coeff), ("--retain-coeff", method.retain_coeff)):
         words += [] if weight is None else [name, _typed(weight)]
     if method.tau is not None and method.tau_chosen_by == "user":
         words += ["--tau", _typed(method.tau)]
-    words += _settings(manifest, alone=not below)
+    words += [*_places(manifest), *_settings(manifest, alone=not below)]
     for each in below:
         words += ["--on-top-of", weighted(each.name, each.weight)]
     return shlex.join(words)
@@ -57,6 +61,36 @@ def _of_sum(manifest: "Manifest", name: str, without: Collection[str], store: Pa
     return shlex.join([*words, "--store", str(store)])
 
 
+def _retain(manifest: "Manifest") -> list[str]:
+    """What stands for the rows that were kept, as FILE stands for the request; nothing for the built-in ones."""
+    from asu_lora.data.request import CHOSEN, GENERAL
+
+    if (manifest.method.retain_loss or "none") == "none" or manifest.request.retain_source in (None, GENERAL):
+        return []
+    chosen = manifest.request.retain_source == CHOSEN
+    return ["--retain", "auto", "--retain-pool", "POOL"] if chosen else ["--retain", "RETAIN"]
+
+
+def _places(manifest: "Manifest") -> list[str]:
+    """Smoothed layers, and layers and modules with an adapter, where they are not what the command takes by itself."""
+    from asu_lora.config import ForgetConfig
+    from asu_lora.layer_ranges import parse_layers
+
+    usual, words, number = ForgetConfig(), [], manifest.base.num_layers
+    said: list[tuple[str, str, list[int] | None]] = []
+    if manifest.method.tau is not None:
+        said.append(("--smooth-layers", usual.smooth_layers, manifest.method.smooth_layers))
+    if "layers" in manifest.lora:
+        said.append(("--adapter-layers", usual.adapter_layers, manifest.lora["layers"]))
+    for name, default, layers in said:
+        if number and layers != parse_layers(default, number):
+            words += [name, "all" if layers is None else ",".join(map(str, layers))]
+    modules = manifest.lora.get("target_modules")
+    if isinstance(modules, list) and modules and sorted(modules) != USUAL:
+        words += ["--target-modules", ",".join(modules)]
+    return words
+
+
 def _settings(manifest: "Manifest", alone: bool) -> list[str]:
     """The settings in which the adapter's training differs from what the command would take by itself."""
     from asu_lora.adding_up import unless_given
@@ -69,9 +103,29 @@ def _settings(manifest: "Manifest", alone: bool) -> list[str]:
     told: dict[str, Any] = {**manifest.lora, **manifest.training, **manifest.method.details}
     for field in fields(ForgetConfig):
         value = told.get(field.name)
-        if field.name in SETTINGS and value is not None and value != meant.get(field.name, field.default):
-            words += [f"--{field.name.replace('_', '-')}", _typed(value)]
-    return words
+        known = field.name in SETTINGS or (field.name in ON_TOP and not alone)
+        if known and value is not None and value != meant.get(field.name, field.default):
+            flag = field.name.replace("_", "-")
+            words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", _typed(value)]
+    return words + _of_the_loss(manifest)
+
+
+def _of_the_loss(manifest: "Manifest") -> list[str]:
+    """The loss's own numbers where they are not its paper's."""
+    method = manifest.method
+    if not (made_with := method.details.get("loss_settings")):
+        return []
+    from asu_lora.losses import own_settings
+    from asu_lora.losses.loss_settings import settings_text
+
+    papers = own_settings(method.objective, method.retain_loss or "none", None)
+    other = {
+        name: number
+        for which, numbers in made_with.items()
+        for name, number in numbers.items()
+        if number != papers.get(which, {}).get(name)
+    }
+    return ["--loss-settings", settings_text(other)] if other else []
 
 
 def _typed(value: Any) -> str:

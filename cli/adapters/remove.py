@@ -17,8 +17,8 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
 
     All others stay exactly as they are. Those that were trained on top of a removed one were trained for
     a model that is no more: they are named, and should be trained again; the command for it is printed, with FILE
-    for the request, whose text an adapter doesn't hold. One that a request of the queue has is taken back with
-    'asu-lora requests withdraw' instead.
+    for the request and RETAIN (or POOL) for what was kept, whose text an adapter doesn't hold. One that a request of
+    the queue has is taken back with 'asu-lora requests withdraw' instead.
     """
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.again import retrain_command

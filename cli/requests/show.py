@@ -6,7 +6,7 @@ import click
 
 from asu_lora.cli.completion import tickets
 from asu_lora.cli.console import print_json, print_table
-from asu_lora.cli.options import json_option
+from asu_lora.cli.options import json_option, where_option
 from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger
 
 
@@ -14,14 +14,15 @@ from asu_lora.cli.requests.common import day, key_option, ledger_options, open_v
 @click.argument("request", shell_complete=tickets, metavar="TICKET")
 @click.option("--is-text", metavar="FILE", help="Tell whether FILE is what was handed in, even after its text is gone.")
 @click.option("--retain", metavar="FILE", help="With --is-text: the retain file that was handed in beside it.")
+@where_option
 @ledger_options
 @key_option
 @json_option
-def show(*, request: str, is_text, retain, store: Path, database: str | None, key_file, as_json: bool) -> None:
+def show(*, request: str, is_text, retain, where, store: Path, database: str | None, key_file, as_json: bool) -> None:
     """Show where TICKET stands, and every step it took.
 
-    The text is never shown. With --is-text FILE the commitments of its rows are compared with FILE; retain rows that
-    were chosen from a pool are not.
+    The text is never shown. With --is-text FILE the commitments of the rows to forget are compared with FILE; those to
+    keep with --retain FILE, where it is given.
     """
     from dataclasses import asdict
 
@@ -30,7 +31,7 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
 
     ledger = read_ledger(store, database)
     found, lines, place = ledger.get(request), ledger.history(request), served_in(ledger, request)
-    same = _same(ledger, key_file, request, is_text, retain) if is_text else None
+    same = _same(ledger, key_file, request, (is_text, retain, dict(where))) if is_text else None
     if as_json:
         told = as_dict(found) | {"served": place and asdict(place), "history": [asdict(line) for line in lines]}
         print_json(told if same is None else told | {"is_text": same})
@@ -58,7 +59,8 @@ def show(*, request: str, is_text, retain, store: Path, database: str | None, ke
     rows = [(line.number, day(line.at), line.actor, line.event, summary(line)) for line in lines]
     print_table("History", ("line", "time (UTC)", "actor", "event", ""), rows, right=(0,), wrap=(4,))
     if same is not None:
-        click.echo(f"{is_text} {'is' if same else 'is not'} what was handed in.")
+        compared = f"{is_text} with {retain}" if retain else is_text
+        click.echo(f"{compared} {'is' if same else 'is not'} what was handed in.")
 
 
 def certificate(lines) -> str | None:
@@ -93,12 +95,11 @@ def summary(line) -> str:
     return "; ".join(parts)
 
 
-def _same(ledger, key_file, request, file, retain) -> bool:
+def _same(ledger, key_file, request, files) -> bool:
     from asu_lora.requests.text_vault import RequestText
 
     vault = open_vault(key_file)
-    text = RequestText.from_files(file, retain)
+    text, retain = RequestText.from_files(*files), files[1]
     told = [line.payload for line in ledger.history(request, ["queued"]) if "commitment" in line.payload]
-    chosen = bool(told) and "retain_pool_rows" in told[-1]  # nobody has a file of what was chosen
     with ledger.database.reading() as connection:
-        return vault.is_text_of(connection, request, text, told[-1]["rows"] if chosen and not retain else None)
+        return vault.is_text_of(connection, request, text, told[-1]["rows"] if told and not retain else None)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from asu_lora.bases.source import resolve_base
 from asu_lora.cli import main
+from asu_lora.cli.merge_tables import _stays_forgotten
 from asu_lora.errors import SettingError
 from asu_lora.evaluation.set_scores import score_set
 from asu_lora.merging.check import CheckReport, CheckRow, _by_chance, check
@@ -146,6 +147,10 @@ def test_what_chance_may_have_moved_decides_nothing():
     assert report({"probability": 0.05, "rouge": 0.3}, ("rouge",)).passed
     assert not report({"probability": 0.2, "rouge": 0.3}, ("rouge",)).passed
     assert report({"rouge": 0.3}, ("rouge",)).passed
+    untold = report({"rouge": 1.0}, ("rouge",))  # no other figure is judged
+    assert untold.passed and not untold.told and untold.verdict(untold.rows[0]) == "can't tell"
+    assert _stays_forgotten(None, untold).startswith("Check: these questions are too few to tell")
+    assert report({"probability": 0.05, "rouge": 0.3}, ("rouge",)).told
     assert report({"probability": 0.05, "rouge": 0.3}, ("rouge",)).as_dict()["rows"][0]["chance"] == ("rouge",)
 
 

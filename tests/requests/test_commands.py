@@ -45,6 +45,27 @@ def test_a_request_from_its_arrival_to_its_end(place):
     assert "keeps" not in call("log").stdout + call("export").stdout + call("show", "a").stdout
 
 
+def test_a_file_is_what_was_handed_in_whatever_was_to_be_kept_beside_it(place):
+    for name, some in (("b", rows()[:2]), ("keep", rows()[6:])):
+        (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    call("add", place / "b.jsonl", "--retain", place / "keep.jsonl")
+    assert "b.jsonl is what was handed in" in call("show", "b", "--is-text", place / "b.jsonl").stdout
+    assert "is not what was handed in" in call("show", "b", "--is-text", place / "keep.jsonl").stdout
+    kept = call("show", "b", "--is-text", place / "b.jsonl", "--retain", place / "keep.jsonl").stdout
+    assert "keep.jsonl is what was handed in" in kept
+    (place / "less.jsonl").write_text(json.dumps(rows()[7]))
+    other = call("show", "b", "--is-text", place / "b.jsonl", "--retain", place / "less.jsonl").stdout
+    assert "less.jsonl is not what was handed in" in other
+
+
+def test_a_file_of_which_some_rows_were_handed_in_is_compared_by_these_rows(place):
+    marked = [row | {"person": n % 2} for n, row in enumerate(rows())]
+    (place / "all.jsonl").write_text("\n".join(map(json.dumps, marked)))
+    assert "T: 6 rows" in call("add", place / "all.jsonl", "--id", "T", "--where", "person=1").stdout
+    shown = [call("show", "T", "--is-text", place / "all.jsonl", "--where", f"person={n}").stdout for n in (0, 1)]
+    assert "is not what was handed in" in shown[0] and "is what was handed in" in shown[1]
+
+
 def test_verify_says_whole_and_what_is_wrong_with_its_exit_code(place):
     import sqlite3
 

@@ -244,6 +244,15 @@ def test_who_is_behind_follows_from_what_acts_today(ledger):
     assert behind(ledger) == []
 
 
+def test_one_that_was_served_before_any_audit_is_audited_by_the_next_run(queue):
+    queue.add("served")
+    assert queue.run(audit=None).unaudited == ["served"]
+    queue.ledger.record("deployed", "served", {"artefact": "served", "hash": "0"})
+    assert behind(queue.ledger) == ["served"]
+    assert queue.run(finds(served=0.05), policy=AuditPolicy(fail_over=0.1)).follow_up.re_audited == ["served"]
+    assert queue.ledger.get("served").audits == 1 and behind(queue.ledger) == []
+
+
 @pytest.mark.parametrize("limit", [-0.1, float("nan"), float("inf")])
 def test_a_limit_below_nothing_is_refused(limit):
     with pytest.raises(SettingError, match="0 or more"):

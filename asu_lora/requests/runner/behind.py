@@ -23,8 +23,8 @@ from asu_lora.requests.ledger.states import (
 def behind(ledger: Ledger) -> list[str]:
     """Requests whose last audit is older than the last adapter that came or went: of others, not their own.
 
-    A first audit attacks an adapter alone: beside others it waits for another at once. Those first whose last audit is
-    oldest.
+    A first audit attacks an adapter alone: beside others it waits for another at once. One that was deployed before any
+    audit waits for its first. Those first whose last audit is oldest.
     """
     lines = ledger.history(events=[TRAINED, ADAPTER_REMOVED, WITHDRAWN, FAILED, AUDITED, RE_AUDITED])
     # a stack is what it was when its audit began: another runner may have added to it before the end
@@ -35,13 +35,14 @@ def behind(ledger: Ledger) -> list[str]:
     found = []
     for request in ledger.requests([AUDITED, DEPLOYED]):
         if (then := audited.get(request.id)) is None:
+            found.append(request.id)  # it left the queue unaudited: nothing else would ever audit it
             continue
         alone = audits[request.id].event == AUDITED
         came = any(name != request.id and (alone or then < number) for number, name in newest)
         went = not alone and any(name != request.id and since < then < until for name, since, until in gone)
         if came or went:
             found.append(request.id)
-    return sorted(found, key=lambda name: audited[name])
+    return sorted(found, key=lambda name: audited.get(name, 0))
 
 
 def _spans(lines: Sequence[Line]) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
