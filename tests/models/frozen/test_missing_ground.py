@@ -55,7 +55,7 @@ def test_the_commands_say_it_too(taught_base, store, tmp_path):
     root = shutil.copytree(store.root, tmp_path / "store")
     removed = CliRunner().invoke(main, ["adapters", "remove", "a", "--yes", "--store", str(root)])
     assert removed.exit_code == 0 and "trained on top of a: c" in removed.stderr
-    assert f"asu-lora forget FILE --base {taught_base} --store {root} --name c-again" in removed.stderr
+    assert f"asu-lora forget FILE --base {taught_base} --store {root} --retain RETAIN --name c-again" in removed.stderr
     assert "--forget-coeff 1 --retain-coeff 1.5" in removed.stderr
     assert "--on-top-of b:0.5" in removed.stderr and "--on-top-of a\n" not in removed.stderr
     retrained = next(line for line in removed.stderr.splitlines() if "c-again" in line)
