@@ -15,7 +15,7 @@ from asu_lora.errors import SettingError
 from asu_lora.losses import FORGET
 from asu_lora.studies.compare.compare import Comparison, compare
 from asu_lora.studies.compare.figure import compare_figure
-from asu_lora.studies.compare.grid import Run, seeded
+from asu_lora.studies.compare.grid import Run, seeded, title_of
 from asu_lora.studies.compare.questions import comparison_sets
 from asu_lora.studies.compare.ranking import pareto_front, that_speak
 from asu_lora.studies.compare.report import write_report
@@ -180,6 +180,8 @@ def test_runs_get_their_seeds():
     other = Run.of(npo.method, 1e-3, {"retain_coeff": 2.0, "seed": 7})
     assert re.fullmatch("NPO_GD-lr-0.001-[0-9a-f]{8}-seed-7", other.name)
     assert other.title == "NPO_GD, lr 0.001, retain_coeff 2, seed 7"
+    drawn = title_of("WGA_GD", 0.0015796903080829952, {"loss_settings": "beta=0.14743386347379317,other=3.5"})
+    assert drawn == "WGA_GD, lr 0.00157969, loss_settings beta=0.147434,other=3.5"
     for wrong, said in (([1, 1], "one twice"), ([-1], "seed -1")):
         with pytest.raises(SettingError, match=said):
             seeded([npo], wrong, 0)

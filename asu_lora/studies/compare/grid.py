@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,8 @@ from asu_lora.adding_up import ADDS_UP
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
 from asu_lora.studies.methods import DEFAULT, Method, file_name, learning_rate, lr_text
+
+_LONG = re.compile(r"\d+\.\d{6,}(e-?\d+)?")  # a drawn number among a loss's own settings
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,18 @@ class Run:
         return replace(self.method.config(config), lr=self.lr, eval_rows=0, **dict(self.changes))
 
 
+def _shorter(number: re.Match[str]) -> str:
+    return f"{float(number[0]):g}"
+
+
 def title_of(method: str, lr: float | None, changes: Mapping[str, Any]) -> str:
-    """A run in words: ``NPO_GD, lr 0.001, retain_coeff 2, seed 1``."""
-    said = [method] if lr is None else [method, f"lr {lr_text(lr)}"]
+    """A run in words: ``NPO_GD, lr 0.001, retain_coeff 2, seed 1``. A drawn number is told to six digits."""
+    said = [method] if lr is None else [method, f"lr {lr:g}"]
     own = ADDS_UP if method == DEFAULT else {}  # what its name says already
     for name, value in changes.items():
         if name in own and own[name] == value:
             continue
-        said.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+        said.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {_LONG.sub(_shorter, str(value))}")
     return ", ".join(said)
 
 
