@@ -171,8 +171,12 @@ def learning_rate(value: str, text: str) -> float:
 
 def lr_text(lr: float) -> str:
     """As short as it can be without another learning rate reading the same."""
-    short = f"{lr:g}"
-    return (short if float(short) == lr else repr(lr)).replace("+", "")
+    return short if float(short := shown(lr)) == lr else repr(lr).replace("+", "")
+
+
+def shown(number: float) -> str:
+    """To six digits, for people."""
+    return f"{number:g}".replace("+", "")
 
 
 def file_name(method: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from asu_lora.adding_up import ADDS_UP
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError
-from asu_lora.studies.methods import DEFAULT, Method, file_name, learning_rate, lr_text
+from asu_lora.studies.methods import DEFAULT, Method, file_name, learning_rate, lr_text, shown
 
 _LONG = re.compile(r"\d+\.\d{6,}(e-?\d+)?")  # a drawn number among a loss's own settings
 
@@ -54,12 +54,12 @@ class Run:
 
 
 def _shorter(number: re.Match[str]) -> str:
-    return f"{float(number[0]):g}"
+    return shown(float(number[0]))
 
 
 def title_of(method: str, lr: float | None, changes: Mapping[str, Any]) -> str:
     """A run in words: ``NPO_GD, lr 0.001, retain_coeff 2, seed 1``. A drawn number is told to six digits."""
-    said = [method] if lr is None else [method, f"lr {lr:g}"]
+    said = [method] if lr is None else [method, f"lr {shown(lr)}"]
     own = ADDS_UP if method == DEFAULT else {}  # what its name says already
     for name, value in changes.items():
         if name in own and own[name] == value:

@@ -11,6 +11,7 @@ from asu_lora.studies.compare.ranking import pareto_front, that_speak
 from asu_lora.studies.compare.results import LEAK, QUALITY, SCORES, RunResult
 from asu_lora.studies.compare.rows import Row, SeedRow
 from asu_lora.studies.compare.speech import FORGOTTEN, KEPT
+from asu_lora.studies.methods import shown as lr_shown
 
 BEST, SECOND = "best", "second"
 BESIDE = (
@@ -85,7 +86,7 @@ def paper_table(results: Sequence[Row]) -> Table:
                     Cell("-" if (value := result.held_against(what)) is None else shown(value))
                     for _, what, shown in against
                 ),
-                Cell("-" if result.lr is None else f"{result.lr:g}"),
+                Cell("-" if result.lr is None else lr_shown(result.lr)),
                 *([Cell("-" if result.lr is None else str(result.seeds))] if several else []),
                 Cell(f"{result.total_seconds():.0f}"),
                 Cell("-" if memory is None else f"{memory / 1e6:.0f}"),
