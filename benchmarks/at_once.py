@@ -1,4 +1,4 @@
-"""Several small requests at once against one after the other, on one base in memory.
+"""Several small requests at once, in a queue and each by itself, on one base in memory.
 
     python benchmarks/at_once.py --requests 8 --questions 10                     # a tiny base
     python benchmarks/at_once.py BASE TOFU --requests 8 --questions 10 --settings epochs=4
@@ -18,20 +18,24 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from asu_lora import ForgetRequest, forget
+from asu_lora import ForgetConfig, ForgetRequest, forget
 from asu_lora.cli.quiet import quiet_libraries
 from asu_lora.config_mapping import config_from
 from asu_lora.data.reading import read_rows
 from asu_lora.forgetting.at_once import forget_at_once
-from asu_lora.models.loading import load_base
+from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.requests.runner.settled_heap import settled_heap
+from asu_lora.teacher.kept_states import KeptStates
 from common.results import read_data, write_data, write_table
 from common.tiny_base import save_tiny_base
 
 HEADING = """# Several requests at once
 
-`python benchmarks/at_once.py [BASE TOFU] --requests K --questions N`: K requests of N questions on one base in memory,
-one after the other (`asu-lora requests run`) and at once (`--at-once K`); loading the base is in neither. "core s" is
-user and system time. The last column is the largest difference of two adapters' numbers over the largest number.
+`python benchmarks/at_once.py [BASE TOFU] --requests K --questions N`: K requests of N questions on one base in memory:
+each by itself (`asu-lora forget`, K times), one after the other in a queue (`asu-lora requests run`, which reads the
+rows that all keep once) and at once (`--at-once K`); loading the base is in none. "core s" is user and system time,
+throughput the core seconds of each by itself over those of the way. The last column is the largest difference of an
+adapter's numbers, made at once and by itself, over the largest number.
 
 """
 
@@ -56,6 +60,20 @@ def timed(work) -> dict[str, float]:
     work()
     now = os.times()
     return {"s": time.monotonic() - began, "core s": now.user + now.system - used.user - used.system}
+
+
+def queue(requests: dict[str, ForgetRequest], base: LoadedBase, config: ForgetConfig, store: Path) -> None:
+    """As `asu-lora requests run` trains them: what is read of the kept rows serves the next request too."""
+    kept = KeptStates(retain_alone=True)
+    with settled_heap():
+        for name, request in requests.items():
+            forget(request, base, config, name=name, store=store, kept=kept)
+
+
+def at_once(requests: dict[str, ForgetRequest], base: LoadedBase, config: ForgetConfig, store: Path) -> None:
+    """As `asu-lora requests run --at-once` trains them."""
+    with settled_heap():
+        forget_at_once(requests, base, config, store=store)
 
 
 def difference(store: Path, other: Path, names: list[str]) -> float:
@@ -93,26 +111,28 @@ def main() -> None:
         work = a.work or Path(scratch)
         base = load_base(str(a.base or save_tiny_base(work / "tiny")), config.precision, config.device)
         base.head  # noqa: B018  (its trial belongs to neither)
-        alone = found.setdefault("alone", {})
+        apart = found.setdefault("apart", {})
         for name, request in requests.items():
-            if name not in alone or not (work / "alone" / name).is_dir():
-                alone[name] = timed(lambda r=request, n=name: forget(r, base, config, name=n, store=work / "alone"))
+            if name not in apart or not (work / "apart" / name).is_dir():
+                apart[name] = timed(lambda r=request, n=name: forget(r, base, config, name=n, store=work / "apart"))
                 write_data("at_once", kept)
-                print(name, alone[name], flush=True)
+                print(name, apart[name], flush=True)
+        if "queue" not in found:
+            found["queue"] = timed(lambda: queue(requests, base, config, work / "queue"))
+            write_data("at_once", kept)
+            print("queue", found["queue"], flush=True)
         if "at once" not in found or not (work / "at-once" / name).is_dir():
-            found["at once"] = timed(lambda: forget_at_once(requests, base, config, store=work / "at-once"))
-            found["difference"] = difference(work / "alone", work / "at-once", list(requests))
+            found["at once"] = timed(lambda: at_once(requests, base, config, work / "at-once"))
+            found["difference"] = difference(work / "apart", work / "at-once", list(requests))
         write_data("at_once", kept)
-    head = ["base, requests, settings", "one after the other, s", "core s", "at once, s", "core s", "throughput"]
-    lines = [[*head, "difference"], ["---"] * 7]
+    ways = [f"{way}, {unit}" for way in ("by itself", "queue", "at once") for unit in ("s", "core s")]
+    lines = [["base, requests, settings", *ways, "throughput: queue", "at once", "difference"], ["---"] * 10]
     for what, each in kept.items():
         if "at once" in each:
-            one = {unit: sum(run[unit] for run in each["alone"].values()) for unit in ("s", "core s")}
-            cells = [one["s"], one["core s"], each["at once"]["s"], each["at once"]["core s"]]
-            ratio = (
-                f"{one['s'] / each['at once']['s']:.2f} x ({one['core s'] / each['at once']['core s']:.2f} x of cores)"
-            )
-            lines.append([what, *(f"{cell:.1f}" for cell in cells), ratio, f"{each['difference']:.1e}"])
+            one = {unit: sum(run[unit] for run in each["apart"].values()) for unit in ("s", "core s")}
+            cells = [f"{way[unit]:.1f}" for way in (one, each["queue"], each["at once"]) for unit in ("s", "core s")]
+            ratios = [f"{one['core s'] / each[way]['core s']:.2f} x" for way in ("queue", "at once")]
+            lines.append([what, *cells, *ratios, f"{each['difference']:.1e}"])
     write_table("at_once", HEADING + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
     print(lines[-1])
 

@@ -1,9 +1,9 @@
 """Several small requests at once, on one base: the adapters that they would make one after the other.
 
 What they have in common is done once: the base's answers to the same kept questions, the targets of the same kept
-rows. Answers of all are written in the same batches, and training steps share their passes, each row with its own
-request's adapter (:mod:`asu_lora.training.per_row`). Each training is still a Trainer's run of its own, with its own
-checkpoints: one that is cut off is gone on with, alone or in other company.
+rows, the directions that these use. Answers of all are written in the same batches, and training steps share their
+passes, each row with its own request's adapter (:mod:`asu_lora.training.per_row`). Each training is still a Trainer's
+run of its own, with its own checkpoints: one that is cut off is gone on with, alone or in other company.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,6 +38,7 @@ from asu_lora.forgetting.training import keep_off, own_answers, train_student
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
+from asu_lora.teacher.kept_states import KeptStates
 from asu_lora.training.meeting import Meeting
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.on_policy import OwnQuestions, rows_to_mend
@@ -57,6 +58,7 @@ def forget_at_once(
     store: str | Path | AdapterStore = "adapters",
     resume: Collection[str] = (),
     progress: Mapping[str, Progress] | None = None,
+    kept: KeptStates | None = None,
 ) -> dict[str, ForgetResult | AsuLoraError]:
     """Train an adapter for each request, all at once, and put them into the store.
 
@@ -65,6 +67,7 @@ def forget_at_once(
         config: of all of them.
         resume: names whose interrupted run is gone on with.
         progress: by name; hears what is being done for each.
+        kept: what runs read of one loaded base.
 
     Returns:
         For each request its result, or the error that ended it alone.
@@ -74,10 +77,11 @@ def forget_at_once(
     """
     config, members = config or default_settings(alone=True), Members()
     refuse(config, base)
+    kept = kept or KeptStates(retain_alone=True)
     with ExitStack() as everything:
         for name, request in requests.items():
             heard = (progress or {}).get(name)
-            given: dict[str, Any] = dict(name=name, store=store, resume=name in resume, progress=heard)
+            given: dict[str, Any] = dict(name=name, store=store, resume=name in resume, progress=heard, kept=kept)
             own = ExitStack()
             everything.push(own)
             try:

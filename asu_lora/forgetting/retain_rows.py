@@ -1,13 +1,17 @@
 """The retain rows of a run: chosen from the request's pool, or looked at for how near and many they are."""
 
+from collections.abc import Sequence
 from functools import partial
 
+import torch
 from accelerate.utils import broadcast_object_list
 
+from asu_lora.data.examples import Example
 from asu_lora.data.request import GENERAL
 from asu_lora.forgetting.run import ForgetRun
 from asu_lora.retain.choose import choose_rows
 from asu_lora.retain.nearness import look_at
+from asu_lora.retain.row_vectors import row_vectors, text_of
 
 
 def settle_retain(run: ForgetRun) -> None:
@@ -23,9 +27,8 @@ def settle_retain(run: ForgetRun) -> None:
         if request.retain and request.retain_source != GENERAL and config.retain_loss != "none":
             run.progress.stage("Looking at the retain rows")
             with run.beneath.inactive():
-                found = run.once(
-                    ("nearness", request.fingerprint()), partial(look_at, run.base, request.forget, request.retain)
-                )
+                look = partial(look_at, run.base, request.forget, request.retain, partial(_vectors, run))
+                found = run.once(("nearness", request.fingerprint()), look)
             if note := found.note():
                 run.progress.note(note)
         return
@@ -38,3 +41,8 @@ def settle_retain(run: ForgetRun) -> None:
     for note in choice.notes(request.pool.wanted):
         run.progress.note(note)
     run.record.request, run.record.retain_choice = request.with_retain(choice.rows), choice.record()
+
+
+def _vectors(run: ForgetRun, rows: Sequence[Example]) -> torch.Tensor:
+    """Vectors of rows that are kept; the next run of a queue may keep the same."""
+    return run.once(("vectors", *map(text_of, rows)), partial(row_vectors, run.base, rows), of="retain")

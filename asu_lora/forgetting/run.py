@@ -60,7 +60,7 @@ class ForgetRun:
         frozen_layers: the layers below the first adapter, computed once; None where all are run at every step.
         folder: of the checkpoints, once the new adapter is there.
         callbacks: further ones of the Trainer's.
-        kept: what earlier runs on the same base computed of it, and this one adds to; nothing with adapters beneath.
+        kept: what earlier runs on the same base computed of it, and this one adds to; nothing beside other adapters.
     """
 
     name: str
@@ -79,12 +79,17 @@ class ForgetRun:
     kept: KeptStates | None = None
 
     def __post_init__(self) -> None:
-        if self.beneath.names:  # then the stack may be what is read
+        if self.beneath.names or self.beneath.continued:  # then these may be what is read
             self.kept = None
 
-    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
-        """What an earlier run on this base computed, or ``compute`` does now; see :class:`KeptStates`."""
-        return self.kept.once(key, compute) if self.kept else compute()
+    def kept_of(self, name: str) -> KeptStates | None:
+        """What earlier runs computed of a set's rows, where that may be taken."""
+        return None if self.kept and self.kept.retain_alone and name != "retain" else self.kept
+
+    def once(self, key: Hashable, compute: Callable[[], Found], of: str = "forget") -> Found:
+        """What an earlier run on this base computed of a set, or ``compute`` does now; see :class:`KeptStates`."""
+        kept = self.kept_of(of)
+        return kept.once(key, compute) if kept else compute()
 
     @property
     def config(self) -> ForgetConfig:

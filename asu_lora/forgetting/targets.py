@@ -39,7 +39,7 @@ def add_targets(run: ForgetRun, sets: Mapping[str, TrainingSet], teacher: Teache
     for name, each in sets.items():
         if work := passes_needed(each, teacher, run.frozen_layers):
             run.progress.stage(f"Teacher and base on the {name} set", work)
-            compute_references(run.base, each, teacher, run.frozen_layers, run.progress.advance, run.kept)
+            compute_references(run.base, each, teacher, run.frozen_layers, run.progress.advance, run.kept_of(name))
 
 
 def _choose_tau(run: ForgetRun, forget: TrainingSet) -> TauChoice:

@@ -1,6 +1,7 @@
 """The training of a run: one phase after the other, and the student's own answers between them."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from peft import PeftModel
 
@@ -12,7 +13,7 @@ from asu_lora.losses import TrainingSet
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.teacher.targets import compute_references
 from asu_lora.training import on_policy
-from asu_lora.training.kept_directions import MOST_INPUTS, MOST_KEPT, SKETCH, KeepOff
+from asu_lora.training.kept_directions import MOST_INPUTS, MOST_KEPT, SKETCH, KeepOff, adapted_layers, kept_directions
 from asu_lora.training.phases import Phase
 from asu_lora.training.shared_passes import SharedStudent
 from asu_lora.training.student import Student
@@ -25,7 +26,10 @@ def keep_off(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet]
     if not share or "retain" not in sets or "answer" not in sets["retain"].rows.views:
         return
     run.progress.stage("What the retain rows use")
-    kept = KeepOff(student, sets["retain"].rows, share, run.base.pad_id, run.frozen_layers)
+    rows, first = sets["retain"].rows, run.frozen_layers and run.frozen_layers.first
+    key = ("kept directions", share, first, "answer" in rows.entries, *adapted_layers(student), *rows.answers)
+    read = partial(kept_directions, student, rows, share, run.base.pad_id, run.frozen_layers)
+    kept = KeepOff(student, run.once(key, read, of="retain"))
     if kept.sketched:
         run.progress.note(
             f"{kept.sketched} modules read more than {MOST_INPUTS} numbers: --keep-off takes no more than {MOST_KEPT} "

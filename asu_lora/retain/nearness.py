@@ -5,8 +5,9 @@ built-in general questions are the yardstick: a row is near if it is nearer to s
 them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -53,12 +54,20 @@ def centred(vectors: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors - centre, dim=-1)
 
 
-def look_at(base: LoadedBase, forget: Sequence[Example], retain: Sequence[Example]) -> Nearness:
-    """How near a given retain set is, by the base's hidden states."""
-    some, general = sample(retain, LOOKED_AT), general_retain(forget)
-    looked_at = sample(forget, LOOKED_AT)
-    vectors = row_vectors(base, [*looked_at, *some, *general])
-    gone, kept, known = vectors.split([len(looked_at), len(some), len(general)])
+def look_at(
+    base: LoadedBase,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    vectors_of: Callable[[Sequence[Example]], torch.Tensor] | None = None,
+) -> Nearness:
+    """How near a given retain set is, by the base's hidden states.
+
+    Args:
+        vectors_of: gives the vectors of rows that are kept, where something knows them already.
+    """
+    vectors_of = vectors_of or partial(row_vectors, base)
+    gone = row_vectors(base, sample(forget, LOOKED_AT))
+    kept, known = vectors_of(sample(retain, LOOKED_AT)), vectors_of(general_retain(forget))
     cosines, yardstick = compared(gone, kept, known)
     return measured(cosines, yardstick, len(retain))
 

@@ -29,8 +29,35 @@ SKETCH = 1024  # tokens, spread evenly over the rows, that stand for all in a wi
 MOST_KEPT = 512  # directions that a wider module is kept off: 29 MB of 14,336 inputs
 
 
+Directions = list[tuple[tuple[str, ...], torch.Tensor]]  # modules that read the same input, and (in, k) of it
+
+
 class KeepOff(Projection):
     """Projects the new adapter's A off the kept directions of each module's input: now, and after every step.
+
+    Args:
+        student: the base with the new adapter.
+        directions: :func:`kept_directions` of the retain rows.
+
+    Attributes:
+        sketched: how many modules read more than ``MOST_INPUTS`` numbers, and are kept off fewer directions.
+    """
+
+    def __init__(self, student: PeftModel, directions: Directions):
+        layers = adapted_layers(student)
+        pairs: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        for names, basis in directions:
+            weights = [lora_a(layers[name], NEW) for name in names]
+            on_device = basis.to(weights[0].device)
+            pairs += [(weight, on_device) for weight in weights]
+        self.sketched = sum(len(basis) > MOST_INPUTS for _, basis in pairs)
+        super().__init__(pairs)
+
+
+def kept_directions(
+    student: PeftModel, rows: TrainingRows, share: float, pad_id: int, frozen_layers: FrozenLayers | None
+) -> Directions:
+    """The directions that rows use most, of every input that the new adapter reads; on the CPU.
 
     Args:
         student: the base with the new adapter, which still adds nothing (B = 0).
@@ -38,25 +65,23 @@ class KeepOff(Projection):
         share: of the directions, above 0 and below 1.
         pad_id: the padding token.
         frozen_layers: those below the first adapter, whose states the rows hold; None where all run.
-
-    Attributes:
-        sketched: how many modules read more than ``MOST_INPUTS`` numbers, and are kept off fewer directions.
     """
+    moments = InputMoments(adapted_layers(student))
+    moments.read(student, rows, pad_id, frozen_layers)
+    readers: dict[str, list[str]] = {}
+    for name, of in moments.same_as.items():
+        readers.setdefault(of, []).append(name)
+    # one by one: memory
+    return [(tuple(names), moments.directions(of, share).cpu()) for of, names in readers.items()]
 
-    def __init__(
-        self, student: PeftModel, rows: TrainingRows, share: float, pad_id: int, frozen_layers: FrozenLayers | None
-    ):
-        layers = {
-            name: module
-            for name, module in student.named_modules()
-            if isinstance(module, LoraLayer) and NEW in module.lora_A
-        }
-        weights = {name: lora_a(module, NEW) for name, module in layers.items()}
-        moments = InputMoments(layers)
-        moments.read(student, rows, pad_id, frozen_layers)
-        bases = {name: moments.directions(name, share) for name in list(moments.sums)}  # one by one: memory
-        self.sketched = sum(weights[name].shape[1] > MOST_INPUTS for name in moments.same_as)
-        super().__init__([(weights[name], bases[of]) for name, of in moments.same_as.items()])
+
+def adapted_layers(student: PeftModel) -> dict[str, LoraLayer]:
+    """The modules that the new adapter reads the inputs of, by name."""
+    return {
+        name: module
+        for name, module in student.named_modules()
+        if isinstance(module, LoraLayer) and NEW in module.lora_A
+    }
 
 
 def kept_count(inputs: int, share: float) -> int:

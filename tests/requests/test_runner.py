@@ -20,10 +20,11 @@ from asu_lora.requests.intake import hand_in_again
 from asu_lora.requests.key import ENVIRONMENT, new_key
 from asu_lora.requests.ledger.tables import texts
 from asu_lora.requests.runner.one_request import Outcome
-from asu_lora.requests.runner.run import Listener, run
+from asu_lora.requests.runner.run import Engine, Listener, run
 from asu_lora.requests.runner.settings import Places, RunSettings
 from asu_lora.requests.runner.workshop import Workshop
 from asu_lora.requests.withdrawal import withdraw
+from asu_lora.training.kept_directions import InputMoments
 from tests.support.adapter_weights import same, weights
 from tests.support.request_queue import Queue
 
@@ -56,6 +57,18 @@ def test_requests_are_trained_by_due_date_each_once_and_the_faulty_one_alone_fai
     line = queue.ledger.history("a", ["trained"])[0]
     assert line.payload["fingerprint"] == queue.store.get("a").manifest.fingerprint
     assert queue.run().outcomes == [] and queue.ledger.verify().whole  # nothing is left, nothing is done again
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_what_requests_keep_alike_is_read_once_a_run(queue, monkeypatch, at_once):
+    read: list[str] = []
+    real = InputMoments.read
+    monkeypatch.setattr(InputMoments, "read", lambda *a: read.append("directions") or real(*a))
+    queue.add("a", "b", "c")
+    report = run(queue.shop(config={"keep_off": 0.5}), Engine(at_once=at_once))
+    assert [outcome.state for outcome in report.outcomes] == ["trained"] * 3
+    assert len({queue.store.get(name).manifest.request.retain_rows for name in "abc"}) == 1
+    assert read == ["directions"]
 
 
 def test_an_interrupted_request_goes_on_and_ends_as_if_nothing_had_happened(queue, tiny_base):

@@ -17,7 +17,7 @@ from asu_lora.models.frozen_adapters import NEW
 from asu_lora.models.frozen_layers import find_frozen_layers
 from asu_lora.models.hidden_states import hidden_states
 from asu_lora.training.doses import Doses, strengthen
-from asu_lora.training.kept_directions import InputMoments, KeepOff, strongest, strongest_of_sketch
+from asu_lora.training.kept_directions import InputMoments, KeepOff, kept_directions, strongest, strongest_of_sketch
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.student import Student
 from tests.support.listener import Listener
@@ -161,9 +161,10 @@ def test_cached_layers_give_the_same_directions(base, taught_base):
     cached = TrainingRows({"answer": items}, entries={"answer": frozen.compute(items, base.pad_id)})
     settings = tiny_settings(adapter_layers="1")
     with adapted(base.model, settings) as peft:
-        whole = KeepOff(peft, rows, 0.5, base.pad_id, None)
-        parts = KeepOff(peft, cached, 0.5, base.pad_id, frozen)
-    for (_, one), (_, two) in zip(whole.pairs, parts.pairs, strict=True):
+        whole = kept_directions(peft, rows, 0.5, base.pad_id, None)
+        parts = kept_directions(peft, cached, 0.5, base.pad_id, frozen)
+    for (names, one), (same, two) in zip(whole, parts, strict=True):
+        assert names == same
         assert torch.allclose(one @ one.T, two @ two.T, atol=1e-3)
 
 

@@ -122,7 +122,8 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
     if made is None:
         resume = begin(shop, claim, request)
         if settings.launch is None:
-            forget(request, shop.base, settings.config, name=name, store=shop.store, resume=resume, progress=beats)
+            given = dict[str, Any](name=name, store=shop.store, resume=resume, progress=beats, kept=shop.kept)
+            forget(request, shop.base, settings.config, **given)
         else:
             train_launched(shop.places, settings, name, shop.store.root / name, resume, beats)
     if isinstance(made, AsuLoraError):

@@ -62,7 +62,13 @@ def _train(shop: Workshop, claims: Sequence[Claim], progress: Progress) -> dict[
                     del requests[name]  # it is told where it is worked on alone
         try:
             made = forget_at_once(
-                requests, shop.base, shop.settings.config, store=shop.store, resume=resume, progress=heard
+                requests,
+                shop.base,
+                shop.settings.config,
+                store=shop.store,
+                resume=resume,
+                progress=heard,
+                kept=shop.kept,
             )
         except ENDS_THE_RUN:
             raise

@@ -19,6 +19,7 @@ from asu_lora.requests.results import ResultStore
 from asu_lora.requests.runner.audit_policy import AuditPolicy
 from asu_lora.requests.runner.settings import Places, RunSettings
 from asu_lora.requests.text_vault import RequestText, TextVault
+from asu_lora.teacher.kept_states import KeptStates
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Workshop:
     Attributes:
         audit: how an adapter is audited; None where nothing here can.
         results: where finished adapters are published; None for the store alone.
+        kept: what was read of the rows to keep, which come again from request to request.
     """
 
     places: Places
@@ -66,6 +68,7 @@ class Workshop:
     worker: Worker = field(default_factory=Worker.here)
     audit: AuditStep | None = None
     results: ResultStore | None = None
+    kept: KeptStates = field(default_factory=lambda: KeptStates(retain_alone=True))
 
     @classmethod
     def open(
