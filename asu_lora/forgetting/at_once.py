@@ -37,6 +37,7 @@ from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import keep_off, own_answers, train_student
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase
+from asu_lora.models.unpacked_weights import unpacked
 from asu_lora.progress import Progress
 from asu_lora.teacher.kept_states import KeptStates
 from asu_lora.training.meeting import Meeting
@@ -175,7 +176,7 @@ def train_all(members: Members, base: LoadedBase) -> None:
     """Both phases of all, with their own answers between, and the scores after them."""
     order = list(members.going.values())
     acting = RowAdapters(base.model, [member.loose for member in order])
-    with acting.in_place():
+    with unpacked(base.model), acting.in_place():  # in this order: what stands in their place hides the maps
         train_together(members, order, acting, [member.plan[0] for member in order])
         answer_together(members, order, acting, base)
         second = [
@@ -187,7 +188,7 @@ def train_all(members: Members, base: LoadedBase) -> None:
         train_together(members, order, acting, second)
     members.each(leave_at_its_strength)
     acting = RowAdapters(base.model, [member.loose for member in order])
-    with acting.in_place():
+    with unpacked(base.model), acting.in_place():
         measure_after(members, order, acting, base)
 
 

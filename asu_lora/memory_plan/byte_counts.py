@@ -1,7 +1,8 @@
 """The bytes of a base's weights, in 4 bits or whole, and of an adapter's optimizer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from peft import PeftModel
@@ -9,7 +10,9 @@ from peft.tuners.lora import LoraLayer
 from transformers.pytorch_utils import Conv1D
 
 from asu_lora.config import ForgetConfig
+from asu_lora.memory_plan.planned_run import PlannedRun
 from asu_lora.models.decoder import base_model, decoder_of
+from asu_lora.models.unpacked_weights import room_to_unpack
 from asu_lora.training.kept_directions import kept_count
 
 
@@ -26,6 +29,20 @@ def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
 def weight_bytes(model: torch.nn.Module, quantised: dict[int, torch.Tensor]) -> int:
     """Memory of the base's weights."""
     return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size() for p in model.parameters())
+
+
+def unpacked_bytes(
+    models: Iterable[torch.nn.Module], quantised: dict[int, torch.Tensor], run: PlannedRun, share: int
+) -> int:
+    """Memory of the weights that :func:`asu_lora.models.unpacked_weights.unpacked` would hold, by what is free now."""
+    total, room = 0, room_to_unpack(share) if run.device.type == "cpu" else 0
+    for module in chain.from_iterable(model.modules() for model in models):
+        weight = quantised.get(id(getattr(module, "weight", None)))
+        size = 0 if weight is None or isinstance(module, LoraLayer) else weight.numel() * run.compute.itemsize
+        if total + size > room:
+            break
+        total += size
+    return total
 
 
 def nf4_bytes(numbers: int) -> int:

@@ -5,40 +5,37 @@ running the very code of the run on the meta device (:mod:`asu_lora.memory_plan.
 that the request's own rows will make. docs/memory.md has the arithmetic.
 """
 
-import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft import PeftModel
 
-from asu_lora.batches.collator import Collator
-from asu_lora.batches.forget_retain_pairs import Pair
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.packing import Packing
-from asu_lora.batches.token_budget import tokens_of_reading, tokens_of_training
+from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.config import ForgetConfig
 from asu_lora.data.encoding import Encoded
-from asu_lora.losses import Loss, needs_of
-from asu_lora.memory_plan.byte_counts import basis_bytes, nf4_bytes, optimizer_bytes, quantised_weights, weight_bytes
-from asu_lora.memory_plan.meta_simulation import LiveBytes, kernels, of_shapes_alone, on_meta
+from asu_lora.memory_plan.answering import answering_parts
+from asu_lora.memory_plan.byte_counts import (
+    basis_bytes,
+    nf4_bytes,
+    optimizer_bytes,
+    quantised_weights,
+    unpacked_bytes,
+    weight_bytes,
+)
+from asu_lora.memory_plan.meta_simulation import kernels, of_shapes_alone, on_meta
 from asu_lora.memory_plan.overheads import machine_memory
-from asu_lora.memory_plan.planned_run import PlannedRun
+from asu_lora.memory_plan.planned_run import PlannedRun, live_bytes
 from asu_lora.memory_plan.rounding import rounding_parts
-from asu_lora.models.decoder import answer_hidden, base_model, decoder_of, number_of_layers, text_config
+from asu_lora.memory_plan.training_step import step_parts
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers, decoder_of, number_of_layers, text_config
 from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
-from asu_lora.models.generation import answer_rooms, batches
-from asu_lora.models.output_head import FrozenHead
 from asu_lora.models.packing_trial import packing_of
+from asu_lora.models.unpacked_weights import SHARE, SHARE_OF_TRAINING
 from asu_lora.teacher.fluency import MOST_RULED_OUT
 from asu_lora.training.new_adapter import adapted
-from asu_lora.training.step_losses import losses
-from asu_lora.training.student import Student
-from asu_lora.training.trainer import layer_of, pairs_of
-
-EPOCHS_LOOKED_AT = 10
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,11 @@ def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     machine = machine_memory(run.device)
     loading, fixed = fixed_parts(run, quantised)
     phases = {"loading": loading}
-    with kernels(quantised), _live(run):
+    with kernels(quantised), live_bytes(run):
         packing = packing_of(run.model, run.device)
     if config.eval_rows and run.evaluated:
         phases["evaluating"] = fixed | _evaluating_parts(run, quantised, packing)
-    with kernels(quantised), _live(run):
+    with kernels(quantised), live_bytes(run):
         entry = find_frozen_layers(run.model, config.first_adapted(number_of_layers(run.model)))
     cache, again = fill_cache(run, entry), _targets_again(run, config, entry)
     reading = machine.live(_reading(run, quantised, [_items(run)], packing))
@@ -112,10 +109,15 @@ def _evaluating_parts(run: PlannedRun, quantised: dict[int, torch.Tensor], packi
     machine = machine_memory(run.device)
     reading = _reading(run, quantised, run.evaluated, packing)
     states = max(sum(len(i.answer_ids) for i in items) for items in run.evaluated) * _state_bytes(run)
-    cache, others, logits = _answering(run, quantised)
+    cache, others, logits = answering_parts(run, quantised)
     return max(
         {"activations": machine.live(reading), "cache": states},
-        {"activations": machine.live(others), "logits": machine.live(logits), "cache": cache},
+        {
+            "activations": machine.live(others),
+            "logits": machine.live(logits),
+            "cache": cache,
+            "unpacked weights": unpacked_bytes([run.model], quantised, run, SHARE),
+        },
         key=lambda parts: sum(parts.values()),
     )
 
@@ -150,8 +152,9 @@ def _training_parts(
     """Bytes by part of the fullest moment of a training step, less what the run holds anyway."""
     machine = machine_memory(run.device)
     trainable = [p for p in student.parameters() if p.requires_grad]
-    live = _step(run, config, student, quantised, entry, packing)
+    live = step_parts(run, config, student, quantised, entry, packing)
     adapter = sum(p.numel() * p.element_size() for p in trainable)
+    above = decoder_and_layers(student)[1][entry.first if entry is not None else 0 :]
     return {
         "adapter": adapter,
         "gradients": adapter,
@@ -159,6 +162,7 @@ def _training_parts(
         "activations": machine.live(live[0]),
         "logits": machine.live(live[1]),
         "attacker": 2 * adapter if config.attacker_lr else 0,  # how far it has come, and the weights as they were
+        "unpacked weights": unpacked_bytes(above, quantised, run, SHARE_OF_TRAINING),
         "kept directions": basis_bytes(student, config.keep_off if "retain" in run.sets else 0.0),
     }
 
@@ -188,55 +192,6 @@ def fill_cache(run: PlannedRun, entry: FrozenLayers | None) -> int:
     return sum(each.rows.cache_bytes() for each in run.sets.values())
 
 
-def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing | None = None) -> dict[str, Any]:
-    """The collated micro-batch with the most tokens, padding included, of the first epochs' draws."""
-    forget = len(run.sets["forget"])
-    pairs = pairs_of(run.sets, config, config.seed)
-    collator = Collator(
-        {name: each.rows for name, each in run.sets.items()},
-        needs_of(_losses(run)),
-        0,
-        config.micro_batch_tokens or tokens_of_training(run.device),
-        packing,
-    )
-    widest: tuple[list[Pair], int] = ([], 0)
-    most = 0
-    for epoch in range(min(math.ceil(config.epochs), EPOCHS_LOOKED_AT)):
-        pairs.set_epoch(epoch)
-        order = torch.randperm(forget, generator=torch.Generator().manual_seed(config.seed + epoch)).tolist()
-        for start in range(0, forget, config.batch_size):
-            batch = [pairs[index] for index in order[start : start + config.batch_size]]
-            rows = collator.rows(batch)
-            tokens = [collator.tokens([rows[i] for i in part]) for part in collator.parts(rows)]
-            if max(tokens) > most:
-                widest, most = (batch, tokens.index(max(tokens))), max(tokens)
-    batch, part = widest
-    return collator(batch)["micro_batches"][part]
-
-
-def _step(
-    run: PlannedRun,
-    config: ForgetConfig,
-    student: PeftModel,
-    quantised: dict[int, torch.Tensor],
-    entry: FrozenLayers | None,
-    packing: Packing | None,
-) -> tuple[int, int]:
-    """Bytes of activations and of logits at the fullest moment of a training step."""
-    trainable = [p for p in student.parameters() if p.requires_grad]
-    batch = on_meta(widest_micro_batch(run, config, packing))
-    module = Student(student, config.gradient_checkpointing, entry, layer_of(_losses(run)))
-    module.train()
-    for parameter in trainable:
-        parameter.grad = torch.empty_like(parameter)
-    live = _live(run)
-    live.ignore(p.grad for p in trainable)
-    with kernels(quantised), live, torch.enable_grad(), entry.replayed() if entry else nullcontext():
-        parts = losses(module(batch["passes"]), batch, _losses(run), FrozenHead(run.model, run.device))
-        torch.autograd.backward(list(parts.values()))
-    return live.peak
-
-
 @torch.no_grad()
 def _reading(
     run: PlannedRun, quantised: dict[int, torch.Tensor], sets: Sequence[Sequence[Encoded]], packing: Packing | None
@@ -245,50 +200,14 @@ def _reading(
     most = tokens_of_reading(run.device)
     passes = [batch for items in sets for _, batch in forward_passes(items, 0, most, packing=packing)]
     widest = on_meta(max(passes, key=lambda batch: batch["input_ids"].numel()))
-    live = _live(run)
+    live = live_bytes(run)
     with kernels(quantised), live:
         answer_hidden(decoder_of(run.model), widest)
     return live.peak[0]
 
 
-@torch.no_grad()
-def _answering(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[int, int, int]:
-    """Bytes of keys and values at the end of the longest answers, of activations, of logits."""
-    rows, width, room = _fullest(run)
-    ids = torch.empty(rows, width, dtype=torch.long, device="meta")
-    live = _live(run)
-    with kernels(quantised), live:
-        out = run.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
-        held = live.live["others"]
-        grown = held * (width + room) // width
-        del out
-    return grown, live.peak[0] - held, rows * live.vocabulary * (run.compute.itemsize + 8)
-
-
-def _fullest(run: PlannedRun) -> tuple[int, int, int]:
-    """Rows, longest prompt and longest answer of the batch of answers with the most tokens to hold, over all sets."""
-    lengths, rooms = list[int](), list[int]()
-    for items in run.evaluated:
-        lengths += (len(item.prompt_ids) for item in items)
-        rooms += answer_rooms(items, [item.prompt_ids for item in items])
-    most = dict(sorted(zip(lengths, rooms, strict=True)))
-    found = batches(run.model, lengths, most.__getitem__)
-    shapes = [(len(rows), lengths[rows[0]], max(rooms[row] for row in rows)) for rows in found]
-    return max(shapes, key=lambda s: s[0] * (s[1] + s[2]), default=(1, 1, 1))
-
-
-def _live(run: PlannedRun) -> LiveBytes:
-    live = LiveBytes(base_model(run.model).get_output_embeddings().weight.shape[0])
-    live.ignore([*run.model.parameters(), *run.model.buffers()])
-    return live
-
-
 def _items(run: PlannedRun) -> list[Encoded]:
     return [item for each in run.sets.values() for items in each.rows.views.values() for item in items]
-
-
-def _losses(run: PlannedRun) -> dict[str, Loss]:
-    return {name: each.loss for name, each in run.sets.items()}
 
 
 def _hidden(run: PlannedRun) -> int:

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from asu_lora.data.encoding import Encoded
 from asu_lora.errors import BaseModelError, first_line
 from asu_lora.losses import TrainingSet
+from asu_lora.memory_plan.meta_simulation import LiveBytes
+from asu_lora.models.decoder import base_model
 
 
 @dataclass
@@ -54,3 +56,10 @@ def meta_model(
     except Exception as error:  # a model's own code raises errors of every kind
         raise BaseModelError(f"The base can't be built from its config: {first_line(error)}") from error
     return model.requires_grad_(False).eval()
+
+
+def live_bytes(run: PlannedRun) -> LiveBytes:
+    """A count of what passes hold beside the base."""
+    live = LiveBytes(base_model(run.model).get_output_embeddings().weight.shape[0])
+    live.ignore([*run.model.parameters(), *run.model.buffers()])
+    return live

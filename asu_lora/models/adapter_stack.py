@@ -29,7 +29,6 @@ from asu_lora.models.copied_weights import refuse_changed_copies
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.models.stack_rows import LENGTH, RowSettings, rows_of_adapters
-from asu_lora.models.unpacked_weights import unpacked
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -66,8 +65,7 @@ class Stack:
         encoder = self.encoder()
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
         least, tokenizer = total_tokens // 2, self.base.tokenizer
-        with unpacked(self.base.model):
-            answers = generate_answers(self.model, tokenizer, prompts, total_tokens, least=least, endings=endings)
+        answers = generate_answers(self.model, tokenizer, prompts, total_tokens, least=least, endings=endings)
         return [str(self.base.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
     def unload(self) -> None:

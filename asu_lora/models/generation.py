@@ -16,6 +16,7 @@ from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.models.answer_ends import Endings, ended, stop_tokens
 from asu_lora.models.decoder import base_model
 from asu_lora.models.greedy import Acting, Ends, write_greedily
+from asu_lora.models.unpacked_weights import unpacked
 
 TOTAL_TOKENS = 200  # prompt and answer together, as in "A Closer Look at Machine Unlearning for LLMs"
 LEAST_ANSWER = 100  # of them for the answer, however long the prompt: a true answer is rarely longer
@@ -73,13 +74,14 @@ def generate_answers(
     model.eval()
     try:
         together = batches(model, lengths, lambda length: widest[length], batch_rows)
-        for rows in within_positions(together, lengths, rooms, positions):
-            mine, on = [prompts[row] for row in rows], partial(_on_for, acting, rows)
-            told = write_greedily(model, tokenizer, mine, [rooms[row] for row in rows], ends, acting=on)
-            for row, tokens in zip(rows, told, strict=True):
-                answers[row] = ended(tokens, rooms[row], ends.stops, tokenizer, ends.next_turn, counts[row])
-            if progress:
-                progress(len(rows))
+        with unpacked(base_model(model)):
+            for rows in within_positions(together, lengths, rooms, positions):
+                mine, on = [prompts[row] for row in rows], partial(_on_for, acting, rows)
+                told = write_greedily(model, tokenizer, mine, [rooms[row] for row in rows], ends, acting=on)
+                for row, tokens in zip(rows, told, strict=True):
+                    answers[row] = ended(tokens, rooms[row], ends.stops, tokenizer, ends.next_turn, counts[row])
+                if progress:
+                    progress(len(rows))
     finally:
         model.train(training)
         release_freed_memory()

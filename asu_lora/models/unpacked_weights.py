@@ -1,13 +1,15 @@
-"""4-bit weights that are unpacked once for many tokens, on a CPU.
+"""4-bit weights that are unpacked once for many passes, on a CPU.
 
-bitsandbytes unpacks a weight at every use there. One answer is written a token at a time, so that unpacking is most of
-the work: SmolLM2 writes two and a half times as fast without. The products are the same to the bit.
+bitsandbytes unpacks a weight at every use there. Answers are written a token at a time, so that unpacking is much of
+the work: SmolLM2 writes a single answer two and a half times as fast without, 32 at once 1.1 times. Of a training step
+it is a twelfth (docs/results/whole_job.md). The products are the same to the bit, and so are the gradients.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,17 +19,22 @@ from bitsandbytes.nn import Linear4bit
 from asu_lora.hardware.memory import free_memory
 
 SHARE = 4  # a part of what memory is free
+SHARE_OF_TRAINING = 16  # the same where a training step, which needs far more, is still to come
 
 
 @contextmanager
-def unpacked(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, the 4-bit layers of a model on a CPU multiply with weights that lie unpacked in the compute type.
+def unpacked(*models: torch.nn.Module, share: int = SHARE) -> Iterator[None]:
+    """Inside, the 4-bit layers of models on a CPU multiply with weights that lie unpacked in the compute type.
 
-    As many layers, from the first, as fit into a quarter of the free memory: 0.42 GB for all of SmolLM2-135M in fp32.
+    As many layers, from the first, as fit into a part of the free memory: 0.42 GB for all of SmolLM2-135M in fp32.
     Elsewhere than on a CPU it changes nothing.
+
+    Args:
+        models: or parts of one.
+        share: a quarter of the free memory is 4.
     """
-    room = free_memory(torch.device("cpu")) // SHARE
-    layers: Iterator[Any] = model.modules()  # torch types a module's attributes as tensors or modules
+    room = room_to_unpack(share)
+    layers: Iterator[Any] = chain.from_iterable(model.modules() for model in models)
     changed: list[Any] = []
     try:
         for module in layers:
@@ -42,6 +49,11 @@ def unpacked(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in changed:
             del vars(module)["forward"]
+
+
+def room_to_unpack(share: int) -> int:
+    """Bytes that unpacked weights may take."""
+    return free_memory(torch.device("cpu")) // share
 
 
 def _unpacks(module: Any) -> bool:

@@ -158,7 +158,7 @@ class SharedStudent(torch.nn.Module):
         shared._set_sync_gradients(step_follows)
         return answer
 
-    def replayed(self) -> AbstractContextManager[None]:
+    def ready(self) -> AbstractContextManager[None]:
         """The shared passes see to that."""
         return nullcontext()
 

@@ -8,10 +8,11 @@ from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from asu_lora.models.decoder import answer_hidden, base_model, decoder_of
+from asu_lora.models.decoder import answer_hidden, base_model, decoder_and_layers, decoder_of
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.layer_outputs import layer_output
 from asu_lora.models.saved_adapter import save_adapter
+from asu_lora.models.unpacked_weights import SHARE_OF_TRAINING, unpacked
 from asu_lora.training.cast_recomputation import recompute_casts
 from asu_lora.training.doses import Doses
 
@@ -25,7 +26,7 @@ class Student(torch.nn.Module):
     Args:
         model: the base with its adapter.
         gradient_checkpointing: recompute each layer in the backward pass.
-        entry: where the layers begin that are run; :meth:`replayed` must then be in force.
+        entry: where the layers begin that are run; they run inside :meth:`ready`.
         layer: a decoder layer whose states are handed out beside the final ones.
 
     Attributes:
@@ -54,9 +55,13 @@ class Student(torch.nn.Module):
             base_model(model).disable_input_require_grads()
 
     @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Inside, the layers below the entry don't run: the forward pass hands over what enters there."""
-        with self.entry.replayed() if self.entry is not None else nullcontext():
+    def ready(self) -> Iterator[None]:
+        """Inside, passes can be made: the layers below the entry don't run, 4-bit ones above lie unpacked on a CPU."""
+        above = decoder_and_layers(self.model)[1][self.entry.first if self.entry is not None else 0 :]
+        with (
+            unpacked(*above, share=SHARE_OF_TRAINING),
+            self.entry.replayed() if self.entry is not None else nullcontext(),
+        ):
             yield
 
     def forward(self, passes: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:

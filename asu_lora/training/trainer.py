@@ -190,7 +190,7 @@ def train(
     if config.attacker_lr:
         trainer.attacker = Attacker(trainer, config.attacker_lr, len(sets["forget"]), phase.seed)
     try:
-        with student.replayed():
+        with student.ready():
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

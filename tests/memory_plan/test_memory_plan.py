@@ -147,7 +147,7 @@ def test_the_cache_is_as_large_as_the_references_of_a_run(tiny_base, run):
 def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packed, monkeypatch):
     """The simulated forward pass against the tensors that a real one saves for its backward pass."""
     from asu_lora.memory_plan.meta_simulation import kernels, on_meta
-    from asu_lora.memory_plan.plan import _live
+    from asu_lora.memory_plan.planned_run import live_bytes
     from asu_lora.training.cast_recomputation import _Casts
     from asu_lora.training.student import Student
 
@@ -183,7 +183,7 @@ def test_what_autograd_keeps_is_what_a_real_step_keeps(tiny_base, changes, packe
     assert hidden.requires_grad
     quantised = quantised_weights(run.model) if config.precision == "nf4" else {}
     with adapted(run.model, config) as student:
-        live = _live(run)
+        live = live_bytes(run)
         live.ignore(student.parameters())
         module = Student(student, config.gradient_checkpointing)
         module.train()

@@ -10,7 +10,7 @@ import torch
 from asu_lora.forgetting.dry_run import planned_run
 from asu_lora.memory_plan.byte_counts import quantised_weights
 from asu_lora.memory_plan.meta_simulation import kernels, on_meta
-from asu_lora.memory_plan.plan import _live
+from asu_lora.memory_plan.planned_run import live_bytes
 from asu_lora.models.loading import load_base
 from asu_lora.training.cast_recomputation import _Casts, _View, recompute_casts
 from asu_lora.training.new_adapter import adapted
@@ -54,7 +54,7 @@ def test_a_step_on_a_16_bit_base_holds_much_less(tiny_base, monkeypatch):
 
     def held() -> int:
         with adapted(run.model, config) as peft:
-            live = _live(run)
+            live = live_bytes(run)
             live.ignore(peft.parameters())
             student = Student(peft)
             student.train()
