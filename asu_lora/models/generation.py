@@ -70,10 +70,9 @@ def generate_answers(
     ends = Ends(tuple(stop_tokens(model, tokenizer)), None if whole else ChatTemplate(tokenizer).next_turn())
     counts = [endings or Endings()] * len(prompts) if isinstance(endings, Endings | None) else endings
     answers: list[list[int]] = [[]] * len(prompts)
-    training = model.training
+    training, together = model.training, batches(model, lengths, lambda length: widest[length], batch_rows)
     model.eval()
     try:
-        together = batches(model, lengths, lambda length: widest[length], batch_rows)
         with unpacked(base_model(model)):
             for rows in within_positions(together, lengths, rooms, positions):
                 mine, on = [prompts[row] for row in rows], partial(_on_for, acting, rows)
