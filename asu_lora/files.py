@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import platformdirs
 
-from asu_lora.errors import AdapterError, StoreError
+from asu_lora.errors import AdapterError, SettingError, StoreError
 
 CHUNK = 1 << 20
 MAX_JSON = 8 << 20  # bytes; a list of every module of the largest mixture of experts fits
@@ -232,6 +232,20 @@ def check_writable(folder: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
+
+
+def refuse_to_replace(out: str | Path, read: Iterable[str | Path | None]) -> None:
+    """Refuse to write a result over a file that the same command reads: a request is often the only copy.
+
+    Args:
+        read: files, hub ids among them; None for what wasn't named.
+
+    Raises:
+        SettingError: naming the file.
+    """
+    for path in (expanded(source) for source in read if source is not None):
+        if path.is_file() and expanded(out).exists() and path.samefile(expanded(out)):
+            raise SettingError(f"{out} is read by this command, and would be lost: write the result to another file.")
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:

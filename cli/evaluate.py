@@ -76,8 +76,9 @@ def evaluate(lm_eval, where, records, as_json, **asked):
     from asu_lora.cli.quiet import quiet_libraries
 
     if records:
-        from asu_lora.files import check_writable
+        from asu_lora.files import check_writable, refuse_to_replace
 
+        refuse_to_replace(records, (asked[name] for name in ("forget", "retain", "holdout", "retain_log")))
         check_writable(records.absolute().parent)  # before minutes of work
     tasks = tuple(name.strip() for name in (lm_eval or "").split(",") if name.strip())
     with stderr().status("Loading the base ..."):

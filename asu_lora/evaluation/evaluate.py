@@ -39,7 +39,7 @@ def evaluate(
         if note := cut_note(rows.encode_all(asked), rows.max_length, questions.name):
             result.notes.append(note)
         records, endings = answer_records(stack, rows, questions, progress)
-        if note := endings.note(f"{questions.name}: the model"):
+        if note := endings.note(f"The model, on the {questions.name} set,"):
             result.notes.append(note)
         add_likelihoods(records, questions, likelihoods, progress)
         add_model_scores(records, questions.examples, is_forget(questions.name), encoder, nli)

@@ -10,7 +10,7 @@ from pathlib import Path
 from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.request import read_examples
 from asu_lora.data.sampling import sample
-from asu_lora.errors import SettingError
+from asu_lora.errors import DataError, SettingError
 from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.lm_eval import check_installed, run_tasks
 from asu_lora.evaluation.membership import add_attacks, add_holdout
@@ -112,6 +112,7 @@ class EvaluationRequest:
         log = read_log(self.retain_log) if self.retain_log else None
         sets = with_paraphrases(self._question_sets())
         holdout = sample(read_examples(self.holdout), self.questions) if self.holdout else []
+        _refuse_members(holdout, sets)
         if log is not None and self.asks_questions:
             check_questions(log, sets, holdout)
         suite = self.benchmark
@@ -140,6 +141,21 @@ class EvaluationRequest:
         if suite is not None:
             return suite.read(self.data, self.split, self.task, self.questions)
         return own_sets(self.forget, self.retain, self.questions, dict(self.where))
+
+
+def _refuse_members(holdout: Sequence[Example], sets: Sequence[QuestionSet]) -> None:
+    """Refuse held-out rows that are to be forgotten too: they pull every AUC to 0.5, whatever the model says.
+
+    Raises:
+        DataError: with how many there are.
+    """
+    members = {example.key() for questions in sets if questions.name == FORGET for example in questions.examples}
+    same = [example.row for example in holdout if example.key() in members]
+    if same:
+        raise DataError.plain(
+            f"{len(same)} of the {len(holdout)} held-out rows (first: row {same[0]}) stand in the forget set too: "
+            "--holdout names rows that the model never saw, take them out of one file."
+        )
 
 
 @dataclass

@@ -13,6 +13,7 @@ from asu_lora.adapters.model_card import figure, figure_rows, public_base_name
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.record import PAGE_NAME
 from asu_lora.audit.certificate.wording import percent
+from asu_lora.errors import StoreError
 from asu_lora.files import disk_errors, write_atomic
 from asu_lora.report.contents import KnownAdapter, StoreContents, gather
 from asu_lora.report.queue import Queue, read_queue
@@ -35,9 +36,10 @@ def write_report(store: AdapterStore, out: Path, progress: Callable[[int], None]
         progress: called with 1 for each certificate that was read.
 
     Raises:
-        StoreError: the store can't be read, or the disk refuses.
+        StoreError: the store can't be read, the disk refuses, or another file than a page lies there.
         LedgerError: there is a ledger that can't be read.
     """
+    _refuse_other_files(out)
     contents = gather(store, progress)
     below = _way(out.resolve().parent, store.root.resolve())
     queue = read_queue(store)
@@ -46,6 +48,20 @@ def write_report(store: AdapterStore, out: Path, progress: Callable[[int], None]
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, text, 0o666 if queue is None else OWNER_ALONE)
     return out
+
+
+def _refuse_other_files(out: Path) -> None:
+    """A page is drawn over an older one, and over nothing else: a typing error would cost a request.
+
+    Raises:
+        StoreError: naming the file.
+    """
+    if not out.is_file():
+        return
+    with disk_errors(out, "file"), open(out, "rb") as file:
+        begins = file.read(64).lstrip().lower()
+    if begins and not begins.startswith(b"<!doctype html"):
+        raise StoreError(f"{out} is there already, is no page, and is not overwritten: name another file.")
 
 
 def render_report(contents: StoreContents, queue: Queue | None, link: Link) -> str:

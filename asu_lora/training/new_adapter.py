@@ -37,6 +37,8 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
         raise SettingError(
             f"The target modules '{config.target_modules}' don't fit {type(model).__name__}: {first_line(error)}"
         ) from error
+    # PEFT keeps a set, which would be written in another order each time.
+    lora.target_modules = sorted(targets.names)
     head = base_model(student).get_output_embeddings()
     if any(parameter.requires_grad for parameter in head.parameters()):
         ground.drop(student)

@@ -22,13 +22,14 @@ from asu_lora.cli.options import (
 if TYPE_CHECKING:
     from asu_lora.audit.results import AttackResult, AuditResult, Rate
 
+READ = ("forget", "retain", "floor", "paraphrases", "insisting", "retain_log", "tune_on")  # files, by their options
 OVER = 3  # exit code where more was recovered than --fail-over allows
 file = click.Path(dir_okay=False)
 
 
 @click.command(cls=GroupedCommand, short_help="Attack base + adapters for what they were to forget.")
 @click.argument("adapters", shell_complete=adapter_names, nargs=-1, metavar="[NAME[:WEIGHT]]...")
-@click.option("--forget", required=True, metavar="FILE", help="What was to be forgotten.")
+@click.option("--forget", metavar="FILE", help="What was to be forgotten.  [required]")
 @where_option
 @retain_option(" Neighbours in context and for tuning are taken from it.")
 @click.option("--merged", metavar="DIR", help="Audit this folder of merged weights instead of adapters.")
@@ -73,15 +74,7 @@ file = click.Path(dir_okay=False)
     shell_complete=attack_names,
     help="Attacks, or kinds of them, with commas between.  [default: the depth's]",
 )
-@click.option(
-    "--list",
-    "listing",
-    is_flag=True,
-    is_eager=True,
-    callback=lambda *given: _list(*given),
-    expose_value=False,
-    help="Show the attacks and end.",
-)
+@click.option("--list", "listing", is_flag=True, help="Show the attacks and end.")
 @click.option("--quick", "depth", flag_value="quick", help="Fewer rows and tries: about two minutes on a small base.")
 @click.option("--full", "depth", flag_value="full", help="Every attack at its widest.")
 @click.option("--budget", metavar="TIME", help="End after this: 90s, 10m, 1h. The most telling attacks come first.")
@@ -121,7 +114,7 @@ file = click.Path(dir_okay=False)
 @row_options("the adapters', else 1024")
 @machine_options
 @json_option
-def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, where, as_json, **asked):
+def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, where, as_json, listing, **asked):
     """Attack base + adapters (or --merged) for what they were to forget.
 
     \b
@@ -132,9 +125,16 @@ def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, wher
     Every figure stands beside what the base said (ceiling) and what chance says (floor), and recovered is
     (attack - floor) / (ceiling - floor). An audit that was interrupted goes on when the same command is typed again.
     """
+    if listing:
+        return list_attacks(as_json)
+    if asked["forget"] is None:
+        raise click.UsageError("Missing option '--forget'.")
     from asu_lora.cli.progress import Bars
     from asu_lora.cli.quiet import quiet_libraries
+    from asu_lora.files import refuse_to_replace
 
+    if out is not None:
+        refuse_to_replace(out, (asked[name] for name in READ))
     with stderr().status("Loading ..."):
         quiet_libraries()
         from asu_lora.audit.gate import check_gate, gate
@@ -203,9 +203,12 @@ def _back(attack: "AttackResult", share: float | None) -> str:
     return f"{share:.0%}" if attack.of_knowledge else f"apart {share:.0%}"
 
 
-def _list(ctx, param, wanted):
-    if wanted:
-        from asu_lora.audit.registry import ATTACKS
+def list_attacks(as_json: bool) -> None:
+    """Every attack, its kind, and what it tries."""
+    from asu_lora.audit.registry import ATTACKS
 
-        print_table(None, ("attack", "kind", "tries"), [(a.name, a.kind, a.says) for a in ATTACKS.values()], wrap=(2,))
-        ctx.exit()
+    columns, rows = ("attack", "kind", "tries"), [(a.name, a.kind, a.says) for a in ATTACKS.values()]
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(None, columns, rows, wrap=(2,))

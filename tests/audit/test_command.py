@@ -62,6 +62,21 @@ def test_an_adapter_that_is_not_there_is_said_before_a_base_is_loaded(tmp_path, 
 def test_attacks_are_listed_without_anything_else():
     result = run("audit", "run", "--list")
     assert result.exit_code == 0 and "worst_of_asking" in result.stdout and "relearn" in result.stdout
+    as_json = json.loads(run("audit", "--list", "--json").stdout)
+    assert {"attack", "kind", "tries"} == set(as_json[0]) and "relearn" in [each["attack"] for each in as_json]
+
+
+@pytest.mark.parametrize("at", [1, 3, 5], ids=["forget", "retain", "floor"])
+def test_the_result_never_replaces_a_file_that_is_read(words, at):
+    before = words[at].read_bytes()
+    refused = run("audit", "weak", *words, "--attacks", "direct", "--out", words[at])
+    assert refused.exit_code == 2 and "is read by this command" in refused.stderr
+    assert words[at].read_bytes() == before
+
+
+def test_an_audit_without_a_request_asks_for_one():
+    asked = run("audit", "run", "weak")
+    assert asked.exit_code == 2 and "Missing option '--forget'" in asked.stderr
 
 
 def test_help_is_short_and_help_all_has_every_option_with_or_without_run():

@@ -181,3 +181,16 @@ def test_records_that_can_not_be_written_are_refused_before_the_base_is_loaded(t
     assert refused.stderr.startswith("Error: The folder ") and "Traceback" not in refused.stderr
     written = CliRunner().invoke(main, [*words, str(tmp_path / "new" / "records.jsonl")])
     assert written.exit_code == 0 and len((tmp_path / "new" / "records.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("option", ["--forget", "--retain", "--holdout", "--retain-log"])
+def test_records_never_replace_a_file_that_is_read(tiny_base, tmp_path, option):
+    """A request, or the log of a model that is gone, is often the only copy."""
+    for name in ("other", "only"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows(2))))
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "only.jsonl")
+    words = ["evaluate", "--base", str(tiny_base), "--forget", str(tmp_path / "other.jsonl"), "--precision", "fp32"]
+    words += [option, str(tmp_path / "only.jsonl"), "--records", str(tmp_path / "link.jsonl")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2 and "is read by this command" in refused.stderr
+    assert (tmp_path / "only.jsonl").read_text() == (tmp_path / "other.jsonl").read_text()

@@ -155,6 +155,17 @@ def test_gradients_without_rows_to_compare_with_are_refused():
         EvaluationRequest(forget="x.jsonl", gradient_norm=True)
 
 
+def test_a_row_to_forget_is_not_held_out_too(taught_base, tmp_path):
+    """Nor is one that the model was to keep a member: only the forget set's are."""
+    files = ["--forget", jsonl(tmp_path / "forget.jsonl", rows(FACTS[:3]))]
+    files += ["--retain", jsonl(tmp_path / "keep.jsonl", rows(UNSEEN[:2]))]
+    command = ["evaluate", *MACHINE, "--base", str(taught_base), *files, "--holdout"]
+    both = CliRunner().invoke(main, [*command, jsonl(tmp_path / "both.jsonl", rows([*UNSEEN, FACTS[1]]))])
+    assert both.exit_code == 2 and both.stdout == ""
+    assert f"1 of the {len(UNSEEN) + 1} held-out rows (first: row {len(UNSEEN) + 1}) stand" in both.stderr
+    assert CliRunner().invoke(main, [*command, jsonl(tmp_path / "unseen.jsonl", rows(UNSEEN))]).exit_code == 0
+
+
 def norms_by_autograd(model, ids, start):
     """Mean 2-norm of the gradients of a whole model's weights, by plain backward."""
     model.requires_grad_(True)

@@ -194,7 +194,7 @@ def test_what_was_cut_off_or_never_ended_is_said(stack, monkeypatch):
     result = evaluate(short, [QuestionSet("forget", (*long, PASSAGE))], notes=("first",))
     assert result.notes[0] == "first" and len(result.notes) == 4
     assert result.notes[1].startswith("1 of 1 forget answers are longer than --max-length 60")
-    cut = "1 of 1 answers of forget: the model were longer than an answer may be and were cut off; what stands before"
+    cut = "1 of 1 answers of the model, on the forget set, were longer than an answer may be and were cut off; what stands"
     assert result.notes[2].startswith(cut)
     assert "passages" in result.notes[3]
 

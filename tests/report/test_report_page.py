@@ -282,6 +282,14 @@ def test_drawing_the_page_changes_nothing_in_the_store(made, tmp_path):
     assert files_of(made.store.root) == before
 
 
+def test_a_page_replaces_a_page_and_no_other_file(tmp_path):
+    request, words = tmp_path / "request.jsonl", ["report", "--store", str(tmp_path), "--out"]
+    request.write_text('{"question": "Who?", "answer": "Ada."}')
+    refused = CliRunner().invoke(main, [*words, str(request)])
+    assert refused.exit_code == 2 and "not overwritten" in refused.stderr and "Ada." in request.read_text()
+    assert [CliRunner().invoke(main, [*words, str(tmp_path / "page.html")]).exit_code for _ in "12"] == [0, 0]
+
+
 def test_expired_and_replaced_certificates_are_told(made):
     known = gather(made.store).certificates[0]
     assert known.state == "valid"

@@ -49,6 +49,7 @@ def test_with_second_audits_a_text_waits_for_its_own_and_stays_where_that_finds_
     queue.add("a", "b")
     report = queue.run(audit, forget_text=True)
     assert report.texts_gone == ["a"] and report.texts_kept == ["b"] and set(report.follow_up.over) == {"b"}
+    assert {outcome.request: outcome.text_gone for outcome in report.outcomes} == {"a": True, "b": False}
     assert queue.ledger.get("b").text == "sealed"
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from asu_lora.errors import SettingError
@@ -145,6 +145,7 @@ def run(shop: Workshop, engine: Engine | None = None, listener: Listener | None 
     if shop.settings.forget_text:
         gone, report.texts_kept = destroy_audited(shop)
         report.texts_gone += gone
+        report.outcomes = [replace(o, text_gone=o.text_gone or o.request in gone) for o in report.outcomes]
         report.not_scrubbed = not shop.ledger.database.scrub()  # what an earlier run could not, too
     report.at_work = {name: who for name, who in at_work(shop.ledger).items() if not name.startswith("*")}
     for request in shop.ledger.requests([TRAINED]):
