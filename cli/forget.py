@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from asu_lora.cli.config_options import is_given, named_settings, read_config, setting_options
 from asu_lora.cli.forget_report import as_dict, report
@@ -154,10 +155,22 @@ def retain_set(retain: str | None, typed: dict[str, Any]) -> "str | RetainPool |
             else "--retain-pool is what --retain auto chooses from: say --retain auto, or leave it out."
         )
     if pool is None:
+        refuse_typed("retain_rows", "retain_by")
         return retain
     from asu_lora.data.retain_pool import RetainPool
 
     return RetainPool.from_source(pool, rows, by)
+
+
+def refuse_typed(*names: str) -> None:
+    """Refuse what was typed of --retain auto without it."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} says how --retain auto chooses: say --retain auto with --retain-pool, or leave {flag} out."
+            )
 
 
 class Wordings(NamedTuple):
@@ -178,12 +191,14 @@ class Wordings(NamedTuple):
         return request, config
 
 
-def note_unused(request: "ForgetRequest", config: "ForgetConfig", given: Collection[str], idk_file: str | None) -> None:
+def note_unused(
+    request: "ForgetRequest", config: "ForgetConfig", given: Collection[str], idk_file: str | None, alone: bool
+) -> None:
     """Say which of the settings that are given change nothing, and whether no loss looks at the user's refusals."""
     from asu_lora.forgetting.unused_settings import unused_settings
     from asu_lora.losses import looks_at
 
-    for note in unused_settings(config, given, any(not row.is_passage for row in request.forget)):
+    for note in unused_settings(config, given, any(not row.is_passage for row in request.forget), alone):
         click.echo(f"Note: {note}", err=True)
     if idk_file and not looks_at("idk", config.objective, config.retain_loss):
         click.echo(f"Note: {config.objective} with {config.retain_loss} looks at no answers of --idk-file.", err=True)
@@ -195,7 +210,7 @@ def _run(request, base, config, given, **more) -> "ForgetResult":
     from asu_lora.errors import NotEnoughMemory
     from asu_lora.forgetting.forget import forget as run
 
-    note_unused(request, config, given, more["idk_file"])
+    note_unused(request, config, given, more["idk_file"], not more["on_top_of"])
     try:
         return run(request, base, config, progress=Bars(), **more)
     except NotEnoughMemory as error:
@@ -227,7 +242,7 @@ def _fitted(request, base, config, budget, held, idk_file):
 def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json, given) -> None:
     from asu_lora.forgetting.dry_run import memory_summary, plan_run
 
-    note_unused(request, config, given, idk_file)
+    note_unused(request, config, given, idk_file, not on_top_of)
     plan, memory = plan_run(
         request, base, config, name=name, store=store, on_top_of=on_top_of, heldout=held, idk_file=idk_file
     )

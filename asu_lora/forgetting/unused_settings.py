@@ -9,19 +9,20 @@ _OF_RETAIN = ("retain_loss", "retain_coeff", "retain_per_forget", "retain_dose",
 # what turns a thing off is heeded in any case
 _OFF = {
     "own_words": 0, "retain_coeff": 0, "retain_per_forget": 0, "retain_dose": 1, "retain_temperature": 1,
-    "keep_off": 0, "openings": 0, "retain_loss": NO_RETAIN,
+    "keep_off": 0, "openings": 0, "retain_loss": NO_RETAIN, "teacher": "base",
 }  # fmt: skip
 
 
-def unused_settings(config: ForgetConfig, given: Collection[str], asks: bool = True) -> list[str]:
+def unused_settings(config: ForgetConfig, given: Collection[str], asks: bool = True, alone: bool = True) -> list[str]:
     """One sentence for each reason why settings change nothing.
 
     Args:
         given: names of the settings that were typed, or stand in a file.
         asks: whether the request asks anything, and isn't of passages alone.
+        alone: whether the adapter is trained on no others.
     """
     left, found = set(given), []
-    for names, why in _reasons(config, asks):
+    for names, why in _reasons(config, asks, alone):
         mine = [name for name in names if name in left and getattr(config, name) != _OFF.get(name)]
         left -= set(mine)
         flags = [f"--{name.replace('_', '-')}" for name in mine]
@@ -30,11 +31,13 @@ def unused_settings(config: ForgetConfig, given: Collection[str], asks: bool = T
     return found
 
 
-def _reasons(config: ForgetConfig, asks: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+def _reasons(config: ForgetConfig, asks: bool, alone: bool) -> Iterator[tuple[tuple[str, ...], str]]:
     if not FORGET[config.objective].uses_teacher():
         yield ("tau", "smooth_layers", "own_words"), f"{config.objective} has no smoothed teacher"
     elif not config.keep_speaking:
         yield ("own_words",), "with --no-keep-speaking answers are left as they come"
+    if alone:
+        yield ("teacher",), "without --on-top-of there is no stack"
     if not asks:
         yield ("own_words", "openings"), "passages ask nothing"
     if config.tau == 1:

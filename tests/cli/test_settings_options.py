@@ -137,6 +137,7 @@ def test_idk_answers_that_no_loss_looks_at_are_told(asked):
         ("--retain-loss none --keep-off 0.3 --retain-dose 2", "--retain-dose, --keep-off change nothing: there is no"),
         ("--retain-per-forget 0 --retain-coeff 2", "--retain-coeff changes nothing: there is no retain loss"),
         ("--retain-loss gd --retain-temperature 2", "--retain-temperature changes nothing: it is for kl-answers"),
+        ("--teacher stack", "--teacher changes nothing: without --on-top-of there is no stack"),
         ("--tau 1 --smooth-layers all", "--smooth-layers changes nothing: tau 1 smooths nothing"),
     ],
 )
@@ -156,6 +157,7 @@ def test_settings_that_are_heeded_and_those_of_a_recipe_are_not_told(asked):
         "--objective rmu --adds-up --robust strong",
         "--retain-loss none --retain-coeff 0 --keep-off 0 --retain-dose 1",
         "--retain-loss ap --beta 0.2",
+        "--teacher stack --on-top-of earlier",
     ):
         assert asked(*words.split())["said"] == "", words
 
