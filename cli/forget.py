@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from asu_lora.cli.config_options import is_given, named_settings, read_config, setting_options
 from asu_lora.cli.forget_report import as_dict, report
@@ -15,6 +14,7 @@ from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import (
     adapter_names,
     base_option,
+    is_typed,
     json_option,
     retain_option,
     retain_pool_options,
@@ -164,9 +164,8 @@ def retain_set(retain: str | None, typed: dict[str, Any]) -> "str | RetainPool |
 
 def refuse_typed(*names: str) -> None:
     """Refuse what was typed of --retain auto without it."""
-    context = click.get_current_context()
     for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if is_typed(name):
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(
                 f"{flag} says how --retain auto chooses: say --retain auto with --retain-pool, or leave {flag} out."
