@@ -174,6 +174,11 @@ def is_given(config: Config, typed: Mapping[str, Any], name: str) -> bool:
     return typed.get(name) is not None or name in config.values
 
 
+def named_settings(config: Config, typed: Mapping[str, Any]) -> frozenset[str]:
+    """The settings that ``--config`` and what was typed name, whatever they set them to."""
+    return frozenset({*config.values, *(name for name, value in typed.items() if value is not None)})
+
+
 def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False, papers: bool = True) -> ForgetConfig:
     """The settings of ``--adds-up`` and ``--robust``, of ``--config``, and of what was typed: what comes later wins.
 
@@ -198,5 +203,4 @@ def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False, p
 
 def given_settings(config: Config, typed: Mapping[str, Any]) -> frozenset[str]:
     """The settings that ``--config``, ``--adds-up`` and what was typed name, whatever they set them to."""
-    named = {name for name, value in typed.items() if value is not None}
-    return frozenset({*config.values, *named, *(("forget_coeff", *ADDS_UP) if typed.get("adds_up") else ())})
+    return named_settings(config, typed).union(("forget_coeff", *ADDS_UP) if typed.get("adds_up") else ())

@@ -1,5 +1,6 @@
 """asu-lora forget: one forget request in, one LoRA adapter out."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from asu_lora.cli.config_options import is_given, read_config, setting_options
+from asu_lora.cli.config_options import is_given, named_settings, read_config, setting_options
 from asu_lora.cli.forget_report import as_dict, report
 from asu_lora.cli.help_pages import GroupedCommand
 from asu_lora.cli.options import (
     adapter_names,
     base_option,
+    is_typed,
     json_option,
     retain_option,
     retain_pool_options,
@@ -118,7 +120,7 @@ def forget(
       asu-lora forget second.jsonl --on-top-of request --on-top-of other:0.5
     """
     kept, wordings = retain_set(retain, typed), Wordings(typed.pop("paraphrases"), is_given(config, typed, "phrasings"))
-    config = read_config(config, typed, alone=not on_top_of)
+    given, config = named_settings(config, typed), read_config(config, typed, alone=not on_top_of)
     from asu_lora.cli.quiet import quiet_libraries
     from asu_lora.data.request import ForgetRequest, read_examples
 
@@ -129,10 +131,10 @@ def forget(
     if fit:
         config = _fitted(request, base, config, fit, held, idk_file)
     if dry_run:
-        return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json)
+        return _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json, given)
 
     more = dict(name=name, store=store, heldout=held, idk_file=idk_file, on_top_of=on_top_of, resume=resume)
-    result = _run(request, base, config, profile=profile, **more)
+    result = _run(request, base, config, given, profile=profile, **more)
     if not result.main_process:
         return  # under accelerate launch, one process reports
     if as_json:
@@ -153,10 +155,21 @@ def retain_set(retain: str | None, typed: dict[str, Any]) -> "str | RetainPool |
             else "--retain-pool is what --retain auto chooses from: say --retain auto, or leave it out."
         )
     if pool is None:
+        refuse_typed("retain_rows", "retain_by")
         return retain
     from asu_lora.data.retain_pool import RetainPool
 
     return RetainPool.from_source(pool, rows, by)
+
+
+def refuse_typed(*names: str) -> None:
+    """Refuse what was typed of --retain auto without it."""
+    for name in names:
+        if is_typed(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{flag} says how --retain auto chooses: say --retain auto with --retain-pool, or leave {flag} out."
+            )
 
 
 class Wordings(NamedTuple):
@@ -177,21 +190,26 @@ class Wordings(NamedTuple):
         return request, config
 
 
-def note_unused(idk_file: str | None, config: "ForgetConfig") -> None:
-    """Say that no loss of the run looks at the user's "I don't know" answers, if none does."""
+def note_unused(
+    request: "ForgetRequest", config: "ForgetConfig", given: Collection[str], idk_file: str | None, alone: bool
+) -> None:
+    """Say which of the settings that are given change nothing, and whether no loss looks at the user's refusals."""
+    from asu_lora.forgetting.unused_settings import unused_settings
     from asu_lora.losses import looks_at
 
+    for note in unused_settings(config, given, any(not row.is_passage for row in request.forget), alone):
+        click.echo(f"Note: {note}", err=True)
     if idk_file and not looks_at("idk", config.objective, config.retain_loss):
         click.echo(f"Note: {config.objective} with {config.retain_loss} looks at no answers of --idk-file.", err=True)
 
 
-def _run(request, base, config, **more) -> "ForgetResult":
+def _run(request, base, config, given, **more) -> "ForgetResult":
     """The run itself, with a way on where it was interrupted."""
     from asu_lora.cli.progress import Bars
     from asu_lora.errors import NotEnoughMemory
     from asu_lora.forgetting.forget import forget as run
 
-    note_unused(more["idk_file"], config)
+    note_unused(request, config, given, more["idk_file"], not more["on_top_of"])
     try:
         return run(request, base, config, progress=Bars(), **more)
     except NotEnoughMemory as error:
@@ -220,10 +238,10 @@ def _fitted(request, base, config, budget, held, idk_file):
     return fitted
 
 
-def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json) -> None:
+def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_json, given) -> None:
     from asu_lora.forgetting.dry_run import memory_summary, plan_run
 
-    note_unused(idk_file, config)
+    note_unused(request, config, given, idk_file, not on_top_of)
     plan, memory = plan_run(
         request, base, config, name=name, store=store, on_top_of=on_top_of, heldout=held, idk_file=idk_file
     )

@@ -7,7 +7,15 @@ import click
 
 from asu_lora.cli.adapters.check import note_on_weights
 from asu_lora.cli.console import print_json, stderr
-from asu_lora.cli.options import adapter_option, base_option, json_option, out_option, remote_code_option, store_option
+from asu_lora.cli.options import (
+    adapter_option,
+    base_option,
+    is_typed,
+    json_option,
+    out_option,
+    remote_code_option,
+    store_option,
+)
 from asu_lora.errors import AsuLoraError
 
 if TYPE_CHECKING:
@@ -225,6 +233,8 @@ def _refuse_contradictions(
         raise click.UsageError("--calibration goes with --durable.")
     if check_retain and not (check or durable):
         raise click.UsageError("--check-retain goes with --check or --durable.")
+    if is_typed("tolerance") and not check:
+        raise click.UsageError("--tolerance goes with --check.")
 
 
 def _durable(looked_at: "list[Example]", kept: "list[Example]", residual_rank: int) -> "DurableSettings":

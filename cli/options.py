@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from asu_lora.cli.console import readable
 from asu_lora.cli.help_pages import GroupedOption
@@ -143,6 +144,11 @@ def retain_option(more: str = "") -> Callable[[Callable], Callable]:
         metavar="FILE",
         help=f"What must be kept: the same formats as FILE.{more}  [default: built-in general questions]",
     )
+
+
+def is_typed(name: str) -> bool:
+    """Whether an option of the command that runs stands on its line, whatever its value."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def retain_pool_options(command: Callable) -> Callable:

@@ -228,7 +228,7 @@ def overlap(folders: Sequence[str | Path], weights: Sequence[float]) -> SetOverl
     return SetOverlap(
         tuple(names),
         tuple(map(float, weights)),
-        tuple(math.sqrt(sums.products[at, at]) for at in range(len(loras))),
+        tuple(math.sqrt(max(sums.products[at, at], 0.0)) for at in range(len(loras))),
         math.sqrt(max(total, 0.0)),
         tuple(sorted(pairs, key=lambda pair: -pair.alignment)),
     )
@@ -265,13 +265,16 @@ class _Sums:
 
 
 def _products(one: "Factors", other: "Factors") -> tuple[float, float, float]:
-    """<D, E>, <D'D, E'E> and <DD', EE'> of D = B_1 A_1 and E = B_2 A_2, by r x r matrices, in fp64."""
+    """<D, E>, <D'D, E'E> and <DD', EE'> of D = B_1 A_1 and E = B_2 A_2, by r x r matrices, in fp64.
+
+    The last two are never negative, but by rounding, where an update is a sum whose parts cancel out.
+    """
     (a1, b1), (a2, b2) = one, other
     reads, writes = a1 @ a2.T, b1.T @ b2  # (r1, r2)
     return (
         (writes * reads).sum().item(),
-        ((b1.T @ b1 @ reads) * (reads @ (b2.T @ b2))).sum().item(),
-        ((a1 @ a1.T @ writes) * (writes @ (a2 @ a2.T))).sum().item(),
+        max(((b1.T @ b1 @ reads) * (reads @ (b2.T @ b2))).sum().item(), 0.0),
+        max(((a1 @ a1.T @ writes) * (writes @ (a2 @ a2.T))).sum().item(), 0.0),
     )
 
 

@@ -265,6 +265,11 @@ def pinned_date(tokenizer: PreTrainedTokenizerBase, wanted: str | None = None) -
     return wanted or date.today().isoformat()
 
 
+def undated_note(wanted: str | None, day: str | None) -> str | None:
+    """Say that a date was given and stands nowhere, ``day`` being what rows are written with."""
+    return None if day or not wanted else "The base's chat template writes no date: --template-date changes nothing."
+
+
 def end_of_turn_text(tokenizer: PreTrainedTokenizerBase) -> str:
     """The special token with which the chat template ends an assistant's turn; else the EOS token."""
     return ChatTemplate(tokenizer).end_of_turn

@@ -13,7 +13,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import resolve_base
 from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
-from asu_lora.data.chat_template import pinned_date
+from asu_lora.data.chat_template import pinned_date, undated_note
 from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.function_words import languages_note
@@ -125,17 +125,15 @@ def planned_run(
     prepared = prepare_base(base, config.precision, config.device, trust_remote_code=config.trust_remote_code)
     source, model_config = prepared.source, prepared.config
     tokenizer = load_tokenizer(source, config.trust_remote_code, BaseLimits.of(model_config).vocabulary)
-    config = dataclasses.replace(
-        config,
-        template_date=pinned_date(tokenizer, config.template_date),
-        phrasings=request.phrasings(config.phrasings),
-    )
+    day = pinned_date(tokenizer, config.template_date)
+    undated = undated_note(config.template_date, day)
+    config = dataclasses.replace(config, template_date=day, phrasings=request.phrasings(config.phrasings))
     encoder = encoder_for(tokenizer, model_config, RowFormat.of(config))
     request, beyond = _with_longest(request, encoder)
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
     with adapted(model, config) as student:
-        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), beyond]
+        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), beyond, undated]
         notes.append(left_out_note((*request.forget, *request.retain)))
         notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory

@@ -81,7 +81,7 @@ def forget(
         profiled(profile, progress) as (heard, traces),
         open_run(request, base, config, **given, progress=heard, kept=kept) as run,
     ):
-        settle_retain(run)  # chosen from a pool, or looked at for how near they are
+        settle_retain(run, idk_file)  # chosen from a pool, or looked at for how near they are
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
         questions = run.questions(heldout)
         before = run.score(run.model, questions, "before")

@@ -18,12 +18,18 @@ from asu_lora.models.frozen_adapters import NEW
 from asu_lora.training.doses import Doses
 from asu_lora.training.kept_directions import InputMoments
 from asu_lora.training.projection import lora_a
+from asu_lora.training.trainer import check_changed
 
 HALF_WAY = 0.5  # of the adapter's strength
 
 
 def ready_for_sums(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
-    """Give a trained adapter its strength, and then look at what weights beside others are fitted by."""
+    """Give a trained adapter its strength, and then look at what weights beside others are fitted by.
+
+    Raises:
+        TrainingError: it has learnt nothing.
+    """
+    check_changed(student)
     settle(run, student, forget)
     look_at_own_inputs(run, student, forget)
 

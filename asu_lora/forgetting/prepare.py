@@ -18,7 +18,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.data.token_classes import token_classes
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError, TrainingError
-from asu_lora.forgetting.alternates import alternate_answers
+from asu_lora.forgetting.alternates import alternate_answers, own_alternates
 from asu_lora.forgetting.other_openings import other_openings
 from asu_lora.forgetting.run import ForgetRun
 from asu_lora.losses import Loss, TrainingSet, forget_loss, own_settings, retain_loss
@@ -35,13 +35,7 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
         SettingError: there is a retain loss and nothing to keep.
         AsuLoraError: rows that can't be encoded, or a file of refusals that can't be read.
     """
-    # a tokenizer may have tokens that its base lacks: nothing has to forbid those
-    special = [token for token in special_ids(run.base.tokenizer) if token < run.base.head.vocabulary]
-    losses = build_losses(run.config, special, run.base.device, run.base.number_of_layers)
-    refuse_attacker(run.config, losses["forget"])
-    if run.config.attacker_lr and run.process.num_processes > 1:
-        raise SettingError("--attacker-lr trains in one process: leave it out, or start without accelerate launch.")
-    run.refusals = refusals_for(losses, idk_file)
+    losses = losses_of(run, idk_file)
     alternates = alternate_answers(run) if "alternate" in losses["forget"].needs else []
     openings = other_openings(run, run.config.openings) if run.config.openings else ()
     sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config, alternates, openings=openings)
@@ -51,6 +45,39 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
         run.progress.note(note)
     run.record.count(sets)
     return sets
+
+
+def losses_of(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Loss]:
+    """The loss of each set of a run, whose "I don't know" answers are read.
+
+    Raises:
+        AsuLoraError: settings that contradict each other, or a file of refusals that can't be read.
+    """
+    # a tokenizer may have tokens that its base lacks: nothing has to forbid those
+    special = [token for token in special_ids(run.base.tokenizer) if token < run.base.head.vocabulary]
+    losses = build_losses(run.config, special, run.base.device, run.base.number_of_layers)
+    refuse_attacker(run.config, losses["forget"])
+    if run.config.attacker_lr and run.process.num_processes > 1:
+        raise SettingError("--attacker-lr trains in one process: leave it out, or start without accelerate launch.")
+    run.refusals = refusals_for(losses, idk_file)
+    return losses
+
+
+def check_rows(run: ForgetRun, idk_file: str | Path | None = None) -> None:
+    """Refuse at once what :func:`prepare` would refuse: before it, retain rows are looked at, which may take minutes.
+
+    Raises:
+        AsuLoraError: what can be told before rows are chosen from a pool, and before the base answers anything.
+    """
+    losses, request = losses_of(run, idk_file), run.request
+    known = {"forget": request.forget} | ({} if request.pool else {"retain": request.retain})
+    for name, rows in known.items():
+        if name in losses:
+            run.encoder.encode_all(rows, f"{name} row")
+            if "idk" in losses[name].needs:
+                refuse_passages(rows)
+    if "alternate" in losses["forget"].needs:
+        own_alternates(request.forget)
 
 
 def refuse_attacker(config: ForgetConfig, forget: Loss) -> None:
@@ -187,7 +214,7 @@ def training_sets(
     return sets
 
 
-def refuse_passages(examples: list[Example]) -> None:
+def refuse_passages(examples: Sequence[Example]) -> None:
     """Refuse a passage: nothing is asked there.
 
     Raises:

@@ -2,26 +2,29 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
 
 from asu_lora.data.examples import Example
 from asu_lora.data.request import GENERAL
+from asu_lora.forgetting.prepare import check_rows
 from asu_lora.forgetting.run import ForgetRun
 from asu_lora.retain.choose import choose_rows
 from asu_lora.retain.nearness import look_at
 from asu_lora.retain.row_vectors import row_vectors, text_of
 
 
-def settle_retain(run: ForgetRun) -> None:
+def settle_retain(run: ForgetRun, idk_file: str | Path | None = None) -> None:
     """Choose the rows of a request that has a pool, with the plain base; warn of rows that protect little.
 
     Nothing is looked at where no retain loss is asked for, or the request keeps general knowledge.
 
     Raises:
-        AsuLoraError: the pool has no row that can be kept.
+        AsuLoraError: the pool has no row that can be kept, or the run would be refused after all this.
     """
+    check_rows(run, idk_file)
     request, config = run.request, run.config
     if request.pool is None:
         if request.retain and request.retain_source != GENERAL and config.retain_loss != "none":

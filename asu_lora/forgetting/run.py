@@ -14,6 +14,7 @@ from transformers import TrainerCallback, set_seed
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.adding_up import default_settings
 from asu_lora.config import ForgetConfig
+from asu_lora.data.chat_template import undated_note
 from asu_lora.data.encoding import Encoder, encoder_for
 from asu_lora.data.examples import Example
 from asu_lora.data.function_words import languages_note
@@ -255,9 +256,11 @@ def open_run(
             left_out = _try_adapter(loaded, config, beneath)
             set_seed(config.seed)
             day = date_of_rows(store, name, loaded.tokenizer, config.template_date, resume)
+            undated = undated_note(config.template_date, day)
             config = replace(config, template_date=day, phrasings=request.phrasings(config.phrasings))
             encoder = encoder_for(loaded.tokenizer, loaded.model.config, RowFormat.of(config))
-            for note in filter(None, [*loaded.notes(), *encoder.notes(), languages_note(request.forget), left_out]):
+            notes = [*loaded.notes(), *encoder.notes(), languages_note(request.forget), left_out, undated]
+            for note in filter(None, notes):
                 heard.note(note)
             layers, began = config.layers(loaded.number_of_layers), beneath.began_with()
             record = RunRecord(config, request, loaded, layers, on_top_of=beneath.on_top_of, continued=began)

@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from transformers.pytorch_utils import Conv1D
 
 from asu_lora.config import ForgetConfig
+from asu_lora.memory_plan.meta_simulation import kernels
 from asu_lora.memory_plan.planned_run import PlannedRun
 from asu_lora.models.decoder import base_model, decoder_of
 from asu_lora.models.unpacked_weights import room_to_unpack
@@ -78,7 +79,8 @@ def basis_bytes(student: PeftModel, share: float) -> int:
     layers = [module for module in student.modules() if isinstance(module, LoraLayer)] if share else []
     hooks = [module.base_layer.register_forward_pre_hook(see) for module in layers]
     if layers:
-        decoder_of(student)(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
+        with kernels(()):  # experts' products need them
+            decoder_of(student)(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
     for hook in hooks:
         hook.remove()
     return sum(4 * each.shape[-1] * kept_count(each.shape[-1], share) for each in inputs)

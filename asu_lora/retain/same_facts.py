@@ -1,7 +1,9 @@
 """Which rows of a pool say what a request wants forgotten: kept, they would teach it anew.
 
 A row says a forgotten fact if it is about the same thing and holds most of what the forgotten answer tells, or if most
-of what its own answer tells stands in the forgotten one. Words count by how rare they are among all rows: log(N/df).
+of what its own answer tells stands in the forgotten one. Where the forgotten answer only says yes or no, or chooses
+among the question's words, the question is the fact: a row that holds nearly all of it says the same. Words count by
+how rare they are among all rows: log(N/df).
 """
 
 import math
@@ -35,6 +37,8 @@ ABOUT = 0.3  # of what the forgotten row is asked about
 # 2,400 rows about other authors; the second 143 and 82. So the second counts only where hidden states are as near.
 SURE, LIKELY = Shares(0.3, 0.5), Shares(0.2, 0.35)
 ABOUT_IN_SIGNS = 0.1  # pairs of signs are many, and a name is one of them
+ASSERTED = 0.8  # of a question that is the fact itself
+YES = frozenset(form for word in "yes yeah true false correct ja oui sí да".split() for form in words(word))
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class Content:
     def all(self) -> frozenset[str]:
         return self.asked | self.told
 
+    @property
+    def asks_the_fact(self) -> bool:
+        """Whether its answer tells nothing that its question doesn't; one word alone is no fact."""
+        return self.told <= YES and len(self.asked) > 1
+
 
 @cache
 def _function_forms(language: str) -> frozenset[str]:
@@ -86,7 +95,7 @@ def saying_the_same(pool: Sequence[Example], forget: Sequence[Example], shares: 
     weights = {word: math.log((len(gone) + len(kept) + 1) / count) for word, count in counts.items()}
     holding = defaultdict(set)
     for index, content in enumerate(gone):
-        for word in content.told:
+        for word in content.all if content.asks_the_fact else content.told:
             holding[word].add(index)
     keys = {row.key() for row in forget}
     questions = {wording.asks() for row in forget if not row.is_passage for wording in all_wordings(row)}
@@ -105,6 +114,8 @@ def saying_the_same(pool: Sequence[Example], forget: Sequence[Example], shares: 
 
 def _same_fact(gone: Content, kept: Content, shares: Shares, weight: Callable[[Iterable[str]], float]) -> bool:
     """Whether a row tells what a forgotten one tells, about what that is asked about."""
+    if gone.asks_the_fact and weight(gone.asked & kept.all) >= ASSERTED * weight(gone.asked):
+        return True
     about = ABOUT_IN_SIGNS if any(map(unspaced, gone.asked)) else ABOUT
     if not (gone.passage or kept.passage) and weight(gone.asked & kept.all) < about * weight(gone.asked):
         return False

@@ -96,6 +96,8 @@ class Attacker:
         batch = trainer.data_collator(pairs)
         tokens = batch["totals"]["forget"]["answer"]["step_tokens"]
         for micro_batch in batch["micro_batches"]:
+            if "forget" not in micro_batch["sets"]:  # the student's own answers alone, which nobody relearns
+                continue
             prepared = trainer._prepare_inputs(micro_batch)
             with trainer.compute_loss_context_manager():
                 hidden = trainer.student(prepared["passes"])

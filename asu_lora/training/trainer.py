@@ -263,3 +263,17 @@ def check_finite(student: torch.nn.Module) -> None:
             raise TrainingError(
                 f"The adapter's {name} holds numbers that are not finite: lower --lr; nothing was added to the store."
             )
+
+
+def check_changed(student: torch.nn.Module) -> None:
+    """Refuse an adapter that is still as it began, with every B at 0: under a request's name it would forget nothing.
+
+    Raises:
+        TrainingError: with what leaves nothing to learn.
+    """
+    began_at_zero = [p for name, p in student.named_parameters() if p.requires_grad and "_B." in name]
+    if not any(parameter.any() for parameter in began_at_zero):
+        raise TrainingError(
+            "The adapter has learnt nothing, its update is 0: --forget-coeff 0 leaves nothing to learn, and so does "
+            "--tau 1 with --no-keep-speaking; nothing was added to the store."
+        )

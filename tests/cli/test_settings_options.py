@@ -128,6 +128,40 @@ def test_idk_answers_that_no_loss_looks_at_are_told(asked):
         assert asked("--idk-file", "idk.txt", *words)["said"] == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--objective npo --tau 3 --smooth-layers all", "--tau, --smooth-layers change nothing: npo has no smoothed"),
+        ("--own-words 0.5 --no-keep-speaking", "--own-words changes nothing: with --no-keep-speaking"),
+        ("--beta 0.3", "--beta changes nothing: neither asu nor kl-answers has this number"),
+        ("--retain-loss none --keep-off 0.3 --retain-dose 2", "--retain-dose, --keep-off change nothing: there is no"),
+        ("--retain-per-forget 0 --retain-coeff 2", "--retain-coeff changes nothing: there is no retain loss"),
+        ("--retain-loss gd --retain-temperature 2", "--retain-temperature changes nothing: it is for kl-answers"),
+        ("--teacher stack", "--teacher changes nothing: without --on-top-of there is no stack"),
+        ("--tau 1 --smooth-layers all", "--smooth-layers changes nothing: tau 1 smooths nothing"),
+    ],
+)
+def test_settings_that_change_nothing_beside_the_others_are_told(asked, words, said):
+    assert asked(*words.split())["said"].startswith(f"Note: {said}")
+
+
+def test_passages_have_no_openings_and_the_file_may_say_so_too(asked, tmp_path):
+    (tmp_path / "request.jsonl").write_text('{"text": "Anna came in 1907."}\n')
+    assert asked(yaml="openings: 2\n")["said"] == "Note: --openings changes nothing: passages ask nothing.\n"
+
+
+def test_settings_that_are_heeded_and_those_of_a_recipe_are_not_told(asked):
+    for words in (
+        "--tau 3 --smooth-layers all --own-words 0.5 --keep-off 0.3 --retain-dose 2 --retain-temperature 2",
+        "--objective npo --beta 0.3 --own-words 0",
+        "--objective rmu --adds-up --robust strong",
+        "--retain-loss none --retain-coeff 0 --keep-off 0 --retain-dose 1",
+        "--retain-loss ap --beta 0.2",
+        "--teacher stack --on-top-of earlier",
+    ):
+        assert asked(*words.split())["said"] == "", words
+
+
 def test_an_empty_config_file_changes_nothing(asked):
     assert asked(yaml="# nothing\n")["config"] == ForgetConfig(**ADDS_UP)
 

@@ -12,7 +12,10 @@ from transformers import AutoModelForCausalLM
 
 import asu_lora.forgetting.run
 from asu_lora.config import ForgetConfig
-from asu_lora.errors import SettingError, TrainingError
+from asu_lora.data.request import ForgetRequest
+from asu_lora.data.retain_pool import RetainPool
+from asu_lora.errors import DataError, SettingError, TrainingError
+from asu_lora.forgetting.dry_run import plan_run
 from asu_lora.forgetting.forget import forget
 from asu_lora.forgetting.result import still_told
 from asu_lora.losses.forget.asu import ASU
@@ -218,3 +221,35 @@ def test_weights_that_are_no_numbers_never_reach_the_store(base, tmp_path, monke
         forget(tiny_request(), base, tiny_settings(), store=tmp_path, progress=Spoiled())
     assert not [entry for entry in tmp_path.glob("*") if not entry.name.startswith(".")]
     assert not (tmp_path / ".runs").exists()
+
+
+@pytest.mark.parametrize("nothing", [{"forget_coeff": 0.0}, {"tau": 1.0, "keep_speaking": False}])
+def test_an_adapter_that_has_learnt_nothing_is_refused(base, tmp_path, nothing, snapshot):
+    with pytest.raises(TrainingError, match="has learnt nothing, its update is 0"):
+        forget(tiny_request(), base, tiny_settings(**nothing, epochs=1, forget_dose=2.0), store=tmp_path)
+    assert not (tmp_path / "tiny").exists() and not (tmp_path / ".runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"objective": "idk", "attacker_lr": 1e-3}, SettingError, "idk never looks at the true answers"),
+        ({"max_length": 8, "openings": 1}, DataError, "leaves no room for its answer"),
+        ({"objective": "rmu", "loss_settings": "layer=9"}, SettingError, "The layer of rmu is 9"),
+    ],
+)
+def test_what_can_be_refused_is_before_retain_rows_are_chosen(base, tmp_path, settings, error, said, snapshot):
+    """The base reads up to 5000 rows of a pool for that."""
+    pool = RetainPool(tuple(tiny_request().retain))
+    request, heard = ForgetRequest(tiny_request().forget, (), "pool", pool=pool), Listener()
+    with pytest.raises(error, match=said):
+        forget(request, base, tiny_settings(**settings), store=tmp_path, progress=heard)
+    assert heard.stages == ["Loading the base"]
+
+
+def test_a_date_that_the_template_does_not_write_is_told(base, taught_base, tmp_path):
+    settings, heard = tiny_settings(template_date="2026-01-31", epochs=1), Listener()
+    said = "The base's chat template writes no date: --template-date changes nothing."
+    forget(tiny_request(2, 2), base, settings, store=tmp_path, progress=heard)
+    plan, _ = plan_run(tiny_request(2, 2), str(taught_base), settings, name="other", store=tmp_path)
+    assert said in heard.notes and said in plan["notes"]

@@ -197,6 +197,12 @@ def test_bad_input_is_refused_before_anything_is_written(taught_base, forgetting
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tolerance_of_no_check_is_refused(forgetting_adapter, tmp_path):
+    words = ["merge", "-a", str(forgetting_adapter), "-o", str(tmp_path / "out"), "--tolerance", "0.1"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2 and "--tolerance goes with --check" in result.stderr
+
+
 def test_durable_and_check_retain_need_questions(taught_base, forgetting_adapter, files, tmp_path):
     words = [
         "merge",

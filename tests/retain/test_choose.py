@@ -153,6 +153,8 @@ def test_the_same_request_chooses_the_same_rows_again(files, taught_base):
     [
         (["--retain", "auto"], "--retain auto needs --retain-pool"),
         (["--retain-pool", "pool.jsonl"], "--retain-pool is what --retain auto chooses from"),
+        (["--retain", "keep.jsonl", "--retain-rows", "3"], "--retain-rows says how --retain auto chooses"),
+        (["--retain-by", "encoder"], "--retain-by says how --retain auto chooses"),
         (["--retain", "auto", "--retain-pool", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
     ],
 )

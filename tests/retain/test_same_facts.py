@@ -66,6 +66,21 @@ def test_a_word_of_hindi_is_whole():
     assert saying_the_same(pool, forget) == [True] + [False] * 6
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer", "saying", "neighbour"),
+    [
+        ("Is Anna Birk married?", "Yes.", "Anna Birk is married.", "Anna Birk is Norwegian."),
+        ("Ist Karl Moen krank?", "Ja.", "Karl Moen ist krank.", "Karl Moen ist Uhrmacher."),
+        ("Does Ida Roos drink?", "No, never.", "Ida Roos hardly ever drinks.", "Per Holt hardly ever drinks."),
+        ("Does Ida Roos keep bees or goats?", "Goats.", "Ida Roos keeps goats, no bees.", "Per Holt keeps goats."),
+    ],
+)
+def test_where_the_question_is_the_fact_a_row_that_asserts_it_says_the_same(asked, answer, saying, neighbour):
+    forget = [question_answer(asked, answer), question_answer("Hello!", "Hello!")]
+    pool = [Example((), saying), Example((), neighbour), question_answer("Hello, who are you?", "Nobody."), *NEIGHBOURS]
+    assert saying_the_same(pool, forget) == [True] + [False] * (2 + len(NEIGHBOURS))
+
+
 def test_only_the_named_spans_of_a_row_are_its_facts():
     row = question_answer("Who is Anna Birk?", "A woman from Hamar who keeps bees.", spans=["keeps bees"])
     pool = [

@@ -13,6 +13,7 @@ from asu_lora.forgetting.forget import forget
 from asu_lora.models.loading import load_base
 from asu_lora.training.attacker import EPISODE, Attacker
 from tests.support.tiny_run import tiny_request, tiny_settings
+from tests.support.trainer_run import run
 
 
 class Watched(Attacker):
@@ -85,6 +86,15 @@ def test_the_adapter_is_another_and_has_forgotten(base, tmp_path):
     assert all(torch.equal(weights(again)[key], value) for key, value in weights(hard).items())
     assert hard.after["forget_probability"] < hard.before["forget_probability"]
     assert read_manifest(hard.path).training["attacker_lr"] == 2e-3
+
+
+def test_a_micro_batch_of_own_answers_alone_is_nothing_to_relearn(base, tmp_path):
+    """In the phase of the student's own answers, with less in a micro-batch than a row has."""
+    settings = {"attacker_lr": 2e-3, "epochs": 6, "batch_size": 1}
+    whole = run(base, tmp_path / "whole", own=True, **settings)
+    shared = run(base, tmp_path / "shared", own=True, micro_batch_tokens=1, **settings)
+    for name, value in whole.after.items():
+        torch.testing.assert_close(shared.after[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_what_cannot_be_attacked_is_refused(base, tmp_path):
