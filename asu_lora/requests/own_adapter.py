@@ -9,8 +9,9 @@ def own_adapter(ledger: Ledger, store: AdapterStore, request: Request) -> str | 
     """The name of a request's adapter in the store: its own, or another that somebody gave it; None without one."""
     if request.adapter is None or is_own(ledger, store, request):
         return request.adapter
-    made = _made(ledger, request)[-1:]
-    return next((each.name for each in store.list() if each.manifest and each.manifest.fingerprint in made), None)
+    made, others = _made(ledger, request)[-1:], _of_others(ledger, request)
+    found = (each for each in store.list() if each.manifest and each.manifest.fingerprint in made)
+    return next((each.name for each in found if each.name not in others), None)
 
 
 def is_own(ledger: Ledger, store: AdapterStore, request: Request) -> bool:
@@ -31,15 +32,20 @@ def is_of_its_text(ledger: Ledger, store: AdapterStore, request: Request) -> boo
 def holding(ledger: Ledger, store: AdapterStore, request: Request) -> list[str]:
     """The adapters of the store that hold a request's: sums of it with others, whoever made them, and copies."""
     own, made = request.adapter or request.id, _made(ledger, request)
-    found = []
+    found, not_it = [], {own, *_of_others(ledger, request)}
     for each in store.list():
-        if each.manifest is None or each.name == own:
+        if each.manifest is None or each.name in not_it:
             continue
         inside = [entry for entry in each.manifest.method.contents() if entry.weight != 0]
         hashes = {each.manifest.fingerprint, *(entry.fingerprint for entry in inside)}
         if hashes & {*made} if made else own in {entry.name for entry in inside}:
             found.append(each.name)
     return found
+
+
+def _of_others(ledger: Ledger, request: Request) -> set[str | None]:
+    """The adapters' names of the other requests: one of the same rows has the very same weights."""
+    return {each.adapter for each in ledger.requests() if each.id != request.id}
 
 
 def _made(ledger: Ledger, request: Request) -> list[str]:

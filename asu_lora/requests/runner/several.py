@@ -28,9 +28,12 @@ def work_on_several(shop: Workshop, claims: Sequence[Claim], progress: Progress)
     outcomes = []
     try:
         made = _train(shop, claims, progress)
-        for name, claim in list(left.items()):
-            del left[name]  # what becomes of it now is seen to there
-            outcomes.append(work_on(shop, claim, progress, made.get(name)))
+        with ExitStack() as waiting:  # the audits of those before may take longer than a lease
+            for claim in claims:
+                waiting.enter_context(heartbeat(shop.ledger, claim, Progress()))
+            for name, claim in list(left.items()):
+                del left[name]  # what becomes of it now is seen to there
+                outcomes.append(work_on(shop, claim, progress, made.get(name)))
     except BaseException:
         for claim in left.values():
             put_back(shop, claim, "the run could not go on")
