@@ -8,7 +8,7 @@ import click
 from asu_lora.cli.completion import tickets
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import json_option, where_option
-from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger
+from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger, say_if_foreign
 
 NO = 3  # exit code where the answer is no
 
@@ -34,6 +34,7 @@ def show(*, request: str, is_text, retain, where, store: Path, database: str | N
 
     ledger = read_ledger(store, database)
     found, lines, place = ledger.get(request), ledger.history(request), served_in(ledger, request)
+    say_if_foreign(ledger, store)
     same = _same(ledger, key_file, request, (is_text, retain, dict(where))) if is_text else None
     if as_json:
         told = as_dict(found) | {"served": place and asdict(place), "history": [asdict(line) for line in lines]}

@@ -153,7 +153,7 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress)
     except ENDS_THE_RUN:
         raise
     except Exception as error:  # what an audit of one meets stops neither those of others nor what follows
-        found, event = {"sentence": stored(error)}, AUDIT_FAILED
+        found, event = {"sentence": stored(error, names=shop.names(name))}, AUDIT_FAILED
         done.not_re_audited[name] = found["sentence"]
         done.audit_failed.append(name)
     with shop.ledger.changing() as change:

@@ -112,7 +112,7 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
     except Exception as error:  # whatever it is, the other ninety-nine go on
         if not isinstance(error, AsuLoraError):
             _end_if_full(shop, claim)
-        return _fail(shop, claim, stored(error))
+        return _fail(shop, claim, stored(error, names=shop.names(name)))
 
 
 def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, made: Made | None) -> bool:
@@ -195,7 +195,7 @@ def _audit(
     except ENDS_THE_RUN:
         raise
     except AsuLoraError as error:
-        sentence = stored(error)
+        sentence = stored(error, names=shop.names(name))
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
         return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}", audit_failed=True)
     if not passed:
