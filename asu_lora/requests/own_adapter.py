@@ -9,9 +9,10 @@ def own_adapter(ledger: Ledger, store: AdapterStore, request: Request) -> str | 
     """The name of a request's adapter in the store: its own, or another that somebody gave it; None without one."""
     if request.adapter is None or is_own(ledger, store, request):
         return request.adapter
-    made, others = _made(ledger, request)[-1:], _of_others(ledger, request)
-    found = (each for each in store.list() if each.manifest and each.manifest.fingerprint in made)
-    return next((each.name for each in found if each.name not in others), None)
+    made = _made(ledger, request)[-1:]
+    found = [each.name for each in store.list() if each.manifest and each.manifest.fingerprint in made]
+    others = _of_others(ledger, request) if found else set()
+    return next((name for name in found if name not in others), None)
 
 
 def is_own(ledger: Ledger, store: AdapterStore, request: Request) -> bool:

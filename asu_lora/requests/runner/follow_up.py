@@ -94,9 +94,14 @@ def _publish_rest(shop: Workshop, done: FollowUp, tell: Callable[[str], None]) -
 
 def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
     most = shop.settings.policy.re_audit_most
+    gone = {request.id for request in shop.ledger.requests([AUDITED, DEPLOYED]) if request.text != TEXT_SEALED}
+    idle = gone & set(shop.store.names())  # looked at once: they may be thousands, of earlier years
     for name in behind(shop.ledger):
         if most is not None and len(done.re_audited) >= most:
             done.not_re_audited[name] = f"--re-audit-most {most} leaves it to a later run"
+            continue
+        if name in idle:
+            done.not_re_audited[name] = "its text is destroyed"
             continue
         if lost := _lost(shop, name):
             done.not_re_audited[name] = lost
