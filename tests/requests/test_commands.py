@@ -46,6 +46,11 @@ def test_a_request_from_its_arrival_to_its_end(place):
     assert "keeps" not in call("log").stdout + call("export").stdout + call("show", "a").stdout
 
 
+def test_an_id_that_a_script_left_empty_is_no_file_s_name(place):
+    refused = call("add", place / "a.jsonl", "--id", "", code=2)
+    assert "can't be an adapter's name" in refused.stderr and json.loads(call("list", "--json").stdout) == []
+
+
 def test_a_file_is_what_was_handed_in_whatever_was_to_be_kept_beside_it(place):
     for name, some in (("b", rows()[:2]), ("keep", rows()[6:])):
         (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
