@@ -2,6 +2,7 @@
 
 import pytest
 
+from asu_lora.adapters.combine import combine
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.withdrawal import finish_withdrawals, holders, withdraw
@@ -39,6 +40,10 @@ def test_a_withdrawal_that_was_killed_after_its_adapter_went_takes_no_other(stor
 
 
 def test_the_other_request_s_adapter_is_not_called_one_that_still_holds_it(store, ledger):
-    assert holders(ledger, store, "a") == []
+    add(store, "c", seed=2)
+    for name, parts in (("with a", "ac"), ("with b", "bc")):
+        with store.stage(name.replace(" ", "-")) as folder:
+            combine([store.root / part for part in parts], [1.0, 1.0], folder, None, name)
+    assert holders(ledger, store, "a") == ["with-a"] and holders(ledger, store, "b") == ["with-b"]
     store.rename("b", "copy")  # as somebody's own copy, it is
-    assert holders(ledger, store, "a") == ["copy"]
+    assert holders(ledger, store, "a") == ["copy", "with-a"]
