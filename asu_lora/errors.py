@@ -63,6 +63,10 @@ class NotEnoughMemory(TrainingError):
     """A run that didn't fit into the device's memory; with less at a time it may go on."""
 
 
+class OtherRun(TrainingError):
+    """What an interrupted run left is of another run than the one that is to go on with it."""
+
+
 class NameAtWork(TrainingError):
     """Another run of the same name is at work in the store."""
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.data.chat_template import pinned_date
-from asu_lora.errors import TrainingError
+from asu_lora.errors import OtherRun
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.run_record import RunRecord
 from asu_lora.models.frozen_adapters import FrozenAdapters
@@ -35,7 +35,7 @@ def run_folder(
     """The folder of this run's checkpoints; a resumed run must be the run that was interrupted.
 
     Raises:
-        TrainingError: what was interrupted was another run.
+        OtherRun: what was interrupted was another run.
         StoreError: the disk refuses.
     """
     folder = store.root / RUNS / name
@@ -54,7 +54,7 @@ def run_folder(
     kept = folder / "run.json"
     found = resume and kept.is_file()
     if found and not _same_run(kept.read_text(), identity, request, store):
-        raise TrainingError(
+        raise OtherRun(
             f"The interrupted run '{name}' was made with other settings, base or request, or on top of "
             "other adapters: give the same ones, or leave --resume out to start anew."
         )

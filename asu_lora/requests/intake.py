@@ -5,7 +5,7 @@ It is kept as failed with its sentence, and waits for a better file.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from os.path import isfile
 from pathlib import Path
@@ -26,6 +26,7 @@ OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reaso
 OWN_COMMAND = "asu-lora [a-z]+|asu-lora (?:audit|adapters|requests) [a-z-]+"  # and no name behind it
 SIGN = r"""[^\w'"]"""  # a comma or a bracket that is missing tells nothing
 OURS = re.compile(rf"""(?<!\w)(['"])(?:{"|".join(OWN_WORDS)}|{OWN_COMMAND}|{SIGN})\1(?!\w)""")
+QUOTED = re.compile(r"""(?<!\w)(['"])([^'"]+)\1(?!\w)""")
 OPENS, CLOSES = re.compile(r"(?<!\w)['\"]"), re.compile(r"['\"](?!\w)")  # an apostrophe inside a word does neither
 NOTHING_TO_KEEP = (
     "An error about its rows, which may quote them and is not kept: 'asu-lora forget' or 'asu-lora audit run' with its "
@@ -151,7 +152,7 @@ def hand_in_again(ledger: Ledger, vault: TextVault, request: str, files: Files |
     return ledger.get(request)
 
 
-def stored(error: Exception, files: Files | None = None) -> str:
+def stored(error: Exception, files: Files | None = None, names: Collection[str] = ()) -> str:
     """What may be kept of an error, in the ledger or a log: no word of a request, and no path of its files.
 
     One about rows is kept in the words that its raiser meant for it, or as its kind alone. So is one of another
@@ -159,24 +160,30 @@ def stored(error: Exception, files: Files | None = None) -> str:
 
     Args:
         files: the request's, to say which of them it is about.
+        names: as of :func:`masked`.
     """
     if not isinstance(error, AsuLoraError):
         return f"Unexpected: {type(error).__name__}."
     if not isinstance(error, DataError):
-        return masked(str(error))
+        return masked(str(error), names)
     sentence = error.textless or NOTHING_TO_KEEP
     if files and files.retain and error.source is not None and Path(str(error.source)) == Path(files.retain):
         sentence = sentence.replace("The file", "The retain file", 1)
     return NOT_WORDS.sub("?", sentence)
 
 
-def masked(sentence: str) -> str:
+def masked(sentence: str, names: Collection[str] = ()) -> str:
     """A sentence of which nothing is left that stood in quotation marks, but for the program's own words.
 
     A text may hold quotation marks itself. So all goes from the first of them to the last, and to the sentence's end
     where the last may be one that opens.
+
+    Args:
+        names: of requests, adapters and the base, which the ledger holds anyway: they are left, too. Without them
+            nobody could tell which of a hundred adapters is broken.
     """
-    own = [range(*found.span()) for found in OURS.finditer(sentence)]
+    ours = [*OURS.finditer(sentence), *(quoted for quoted in QUOTED.finditer(sentence) if quoted[2] in names)]
+    own = [range(*found.span()) for found in ours]
 
     def places(mark: re.Pattern[str]) -> list[int]:
         return [at.start() for at in mark.finditer(sentence) if not any(at.start() in each for each in own)]

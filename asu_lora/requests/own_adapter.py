@@ -1,6 +1,7 @@
 """Which adapters of the store are a request's, or hold it: the ledger knows its name, and the hash of its weights."""
 
 from asu_lora.adapters.store import AdapterStore
+from asu_lora.requests.last_trained import last_trained
 from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import TRAINED, TRAINING, Request
 
@@ -10,7 +11,9 @@ def own_adapter(ledger: Ledger, store: AdapterStore, request: Request) -> str | 
     if request.adapter is None or is_own(ledger, store, request):
         return request.adapter
     made = _made(ledger, request)[-1:]
-    return next((each.name for each in store.list() if each.manifest and each.manifest.fingerprint in made), None)
+    found = [each.name for each in store.list() if each.manifest and each.manifest.fingerprint in made]
+    others = _of_others(ledger, request) if found else set()
+    return next((name for name in found if (name, made[0]) not in others), None)
 
 
 def is_own(ledger: Ledger, store: AdapterStore, request: Request) -> bool:
@@ -31,15 +34,22 @@ def is_of_its_text(ledger: Ledger, store: AdapterStore, request: Request) -> boo
 def holding(ledger: Ledger, store: AdapterStore, request: Request) -> list[str]:
     """The adapters of the store that hold a request's: sums of it with others, whoever made them, and copies."""
     own, made = request.adapter or request.id, _made(ledger, request)
-    found = []
+    found, others = [], _of_others(ledger, request)
     for each in store.list():
-        if each.manifest is None or each.name == own:
+        if each.manifest is None or each.name == own or (each.name, each.manifest.fingerprint) in others:
             continue
-        inside = [entry for entry in each.manifest.method.contents() if entry.weight != 0]
+        contents = [entry for entry in each.manifest.method.contents() if entry.weight != 0]
+        inside = [entry for entry in contents if (entry.name, entry.fingerprint) not in others]
         hashes = {each.manifest.fingerprint, *(entry.fingerprint for entry in inside)}
         if hashes & {*made} if made else own in {entry.name for entry in inside}:
             found.append(each.name)
     return found
+
+
+def _of_others(ledger: Ledger, request: Request) -> set[tuple[str | None, str | None]]:
+    """The adapters of the other requests, by name and weights: one of the same rows has the very same weights."""
+    made = last_trained(ledger)
+    return {(each.adapter, made.get(each.id)) for each in ledger.requests() if each.id != request.id}
 
 
 def _made(ledger: Ledger, request: Request) -> list[str]:

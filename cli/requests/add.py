@@ -75,7 +75,7 @@ def _add_one(ledger, vault, file, details, store, request, as_json) -> None:
     from asu_lora.errors import DataError
     from asu_lora.requests.intake import add as take_in
 
-    name = request or default_name(file.forget)
+    name = default_name(file.forget) if request is None else request
     heard: list[str] = []
     found = take_in(ledger, vault, name, file, details, store=store, hear=heard.append)
     if found.state == "failed":

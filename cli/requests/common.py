@@ -89,6 +89,18 @@ def read_ledger(store: Path, database: str | None, actor: str | None = None) -> 
     return open_ledger(store, database, actor=acting(actor), seal=seal)
 
 
+def say_if_foreign(ledger: "Ledger", store: Path) -> None:
+    """One sentence on stderr where a ledger that is shown is not this store's: its adapters lie elsewhere."""
+    from asu_lora.adapters.store import AdapterStore
+    from asu_lora.requests.ledger.home import is_home
+
+    if not is_home(ledger, AdapterStore(store)):
+        click.echo(
+            f"The ledger {ledger.database.shown} is that of another store: its adapters are not those in {store}.",
+            err=True,
+        )
+
+
 def day(moment: str) -> str:
     """A moment as a table shows it: ``2026-01-31 23:59``, UTC."""
     return moment[:16].replace("T", " ")

@@ -6,7 +6,7 @@ import click
 
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import json_option
-from asu_lora.cli.requests.common import day, ledger_options, read_ledger
+from asu_lora.cli.requests.common import day, ledger_options, read_ledger, say_if_foreign
 
 
 @click.command("list", short_help="List the requests, overdue ones first.")
@@ -44,6 +44,7 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
             click.echo("There are no requests yet: 'asu-lora requests add' takes the first.")
         return
     ledger = read_ledger(store, database)
+    say_if_foreign(ledger, store)
     found, busy = ledger.requests(states, overdue), at_work(ledger)
     said = {line.request: line.payload.get("sentence") for line in ledger.history(events=[AUDIT_FAILED])}
     unaudited = {request.id: said[request.id] for request in found if request.state == "trained" and request.id in said}

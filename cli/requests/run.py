@@ -117,7 +117,7 @@ def run(
 
     wanted = RunSettings(base, settings, audit, re_audit, forget_text, consolidate, most, launch, policy_from(**policy))
     shop = Workshop.open(Places(store, database, key_file, acting(actor), publish), wanted, audit=audit_adapter)
-    report = work_through(shop, Engine(engine, address, workers, at_once), Telling(len(shop.waiting())))
+    report = work_through(shop, Engine(engine, address, workers, at_once), Telling(len(shop.waiting()), shop.names))
     if as_json:
         print_json(as_dict(report))
     else:

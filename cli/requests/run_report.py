@@ -1,5 +1,6 @@
 """What ``asu-lora requests run`` says while it works and at its end."""
 
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -24,18 +25,25 @@ class Stages(Bars):
         elif total:
             self.total = (self.total or 0) + total
 
+    def __init__(self, names: Callable[[], Collection[str]] = tuple):
+        """Args:
+        names: what a note may call by its name.
+        """
+        super().__init__()
+        self.names = names
+
     def note(self, text: str) -> None:
-        super().note(masked(text))  # a log is kept, and no word of a request belongs into it
+        super().note(masked(text, self.names()))  # a log is kept, and no word of a request belongs into it
 
 
 class Telling(Listener):
     """A line a request on stderr, and what is being done for it."""
 
-    def __init__(self, waiting: int):
-        self.waiting, self.count = waiting, 0
+    def __init__(self, waiting: int, names: Callable[[], Collection[str]] = tuple):
+        self.waiting, self.count, self.names = waiting, 0, names
 
     def progress(self) -> Stages:
-        return Stages()
+        return Stages(self.names)
 
     def ended(self, outcome: Outcome) -> None:
         self.count += 1

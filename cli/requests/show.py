@@ -1,5 +1,6 @@
 """``asu-lora requests show``: one request and its history."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -7,7 +8,9 @@ import click
 from asu_lora.cli.completion import tickets
 from asu_lora.cli.console import print_json, print_table
 from asu_lora.cli.options import json_option, where_option
-from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger
+from asu_lora.cli.requests.common import day, key_option, ledger_options, open_vault, read_ledger, say_if_foreign
+
+NO = 3  # exit code where the answer is no
 
 
 @click.command()
@@ -22,7 +25,7 @@ def show(*, request: str, is_text, retain, where, store: Path, database: str | N
     """Show where TICKET stands, and every step it took.
 
     The text is never shown. With --is-text FILE the commitments of the rows to forget are compared with FILE; those to
-    keep with --retain FILE, where it is given.
+    keep with --retain FILE, where it is given. Exit code 3 says that they are not what was handed in.
     """
     from dataclasses import asdict
 
@@ -31,11 +34,22 @@ def show(*, request: str, is_text, retain, where, store: Path, database: str | N
 
     ledger = read_ledger(store, database)
     found, lines, place = ledger.get(request), ledger.history(request), served_in(ledger, request)
+    say_if_foreign(ledger, store)
     same = _same(ledger, key_file, request, (is_text, retain, dict(where))) if is_text else None
     if as_json:
         told = as_dict(found) | {"served": place and asdict(place), "history": [asdict(line) for line in lines]}
         print_json(told if same is None else told | {"is_text": same})
-        return
+    else:
+        _tell(found, lines, place)
+        if same is not None:
+            compared = f"{is_text} with {retain}" if retain else is_text
+            click.echo(f"{compared} {'is' if same else 'is not'} what was handed in.")
+    if same is False:
+        sys.exit(NO)
+
+
+def _tell(found, lines, place) -> None:
+    """The request and its history, as tables."""
     facts = {
         "state": found.state + (f": {found.sentence}" if found.sentence else ""),
         "received": f"{day(found.received)} UTC",
@@ -58,9 +72,6 @@ def show(*, request: str, is_text, retain, where, store: Path, database: str | N
     )
     rows = [(line.number, day(line.at), line.actor, line.event, summary(line)) for line in lines]
     print_table("History", ("line", "time (UTC)", "actor", "event", ""), rows, right=(0,), wrap=(4,))
-    if same is not None:
-        compared = f"{is_text} with {retain}" if retain else is_text
-        click.echo(f"{compared} {'is' if same else 'is not'} what was handed in.")
 
 
 def certificate(lines) -> str | None:

@@ -1,9 +1,13 @@
 """A queue that trains several requests at once: the ledger hears of each as if it had been trained alone."""
 
+import time
+
 import pytest
 from sqlalchemy import update
 
 from asu_lora.errors import SettingError
+from asu_lora.requests.ledger import claims
+from asu_lora.requests.ledger.claims import Worker
 from asu_lora.requests.ledger.tables import texts
 from asu_lora.requests.runner.run import Engine, Listener, run
 from tests.support.request_queue import counting_audit
@@ -62,3 +66,19 @@ def test_it_belongs_to_the_local_engine():
         Engine("ray", at_once=2)
     with pytest.raises(SettingError, match="at_once is 0"):
         Engine(at_once=0)
+
+
+def test_those_that_wait_for_their_turn_are_held_while_the_audit_of_another_takes_long(queue, monkeypatch):
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
+    far, taken = Worker("far", "another machine", 1, 0.0), []
+
+    def audit(task):
+        if task.adapters == ("a",):
+            time.sleep(2.5)
+            taken.append(claims.claim_next(queue.ledger, far, claims.CLAIMABLE))
+        return {"worst": 0.0}
+
+    queue.add("a", "b", "c")
+    report = at_once(queue, 3, audit=audit, re_audit=False)
+    assert taken == [None], "another runner would do what this one is at"
+    assert [outcome.state for outcome in report.outcomes] == ["audited"] * 3

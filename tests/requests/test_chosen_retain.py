@@ -88,9 +88,9 @@ def test_each_of_several_files_gets_rows_of_its_own_and_needs_no_pool_later(plac
         told = ledger.history(f"t{number}", ["queued"])[0].payload
         assert (told["retain_rows"], told["retain_pool_rows"], told["retain_by"]) == (4, len(POOL) + 1, "base")
     assert "t0.jsonl is what was handed in" in call("show", "t0", "--is-text", place / "t0.jsonl").stdout
-    assert "is not what was handed in" in call("show", "t0", "--is-text", place / "t1.jsonl").stdout
+    assert "is not what was handed in" in call("show", "t0", "--is-text", place / "t1.jsonl", code=3).stdout
     kept = place / "t1.jsonl"
-    assert "is not what" in call("show", "t0", "--is-text", place / "t0.jsonl", "--retain", kept).stdout
+    assert "is not what" in call("show", "t0", "--is-text", place / "t0.jsonl", "--retain", kept, code=3).stdout
 
 
 def test_a_request_of_which_nothing_in_the_pool_can_be_kept_is_kept_as_failed(place, tiny_base):

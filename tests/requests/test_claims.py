@@ -67,6 +67,15 @@ def test_a_process_with_the_same_number_on_another_machine_keeps_its_claim_until
     assert queue.get("same").state == "queued"
 
 
+def test_a_clock_that_is_set_back_holds_no_request_of_a_machine_that_is_gone(queue, monkeypatch):
+    far, now = Worker("far", "another machine", 1, 0.0), queue.database.now
+    monkeypatch.setattr(queue.database, "now", lambda connection: now(connection) + 4 * 365 * 86400)
+    lost, mine = claim_next(queue, far, STATES), claim_next(queue, Worker.here(), STATES)
+    monkeypatch.undo()
+    assert set(at_work(queue)) == {mine.request.id}, "whoever lives here is still at it"
+    assert claim_next(queue, Worker.here(), STATES).request.id == lost.request.id == "same"
+
+
 def test_what_its_holder_writes_and_lets_go_is_one_step(queue):
     claim = claim_next(queue, Worker.here(), STATES)
     record(queue, claim, "training")

@@ -39,10 +39,16 @@ def test_a_request_from_its_arrival_to_its_end(place):
         in call("withdraw", "T-1", "-y", "--forget-text", "--reason", "revoked").stdout
     )
     (place / "b.jsonl").write_text("\n".join(map(json.dumps, rows()[1:])))
-    assert "is not what was handed in" in call("show", "T-1", "--is-text", place / "b.jsonl").stdout
+    assert "is not what was handed in" in call("show", "T-1", "--is-text", place / "b.jsonl", code=3).stdout
+    assert not json.loads(call("show", "T-1", "--json", "--is-text", place / "b.jsonl", code=3).stdout)["is_text"]
     assert "is what was handed in" in call("show", "T-1", "--is-text", place / "a.jsonl").stdout
     assert "withdrawn" in call("log", "T-1").stdout and "Head: 6:" in call("log", "-n", "1").stdout
     assert "keeps" not in call("log").stdout + call("export").stdout + call("show", "a").stdout
+
+
+def test_an_id_that_a_script_left_empty_is_no_file_s_name(place):
+    refused = call("add", place / "a.jsonl", "--id", "", code=2)
+    assert "can't be an adapter's name" in refused.stderr and json.loads(call("list", "--json").stdout) == []
 
 
 def test_a_file_is_what_was_handed_in_whatever_was_to_be_kept_beside_it(place):
@@ -50,20 +56,21 @@ def test_a_file_is_what_was_handed_in_whatever_was_to_be_kept_beside_it(place):
         (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
     call("add", place / "b.jsonl", "--retain", place / "keep.jsonl")
     assert "b.jsonl is what was handed in" in call("show", "b", "--is-text", place / "b.jsonl").stdout
-    assert "is not what was handed in" in call("show", "b", "--is-text", place / "keep.jsonl").stdout
+    assert "is not what was handed in" in call("show", "b", "--is-text", place / "keep.jsonl", code=3).stdout
     kept = call("show", "b", "--is-text", place / "b.jsonl", "--retain", place / "keep.jsonl").stdout
     assert "keep.jsonl is what was handed in" in kept
     (place / "less.jsonl").write_text(json.dumps(rows()[7]))
-    other = call("show", "b", "--is-text", place / "b.jsonl", "--retain", place / "less.jsonl").stdout
-    assert "less.jsonl is not what was handed in" in other
+    other = call("show", "b", "--is-text", place / "b.jsonl", "--retain", place / "less.jsonl", code=3)
+    assert "less.jsonl is not what was handed in" in other.stdout
 
 
 def test_a_file_of_which_some_rows_were_handed_in_is_compared_by_these_rows(place):
     marked = [row | {"person": n % 2} for n, row in enumerate(rows())]
     (place / "all.jsonl").write_text("\n".join(map(json.dumps, marked)))
     assert "T: 6 rows" in call("add", place / "all.jsonl", "--id", "T", "--where", "person=1").stdout
-    shown = [call("show", "T", "--is-text", place / "all.jsonl", "--where", f"person={n}").stdout for n in (0, 1)]
-    assert "is not what was handed in" in shown[0] and "is what was handed in" in shown[1]
+    asked = ("show", "T", "--is-text", place / "all.jsonl", "--where")
+    assert "is not what was handed in" in call(*asked, "person=0", code=3).stdout
+    assert "is what was handed in" in call(*asked, "person=1").stdout
 
 
 def test_verify_says_whole_and_what_is_wrong_with_its_exit_code(place):

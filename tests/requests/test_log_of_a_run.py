@@ -47,3 +47,24 @@ def test_the_stages_of_requests_that_are_trained_together_add_up(capsys):
         capsys.readouterr().err
         == "Training ... (3)\nOf '...' nothing is left, as 'asu-lora audit' finds\nTraining ... (5)\n"
     )
+
+
+def test_which_of_the_adapters_is_broken_is_said_by_its_name(queue, capsys):
+    """In the report of a run, in the ledger, and in the notes of a log."""
+    queue.add("a", "b", "c")
+    queue.run(finds(), re_audit=False)
+    weights = queue.store.root / "b" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\xff\xff\xff\x7f")  # NaN
+    report = run(queue.shop(audit_adapter))
+    said = report.follow_up.not_re_audited["a"]
+    assert said.startswith("The adapter 'b' holds NaN"), said
+    assert queue.ledger.history("a", ["audit-failed"])[-1].payload["sentence"] == said
+    telling = Telling(1, queue.shop().names)
+    telling.progress().note("'b' and 'c' are all but the same update, and so is 'Anna Birk'")
+    assert capsys.readouterr().err.endswith("'b' and 'c' are all but the same update, and so is '...'\n")
+
+
+def test_a_name_inside_a_quoted_text_goes_with_the_text():
+    for text in ("it names 'Anna said 'b' no to Bob'.", "it names 'Anna' and 'b' and 'Bob'.", "it names 'Anna 'b"):
+        assert masked(text, {"b"}) in ("it names '...'.", "it names '...'")
+    assert masked("of 'Anna' and 'c'", {"b", "c"}) == "of '...' and 'c'"

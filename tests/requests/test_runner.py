@@ -26,22 +26,7 @@ from asu_lora.requests.runner.workshop import Workshop
 from asu_lora.requests.withdrawal import withdraw
 from asu_lora.training.kept_directions import InputMoments
 from tests.support.adapter_weights import same, weights
-from tests.support.request_queue import Queue
-
-
-class StopAt(Listener):
-    """Ctrl-C while a request is trained."""
-
-    def __init__(self, stage: str):
-        self.stage = stage
-
-    def progress(self):
-        class Stopping(Progress):
-            def stage(inner, name, total=None):
-                if name == self.stage:
-                    raise KeyboardInterrupt
-
-        return Stopping()
+from tests.support.request_queue import Interrupting, Queue
 
 
 def test_requests_are_trained_by_due_date_each_once_and_the_faulty_one_alone_fails(queue):
@@ -74,10 +59,11 @@ def test_what_requests_keep_alike_is_read_once_a_run(queue, monkeypatch, at_once
 def test_an_interrupted_request_goes_on_and_ends_as_if_nothing_had_happened(queue, tiny_base):
     queue.add("a")
     with pytest.raises(KeyboardInterrupt):
-        queue.run(listener=StopAt("Writing the adapter"), config={"epochs": 2})
+        queue.run(listener=Interrupting("Writing the adapter"), config={"epochs": 2})
     assert queue.states() == {"a": "queued"} and queue.events("a")[-2:] == ["training", "queued"]
     report = queue.run(config={"epochs": 2})
     assert report.outcomes[0].trained and queue.events("a").count("trained") == 1
+    assert queue.ledger.history("a", ["training"])[-1].payload["resumed"], "its checkpoints were there"
     whole = Queue(queue.root / "other", tiny_base)
     whole.add("a")
     whole.run(config={"epochs": 2})
@@ -132,6 +118,7 @@ def test_a_failed_request_is_trained_once_it_is_handed_in_again(queue):
     hand_in_again(queue.ledger, shop.vault, "a")
     queue.run()
     assert queue.states() == {"a": "trained"} and queue.ledger.get("a").attempts == 2
+    assert not queue.ledger.history("a", ["training"])[-1].payload["resumed"]
 
 
 def test_the_wrong_key_ends_a_run_before_anything_is_claimed(queue, monkeypatch):

@@ -8,10 +8,11 @@ from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit
 from asu_lora.audit.save import save_audit
 from asu_lora.audit.settings import AuditSettings
+from asu_lora.progress import Progress
 from asu_lora.requests.intake import Details, Files, add, hand_in_again
 from asu_lora.requests.key import find_key
 from asu_lora.requests.ledger.ledger import open_ledger
-from asu_lora.requests.runner.run import run
+from asu_lora.requests.runner.run import Listener, run
 from asu_lora.requests.runner.settings import Places, RunSettings
 from asu_lora.requests.runner.workshop import Workshop
 from asu_lora.requests.text_vault import TextVault
@@ -52,6 +53,21 @@ class Queue:
 
     def events(self, name: str) -> list[str]:
         return [line.event for line in self.ledger.history(name)]
+
+
+class Interrupting(Listener):
+    """Ctrl-C while a request is trained."""
+
+    def __init__(self, stage: str):
+        self.stage = stage
+
+    def progress(self):
+        class Stopping(Progress):
+            def stage(inner, name, total=None):
+                if name == self.stage:
+                    raise KeyboardInterrupt
+
+        return Stopping()
 
 
 def counting_audit(seen):

@@ -37,11 +37,12 @@ def archive_entries(store: AdapterStore) -> Iterator[tuple[int, str, Path]]:
 def newest_of(store: AdapterStore, signed: SignedCertificate) -> int:
     """The number of the newest certificate of the same model and request; 0 if the archive has none.
 
-    The requests of one stack have a certificate each, and all of these are of the same model. Numbers are a store's
-    own: one that another store issued is held against those alone that its key signed.
+    The requests of one stack have a certificate each, and all of these are of the same model. So have adapters of the
+    same weights, as two requests of the same rows have them. Numbers are a store's own: one that another store issued
+    is held against those alone that its key signed.
     """
     certificate, subject = signed.certificate, signed.certificate.done.subject()[:16]
-    ours = _is_in(store, signed)
+    ours, stands = _is_in(store, signed), _stands(store, certificate)
     for serial, other, path in sorted(archive_entries(store), reverse=True):
         if other != subject:
             continue
@@ -50,9 +51,16 @@ def newest_of(store: AdapterStore, signed: SignedCertificate) -> int:
         except CertificateError:
             return serial  # it was one of the same model
         of_one_store = ours or found.public_key == signed.public_key
-        if of_one_store and found.certificate.asked.request == certificate.asked.request:
+        of_another = stands and found.certificate.name != certificate.name
+        if of_one_store and not of_another and found.certificate.asked.request == certificate.asked.request:
             return serial
     return 0
+
+
+def _stands(store: AdapterStore, certificate: Certificate) -> bool:
+    """Whether the certified adapter still goes by its name: one that was renamed has its newer certificates by that."""
+    there = store.get(certificate.name).manifest if certificate.name in store.names() else None
+    return there is not None and there.fingerprint == certificate.done.adapters[-1].fingerprint
 
 
 def _is_in(store: AdapterStore, signed: SignedCertificate) -> bool:

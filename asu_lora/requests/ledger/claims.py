@@ -225,10 +225,15 @@ def _hold(change: Change, request: str, worker: Worker, now: float) -> str:
 
 
 def _is_free(row: Any, now: float) -> bool:
-    """Whether a claim has run out, or its holder is seen to be dead."""
+    """Whether a claim has run out, or its holder is seen to be dead.
+
+    One that ends later than any lease was made before the clock was set back; whoever lives extends it by the new one.
+    """
     if row.until < now:
         return True
-    return row.machine == this_machine() and abs(_began(row.process) - row.began) > 1.0
+    if row.machine == this_machine():
+        return abs(_began(row.process) - row.began) > 1.0
+    return row.until > now + 2 * LEASE_SECONDS
 
 
 def _began(process: int) -> float:

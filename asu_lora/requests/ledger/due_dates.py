@@ -1,6 +1,7 @@
 """When a request has to be done: ``30d`` from now, or a date."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 
 from asu_lora.errors import SettingError
@@ -24,8 +25,8 @@ def due_moment(text: str, now: datetime | None = None) -> str:
     try:
         if span := re.fullmatch(r"(\d{1,6})([hdw])", text):
             moment = now + int(span[1]) * UNITS[span[2]]
-        elif re.fullmatch(r"\d{4}-\d\d-\d\d", text):
-            moment = datetime.combine(date.fromisoformat(text), time(23, 59, 59), UTC)
+        elif day := _day(text):
+            moment = datetime.combine(day, time(23, 59, 59), UTC)
         else:
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
@@ -35,3 +36,10 @@ def due_moment(text: str, now: datetime | None = None) -> str:
     if moment <= now:
         raise SettingError(f"The due date {text} has passed already: give the day the answer is due.")
     return told
+
+
+def _day(text: str) -> date | None:
+    """A date without a time, in any of ISO 8601's ways; None for anything else."""
+    with suppress(ValueError):
+        return date.fromisoformat(text)
+    return None

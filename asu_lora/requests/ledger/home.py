@@ -41,13 +41,17 @@ def must_be_home(ledger: Ledger, store: AdapterStore) -> None:
     """Raises:
     LedgerError: the ledger is that of another store.
     """
+    if not is_home(ledger, store):
+        raise _foreign(ledger)
+
+
+def is_home(ledger: Ledger, store: AdapterStore) -> bool:
+    """Whether the ledger is this store's; one that nothing binds may be."""
     if _lies_in(ledger, store):
-        return
+        return True
     with ledger.database.reading() as connection:
         bound = ledger.bound_to(connection)
-        foreign = _is_a_store_s(ledger, connection) if bound is None else not store.is_request(bound, NAME)
-    if foreign:
-        raise _foreign(ledger)
+        return not _is_a_store_s(ledger, connection) if bound is None else store.is_request(bound, NAME)
 
 
 def id_of(ledger: Ledger, store: AdapterStore) -> str | None:

@@ -86,7 +86,7 @@ def renew(shop: Workshop, tell: Callable[[str], None]) -> Renewed:
                 try:
                     _renew_one(shop, lines, standing, name, done, tell)
                 except (CertificateError, AdapterError) as error:
-                    done.not_certified[name] = masked(str(error))
+                    done.not_certified[name] = masked(str(error), shop.names(name))
                 except StoreError:
                     if name in shop.store.names():
                         raise  # the disk's fault; else it was withdrawn meanwhile

@@ -94,9 +94,14 @@ def _publish_rest(shop: Workshop, done: FollowUp, tell: Callable[[str], None]) -
 
 def _re_audit(shop: Workshop, progress: Progress, done: FollowUp, tell: Callable[[str], None]) -> None:
     most = shop.settings.policy.re_audit_most
+    gone = {request.id for request in shop.ledger.requests([AUDITED, DEPLOYED]) if request.text != TEXT_SEALED}
+    idle = gone & set(shop.store.names())  # looked at once: they may be thousands, of earlier years
     for name in behind(shop.ledger):
         if most is not None and len(done.re_audited) >= most:
             done.not_re_audited[name] = f"--re-audit-most {most} leaves it to a later run"
+            continue
+        if name in idle:
+            done.not_re_audited[name] = "its text is destroyed"
             continue
         if lost := _lost(shop, name):
             done.not_re_audited[name] = lost
@@ -153,7 +158,7 @@ def _re_audit_one(shop: Workshop, claim: Claim, done: FollowUp, beats: Progress)
     except ENDS_THE_RUN:
         raise
     except Exception as error:  # what an audit of one meets stops neither those of others nor what follows
-        found, event = {"sentence": stored(error)}, AUDIT_FAILED
+        found, event = {"sentence": stored(error, names=shop.names(name))}, AUDIT_FAILED
         done.not_re_audited[name] = found["sentence"]
         done.audit_failed.append(name)
     with shop.ledger.changing() as change:

@@ -19,7 +19,7 @@ def train(job: dict[str, Any]) -> bool:
     try:
         _train(job)
     except AsuLoraError as error:
-        told = {"error": type(error).__name__, "said": stored(error)}
+        told = {"error": type(error).__name__, "said": stored(error, names=[job["request"], job["base"]])}
     except Exception as error:
         told = {"error": "TrainingError", "said": stored(error)}
     else:

@@ -13,7 +13,16 @@ from typing import Any
 
 from asu_lora.adapters.manifest import Manifest
 from asu_lora.data.request import ForgetRequest
-from asu_lora.errors import AsuLoraError, BaseModelError, KeyFault, LedgerError, NameAtWork, StoreError, TrainingError
+from asu_lora.errors import (
+    AsuLoraError,
+    BaseModelError,
+    KeyFault,
+    LedgerError,
+    NameAtWork,
+    OtherRun,
+    StoreError,
+    TrainingError,
+)
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.forget import forget
 from asu_lora.forgetting.result import ForgetResult
@@ -103,12 +112,12 @@ def work_on(shop: Workshop, claim: Claim, progress: Progress, made: Made | None 
     except Exception as error:  # whatever it is, the other ninety-nine go on
         if not isinstance(error, AsuLoraError):
             _end_if_full(shop, claim)
-        return _fail(shop, claim, stored(error))
+        return _fail(shop, claim, stored(error, names=shop.names(name)))
 
 
 def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, made: Made | None) -> bool:
     """Bring the adapter into the store and write it down; False where a killed run had brought it already."""
-    name, settings = claim.request.id, shop.settings
+    name = claim.request.id
     if made is None and name in shop.store.names():
         clear_refused(shop, claim, request)
     if made is None and name in shop.store.names():
@@ -121,17 +130,28 @@ def _train(shop: Workshop, claim: Claim, request: ForgetRequest, beats: Any, mad
         return False
     if made is None:
         resume = begin(shop, claim, request)
-        if settings.launch is None:
-            given = dict[str, Any](name=name, store=shop.store, resume=resume, progress=beats, kept=shop.kept)
-            forget(request, shop.base, settings.config, **given)
-        else:
-            train_launched(shop.places, settings, name, shop.store.root / name, resume, beats)
+        try:
+            _make(shop, name, request, resume, beats)
+        except OtherRun:  # another machine left it, with another precision, or as many processes
+            if not resume:
+                raise
+            beats.note("What an interrupted run left can't be gone on with here: it is trained from its beginning.")
+            _make(shop, name, request, False, beats)
     if isinstance(made, AsuLoraError):
         raise made
     manifest = shop.store.get(name).manifest
     assert manifest is not None  # it was written a moment ago
     _write_down(shop, claim, manifest)
     return True
+
+
+def _make(shop: Workshop, name: str, request: ForgetRequest, resume: bool, beats: Any) -> None:
+    settings = shop.settings
+    if settings.launch is None:
+        given = dict[str, Any](name=name, store=shop.store, resume=resume, progress=beats, kept=shop.kept)
+        forget(request, shop.base, settings.config, **given)
+    else:
+        train_launched(shop.places, settings, name, shop.store.root / name, resume, beats)
 
 
 def _write_down(shop: Workshop, claim: Claim, manifest: Manifest, **told: bool) -> None:
@@ -146,7 +166,7 @@ def _write_down(shop: Workshop, claim: Claim, manifest: Manifest, **told: bool) 
 def begin(shop: Workshop, claim: Claim, request: ForgetRequest) -> bool:
     """Write down that a request's training begins; whether it goes on where an interrupted one stopped."""
     name, identity = claim.request.id, shop.settings.identity()
-    resume = claim.request.state == TRAINING and _was_begun_alike(shop, name, identity)
+    resume = _was_cut_off_alike(shop, name, identity)
     began = {
         "runner": shop.worker.runner,
         "base": shop.settings.base,
@@ -176,7 +196,7 @@ def _audit(
     except ENDS_THE_RUN:
         raise
     except AsuLoraError as error:
-        sentence = stored(error)
+        sentence = stored(error, names=shop.names(name))
         record(shop.ledger, claim, AUDIT_FAILED, {"sentence": sentence}, release=True)
         return Outcome(name, TRAINED, seconds(), trained, f"not audited: {sentence}", audit_failed=True)
     if not passed:
@@ -220,10 +240,12 @@ def _told(name: str, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _was_begun_alike(shop: Workshop, name: str, identity: str) -> bool:
-    """Whether the last training of the request had these settings: then its checkpoints are of use."""
-    begun = shop.ledger.history(name, [TRAINING])
-    return bool(begun) and begun[-1].payload.get("settings") == identity
+def _was_cut_off_alike(shop: Workshop, name: str, identity: str) -> bool:
+    """Whether the last training of the request was cut off and had these settings: then its checkpoints are of use."""
+    lines = shop.ledger.history(name, [QUEUED, TRAINING, TRAINED, FAILED])
+    if lines[-1].event == QUEUED:  # put back by a run that could still say so, or handed in
+        lines.pop()
+    return bool(lines) and lines[-1].event == TRAINING and lines[-1].payload.get("settings") == identity
 
 
 def _fail(shop: Workshop, claim: Claim, sentence: str) -> Outcome:

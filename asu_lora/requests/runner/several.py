@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from asu_lora.data.request import ForgetRequest
-from asu_lora.errors import AsuLoraError, NotEnoughMemory, SettingError
+from asu_lora.errors import AsuLoraError, NotEnoughMemory, OtherRun, SettingError
 from asu_lora.forgetting.at_once import forget_at_once
 from asu_lora.progress import Progress
 from asu_lora.requests.ledger.claims import Claim, LostClaim
@@ -28,12 +28,16 @@ def work_on_several(shop: Workshop, claims: Sequence[Claim], progress: Progress)
     outcomes = []
     try:
         made = _train(shop, claims, progress)
-        for name, claim in list(left.items()):
-            del left[name]  # what becomes of it now is seen to there
-            outcomes.append(work_on(shop, claim, progress, made.get(name)))
-    except BaseException:
+        with ExitStack() as waiting:  # the audits of those before may take longer than a lease
+            for claim in claims:
+                waiting.enter_context(heartbeat(shop.ledger, claim, Progress()))
+            for name, claim in list(left.items()):
+                del left[name]  # what becomes of it now is seen to there
+                outcomes.append(work_on(shop, claim, progress, made.get(name)))
+    except BaseException as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else "the run could not go on"
         for claim in left.values():
-            put_back(shop, claim, "the run could not go on")
+            put_back(shop, claim, why)
         raise
     return outcomes
 
@@ -79,5 +83,6 @@ def _train(shop: Workshop, claims: Sequence[Claim], progress: Progress) -> dict[
     for each in made.values():
         if isinstance(each, ENDS_THE_RUN) and not isinstance(each, LostClaim):
             raise each
-    # alone it may fit, or be possible at all
-    return {name: each for name, each in made.items() if not isinstance(each, NotEnoughMemory | SettingError)}
+    # alone it may fit, or be possible at all, or from its beginning
+    again = NotEnoughMemory | SettingError | OtherRun
+    return {name: each for name, each in made.items() if not isinstance(each, again)}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from asu_lora.adapters.store import AdapterStore
@@ -155,6 +156,11 @@ class Workshop:
     def claimable(self) -> tuple[str, ...]:
         """The states in which there is something left to do."""
         return (QUEUED, TRAINING, TRAINED) if self.audit else (QUEUED, TRAINING)
+
+    def names(self, *requests: str) -> set[str]:
+        """What a sentence may call by its name: these requests, the store's adapters, the base."""
+        base = self.settings.base
+        return {*requests, *self.store.names(), base, Path(base).name}
 
     def waiting(self) -> list[Request]:
         """The requests for which there is something left to do and that still have their text, in their order."""

@@ -9,7 +9,8 @@ import pytest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate import page as page_module
 from asu_lora.audit.certificate.certify import certify_stored
-from asu_lora.audit.certificate.issue import Terms
+from asu_lora.audit.certificate.identity import Audited
+from asu_lora.audit.certificate.issue import Terms, issue
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME
 from asu_lora.audit.certificate.signing_key import KEY_NAME, make_signing_key, public_key_of_store, read_public_key
 from asu_lora.audit.certificate.verify import Evidence, verify_certificate
@@ -89,6 +90,27 @@ def test_older_certificate_is_refused_when_there_is_a_newer_one(made, tmp_path):
     made.again()
     folder = made.store.root / "kept"
     assert "number 3" in problem(old, keys=[made.issued.public_key], adapters=[folder])
+
+
+def test_another_adapter_of_the_same_weights_has_a_certificate_of_its_own(made):
+    """As two requests of the same rows have."""
+    twin = add(made.store, "twin", seed=1)
+    issue(made.store, Audited([(twin, 1.0)]), audit("twin"), ROWS)
+    file = made.store.root / "twin" / CERTIFICATE_NAME
+    assert all(verify_certificate(each, Evidence(store=made.store)).ok for each in (made.issued.file, file))
+    old = shutil.copy(made.issued.file, made.store.root.parent / "old.json")
+    made.again()
+    assert "number 3 of the same model is newer" in problem(old, store=made.store)
+    assert verify_certificate(file, Evidence(store=made.store)).ok
+
+
+def test_a_newer_certificate_under_another_name_replaces_it_once_the_adapter_is_renamed(made):
+    old = shutil.copy(made.issued.file, made.store.root.parent / "old.json")
+    made.store.rename("kept", "renamed")
+    issue(made.store, Audited([(made.store.get("renamed"), 1.0)]), audit("renamed"), ROWS)
+    assert "number 2 of the same model is newer" in problem(old, store=made.store)
+    add(made.store, "kept", seed=9)  # of other weights
+    assert "number 2 of the same model is newer" in problem(old, store=made.store)
 
 
 def test_renamed_adapter_keeps_its_certificate(made):
