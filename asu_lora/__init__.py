@@ -9,6 +9,10 @@ Names are imported on first use, so that ``import asu_lora`` stays light.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from asu_lora.hardware.huge_pages import use_huge_pages
+
+use_huge_pages()  # before torch takes memory
+
 _EXPORTS = {
     "__version__": "asu_lora.version",
     "AsuLoraError": "asu_lora.errors",

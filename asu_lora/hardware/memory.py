@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+RELEASED_EVERY = 8  # passes
 KERNELS = 16  # the shapes of a layer, forward and backward
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")  # accelerators, the CPU, and on Windows
 
@@ -32,6 +33,26 @@ def release_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+class FreedMemory:
+    """Hands freed memory back after every so many passes.
+
+    What was handed back has to be asked for anew: after every pass, that took a sixth of a training's time on a CPU
+    (docs/results/whole_job.md). What is kept meanwhile doesn't grow with the number of passes.
+
+    Args:
+        every: passes.
+    """
+
+    def __init__(self, every: int = RELEASED_EVERY):
+        self.every, self.passes = every, 0
+
+    def passed(self) -> None:
+        """One pass more was made."""
+        self.passes += 1
+        if self.passes % self.every == 0:
+            release_freed_memory()
 
 
 def keep_few_kernels() -> None:

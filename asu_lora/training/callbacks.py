@@ -7,7 +7,6 @@ from transformers import TrainerCallback
 
 from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.errors import SettingError, TrainingError
-from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.progress import Progress
 
 
@@ -38,8 +37,6 @@ class ProgressCallback(TrainerCallback):
             self.progress.advance(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if args.use_cpu:
-            release_freed_memory()
         self.progress.advance(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -16,7 +16,7 @@ from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import NotEnoughMemory, TrainingError
-from asu_lora.hardware.memory import is_out_of_memory, release_freed_memory
+from asu_lora.hardware.memory import FreedMemory, is_out_of_memory
 from asu_lora.losses import Loss, TrainingSet, needs_of
 from asu_lora.losses.forget.pdu import PDU
 from asu_lora.models.loading import LoadedBase
@@ -68,6 +68,7 @@ class UnlearningTrainer(Trainer):
         self.head = head
         self.stopper: StopEarly | None = None
         self.attacker: Attacker | None = None
+        self.freed = FreedMemory()
         self.sums: dict[str, torch.Tensor] = {}
         self.counted = 0
         self.remove_callback(PrinterCallback)  # the library never prints
@@ -96,12 +97,15 @@ class UnlearningTrainer(Trainer):
         for micro_batch in others:
             with self.accelerator.no_sync(model):  # processes exchange gradients once a step
                 total += super().training_step(model, micro_batch, num_items_in_batch)
-            self.student.pass_back()
-            if self.args.use_cpu:
-                release_freed_memory()
+            self._passed()
         total += super().training_step(model, last, num_items_in_batch)
-        self.student.pass_back()
+        self._passed()
         return total
+
+    def _passed(self) -> None:
+        self.student.pass_back()
+        if self.args.use_cpu:
+            self.freed.passed()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # through the model that Trainer wrapped, so that gradients are averaged over processes

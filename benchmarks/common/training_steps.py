@@ -26,7 +26,7 @@ from asu_lora.data.encoding import Encoded, Encoder
 from asu_lora.data.reading import read_rows
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.forgetting.prepare import build_losses, training_sets
-from asu_lora.hardware.memory import release_freed_memory
+from asu_lora.hardware.memory import FreedMemory
 from asu_lora.losses import Loss, needs_of
 from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
 from asu_lora.models.loading import load_base
@@ -134,6 +134,8 @@ class Workload:
             packing=packing_of(self.model) if packing == "auto" else packing,
         )
 
+        freed = FreedMemory()
+
         def loss() -> torch.Tensor:
             total = torch.zeros((), device=self.device)
             for micro_batch in on(self.device, collator(pairs or self.pairs))["micro_batches"]:
@@ -142,7 +144,7 @@ class Workload:
                 part.backward()
                 total += part.detach()
                 if self.device.type == "cpu":
-                    release_freed_memory()  # as training does
+                    freed.passed()  # as training does
             return total
 
         def above() -> torch.Tensor:

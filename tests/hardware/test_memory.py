@@ -38,3 +38,12 @@ def test_what_is_free_is_no_more_than_the_container_allows(monkeypatch):
 def test_an_allocator_that_has_no_more_is_told_from_other_errors(said):
     assert memory.is_out_of_memory(RuntimeError(said)) and not memory.is_out_of_memory(ValueError(said))
     assert memory.is_out_of_memory(MemoryError()) and not memory.is_out_of_memory(RuntimeError("mat1 and mat2"))
+
+
+def test_freed_memory_is_handed_back_after_every_so_many_passes(monkeypatch):
+    released: list[int] = []
+    monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(1))
+    freed = memory.FreedMemory(every=3)
+    for made in range(1, 8):
+        freed.passed()
+        assert len(released) == made // 3
