@@ -77,18 +77,19 @@ def run_demo(
         result = forget(request, base, config, name=name, store=store, progress=progress)
     stack = load(base, [name], store)
     told = [figures.answers for figures in result.sets.get("forget", ())] or [[], []]
-    learnt = side_by_side(sample(packaged_rows("forget"), config.eval_rows), *told)
-    heldout, controls = packaged_rows("heldout"), packaged_rows("controls")
-    progress.stage("Asking what it was never trained on", 2)
-    questions = [row["question"] for row in (*heldout, *controls)]  # together: two batches instead of four
-    with stack.without_adapters():
-        before = stack.ask(questions, TOTAL_TOKENS)
-    progress.advance()
-    after = stack.ask(questions, TOTAL_TOKENS)
-    progress.advance()
+    asked = {"forget": side_by_side(sample(packaged_rows("forget"), config.eval_rows), *told)}
+    for part in ("heldout", "controls"):
+        rows = packaged_rows(part)
+        progress.stage(f"Asking the {part} questions", 2)
+        questions = [row["question"] for row in rows]
+        with stack.without_adapters():
+            before = stack.ask(questions, TOTAL_TOKENS)
+        progress.advance()
+        after = stack.ask(questions, TOTAL_TOKENS)
+        progress.advance()
+        asked[part] = side_by_side(rows, before, after)
     progress.close()
-    asked = side_by_side([*heldout, *controls], before, after)
-    return DemoResult(result, learnt, asked[: len(heldout)], asked[len(heldout) :])
+    return DemoResult(result, asked["forget"], asked["heldout"], asked["controls"])
 
 
 @contextmanager
