@@ -138,12 +138,12 @@ def test_the_layers_below_the_adapter_are_replaced_while_it_trains(base, tmp_pat
     inside, real = [], trainer_module.views_of
 
     @contextmanager
-    def replayed(self):
+    def ready(self):
         inside.append("in")
         yield
         inside.append("out")
 
-    monkeypatch.setattr(Student, "replayed", replayed)
+    monkeypatch.setattr(Student, "ready", ready)
     monkeypatch.setattr(trainer_module, "views_of", lambda *args: inside.append("loss") or real(*args))
     run(base, tmp_path, batch_size=4, micro_batch_tokens=10**6)
     assert inside == ["in", "loss", "out"]
