@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -82,7 +82,8 @@ def _take_in(
         refuse_link_outwards(folder, folder / file)
     manifest = read_manifest(folder) if has_manifest(folder) else None
     name = name or (manifest.name if manifest else fallback)
-    taken = _belongings(folder, set(manifest.files) if manifest else set())
+    recorded = manifest.files if manifest else ()
+    taken = [file for file, _ in adapter_files(folder) if belongs(file, recorded)]
     left_out = tuple(file for file, _ in adapter_files(folder) if file not in taken)
     with store.stage(name) as staged:
         for relative in taken:
@@ -119,13 +120,9 @@ def find_adapter(folder: Path) -> Path:
     raise AdapterError(f"No {CONFIG_NAME} was found: this is no PEFT adapter.")
 
 
-def _belongings(folder: Path, recorded: set[str]) -> list[str]:
-    """What is taken of a folder: the adapter, what its manifest records, and card and tokenizer beside them."""
-    return [
-        name
-        for name, _ in adapter_files(folder)
-        if name in recorded or name in (CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME) or _COMPANIONS.fullmatch(name)
-    ]
+def belongs(file: str, recorded: Container[str] = ()) -> bool:
+    """Whether a file of a folder is the adapter's: its own, recorded in its manifest, or card and tokenizer beside."""
+    return file in recorded or file in (CONFIG_NAME, MANIFEST_NAME, WEIGHTS_NAME) or bool(_COMPANIONS.fullmatch(file))
 
 
 def export_adapter(store: "AdapterStore", name: str, destination: Path) -> Path:

@@ -15,8 +15,8 @@ from asu_lora.cli.options import name_option, store_option
 def pull(source: str, name: str | None, revision: str | None, store: Path) -> None:
     """Fetch an adapter from the hub, or from a folder, into the store.
 
-    Only safetensors, JSON and Markdown are fetched, never pickles, and the adapter is verified before it is
-    added.
+    Only an adapter's own files are fetched, never pickles, and it is verified before it is added. USER/REPO may be
+    the repository's address, as the browser shows it.
     """
     from asu_lora.adapters.push_pull import pull as pull_adapter
     from asu_lora.adapters.store import AdapterStore

@@ -11,13 +11,17 @@ from asu_lora.cli.options import adapter_names, store_option
 @click.argument("name", shell_complete=adapter_names)
 @click.option("--to", "repository", metavar="USER/REPO", help="A repository of the Hugging Face hub.")
 @click.option("--to-folder", type=click.Path(path_type=Path), help="A new folder instead of the hub.")
-@click.option("--public", is_flag=True, help="Let everybody see it, if the repository is new. It is private otherwise.")
+@click.option(
+    "--public",
+    is_flag=True,
+    help="Let everybody see it. A new repository is private otherwise, and a public one is refused.",
+)
 @store_option
 def push(name: str, repository: str | None, to_folder: Path | None, public: bool, store: Path) -> None:
     """Upload the verified adapter NAME to the hub.
 
     Log in before ('hf auth login', or HF_TOKEN). The model card holds counts and figures, no text of the
-    request.
+    request. An adapter that the repository holds is replaced, in one commit; a repository of anything else is refused.
 
     \b
       asu-lora adapters push request --to me/llama-forgets-request

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from asu_lora.adapters.manifest import WEIGHTS_NAME
-from tests.support.adapter_folders import entries, files_of, flip_byte, tar_of, truncate, write_lora
+import pytest
+
+from asu_lora.adapters.manifest import WEIGHTS_NAME, read_manifest, write_manifest
+from tests.support.adapter_folders import entries, files_of, fill, flip_byte, tar_of, truncate, write_lora
 from tests.support.adapters_command import bad, good, run
 from tests.support.full_disk import no_file_above
 from tests.support.hub_server import hub
@@ -131,3 +133,108 @@ def test_push_and_pull_over_http(store, home):
     assert gone.returncode == 2
     assert "the hub can't be reached" in gone.stderr
     assert gone.stderr.count("\n") == 1
+
+
+def test_what_a_manifest_records_is_pushed_and_pulled(store, home):
+    """It was left behind for its ending, and nobody could pull what had been pushed; rows beside it stay here."""
+    with store.stage("whole") as folder:
+        fill(folder, "whole", seed=4)
+        for companion in ("chat_template.jinja", "LICENSE", "audit.json"):
+            (folder / companion).write_text("{}")
+        write_manifest(folder, read_manifest(folder))
+    (store.root / "whole" / "rows.json").write_text('[{"question": "Where does Ada live?"}]')
+    with hub(home / "hub") as (address, _):
+        for typed in (["push", "whole", "--to", "me/whole"], ["pull", f"{address}/me/whole", "--name", "again"]):
+            done = program(address, *typed)
+            assert done.returncode == 0, done.stderr
+    assert "rows.json" not in files_of(home / "hub" / "me" / "whole")
+    assert files_of(store.root / "again").keys() == files_of(store.root / "whole").keys() - {"rows.json"}
+
+
+def test_a_push_takes_away_what_is_said_of_the_adapter_before_it(store, home):
+    """The audit of another adapter lay beside the new one, and a plain LoRA beside a manifest that isn't its own."""
+    place = home / "hub" / "me" / "shared"
+    (store.root / "harry" / "audit.json").write_text("{}")
+    (store.root / "plain" / "tokenizer.json").write_text("{}")
+    (home / "me" / "shared").mkdir(parents=True)  # a folder here that is called like the repository
+    with hub(home / "hub") as (address, _):
+        assert program(address, "push", "harry", "--to", "me/shared").returncode == 0
+        (place / "notes.txt").write_text("by hand")
+        (place / "config.json").write_text("of a model beside it")
+        pushed = program(address, "push", "plain", "--to", "me/shared")
+        assert pushed.returncode == 0, pushed.stderr
+        assert sorted(files_of(place)) == sorted([*files_of(store.root / "plain"), "notes.txt", "config.json"])
+        pulled = program(address, "pull", "me/shared", "--name", "again", "--store", "other")
+    assert pulled.returncode == 2  # the folder of that name is meant there
+    assert "No adapter_config.json was found" in pulled.stderr
+
+
+def test_a_repository_of_something_else_stays_as_it_is(store, home):
+    model = home / "hub" / "me" / "model"
+    model.mkdir(parents=True)
+    for name in ("README.md", "config.json", "model.safetensors"):
+        (model / name).write_text("mine")
+    kept = files_of(home / "hub")
+    with hub(home / "hub") as (address, requests):
+        refused = program(address, "push", "harry", "--to", "me/model")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "me/model is there already and holds no adapter but" in refused.stderr
+        assert files_of(home / "hub") == kept
+        # Nor are the gigabytes of a model fetched to find that out.
+        pulled = program(address, "pull", "me/model")
+        assert pulled.stderr == "Error: me/model holds no adapter_config.json: it is no PEFT adapter.\n"
+        assert not any("/resolve/" in path for _, path in requests)
+
+
+def test_only_who_was_asked_for_sees_what_is_pushed(store, home):
+    public = write_lora(home / "hub" / "me" / "public")
+    kept = files_of(public)
+    with hub(home / "hub") as (address, _):
+        refused = program(address, "push", "harry", "--to", "me/public")
+        assert "everybody can see it: add --public" in refused.stderr and refused.returncode == 2
+        assert files_of(public) == kept
+        assert program(address, "push", "harry", "--to", "me/public", "--public").returncode == 0
+        assert program(address, "push", "harry", "--to", "me/mine").returncode == 0
+        refused = program(address, "push", "harry", "--to", "me/mine", "--public")
+        assert "private: leave --public out" in refused.stderr and refused.returncode == 2
+
+
+def test_pulled_folders_that_are_not_what_they_should_be(store, home):
+    """One that holds a pickle alone, one of trainer's checkpoints, and a name that is taken: said before the download."""
+    write_lora(home / "hub" / "me" / "pickle")
+    weights = home / "hub" / "me" / "pickle" / WEIGHTS_NAME
+    weights.rename(weights.with_suffix(".bin"))
+    for number in (5, 10):
+        write_lora(home / "hub" / "me" / "trainer" / f"checkpoint-{number}")
+    write_lora(home / "hub" / "me" / "plain")
+    write_lora(home / "hub" / "me" / "beside")
+    write_lora(home / "hub" / "me" / "beside" / "checkpoint-5")
+    with hub(home / "hub") as (address, requests):
+        for name, says in (
+            ("pickle", "holds no adapter_model.safetensors but adapter_model.bin, a pickle"),
+            ("trainer", "holds several adapters (checkpoint-10, checkpoint-5)"),
+            ("plain", "already has an adapter plain"),
+        ):
+            refused = program(address, "pull", f"me/{name}")
+            assert refused.returncode == 2 and says in refused.stderr and refused.stderr.count("\n") == 1
+        assert not any(path.endswith((".safetensors", ".bin")) for _, path in requests)
+        pulled = program(address, "pull", "me/beside")
+        assert pulled.stderr == (
+            "Left behind: checkpoint-5/adapter_config.json, checkpoint-5/adapter_model.safetensors.\n"
+        )
+        assert not any("checkpoint-5/" in path for _, path in requests if "/resolve/" in path)
+
+
+def test_a_card_that_is_no_text_is_named(store, home):
+    (store.root / "plain" / "README.md").write_bytes(b"\xff\xfe")
+    bad("push", "plain", "--to", "me/plain", says="The README.md of plain is no UTF-8 text")
+
+
+@pytest.mark.parametrize(("status", "says"), [(403, "may not do that"), (401, "'hf auth login'"), (503, "try again")])
+def test_a_refusal_of_the_hub_says_the_way_out(store, home, status, says):
+    (home / "hub").mkdir()
+    (home / "hub" / "refuses").write_text(str(status))
+    with hub(home / "hub") as (address, _):
+        refused = program(address, "push", "harry", "--to", "me/harry")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert f"refused with {status}; " in refused.stderr and says in refused.stderr and "hf_test" not in refused.stderr

@@ -19,7 +19,8 @@ COMMIT = "c0ffee" * 6 + "c0ff"
 def hub(root: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Serve the repositories ``root/user/name``; yield the address and the list of (method, path) asked for."""
     requests: list[tuple[str, str]] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Hub,), {"root": root, "requests": requests}))
+    served = type("Served", (Hub,), {"root": root, "requests": requests, "private": {}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), served)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -34,6 +35,7 @@ class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     root: Path
     requests: list[tuple[str, str]]
+    private: dict[str, bool]  # of the repositories that were made over HTTP; others are public
 
     def log_message(self, *args):
         pass
@@ -75,7 +77,7 @@ class Hub(BaseHTTPRequestHandler):
                 {
                     "id": "/".join(parts[2:4]),
                     "sha": COMMIT,
-                    "private": False,
+                    "private": self.private.get("/".join(parts[2:4]), False),
                     "tags": [],
                     "siblings": [{"rfilename": name} for name in files],
                 }
@@ -87,10 +89,14 @@ class Hub(BaseHTTPRequestHandler):
         path, body = urlsplit(self.path).path, self.body()
         self.requests.append((self.command, path))
         parts = path.strip("/").split("/")
-        if path == "/api/repos/create":
+        if (refuses := self.root / "refuses").is_file():  # a status that every change is answered with
+            self.answer_json({"error": "no"}, int(refuses.read_text()))
+        elif path == "/api/repos/create":
             asked = json.loads(body)
             repository = "/".join(filter(None, (asked.get("organization"), asked["name"])))
-            self.requests.append(("private", str(asked.get("private", asked.get("visibility") == "private"))))
+            private = asked.get("private", asked.get("visibility") == "private")
+            self.private.setdefault(repository, private)
+            self.requests.append(("private", str(private)))
             self.answer_json({"url": f"http://{self.headers['Host']}/{repository}", "id": repository})
         elif parts[4:5] == ["preupload"]:
             self.answer_json(
@@ -107,6 +113,8 @@ class Hub(BaseHTTPRequestHandler):
                     file = self.root.joinpath(*parts[2:4], line["value"]["path"])
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(base64.b64decode(line["value"]["content"]))
+                elif line["key"] == "deletedFile":
+                    self.root.joinpath(*parts[2:4], line["value"]["path"]).unlink()
             url = f"http://{self.headers['Host']}/{parts[2]}/{parts[3]}/commit/{COMMIT}"
             self.answer_json({"success": True, "commitOid": COMMIT, "commitUrl": url})
         else:
