@@ -93,7 +93,8 @@ def run_methods(
     continual, progress, out = continual or ContinualConfig(), progress or Progress(), Path(out)
     chosen = method_configs(continual.methods, config, continual.given)
     steps = read_steps(requests, continual.retain, continual.by, continual.most_steps)
-    for name in chosen:
+    for name, own in chosen.items():
+        continual.history.check(own)
         check_resumable(out / file_name(name), resume)
     continual.check_take_back(steps)
     questions = _questions(steps, continual, config)

@@ -60,6 +60,17 @@ class HistoryConfig:
         if self.mode == "running" and self.consolidate_every:
             raise SettingError("A running adapter is one adapter already: leave consolidate_every out.")
 
+    def check(self, config: ForgetConfig) -> None:
+        """Refuse settings of a step that don't go with this history.
+
+        Raises:
+            SettingError: orthogonality, which is a mode of the history, or fitting without curves to fit to.
+        """
+        if config.orthogonal:
+            raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
+        if self.mode == "fitted" and not config.settle_at:
+            raise SettingError("Weights are fitted to curves of forgetting: add --adds-up (or --settle-at).")
+
 
 def run_history(
     steps: Sequence[Step],
@@ -88,14 +99,11 @@ def run_history(
 
     Raises:
         TrainingError: the folder holds a run already, or one of other settings, requests or base.
-        SettingError: the config asks for orthogonality, which is a mode of the history.
+        SettingError: :meth:`HistoryConfig.check`.
         AsuLoraError: whatever :func:`asu_lora.forget` raises; the steps done so far stay.
     """
     history, progress = history or HistoryConfig(), progress or Progress()
-    if config.orthogonal:
-        raise SettingError("Orthogonality is a mode of a history: give HistoryConfig('orthogonal').")
-    if history.mode == "fitted" and not config.settle_at:
-        raise SettingError("Weights are fitted to curves of forgetting: add --adds-up (or --settle-at).")
+    history.check(config)
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
     identity = _identity(base, config, history, questions)

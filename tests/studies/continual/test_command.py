@@ -79,6 +79,7 @@ def test_the_command_writes_table_and_figure_of_every_method(command, tmp_path):
         (["--mode", "running", "--consolidate-every", "2"], "running"),
         (["--requests", "nowhere.jsonl"], "no file nowhere.jsonl"),
         (["--data", "nowhere"], "no TOFU folder"),
+        (["--mode", "fitted"], "add --adds-up"),
         (["--take-back", "4"], "Step 4 can't be taken back"),
     ],
 )
