@@ -116,12 +116,12 @@ def _summary(report) -> list[str]:
     total = report.overall
     files = f"{report.shards} file{'s' * (report.shards > 1)}"
     lines = [
-        f"{report.base} + {names} -> {report.out}: {report.precision}, {report.bytes / 1e9:.2f} GB in "
+        f"{report.base} + {names} -> {report.out}: {report.written_as}, {report.bytes / 1e9:.2f} GB in "
         f"{files}, {report.seconds:.1f} s."
     ]
     if report.onto == "quantized":
         lines.append(
-            "Merged onto the weights as NF4 shows them"
+            f"Merged onto the weights as {report.four_bit.upper()} shows them"
             + (
                 f", which differ from the original ones by {report.onto_difference:.1%}."
                 if report.onto_difference

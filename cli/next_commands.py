@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def next_commands(result: "ForgetResult", base: str, store: Path, on_top_of: Sequence[str] = ()) -> str:
-    """Ask it, test it, show it, merge it.
+    """Ask it, test it, show it, merge it; the last only where the base takes it.
 
     Args:
         on_top_of: the adapters beneath as they were typed: a folder is found by its path alone.
@@ -24,9 +24,13 @@ def next_commands(result: "ForgetResult", base: str, store: Path, on_top_of: Seq
     stack, beneath = ("".join(f"{before}{each}" for each in typed) for before in (" --adapter ", " "))
     asked = "" if str(store) == "adapters" else f" --store {shlex.quote(str(store))}"
     base = shlex.quote(base)
+    merge = (  # adapters of a base in int8 are served beside it
+        ""
+        if result.record.base.precision == "int8"
+        else f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged"
+    )
     return (
         f"\nAsk it:   asu-lora ask --base {base}{stack} --adapter {result.name}{asked}"
         f"\nTest it:  asu-lora audit --base {base}{beneath} {result.name}{asked} --forget FILE --quick"
-        f"\nShow it:  asu-lora adapters show {result.name}{asked}"
-        f"\nMerge it: asu-lora merge --base {base}{stack} --adapter {result.name}{asked} --out merged"
+        f"\nShow it:  asu-lora adapters show {result.name}{asked}{merge}"
     )

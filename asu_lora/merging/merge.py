@@ -113,6 +113,7 @@ def _fill(report: MergeReport, stream: TensorStream, residual_rank: int) -> None
     """What rounding did, into the report."""
     report.onto_difference, report.modules = stream.onto_difference, stream.modules
     report.bytes, report.residual_rank = stream.writer.total_bytes, residual_rank
+    report.four_bit = stream.settings.quant_type
     report.durability = stream.durable.modules if stream.durable else []
 
 

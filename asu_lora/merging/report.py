@@ -20,6 +20,7 @@ class MergeReport:
         bytes: of tensors written.
         durability: of a durable merge, what is left undone of each module's update.
         residual_rank: of the residual adapter, 0 without one.
+        four_bit: the kind of 4-bit numbers that are read or written: ``fp4`` where the base is stored so.
     """
 
     out: Path
@@ -34,6 +35,12 @@ class MergeReport:
     seconds: float = 0.0
     durability: list[ModuleDurability] = field(default_factory=list, repr=False)
     residual_rank: int = 0
+    four_bit: str = "nf4"
+
+    @property
+    def written_as(self) -> str:
+        """What the weights are stored in: ``precision``, but ``fp4`` where 4 bit was asked of a base in FP4."""
+        return self.four_bit if self.precision == "nf4" else self.precision
 
     @property
     def overall(self) -> ModuleRounding:
@@ -48,6 +55,7 @@ class MergeReport:
             "out": str(self.out),
             "base": self.base,
             "precision": self.precision,
+            "written_as": self.written_as,
             "onto": self.onto,
             "adapters": [{"name": name, "weight": weight} for name, weight in self.adapters],
             "onto_difference": self.onto_difference,

@@ -128,6 +128,11 @@ def stored_quantization(config: dict[str, Any], name: str) -> Quantization | Non
     stored = stored_format(config, name)
     if stored in ("nf4", "fp4"):
         return Quantization.from_dict(recorded_settings(config, name))
+    if stored == "int8":  # its adapters fit no other checkpoint: their fingerprint is this one's
+        raise BaseModelError(
+            f"'{name}' is stored as int8, which adapters can't be merged into: serve the adapter beside it, or train "
+            "one on the original checkpoint and merge that."
+        )
     if stored is not None:
         raise BaseModelError(
             f"'{name}' is stored as {stored}, which adapters can't be merged into: use {in_floats(stored)}."
