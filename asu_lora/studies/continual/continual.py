@@ -93,9 +93,7 @@ def run_methods(
     continual, progress, out = continual or ContinualConfig(), progress or Progress(), Path(out)
     chosen = method_configs(continual.methods, config, continual.given)
     steps = read_steps(requests, continual.retain, continual.by, continual.most_steps)
-    for name, own in chosen.items():
-        continual.history.check(own)
-        check_resumable(out / file_name(name), resume)
+    _check_runs(chosen, continual.history, out, resume)
     continual.check_take_back(steps)
     questions = _questions(steps, continual, config)
     check_writable(out)
@@ -128,6 +126,13 @@ def run_methods(
         taken = _without(continual.take_back, chosen, steps, base, out, questions=questions, progress=progress)
     progress.close()
     return records, taken, write_report(out, records, about, taken)
+
+
+def _check_runs(chosen: Mapping[str, ForgetConfig], history: HistoryConfig, out: Path, resume: bool) -> None:
+    """Refuse methods that don't go with the history, and folders that hold a run already."""
+    for name, own in chosen.items():
+        history.check(own)
+        check_resumable(out / file_name(name), resume)
 
 
 def _without(
