@@ -171,7 +171,7 @@ def merge(
     from asu_lora.cli.merge_tables import convert_command
     from asu_lora.data.request import read_examples
     from asu_lora.merging.merge import merge as write_merged
-    from asu_lora.models.adapter_stack import adapter_folders
+    from asu_lora.models.adapter_stack import adapter_folders, named_otherwise
 
     chosen = adapter_folders(adapters, AdapterStore(store), fit=True)
     asked = read_examples(check) if check else []
@@ -192,6 +192,8 @@ def merge(
             durable=_durable(looked_at, kept, residual_rank) if durable else None,
         )
     note_on_weights(adapters, chosen)
+    for note in named_otherwise(chosen, source):
+        click.echo(f"Warning: {note}", err=True)
     convert = convert_command(out, precision) if format_ == "gguf" else None
     checked, refused = None, None
     if check:

@@ -31,5 +31,7 @@ def push(name: str, repository: str | None, to_folder: Path | None, public: bool
 
     if (repository is None) == (to_folder is None):
         raise click.UsageError("Say where to: --to USER/REPO or --to-folder FOLDER.")
+    if public and repository is None:
+        raise click.UsageError("--public is for the hub: leave it out with --to-folder.")
     where = repository or (to_folder or Path()).absolute().as_uri()
     click.echo(f"{name} is at {push_adapter(AdapterStore(store), name, where, private=not public)}.")

@@ -80,6 +80,7 @@ def test_push_to_a_folder_and_pull_from_it(store, home):
     bad("push", "ron", "--to-folder", "there", says="sha256 differs")
     bad("push", "ron", "--to", "me/ron", says="sha256 differs")
     assert run("push", "harry").exit_code == 2
+    assert "--public is for the hub" in run("push", "harry", "--to-folder", "elsewhere", "--public").stderr
 
 
 def test_without_the_hub(store):

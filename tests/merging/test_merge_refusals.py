@@ -1,7 +1,10 @@
 """What can't be merged is refused in one sentence and leaves nothing behind; and the command around it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -180,6 +183,27 @@ def test_command_merges_from_the_store(tiny_base, two, tmp_path):
     assert said["adapters"] == [{"name": "a", "weight": 1.0}, {"name": "b", "weight": 0.5}]
     assert len(said["modules"]) == 2 * len(LINEAR)
     assert relative(logits_of(tmp_path / "out"), logits_of(stacked(tiny_base, two))) < 1e-5
+
+
+def test_command_says_that_an_adapter_names_another_base_of_the_hub(tiny_base, two, tmp_path):
+    """In a process of its own: the hub's client reads once where its cache is."""
+    held = tmp_path / "hf" / "hub" / "models--org--one"
+    shutil.copytree(tiny_base, held / "snapshots" / ("c0" * 20))
+    (held / "refs").mkdir()
+    (held / "refs" / "main").write_text("c0" * 20)
+    lora = shutil.copytree(two[0][0], tmp_path / "lora")
+    for names, said in (("org/other", True), ("org/one", False)):
+        config = json.loads((lora / "adapter_config.json").read_text())
+        (lora / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": names}))
+        words = ["merge", "--base", "org/one", "--adapter", lora, "--out", tmp_path / f"out-{said}"]
+        done = subprocess.run(
+            [sys.executable, "-m", "asu_lora", *map(str, words)],
+            env=os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (f"says that it was trained on {names}, and the base is org/one" in done.stderr) == said
 
 
 def test_command_tells_what_rounding_took(tiny_base, tmp_path):
