@@ -171,7 +171,7 @@ def merge(
     from asu_lora.cli.merge_tables import convert_command
     from asu_lora.data.request import read_examples
     from asu_lora.merging.merge import merge as write_merged
-    from asu_lora.models.adapter_stack import adapter_folders, named_otherwise
+    from asu_lora.models.adapter_stack import adapter_folders
 
     chosen = adapter_folders(adapters, AdapterStore(store), fit=True)
     asked = read_examples(check) if check else []
@@ -191,9 +191,7 @@ def merge(
             trust_remote_code=trust_remote_code,
             durable=_durable(looked_at, kept, residual_rank) if durable else None,
         )
-    note_on_weights(adapters, chosen)
-    for note in named_otherwise(chosen, source):
-        click.echo(f"Warning: {note}", err=True)
+    note_on_weights(adapters, chosen, source)
     convert = convert_command(out, precision) if format_ == "gguf" else None
     checked, refused = None, None
     if check:

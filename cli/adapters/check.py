@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from asu_lora.adapters.overlap import PairOverlap, SetOverlap
     from asu_lora.adapters.serving import Finding
+    from asu_lora.bases.source import BaseSource
     from asu_lora.interference.measure import Interference
 
 NOT_SERVED = 3  # the exit code of --serves where a server would refuse
@@ -141,14 +142,16 @@ def show_serving(found: "list[Finding]", as_json: bool) -> None:
         click.get_current_context().exit(NOT_SERVED)
 
 
-def note_on_weights(typed: "Sequence[str]", chosen: "Sequence[tuple[Path, float]]") -> None:
-    """What stderr should say of the weights of adapters that become one: those that were chosen, and a warning."""
+def note_on_weights(
+    typed: "Sequence[str]", chosen: "Sequence[tuple[Path, float]]", base: "BaseSource | None" = None
+) -> None:
+    """What stderr should say of adapters that become one, or a part of their base: their weights, and warnings."""
     from asu_lora.adapters.fitted_weights import told
-    from asu_lora.models.adapter_stack import missing_ground
+    from asu_lora.models.adapter_stack import missing_ground, named_otherwise
 
     for note in told(typed, chosen):
         click.echo(f"Note: {note}", err=True)
-    for note in missing_ground(chosen):
+    for note in [*missing_ground(chosen), *(named_otherwise(chosen, base) if base else [])]:
         click.echo(f"Warning: {note}", err=True)
     warn_of_weights([folder for folder, _ in chosen], [weight for _, weight in chosen])
 
