@@ -32,6 +32,11 @@ def weight_bytes(model: torch.nn.Module, quantised: dict[int, torch.Tensor]) -> 
     return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size() for p in model.parameters())
 
 
+def int8_saving(maps: Iterable[torch.Tensor]) -> int:
+    """What LLM.int8 (arXiv 2208.07339) holds less of linear layers: 8 bits a number, a 32-bit scale a row."""
+    return sum(w.numel() * (w.element_size() - 1) - 4 * w.shape[0] for w in maps)
+
+
 def unpacked_bytes(
     models: Iterable[torch.nn.Module], quantised: dict[int, torch.Tensor], run: PlannedRun, share: int
 ) -> int:

@@ -19,6 +19,7 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.memory_plan.answering import answering_parts
 from asu_lora.memory_plan.byte_counts import (
     basis_bytes,
+    int8_saving,
     nf4_bytes,
     optimizer_bytes,
     quantised_weights,
@@ -98,9 +99,13 @@ def fixed_parts(run: PlannedRun, quantised: dict[int, torch.Tensor]) -> tuple[di
     unquantised = sum(w.numel() for w in quantised.values()) * run.compute.itemsize
     whole = weights - sum(nf4_bytes(w.numel()) for w in quantised.values())
     # checkpoints are in 16 bits nearly all
+    kept = {"kept by the allocator": machine.kept} if machine.kept else {}
+    if run.precision == "int8":
+        maps = quantised_weights(run.model).values()
+        weights = whole = weights - int8_saving(maps)
+        kept["a map made whole"] = max((w.numel() * w.element_size() for w in maps), default=0)  # in every product
     loading = machine.loading(run.checkpoint, unquantised, whole, shared=run.compute.itemsize == 2)
     fixed = {"libraries": machine.libraries, "weights": weights, "left of loading": loading.left}
-    kept = {"kept by the allocator": machine.kept} if machine.kept else {}
     return fixed | {"left of loading": loading.peak}, fixed | kept
 
 
