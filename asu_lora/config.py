@@ -140,7 +140,7 @@ class ForgetConfig:
     openings: int = setting(
         0,
         "Other answers of the base's own to each forget question, each begun with another word, that training goes "
-        "through in turn: the same facts in other words. --robust sets it.",
+        "through in turn: the same facts in other words.",
         group="Method",
     )
     attacker_lr: float = setting(

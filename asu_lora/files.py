@@ -127,6 +127,18 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def refuse_read_only(folder: Path) -> None:
+    """Refuse a folder, there already or still to be made, in which nothing can be written.
+
+    Raises:
+        OSError: as writing there would raise it, minutes later.
+    """
+    there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    if not os.access(there, os.W_OK):
+        code = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, os.strerror(code), str(there))
+
+
 def discard(path: Path) -> None:
     """Delete a file, a link (not what it leads to) or a whole folder; what is gone already is fine."""
     if path.is_symlink() or path.is_file():

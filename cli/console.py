@@ -56,6 +56,21 @@ def stderr() -> "Console":
     return Console(stderr=True, highlight=False)
 
 
+def ask_first(question: str) -> None:
+    """Ask before something is taken away; any other answer than yes ends the command.
+
+    Raises:
+        UsageError: there is nobody who could answer (a script, a pipe at its end).
+    """
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, EOFError):
+            click.echo(err=True)
+            raise click.UsageError("Nobody answered, and nothing was removed: --yes does it without asking.") from error
+        raise
+
+
 def print_json(value: Any) -> None:
     """Print JSON that can be read back whatever the encoding: escapes where it lacks a character, null for NaN."""
     value = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)

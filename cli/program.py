@@ -74,7 +74,8 @@ class Program(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the shell (>&-)
+                sys.stdout.flush()
             return result
         except OSError as error:
             if error.errno not in _FULL:

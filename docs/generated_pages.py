@@ -16,6 +16,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli import main
 from asu_lora.cli.help_pages import EVERYTHING
 from asu_lora.config import ForgetConfig
@@ -103,7 +104,9 @@ def settings() -> str:
     parts = [
         "# Settings\n\nEvery setting of `asu-lora forget`, `compare` and `continual`: an option on the command line, a "
         "key in the YAML of `--config` (`asu-lora init` writes one), an argument of `asu_lora.ForgetConfig`. Key and "
-        "argument are the option's name with underscores: `--retain-loss` is `retain_loss`.\n"
+        "argument are the option's name with underscores: `--retain-loss` is `retain_loss`. Where two defaults stand, "
+        "the first is that of `forget`, for an adapter that is trained alone with the usual loss; the second is that "
+        "of `compare`, `continual` and `ForgetConfig()`.\n"
     ]
     groups = list(dict.fromkeys(spec.metadata["group"] for spec in dataclasses.fields(ForgetConfig)))
     fields = sorted(dataclasses.fields(ForgetConfig), key=lambda spec: groups.index(spec.metadata["group"]))
@@ -113,6 +116,8 @@ def settings() -> str:
             flag, choices = "--" + spec.name.replace("_", "-"), spec.metadata["choices"]
             flag = f"{flag}`, `--no-{flag[2:]}" if isinstance(spec.default, bool) else flag
             default = "" if spec.default is None else f"`{spec.default}`"
+            if spec.name in ADDS_UP:
+                default = f"`{ADDS_UP[spec.name]}`; with `--no-adds-up` {default}"
             text = spec.metadata["help"] + (f" One of `{'`, `'.join(choices)}`." if choices else "")
             parts.append(f"| `{flag}` | {default} | {text.replace('|', '&#124;')} |")
         parts.append("")

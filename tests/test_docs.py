@@ -7,7 +7,9 @@ import tomllib
 import click
 import pytest
 
+from asu_lora.adding_up import ADDS_UP
 from asu_lora.cli import main
+from asu_lora.config import ForgetConfig
 from tests.support.root import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,6 +36,20 @@ def test_every_file_and_folder_a_page_names_is_there(page):
     linked = [path for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text) if path not in GENERATED]
     assert not [path for path in named if not any((place / path).exists() for place in [*PLACES, page.parent])]
     assert not [path for path in linked if not (page.parent / path).exists()]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_link_of_a_page_leaves_the_site(page):
+    """Into the repository a page names its files, without a link: on the site it would lead nowhere."""
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    assert not [path for path in linked if not (page.parent / path).resolve().is_relative_to(ROOT / "docs")]
+
+
+def test_what_a_page_says_of_a_defaults_number_is_the_commands():
+    text = (ROOT / "docs" / "how-to" / "retain-rows.md").read_text()
+    words = {1: "one retain row", 2: "two"}
+    alone, other = words[ADDS_UP["retain_per_forget"]], words[ForgetConfig().retain_per_forget]
+    assert re.search(rf"{alone}, drawn anew \(`--retain-per-forget`; {other} with\s+`--no-adds-up`\)", text)
 
 
 def folders(top):

@@ -2,10 +2,17 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from asu_lora.errors import SettingError
+
+Adapter = str | Path | tuple[str | Path, float]
+
+
+def several(adapters: str | Path | Iterable[Adapter]) -> list[Adapter]:
+    """Adapters as a list, where one alone may be given without one: a text would be read letter by letter."""
+    return [adapters] if isinstance(adapters, (str, Path)) else list(adapters)
 
 
 def parse_adapter(text: str | Path) -> tuple[str, float]:

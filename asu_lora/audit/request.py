@@ -73,6 +73,8 @@ class AuditRequest:
     template_date: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.adapters, str):  # one name, which would be read letter by letter
+            object.__setattr__(self, "adapters", (self.adapters,))
         if self.merged and self.adapters:
             raise SettingError("Name adapters, or a merged folder with --merged, not both: one thing is audited.")
         if self.where and not isinstance(self.forget, str | Path):

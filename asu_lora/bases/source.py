@@ -5,6 +5,7 @@ Its *fingerprint* is over the weights themselves, so that an adapter is never pu
 shares its base's name.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +63,18 @@ class BaseSource:
         return recorded == self.fingerprint() or recorded == earlier_fingerprint(self.path)
 
 
-def resolve_base(name: str, revision: str | None = None) -> BaseSource:
+def resolve_base(name: str | Path, revision: str | None = None) -> BaseSource:
     """Find the checkpoint a name stands for, fetching it from the hub when it is an id.
 
     Raises:
-        BaseModelError: no such folder, no such model on the hub, or no hub.
+        BaseModelError: no such folder, no such model on the hub, or no hub; a model instead of its name.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise BaseModelError(
+            "A base is named by its hub id or folder, or is what asu_lora.load(NAME).base holds; "
+            f"{type(name).__name__} is neither: name what it was loaded from."
+        )
+    name = os.fspath(name)  # manifests are text
     if name == EMBEDDED:
         from asu_lora.bases.smollm2 import embedded_checkpoint
 

@@ -95,6 +95,8 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
                 rows.append(row)
     finally:
         csv.field_size_limit(limit)
+    while rows and not any(rows[-1].values()):  # lines of separators alone, which spreadsheets write below the last row
+        rows.pop()
     return rows
 
 

@@ -21,7 +21,7 @@ from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import BaseLimits, RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.data.training_rows import TrainingRows
-from asu_lora.files import disk_errors
+from asu_lora.files import disk_errors, refuse_read_only
 from asu_lora.forgetting.alternates import own_alternates
 from asu_lora.forgetting.prepare import build_losses, refusals_for, refuse_attacker, training_sets
 from asu_lora.forgetting.trial_copy import refuse_untried
@@ -65,6 +65,7 @@ def plan_run(
     check_optimizer(config, choose_device(config.device))
     with disk_errors(Path(store)):
         AdapterStore(store).check_name(name)
+        refuse_read_only(AdapterStore(store).root)
     beneath = check_ground(resolve_base(base), on_top_of, store)
     refuse_alone(config, beneath)
     run = planned_run(request, base, config, heldout, idk_file)

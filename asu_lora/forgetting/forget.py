@@ -17,10 +17,12 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from asu_lora.adapters.adapter_spec import several
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.data.examples import Example
 from asu_lora.data.request import ForgetRequest
+from asu_lora.errors import SettingError
 from asu_lora.forgetting.own_inputs import ready_for_sums
 from asu_lora.forgetting.prepare import prepare
 from asu_lora.forgetting.profile import profiled
@@ -39,14 +41,14 @@ from asu_lora.training.phases import phases
 
 def forget(
     request: ForgetRequest,
-    base: str | LoadedBase = "smollm2-135m",
+    base: str | Path | LoadedBase = "smollm2-135m",
     config: ForgetConfig | None = None,
     *,
     name: str | None = None,
     store: str | Path | AdapterStore = "adapters",
     heldout: Sequence[Example] = (),
     idk_file: str | Path | None = None,
-    on_top_of: Iterable[str | Path | tuple[str | Path, float]] = (),
+    on_top_of: str | Path | Iterable[str | Path | tuple[str | Path, float]] = (),
     continue_from: str | Path | None = None,
     tau: TauChoice | None = None,
     resume: bool = False,
@@ -75,11 +77,11 @@ def forget(
     Raises:
         AsuLoraError: in one sentence; the store is then as it was, and a loaded base a plain base again.
     """
-    check_callbacks(callbacks)
-    given = dict[str, Any](name=name, store=store, on_top_of=on_top_of, continue_from=continue_from, resume=resume)
+    refuse_other_types(request, config, callbacks)
+    given = dict[str, Any](name=name, store=store, on_top_of=several(on_top_of), continue_from=continue_from)
     with (
         profiled(profile, progress) as (heard, traces),
-        open_run(request, base, config, **given, progress=heard, kept=kept) as run,
+        open_run(request, base, config, **given, resume=resume, progress=heard, kept=kept) as run,
     ):
         settle_retain(run, idk_file)  # chosen from a pool, or looked at for how near they are
         sets = prepare(run, idk_file)  # forget and retain: a loss and encoded rows each
@@ -97,3 +99,19 @@ def forget(
                 train_phase(run, student, sets, on_policy.shortened(run.record.training["steps"] / first.steps))
             ready_for_sums(run, student, sets["forget"])
             return run.publish(student, before, run.score(student, questions, "after"))  # adapter -> store
+
+
+def refuse_other_types(request: object, config: object, callbacks: Sequence[TrainerCallback]) -> None:
+    """Say in one sentence what a request, settings and callbacks are, where rows, a dict or a class are given instead.
+
+    Raises:
+        SettingError: one of them is of another type.
+    """
+    if not isinstance(request, ForgetRequest):
+        raise SettingError(
+            f"A request is a ForgetRequest, and no {type(request).__name__}: ForgetRequest.from_rows(ROWS) or "
+            "ForgetRequest.from_files(FILE) makes one."
+        )
+    if not isinstance(config, ForgetConfig | None):
+        raise SettingError(f"The settings are a ForgetConfig(...), and no {type(config).__name__}.")
+    check_callbacks(callbacks)

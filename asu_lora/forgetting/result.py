@@ -1,7 +1,7 @@
 """What a forget run left behind."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from asu_lora.evaluation.set_scores import SetScores
@@ -27,8 +27,8 @@ class ForgetResult:
     path: Path
     before: dict[str, float]
     after: dict[str, float]
-    sets: dict[str, tuple[SetScores, SetScores]]
-    record: RunRecord
+    sets: dict[str, tuple[SetScores, SetScores]] = field(repr=False)  # the request's text: not what a notebook shows
+    record: RunRecord = field(repr=False)
     main_process: bool = True
 
 

@@ -23,7 +23,7 @@ from asu_lora.data.row_format import RowFormat
 from asu_lora.data.sampling import sample
 from asu_lora.errors import NotEnoughMemory, TrainingError
 from asu_lora.evaluation.set_scores import SetScores, score_sets
-from asu_lora.files import disk_errors
+from asu_lora.files import disk_errors, refuse_read_only
 from asu_lora.forgetting.result import ForgetResult, still_told
 from asu_lora.forgetting.run_folder import RUNS, date_of_rows, remove_run, run_folder
 from asu_lora.forgetting.run_lock import run_lock
@@ -219,7 +219,7 @@ def with_losses(config: ForgetConfig) -> ForgetConfig:
 @contextmanager
 def open_run(
     request: ForgetRequest,
-    base: str | LoadedBase,
+    base: str | Path | LoadedBase,
     config: ForgetConfig | None = None,
     *,
     name: str | None = None,
@@ -247,6 +247,7 @@ def open_run(
     try:
         with disk_errors(store.root):
             store.check_name(name)
+            refuse_read_only(store.root)
         process.wait_for_everyone()  # a process that starts late must not find the adapter of one that is done
         heard = progress if process.is_main_process else Progress()
         heard.stage("Loading the base")
@@ -276,13 +277,13 @@ def open_run(
         progress.close()
 
 
-def this_process(config: ForgetConfig, base: str | LoadedBase) -> PartialState:
+def this_process(config: ForgetConfig, base: str | Path | LoadedBase) -> PartialState:
     """Which of the processes of an ``accelerate launch`` this is; else the only one."""
     device = base.device if isinstance(base, LoadedBase) else choose_device(config.device)
     return PartialState(cpu=device.type == "cpu")
 
 
-def _loaded(base: str | LoadedBase, config: ForgetConfig, process: PartialState) -> LoadedBase:
+def _loaded(base: str | Path | LoadedBase, config: ForgetConfig, process: PartialState) -> LoadedBase:
     if isinstance(base, LoadedBase):
         return base
     device = str(process.device) if process.use_distributed else config.device

@@ -12,7 +12,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from asu_lora.adapters.adapter_config import more_than_lora, read_adapter_config, refuse_weight
-from asu_lora.adapters.adapter_spec import parse_adapter, weighted
+from asu_lora.adapters.adapter_spec import parse_adapter, several, weighted
 from asu_lora.adapters.fitted_weights import told, weighed
 from asu_lora.adapters.lineage import contents_of, lacking
 from asu_lora.adapters.lora_folder import read_adapter
@@ -46,7 +46,7 @@ class Stack:
     """
 
     base: LoadedBase
-    model: torch.nn.Module
+    model: torch.nn.Module = field(repr=False)
     adapters: list[tuple[str, float]]
     notes: list[str] = field(default_factory=list)
     rows: RowFormat = field(default_factory=lambda: RowFormat(LENGTH))
@@ -55,14 +55,15 @@ class Stack:
         """The encoder of everything that this stack is asked or scored on."""
         return encoder_for(self.base.tokenizer, self.base.model.config, self.rows)
 
-    def ask(self, questions: Sequence[str], total_tokens: int = 200, endings: Endings | None = None) -> list[str]:
+    def ask(self, questions: str | Sequence[str], total_tokens: int = 200, endings: Endings | None = None) -> list[str]:
         """The greedy answers of base + adapters, one a question.
 
         Args:
+            questions: several, or a single one as plain text.
             total_tokens: most tokens of question and answer together; half of them are an answer's in any case.
             endings: counts how the answers end.
         """
-        encoder = self.encoder()
+        encoder, questions = self.encoder(), [questions] if isinstance(questions, str) else questions
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
         least, tokenizer = total_tokens // 2, self.base.tokenizer
         answers = generate_answers(self.model, tokenizer, prompts, total_tokens, least=least, endings=endings)
@@ -88,8 +89,8 @@ class Stack:
 
 
 def load(
-    base: str | LoadedBase,
-    adapters: Iterable[str | Path | tuple[str | Path, float]] = (),
+    base: str | Path | LoadedBase,
+    adapters: str | Path | Iterable[str | Path | tuple[str | Path, float]] = (),
     store: str | Path | AdapterStore = "adapters",
     precision: str = "nf4",
     device: str | None = None,
@@ -101,7 +102,7 @@ def load(
 
     Args:
         base: hub id, folder or ``smollm2-135m``, or a loaded base.
-        adapters: names in the store or PEFT folders; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. Several
+        adapters: names in the store or PEFT folders, or one; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. Several
             without any weight get those that fit, where they were trained to add up, and 1 elsewhere. One that was
             trained on top of others works without them too, if not as it was trained to: the stack's ``notes`` tell.
         rows: length, system prompt and date, where they aren't to be those of the adapters' manifests.
@@ -110,7 +111,7 @@ def load(
         AdapterError: an adapter belongs to another base, or to weights that only share its name.
         StoreError: an unknown adapter.
     """
-    adapters = list(adapters)
+    adapters = several(adapters)
     folders = adapter_folders(adapters, store, fit=True)
     base = (
         base

@@ -1,7 +1,9 @@
 """A base in memory: NF4 by default, on CUDA or the CPU, with the compute type that is fast there."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,9 @@ from asu_lora.models.weight_map import refuse_incomplete, refuse_missing
 _TOKENIZERS = ("*token*", "*vocab*", "*.model", "*.tiktoken", "*.bpe", "*.spm", "merges.txt")
 
 
+_ONE_AT_A_TIME = threading.Lock()  # in two threads at once, transformers leaves tied weights out of both models
+
+
 @dataclass
 class LoadedBase:
     """A base ready for forward passes: one set of weights, whatever is done with it.
@@ -42,8 +47,8 @@ class LoadedBase:
     """
 
     source: BaseSource
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
     precision: str
     compute_dtype: torch.dtype
     quantization: dict[str, Any] | None = None
@@ -78,7 +83,7 @@ class LoadedBase:
 
 
 def load_base(
-    name: str | BaseSource,
+    name: str | Path | BaseSource,
     precision: str = "nf4",
     device: str | None = None,
     revision: str | None = None,
@@ -100,7 +105,8 @@ def load_base(
     if target.type == "cpu":
         keep_few_kernels()
     tokenizer = load_tokenizer(source, trust_remote_code, BaseLimits.of(prepared.config).vocabulary)
-    model, unused = _load_weights(prepared, trust_remote_code)
+    with _ONE_AT_A_TIME:
+        model, unused = _load_weights(prepared, trust_remote_code)
     model.requires_grad_(False)
     model.eval()
     compute_in(model, prepared.compute_dtype)

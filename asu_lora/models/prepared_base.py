@@ -4,6 +4,7 @@ Loading and the dry run both begin here, so that one says no wherever the other 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class PreparedBase:
 
 
 def prepare_base(
-    name: str | BaseSource,
+    name: str | Path | BaseSource,
     precision: str = "nf4",
     device: str | None = None,
     revision: str | None = None,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from asu_lora.cli.console import ask_first
 from asu_lora.cli.options import adapter_names
 from asu_lora.cli.requests.common import ledger_options
 
@@ -44,7 +45,7 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
             err=True,
         )
     if not yes:
-        click.confirm(f"Remove {', '.join(names)} from {kept.root}?", abort=True, err=True)
+        ask_first(f"Remove {', '.join(names)} from {kept.root}?")
     for name in names:
         kept.remove(name)
         click.echo(f"Removed {name}.")

@@ -71,5 +71,8 @@ def list_(states: tuple[str, ...], overdue: bool, store: Path, database: str | N
         print_table(None, ("Request", "state", "due (UTC)", "rows", "owner", "why"), rows, right=(3,), wrap=(5,))
     counts = ledger.counts()
     late = counts.pop("overdue")
+    asked = dict.fromkeys([*states, *(["overdue"] if overdue else [])])
+    if asked and not rows:  # the counts below are of all requests
+        click.echo(f"No request is {' or '.join(asked)}. Of all:")
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
     click.echo(f"{told or 'No requests'}{f'; {late} overdue' if late else ''}.")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from asu_lora.cli.completion import tickets
+from asu_lora.cli.console import ask_first
 from asu_lora.cli.requests.common import actor_option, ledger_options, read_ledger
 
 
@@ -28,7 +29,7 @@ def withdraw(*, request: str, reason, forget_text: bool, yes: bool, store: Path,
     ledger, kept = read_ledger(store, database, actor), AdapterStore(store)
     ledger.get(request)
     if not yes:
-        click.confirm(f"Withdraw {request} and remove its adapter from {kept.root}?", abort=True, err=True)
+        ask_first(f"Withdraw {request} and remove its adapter from {kept.root}?")
     done, gone = take_back(ledger, kept, request, reason), False
     try:
         gone = forget_text and destroy(ledger, kept, request)

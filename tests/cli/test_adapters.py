@@ -164,6 +164,9 @@ def test_remove_asks_and_warns_of_those_above(store):
     result = run("remove", "harry", input="n\n")
     assert result.exit_code == 1
     assert "Remove harry from adapters? [y/N]" in result.stderr
+    result = run("remove", "harry")  # of a script, which has nobody to ask
+    assert result.exit_code == 2
+    assert result.stderr.endswith("\nError: Nobody answered, and nothing was removed: --yes does it without asking.\n")
     assert store.names() == ["harry", "plain", "ron"]
     result = run("remove", "harry", input="y\n")
     assert result.exit_code == 0

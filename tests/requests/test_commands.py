@@ -176,6 +176,11 @@ def test_a_list_of_what_is_open_and_of_what_is_late(place):
     assert listed("--state", "trained", "--state", "overdue") == ["late", "late-failed", "trained"]
     assert listed("--state", "withdrawn", "--state", "overdue") == ["late", "late-failed", "gone"]
     assert listed("--state", "failed", "--overdue") == ["late-failed"]
+    assert (
+        "No request is audited or training. Of all:\n"
+        in call("list", "--state", "audited", "--state", "training").stdout
+    )
+    assert "No request is" not in call("list", "--overdue").stdout + call("list").stdout
     said = call("list", "--state", "done", code=2).stderr
     assert "'done' is none of received, queued" in said and "failed, open, overdue" in said
 
