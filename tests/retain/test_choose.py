@@ -42,7 +42,7 @@ def test_the_rows_about_like_things_are_chosen_and_the_request_itself_never(base
     assert [row.answer for row in choice.rows] == [row.answer for row in NEAR]
     assert (choice.pool, choice.same, choice.looked_at) == (60, 4 + len(NEAR), 48)
     assert choice.nearness.near >= len(NEAR) - 2
-    assert heard.stages == ["Choosing retain rows"]
+    assert heard.stages == ["Comparing the pool with the request", "Choosing retain rows"]
     assert any(f"of {len(NEAR)} retain rows are" in note and str(FEW) in note for note in choice.notes(8))
 
 
