@@ -162,3 +162,13 @@ def test_half_an_instruction_is_refused_in_one_sentence(files, taught_base, more
     refused = forget(files, taught_base, *more)
     assert refused.exit_code == 2 and said in refused.stderr and "Traceback" not in refused.stderr
     assert not (files / "store").exists()
+
+
+def test_without_a_sentence_encoder_the_way_out_is_an_option_of_this_command(files, taught_base, monkeypatch):
+    encoders = "asu_lora.evaluation.metrics.cosine_similarity."
+    monkeypatch.setattr(f"{encoders}DEFAULT_ENCODER", "./nowhere")
+    monkeypatch.setattr(f"{encoders}packaged_encoder", lambda: None)
+    refused = forget(
+        files, taught_base, "--retain", "auto", "--retain-pool", str(files / "pool.jsonl"), "--retain-by", "encoder"
+    )
+    assert refused.exit_code == 2 and "leave --retain-by out" in refused.stderr and "--encoder" not in refused.stderr
