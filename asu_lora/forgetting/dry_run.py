@@ -40,7 +40,7 @@ from asu_lora.models.loading import load_tokenizer
 from asu_lora.models.prepared_base import prepare_base
 from asu_lora.models.weight_map import refuse_incomplete
 from asu_lora.training.arguments import check_optimizer
-from asu_lora.training.new_adapter import adapted
+from asu_lora.training.new_adapter import adapted, rank_note
 from asu_lora.training.orthogonal import refuse_alone
 from asu_lora.training.phases import phases
 from asu_lora.training.target_modules import note_left_out
@@ -132,8 +132,9 @@ def planned_run(
     request, beyond = _with_longest(request, encoder)
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
+    rank = rank_note(model, config)
     with adapted(model, config) as student:
-        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), beyond, undated]
+        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), rank, beyond, undated]
         notes.append(left_out_note((*request.forget, *request.retain)))
         notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory
@@ -155,8 +156,10 @@ def planned_run(
         answers = sets["forget"].rows.answers
         beside = {row: row for row in range(len(answers))}
         sets[ON_POLICY] = TrainingSet(OnPolicyKL(), TrainingRows({"answer": answers}, beside=beside))
-    asked = (request.forget, request.retain, heldout)
-    evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in asked if examples]
+    asked = {"forget": request.forget, "retain": request.retain, "heldout": heldout}
+    evaluated = [
+        encoder.encode_all(sample(rows, config.eval_rows), f"{name} row") for name, rows in asked.items() if rows
+    ]
     return PlannedRun(
         model,
         prepared.device,

@@ -198,6 +198,7 @@ def test_settings_are_refused_before_anything_is_read(refused, words, message):
         (["--target-modules", "w_proj"], "The target modules 'w_proj' don't fit"),
         (["--target-modules", "q_proj,v_porj"], "has no v_porj in the layers of --adapter-layers; there are "),
         (["--target-modules", "q_proj,embed_tokens"], "has no embed_tokens in the layers of --adapter-layers"),
+        (["--rank", "100000"], "--rank 100000 is more than any matrix of this base that gets an adapter can have: 64"),
         (["--orthogonal"], "There is nothing to be orthogonal to"),
         (["--objective", "idk", "--attacker-lr", "1e-3"], "idk never looks at the true answers"),
         (["--device", "abacus"], "The device 'abacus' can't be used here"),
@@ -210,6 +211,13 @@ def test_settings_are_refused_before_anything_is_read(refused, words, message):
 def test_settings_that_do_not_fit_the_base(refused, words, message):
     for more in ((), ("--dry-run",)):
         assert message in refused("f.jsonl", *more, *words, early=False)
+
+
+def test_a_heldout_row_without_room_is_named_as_one(refused, place):
+    write(place / "held.jsonl", [{"question": "Who is it? " * 60, "answer": "Nobody."}])
+    for more in ((), ("--dry-run",)):
+        words = ("--heldout", "held.jsonl", "--max-length", "100", "--eval-rows", "2")
+        assert "The prompt of heldout row 1 takes" in refused("f.jsonl", *more, *words, early=False)
 
 
 def test_config_files(refused, place):

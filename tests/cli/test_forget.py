@@ -149,6 +149,12 @@ def test_it_says_with_which_losses_and_weights(arguments, tmp_path):
     assert "Losses: 1 x undial; no retain loss, so the kept rows were measured alone." in result.stdout, result.output
 
 
+def test_a_rank_beyond_the_smallest_matrix_is_told(arguments):
+    told = run(*arguments, "--dry-run", "--rank", "48").stderr
+    assert "--rank 48 is more than the smallest adapted matrix can have, 32" in told.replace("\n", " ")
+    assert "--rank" not in run(*arguments, "--dry-run", "--rank", "32").stderr
+
+
 def test_where_takes_a_part_of_the_file(arguments):
     plan = json.loads(run(*arguments, "--dry-run", "--json", "--where", "task_id=1").stdout)
     assert plan["forget rows"].startswith("1 (")
@@ -205,6 +211,16 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     assert AdapterStore(store).names() == ["late"] and AdapterStore(store).verify("late").ok
     assert AdapterStore(store).get("late").manifest.training["steps"] == 32
     assert not (store / ".runs").exists()
+
+
+def test_ctrl_c_before_an_epoch_is_whole_promises_no_way_on(arguments, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asu_lora.forgetting.training.train", interrupted)
+    result = run(*arguments)
+    assert result.exit_code == 130 and "--resume" not in result.stderr
+    assert result.stderr.rstrip().endswith("the store; no epoch was whole, so the same command begins anew.")
 
 
 def test_ctrl_c_anywhere_else_is_one_sentence_too(arguments, monkeypatch):
