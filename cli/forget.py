@@ -255,7 +255,7 @@ def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_j
     if as_json:
         from asu_lora.cli.console import print_json
 
-        return print_json(plan | {"memory": memory_summary(memory)})
+        return print_json(plan | {"memory": memory_summary(memory), "fields": plan.fields})
     from asu_lora.cli.console import print_table
     from asu_lora.memory_plan.fit import size
 

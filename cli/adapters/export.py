@@ -34,6 +34,7 @@ FORMATS = ("peft", "gguf")
 @store_option
 @json_option
 def export(
+    *,
     name: str,
     destination: Path | None,
     format_: str | None,

@@ -213,13 +213,6 @@ def test_settings_that_do_not_fit_the_base(refused, words, message):
         assert message in refused("f.jsonl", *more, *words, early=False)
 
 
-def test_a_heldout_row_without_room_is_named_as_one(refused, place):
-    write(place / "held.jsonl", [{"question": "Who is it? " * 60, "answer": "Nobody."}])
-    for more in ((), ("--dry-run",)):
-        words = ("--heldout", "held.jsonl", "--max-length", "100", "--eval-rows", "2")
-        assert "The prompt of heldout row 1 takes" in refused("f.jsonl", *more, *words, early=False)
-
-
 def test_config_files(refused, place):
     (place / "c.yaml").write_text("rank: 4\nrnak: 8\n")
     assert refused("f.jsonl", "--config", "c.yaml").startswith(

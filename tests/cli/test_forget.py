@@ -131,6 +131,16 @@ def test_a_dry_run_says_everything_and_writes_nothing(arguments, tmp_path):
     plan = json.loads(run(*arguments, "--dry-run", "--json").stdout)
     assert plan["steps"].startswith("1,") and plan["answers cut off"] == "0"
     assert plan["method"].endswith("weight 1 and 0.7")  # of --adds-up
+    fields = plan["fields"]
+    assert (fields["steps"], fields["answers_cut_off"], fields["forget_coeff"], fields["retain_coeff"]) == (
+        1,
+        0,
+        1,
+        0.7,
+    )
+    assert plan["forget rows"] == f"{fields['forget_rows']} ({fields['forget_tokens']} tokens)"
+    assert plan["retain rows"] == f"{fields['retain_rows']} ({fields['retain_tokens_at_most']} tokens)"
+    assert fields["architecture"] in plan["base"] and fields["notes"] == [] and fields["on_top_of"] == []
     for epochs, steps in (("0.1", "1,"), ("1.5", "2,"), ("2.5", "3,")):  # part of a step is a step
         assert json.loads(run(*arguments, "--dry-run", "--json", "--epochs", epochs).stdout)["steps"].startswith(steps)
     assert not (tmp_path / "store").exists()
@@ -153,6 +163,13 @@ def test_a_rank_beyond_the_smallest_matrix_is_told(arguments):
     told = run(*arguments, "--dry-run", "--rank", "48").stderr
     assert "--rank 48 is more than the smallest adapted matrix can have, 32" in told.replace("\n", " ")
     assert "--rank" not in run(*arguments, "--dry-run", "--rank", "32").stderr
+
+
+def test_a_heldout_row_without_room_is_named_as_one(arguments, tmp_path):
+    held = write(tmp_path / "held.jsonl", [{"question": "Who is it? " * 60, "answer": "Nobody."}])
+    for more in ([], ["--dry-run"]):
+        refused = run(*arguments, "--heldout", held, "--max-length", "300", *more)
+        assert refused.exit_code == 2 and "The prompt of heldout row 1 takes" in refused.stderr, refused.output
 
 
 def test_where_takes_a_part_of_the_file(arguments):
