@@ -37,7 +37,7 @@ def save_audit(
         name, _ = parse_adapter(request.adapters[-1])
         store = AdapterStore(request.store)
         if name in store.names():
-            return _write(store.root / name / file, text) if file == APART_NAME else _into_store(store, name, text)
+            return _into_store(store, name, file, text)
         return _write(store.resolve(name) / file, text)
     return _write(Path(request.merged or AUDIT_NAME) / AUDIT_NAME if request.merged else Path(AUDIT_NAME), text)
 
@@ -48,17 +48,17 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _into_store(store: AdapterStore, name: str, text: str) -> Path:
+def _into_store(store: AdapterStore, name: str, file: str, text: str) -> Path:
     """The file and the manifest that records it, both or neither."""
     with disk_errors(store.root), store.staging.lock():
         adapter = look_at(store.root / name)
         journal = Journal(store.root)
-        journal.write(f"{name}/{AUDIT_NAME}", text)
+        journal.write(f"{name}/{file}", text)
         if adapter.manifest is not None:
             digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-            files = adapter.manifest.files | {AUDIT_NAME: digest}
+            files = adapter.manifest.files | {file: digest}
             written = restate(adapter.path, adapter.manifest.model_copy(update={"files": files}))
-            for file, content in written.items():
-                journal.write(f"{name}/{file}", content)
+            for other, content in written.items():
+                journal.write(f"{name}/{other}", content)
         journal.commit()
-    return store.root / name / AUDIT_NAME
+    return store.root / name / file

@@ -118,7 +118,8 @@ def in_a_store_of_its_own(words, folder):
     """The adapter as it was before any audit."""
     shared, base = (words[words.index(option) + 1] for option in ("--store", "--base"))
     store = shutil.copytree(shared, folder / "store")
-    (store / "weak" / "audit.json").unlink(missing_ok=True)
+    for earlier in store.glob("weak/audit*.json"):
+        earlier.unlink()
     give_manifest(store / "weak", base)
     return store, [store if word == shared else word for word in words]
 
@@ -134,6 +135,9 @@ def test_an_audit_of_another_weight_or_of_less_does_not_take_the_place_of_the_on
         result = run("audit", asked, *words, "--attacks", "direct")
         assert result.exit_code == 0 and says in result.stderr and str(apart) in result.stderr.replace("\n", "")
         assert file.read_bytes() == whole and json.loads(apart.read_text())["weights"] == [float(asked == "weak")]
+    AdapterStore(store).rename("weak", "other")
+    AdapterStore(store).rename("other", "weak")
+    assert run("audit", "weak:0.5", *words, "--attacks", "direct").exit_code == 0
     assert AdapterStore(store).verify("weak").ok
     certified = run("audit", "certify", "weak", "--store", store)
     assert certified.exit_code == 0, certified.output
