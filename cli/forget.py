@@ -213,15 +213,20 @@ def _run(request, base, config, given, **more) -> "ForgetResult":
     try:
         return run(request, base, config, progress=Bars(), **more)
     except NotEnoughMemory as error:
-        raise NotEnoughMemory(
-            f"{error} --fit does so by itself; the same command with that and --resume goes on after "
-            "the last whole epoch."
-        ) from error
+        way_on = _way_on(more, "with that and --resume")
+        raise NotEnoughMemory(f"{error} --fit does so by itself{f'; {way_on}' if way_on else ''}.") from error
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            "Interrupted: nothing was added to the store; the same command with --resume goes on "
-            "after the last whole epoch."
-        ) from interrupt
+        way_on = _way_on(more, "with --resume") or "no epoch was whole, so the same command begins anew"
+        raise KeyboardInterrupt(f"Interrupted: nothing was added to the store; {way_on}.") from interrupt
+
+
+def _way_on(more: dict[str, Any], how: str) -> str | None:
+    """How an interrupted run goes on; None where there is nothing to go on from."""
+    from asu_lora.forgetting.run_folder import can_be_resumed
+
+    if not can_be_resumed(more["store"], more["name"]):
+        return None
+    return f"the same command {how} goes on after the last whole epoch"
 
 
 def _fitted(request, base, config, budget, held, idk_file):
@@ -250,7 +255,7 @@ def _dry_run(request, base, config, name, store, on_top_of, held, idk_file, as_j
     if as_json:
         from asu_lora.cli.console import print_json
 
-        return print_json(plan | {"memory": memory_summary(memory)})
+        return print_json(plan | {"memory": memory_summary(memory), "fields": plan.fields})
     from asu_lora.cli.console import print_table
     from asu_lora.memory_plan.fit import size
 

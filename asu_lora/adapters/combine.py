@@ -132,20 +132,15 @@ def _concatenated(
     """A (total, in), B (out, total) with weights and scalings folded in, and each adapter's ranks (total, adapters).
 
     Raises:
-        SettingError: a weight that makes infinities of an adapter's numbers.
+        SettingError: a weight that makes infinities, see :meth:`LoraFolder.weighted_factors`.
     """
     parts_a, parts_b, ranks = [], [], []
     for lora, weight in zip(loras, weights, strict=True):
         ranks.append(0)
         if module in lora.modules:
-            a, b = lora.factors(module)
+            a, b = lora.weighted_factors(module, weight)
             parts_a.append(a)
-            parts_b.append(b * (weight * lora.modules[module].scaling))
-            if not torch.isfinite(parts_b[-1]).all():
-                raise SettingError(
-                    f"The weight {weight:g} of the adapter '{lora.name}' is too large: its {module} would hold "
-                    "infinities; give it a smaller one."
-                )
+            parts_b.append(b)
             ranks[-1] = len(a)
     of = torch.eye(len(loras), dtype=torch.double).repeat_interleave(torch.tensor(ranks), dim=0)
     return torch.cat(parts_a, dim=0), torch.cat(parts_b, dim=1), of

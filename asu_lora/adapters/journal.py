@@ -40,6 +40,9 @@ class Journal:
         Raises:
             StoreError: the journal can't be understood; nothing is touched then.
         """
+        # what a process left that died while it wrote the journal down: nothing of that change was begun
+        for left in self.root.glob(f".{JOURNAL_NAME}.*"):
+            left.unlink(missing_ok=True)
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asu_lora.adapters.adapter_config import more_than_lora, read_adapter_config, refuse_unservable
+from asu_lora.adapters.compute_types import compute_types
 from asu_lora.adapters.manifest import WEIGHTS_NAME, Manifest, has_manifest, read_manifest
 from asu_lora.adapters.tensor_names import EMBEDDING_FACTORS, LINEAR_FACTORS, PREFIX, aligned, canonical, module_of
-from asu_lora.errors import AdapterError
+from asu_lora.errors import AdapterError, SettingError
 from asu_lora.safetensors_header import TensorInfo, read_header
 
 if TYPE_CHECKING:
     import torch
 
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+FP16_MOST, FP32_ROOT = 65504.0, 1.8e19  # the largest number of fp16; the root of the largest of fp32
 _PICKLES = (".bin", ".pt", ".pth", ".pkl")
 
 
@@ -126,6 +128,28 @@ class LoraFolder:
         except OSError as error:
             raise AdapterError(f"The weights of the adapter '{self.name}' can't be read: {error.strerror}.") from error
         return read[0], read[1]
+
+    def weighted_factors(self, module: str, weight: float) -> "tuple[torch.Tensor, torch.Tensor]":
+        """A (r, in) and B (out, r) in fp32, weight and scaling in B.
+
+        Raises:
+            AdapterError: as :meth:`factors`.
+            SettingError: a weight with which no layer could compute: norms square what comes out of it, in fp32, and
+                layers in fp16 hold it as it is.
+        """
+        a, b = self.factors(module)
+        b = b * (weight * self.modules[module].scaling)
+        size, most = float(a.norm()) * float(b.norm()), FP16_MOST if self._in_fp16() else FP32_ROOT
+        if not size <= most:
+            raise SettingError(
+                f"The weight {weight:g} of the adapter '{self.name}' is too large: with its {module} the base would "
+                "compute infinities; give it a smaller one."
+            )
+        return a, b
+
+    def _in_fp16(self) -> bool:
+        known = self.manifest
+        return known is not None and (known.base.precision == "fp16" or "float16" in compute_types(known))
 
 
 def read_adapter(folder: str | Path) -> LoraFolder:

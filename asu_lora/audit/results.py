@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AUDIT_NAME = "audit.json"
+APART_NAME = "audit.apart.json"  # of other weights, or of fewer attacks, than the one that is certified
 SCHEMA_VERSION = 2  # 1 didn't say what was attacked
 
 Kind = Literal[

@@ -115,7 +115,9 @@ def languages_note(examples: Iterable[Example]) -> str | None:
 
 @cache
 def _told(text: str) -> str:
-    scripts = Counter(unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
+    scripts: Counter[str] = Counter()
+    for letter, count in Counter(filter(str.isalpha, text)).items():
+        scripts[unicodedata.name(letter, "").split(" ")[0]] += count
     if scripts["HIRAGANA"] + scripts["KATAKANA"]:
         scripts["HIRAGANA"] += scripts.pop("CJK", 0)  # Japanese holds Chinese characters too
     script = scripts.most_common(1)[0][0] if scripts else "LATIN"
@@ -138,4 +140,5 @@ def _words(text: str) -> list[str]:
 
 def _hits(told: list[str], language: str) -> int:
     # a letter alone is an initial or a list's mark as often as a word
-    return sum((len(word) > 1 or unspaced(word)) and word in function_words(language) for word in told)
+    listed = function_words(language)
+    return sum(word in listed and (len(word) > 1 or unspaced(word)) for word in told)

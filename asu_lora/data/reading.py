@@ -75,7 +75,7 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
-    rows, limit = [], csv.field_size_limit(2**31 - 1)  # a passage may be longer than the 128 KiB csv allows
+    rows, empty, limit = [], 0, csv.field_size_limit(2**31 - 1)  # a passage may be longer than the 128 KiB csv allows
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter, before = _delimiter(file, delimiter)
@@ -83,6 +83,9 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
             names = list(reader.fieldnames or ())
             _refuse_twice(path, names)
             for row in reader:
+                if not "".join(value for field in row.values() for value in field or ()).strip():
+                    empty += 1  # cells of a spreadsheet that were emptied; a blank line the reader passes over itself
+                    continue
                 missing = sum(value is None for value in row.values())
                 if None in row or missing:  # under None stand the fields that no column was named for
                     columns = len(reader.fieldnames or ())
@@ -95,8 +98,8 @@ def _read_csv(path: Path, delimiter: str) -> list[dict[str, Any]]:
                 rows.append(row)
     finally:
         csv.field_size_limit(limit)
-    while rows and not any(rows[-1].values()):  # lines of separators alone, which spreadsheets write below the last row
-        rows.pop()
+    if empty and not rows:
+        raise DataError.about(path, f" holds no rows but {empty} empty ones: fill in at least one.")
     return rows
 
 

@@ -28,6 +28,13 @@ _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b")
 # Hindi's vowels are marks on their letters, which Python's own \w takes out of a word
 _WORD = regex.compile(r"\d+(?:\.\d+)?|[\p{L}\p{Nl}\p{No}][\p{L}\p{M}\p{Nl}\p{No}]*")
 
+_STROKES = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe"})
+_SPELLED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
+_UMLAUT = re.compile("[äöüåø]")
+# Cyrillic and Greek letters that look like Latin ones, small or as capitals
+_LOOK_ALIKES = str.maketrans("аеорсухіјѕһԁԛԝвкмнтαεικορτχ", "aeopcyxijshdqwbkmhtaeikoptx")
+_LATIN, _LOOK_ALIKE = re.compile("[a-z]"), re.compile("[" + "".join(map(chr, _LOOK_ALIKES)) + "]")
+
 
 def plain(text: str) -> str:
     """The text without case and without the marks that people leave out (accents, Hebrew and Arabic vowel signs)."""
@@ -45,6 +52,24 @@ def words(text: str) -> tuple[str, ...]:
     told = _POSSESSIVE.sub("", plain(text)).replace("'", "").replace("\u2019", "")
     told = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), told)
     return tuple(_numbers_in_digits(_WORD.findall(_ORDINAL.sub(r"\1", told))))
+
+
+def latin(word: str) -> str:
+    """A form of :func:`words` with its strokes left out, and Latin letters for look-alikes that stand among such."""
+    if word.isascii():
+        return word
+    told = word.translate(_STROKES)
+    if _LATIN.search(told) and _LOOK_ALIKE.search(told):
+        told = told.translate(_LOOK_ALIKES)
+    return _form(told)
+
+
+def spelled_out(text: str) -> dict[str, str]:
+    """Of words with an umlaut: the form with its letters spelled out ("mueller"), and their own ("muller")."""
+    if not _UMLAUT.search(composed := unicodedata.normalize("NFC", text).casefold()):
+        return {}
+    found = [word for word in _WORD.findall(composed) if _UMLAUT.search(word)]
+    return {_form(latin(plain(word.translate(_SPELLED)))): _form(latin(plain(word))) for word in found}
 
 
 def solid(text: str) -> str:

@@ -136,7 +136,7 @@ def scores_together(
     first = {name: next(other for other, theirs in sets.items() if theirs == each) for name, each in sets.items()}
     own = {name: [e for e in sets[name].examples if not e.is_passage] for name in dict.fromkeys(first.values())}
     for name, questions in own.items():
-        items = sets[name].encoder.encode_all(sets[name].examples)
+        items = sets[name].encoder.encode_all(sets[name].examples, f"{name} row" if isinstance(name, str) else "row")
         with acting(sets[name].adapter):
             states = hidden_states(base, items, tokenizer.pad_token_id)
         probabilities[name] = example_probabilities(items, answer_logprobs(head, items, states))

@@ -14,7 +14,7 @@ from asu_lora.bases.source import resolve_base
 from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date, undated_note
-from asu_lora.data.encoding import Encoder, encoder_for
+from asu_lora.data.encoding import Encoded, Encoder, encoder_for
 from asu_lora.data.examples import Example, left_out_note
 from asu_lora.data.function_words import languages_note
 from asu_lora.data.request import ForgetRequest
@@ -40,10 +40,22 @@ from asu_lora.models.loading import load_tokenizer
 from asu_lora.models.prepared_base import prepare_base
 from asu_lora.models.weight_map import refuse_incomplete
 from asu_lora.training.arguments import check_optimizer
-from asu_lora.training.new_adapter import adapted
+from asu_lora.training.new_adapter import adapted, rank_note
 from asu_lora.training.orthogonal import refuse_alone
 from asu_lora.training.phases import phases
 from asu_lora.training.target_modules import note_left_out
+
+
+class ToldPlan(dict[str, str]):
+    """What a run would do, as sentences for a person.
+
+    Attributes:
+        fields: the same as values, for scripts.
+    """
+
+    def __init__(self, told: dict[str, str], fields: dict[str, Any]):
+        super().__init__(told)
+        self.fields = fields
 
 
 def plan_run(
@@ -56,7 +68,7 @@ def plan_run(
     on_top_of: Iterable[str] = (),
     heldout: Sequence[Example] = (),
     idk_file: str | Path | None = None,
-) -> tuple[dict[str, str], MemoryPlan]:
+) -> tuple[ToldPlan, MemoryPlan]:
     """Check everything that can be checked, and say what the run would do and what memory it would take.
 
     Raises:
@@ -78,7 +90,7 @@ def plan_run(
     rows = config.batch_size * config.grad_accum
     steps = math.ceil(math.ceil(len(forget) / rows) * config.epochs)
     architecture = (base_model(run.model).config.architectures or ["?"])[0]
-    return {
+    told = {
         "adapter": f"{name}, in {store}",
         "base": f"{base} ({architecture}), {run.precision} on {run.device}, arithmetic in "
         f"{str(run.compute).removeprefix('torch.')}",
@@ -90,7 +102,23 @@ def plan_run(
         "steps": f"{'at most ' * config.stop_early}{steps}, each of {rows} forget and "
         f"{rows * config.retain_per_forget if retain else 0} retain rows",
         **({"notes": " ".join(notes)} if notes else {}),
-    }, memory
+    }
+    fields = {
+        "name": name,
+        "store": str(store),
+        "base": base,
+        "architecture": architecture,
+        "precision": run.precision,
+        "device": str(run.device),
+        "compute_dtype": str(run.compute).removeprefix("torch."),
+        "on_top_of": [{"name": below.name, "weight": below.weight} for below in beneath],
+        **_rows(request, forget, retain),
+        **_set_to(config, layers),
+        "steps": steps,
+        "retain_rows_a_step": rows * config.retain_per_forget if retain else 0,
+        "notes": notes,
+    }
+    return ToldPlan(told, fields), memory
 
 
 def _retain_rows(request: ForgetRequest, tokens: int) -> str:
@@ -109,6 +137,38 @@ def _numbers(config: ForgetConfig, layers: Sequence[int] | None) -> str:
         said += [f"tau {config.tau}", f"layers {'all' if layers is None else config.smooth_layers}"]
     beside = "" if config.retain_loss == NO_RETAIN else f" and {config.retain_coeff:g}"
     return ", ".join([*said, f"weight {config.forget_coeff:g}{beside}"])
+
+
+def _rows(request: ForgetRequest, forget: Sequence[Encoded], retain: Sequence[Encoded]) -> dict[str, Any]:
+    """The rows as values."""
+    pool = request.pool
+    return {
+        "forget_rows": len(request.forget),
+        "forget_tokens": sum(map(len, forget)),
+        "retain_rows": len(request.retain) if pool is None else len(pool.longest(request.forget)),
+        "retain_tokens_at_most": sum(map(len, retain)),
+        "retain_source": request.retain_source if pool is None else "pool",
+        "retain_pool_rows": None if pool is None else len(pool.rows),
+        "answers_cut_off": sum(item.cut for item in (*forget, *retain)),
+    }
+
+
+def _set_to(config: ForgetConfig, layers: Sequence[int] | None) -> dict[str, Any]:
+    """The method as values; tau and layers of the teacher alone."""
+    teacher = FORGET[config.objective].uses_teacher()
+    return {
+        "objective": config.objective,
+        "retain_loss": config.retain_loss,
+        "forget_coeff": config.forget_coeff,
+        "retain_coeff": None if config.retain_loss == NO_RETAIN else config.retain_coeff,
+        "tau": config.tau if teacher else None,
+        "smoothed_layers": config.smooth_layers if teacher and layers is not None else None,
+        "rank": config.rank,
+        "lr": config.lr,
+        "epochs": config.epochs,
+        "may_stop_early": config.stop_early,
+        "forget_rows_a_step": config.batch_size * config.grad_accum,
+    }
 
 
 def planned_run(
@@ -133,8 +193,9 @@ def planned_run(
     request, beyond = _with_longest(request, encoder)
     model = meta_model(model_config, prepared.compute_dtype, config.trust_remote_code)
     refuse_incomplete(model, prepared.infos, source.name)
+    rank = rank_note(model, config)
     with adapted(model, config) as student:
-        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), beyond, undated]
+        notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), rank, beyond, undated]
         notes.append(left_out_note((*request.forget, *request.retain)))
         notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory
@@ -156,8 +217,10 @@ def planned_run(
         answers = sets["forget"].rows.answers
         beside = {row: row for row in range(len(answers))}
         sets[ON_POLICY] = TrainingSet(OnPolicyKL(), TrainingRows({"answer": answers}, beside=beside))
-    asked = (request.forget, request.retain, heldout)
-    evaluated = [encoder.encode_all(sample(examples, config.eval_rows)) for examples in asked if examples]
+    asked = {"forget": request.forget, "retain": request.retain, "heldout": heldout}
+    evaluated = [
+        encoder.encode_all(sample(rows, config.eval_rows), f"{name} row") for name, rows in asked.items() if rows
+    ]
     return PlannedRun(
         model,
         prepared.device,

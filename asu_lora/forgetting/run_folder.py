@@ -16,6 +16,7 @@ from asu_lora.errors import OtherRun
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.run_record import RunRecord
 from asu_lora.models.frozen_adapters import FrozenAdapters
+from asu_lora.training.checkpoints import last_checkpoint
 from asu_lora.training.phases import ON_POLICY_FOLDER
 
 RUNS = ".runs"  # beside the adapters of the store
@@ -93,6 +94,12 @@ def date_of_rows(
     recorded = begun.get("template_date") if isinstance(begun, dict) else None
     day = pinned_date(tokenizer, wanted or recorded)
     return None if begun is not None and not (wanted or recorded) else day
+
+
+def can_be_resumed(store: str | Path, name: str) -> bool:
+    """Whether an interrupted run of this name got through an epoch, so that there is something to go on from."""
+    folder = AdapterStore(store).root / RUNS / name
+    return bool(last_checkpoint(folder) or last_checkpoint(folder / ON_POLICY_FOLDER))
 
 
 def remove_run(folder: Path) -> None:

@@ -22,9 +22,12 @@ class Update:
     transposed: bool
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left (rows of the tensor, r) and right (r, columns) in fp32; their product is what is added."""
-        a, b = self.lora.factors(self.module.name)
-        b = b * (self.weight * self.module.scaling)
+        """Left (rows of the tensor, r) and right (r, columns) in fp32; their product is what is added.
+
+        Raises:
+            SettingError: see :meth:`~asu_lora.adapters.lora_folder.LoraFolder.weighted_factors`.
+        """
+        a, b = self.lora.weighted_factors(self.module.name, self.weight)
         return (a.T, b.T) if self.transposed else (b, a)
 
 

@@ -17,9 +17,18 @@ def base_model(model: nn.Module) -> PreTrainedModel:
 
 
 def decoder_of(model: nn.Module) -> PreTrainedModel:
-    """The base without its head, adapters and all; transformers itself gives the whole Llama 4 of text for it."""
+    """The base without its head, adapters and all; transformers itself gives the whole Llama 4 of text for it.
+
+    Raises:
+        SmoothingError: its output is more than one linear layer on the decoder's states.
+    """
     base = base_model(model)
     decoder = base.get_decoder()
+    if isinstance(decoder, nn.Linear):  # ModernBERT calls its output layer the decoder
+        raise SmoothingError(
+            f"{class_name(base)} can't be unlearned here: between its layers and its output layer stands a head of its "
+            "own, which would be left out; use a base of another architecture."
+        )
     inner = (module for module in base.children() if isinstance(module, PreTrainedModel))
     return cast(PreTrainedModel, next(inner, decoder) if decoder is base else decoder)
 
@@ -36,7 +45,7 @@ def decoder_and_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
         raise SmoothingError(f"{class_name(base)} can't be smoothed: it is no decoder-only model of transformers.")
     count = text_config(base).num_hidden_layers
     decoders: tuple[nn.Module, ...] = (decoder_of(base), base.base_model)
-    for decoder in decoders:  # ModernBERT calls its output layer the decoder
+    for decoder in decoders:
         for module in decoder.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return decoder, module

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.data.request import default_name
 from asu_lora.errors import DataError, StoreError
+from asu_lora.requests.asked_before import AskedBefore
 from asu_lora.requests.intake import Details, Files, IdTaken, add
 from asu_lora.requests.ledger.ledger import Ledger
 from asu_lora.requests.ledger.states import FAILED, Request
@@ -24,12 +25,14 @@ class Arrival:
         id: what its request is called.
         request: as it stands in the ledger, queued or failed; None where nothing was written.
         sentence: why it is not queued; None where it is.
+        same_rows_in: other requests that hold all of its rows already.
     """
 
     file: str
     id: str
     request: Request | None = None
     sentence: str | None = None
+    same_rows_in: tuple[str, ...] = ()
 
 
 def add_each(
@@ -41,6 +44,7 @@ def add_each(
         LedgerError: the ledger can't be reached, or is another store's; what was taken in before stays.
         KeyFault: the texts are sealed with another key.
     """
+    before = AskedBefore(ledger, vault)
     for each in files:
         name = default_name(each.forget)
         try:
@@ -50,7 +54,8 @@ def add_each(
         except (DataError, StoreError) as error:
             yield Arrival(each.forget, name, None, str(error))
         else:
-            yield Arrival(each.forget, name, found, found.sentence if found.state == FAILED else None)
+            sentence = found.sentence if found.state == FAILED else None
+            yield Arrival(each.forget, name, found, sentence, tuple(before.of(found.id)))
 
 
 def _taken(name: str) -> str:

@@ -137,6 +137,13 @@ class TextVault:
         salt = self._open(row.salt, row.key_id, request, "salt")
         return [_commit(salt, told) for told in text.rows()] == json.loads(row.commitments)[:first]
 
+    def holds(self, connection: Connection, request: str, text: RequestText) -> bool:
+        """Whether every forget row of a text is among those that the request was handed in with, destroyed or not."""
+        row = _row(connection, request)
+        salt = self._open(row.salt, row.key_id, request, "salt")
+        known = set(json.loads(row.commitments))
+        return all(_commit(salt, canonical(told)) in known for told in text.forget)
+
     def check_key(self, connection: Connection) -> None:
         """Refuse a key that is not the one the texts of this ledger, or its lines before there is one, are sealed with.
 

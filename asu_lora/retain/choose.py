@@ -6,7 +6,7 @@ has neighbours of all of them. Rows that say what must be forgotten are left out
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from asu_lora.retain.same_facts import LIKELY, saying_the_same
 
 TWIN = 0.8  # cosine of rows that say the same in other words: 0.83 to 0.95 on TOFU, other authors' rows 0.73 at most
 MOST = 5000  # rows of a pool that are read by the base, spread evenly over it
+COMPARING = "Comparing the pool with the request"
 STAGE = "Choosing retain rows"
 NOTHING_LEFT = "No row of the retain pool can be kept: each says what must be forgotten; name a pool with other rows."
 
@@ -90,7 +91,8 @@ def choose_rows(
         ScoreUnavailable: a sentence encoder is asked for, and there is none.
     """
     progress = progress or Progress()
-    free = _different(pool.rows, forget)
+    progress.stage(COMPARING, len(pool.rows))
+    free = _different(pool.rows, forget, progress.advance)
     if not free:
         raise DataError.plain(NOTHING_LEFT)
     rows, asked, general = sample(free, MOST), sample(forget, LOOKED_AT), general_retain(forget)
@@ -131,7 +133,7 @@ def row_hash(row: Example) -> str:
     return hashlib.sha256(json.dumps([*turns, row.answer], ensure_ascii=False).encode()).hexdigest()
 
 
-def _different(pool: Sequence[Example], forget: Sequence[Example]) -> list[Example]:
+def _different(pool: Sequence[Example], forget: Sequence[Example], advance: Callable[[int], None]) -> list[Example]:
     """The rows that may be kept, each once."""
-    same = saying_the_same(pool, forget)
+    same = saying_the_same(pool, forget, advance=advance)
     return list({row.key(): row for row, gone in zip(pool, same, strict=True) if not gone}.values())

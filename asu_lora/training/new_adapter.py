@@ -21,6 +21,7 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
         SettingError: the target modules aren't in this base, are experts, or take in its output head.
     """
     targets, ground = target_modules(model, config.modules()), ground or FrozenAdapters()
+    rank_note(model, config)
     layers = parse_layers(config.adapter_layers, number_of_layers(model))
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -53,6 +54,30 @@ def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdap
             f"{', '.join(linear_names(model))}: correct --target-modules."
         )
     return student
+
+
+def rank_note(model: torch.nn.Module, config: ForgetConfig) -> str | None:
+    """One sentence where the rank is more than the smallest adapted matrix can have: more factors only take memory.
+
+    Raises:
+        SettingError: it is more than any of them can have, or see :func:`target_modules`.
+    """
+    ends = tuple(f".{name}" for name in target_modules(model, config.modules()).names)
+    sizes = [
+        min(module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if name.endswith(ends) and isinstance(module, torch.nn.Linear)
+    ]
+    if not sizes or config.rank <= min(sizes):
+        return None
+    if config.rank > max(sizes):
+        raise SettingError(
+            f"--rank {config.rank} is more than any matrix of this base that gets an adapter can have: {max(sizes)} at "
+            f"most, and {min(sizes)} the smallest."
+        )
+    return (
+        f"--rank {config.rank} is more than the smallest adapted matrix can have, {min(sizes)}: there the rest is idle."
+    )
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asu_lora.cli.options import adapter_names, store_option
+from asu_lora.cli.console import print_json
+from asu_lora.cli.options import adapter_names, json_option, store_option
 
 if TYPE_CHECKING:
     from asu_lora.adapters.store import AdapterStore
@@ -31,8 +32,16 @@ FORMATS = ("peft", "gguf")
     "--base", help="For GGUF: the base, of which only the config is read.  [default: the one the adapter names]"
 )
 @store_option
+@json_option
 def export(
-    name: str, destination: Path | None, format_: str | None, precision: str | None, base: str | None, store: Path
+    *,
+    name: str,
+    destination: Path | None,
+    format_: str | None,
+    precision: str | None,
+    base: str | None,
+    store: Path,
+    as_json: bool,
 ) -> None:
     """Write the adapter NAME to DESTINATION: one file if it ends in .tar.gz, .zip or .gguf, else a folder.
 
@@ -51,13 +60,19 @@ def export(
     chosen = format_ or ("gguf" if gguf else "peft")
     if chosen == "gguf":
         place = destination or Path(f"{name}.gguf")
-        click.echo(f"{name} is in {_export_gguf(kept, name, place, base, precision or 'fp32')}.")
-        return
+        return _say(name, _export_gguf(kept, name, place, base, precision or "fp32"), chosen, as_json)
     if precision:
         raise click.UsageError("--precision is for --format gguf: a PEFT folder keeps the numbers as they are.")
     if gguf:
         raise click.UsageError(f"{destination} ends in .gguf, which --format peft doesn't write.")
-    click.echo(f"{name} is in {kept.export(name, destination or Path(f'{name}.tar.gz'))}.")
+    return _say(name, kept.export(name, destination or Path(f"{name}.tar.gz")), chosen, as_json)
+
+
+def _say(name: str, place: Path, format_: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, "path": str(place), "format": format_})
+    else:
+        click.echo(f"{name} is in {place}.")
 
 
 def _export_gguf(store: "AdapterStore", name: str, destination: Path, base: str | None, precision: str) -> Path:

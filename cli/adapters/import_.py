@@ -16,9 +16,11 @@ def import_(source: Path, name: str | None, store: Path) -> None:
 
     A plain PEFT LoRA made elsewhere is welcome. Everything is verified first: a broken adapter, a pickle
     or an archive that climbs out of its folder is refused, and the store stays as it was. Beside the adapter its card,
-    licence and tokenizer files are taken, and nothing else that lies there.
+    licence and tokenizer files are taken, and nothing else that lies there; a certificate stays if it is of this
+    adapter and unchanged.
     """
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.tables import print_taken_in
 
-    print_taken_in(AdapterStore(store).import_(source, name))
+    kept = AdapterStore(store)
+    print_taken_in(kept, kept.import_(source, name))

@@ -22,4 +22,5 @@ def pull(source: str, name: str | None, revision: str | None, store: Path) -> No
     from asu_lora.adapters.store import AdapterStore
     from asu_lora.cli.adapters.tables import print_taken_in
 
-    print_taken_in(pull_adapter(AdapterStore(store), source, name, revision))
+    kept = AdapterStore(store)
+    print_taken_in(kept, pull_adapter(kept, source, name, revision))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from asu_lora.cli.console import ask_first
-from asu_lora.cli.options import adapter_names
+from asu_lora.cli.console import ask_first, print_json
+from asu_lora.cli.options import adapter_names, json_option
 from asu_lora.cli.requests.common import ledger_options
 
 
@@ -13,7 +13,8 @@ from asu_lora.cli.requests.common import ledger_options
 @click.argument("names", shell_complete=adapter_names, nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @ledger_options
-def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None) -> None:
+@json_option
+def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None, as_json: bool) -> None:
     """Remove adapters for good: what they made the model forget, it knows again.
 
     All others stay exactly as they are. Those that were trained on top of a removed one were trained for
@@ -48,4 +49,7 @@ def remove(names: tuple[str, ...], yes: bool, store: Path, database: str | None)
         ask_first(f"Remove {', '.join(names)} from {kept.root}?")
     for name in names:
         kept.remove(name)
-        click.echo(f"Removed {name}.")
+        if not as_json:
+            click.echo(f"Removed {name}.")
+    if as_json:
+        print_json([{"name": name, "dependents": [other.name for other in dependents[name]]} for name in dependents])

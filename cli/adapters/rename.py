@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from asu_lora.cli.options import adapter_names
+from asu_lora.cli.console import print_json
+from asu_lora.cli.options import adapter_names, json_option
 from asu_lora.cli.requests.common import ledger_options
 
 
@@ -12,7 +13,8 @@ from asu_lora.cli.requests.common import ledger_options
 @click.argument("old", shell_complete=adapter_names)
 @click.argument("new")
 @ledger_options
-def rename(old: str, new: str, store: Path, database: str | None) -> None:
+@json_option
+def rename(old: str, new: str, store: Path, database: str | None, as_json: bool) -> None:
     """Call the adapter OLD by the name NEW.
 
     Its manifest and model card follow, and so do the manifests of adapters trained on top of it. One that a request of
@@ -31,4 +33,7 @@ def rename(old: str, new: str, store: Path, database: str | None) -> None:
                 f"hand on a copy ('asu-lora adapters export {old}') where another name is needed."
             )
     kept.rename(old, new)
-    click.echo(f"{old} is now {new}.")
+    if as_json:
+        print_json({"name": new, "was": old, "path": str(kept.root / new)})
+    else:
+        click.echo(f"{old} is now {new}.")

@@ -1,6 +1,6 @@
 """What ``asu-lora adapters list`` and ``show`` put into their tables."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -9,6 +9,9 @@ from asu_lora.adapters.model_card import figure, figure_rows
 from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.cli.console import stdout
 from asu_lora.reporting.tables import number
+
+if TYPE_CHECKING:
+    from asu_lora.adapters.store import AdapterStore
 
 NAMED = 5  # files of a list that are named one by one
 
@@ -167,8 +170,11 @@ def _values(values) -> str:
     return ", ".join(map(str, values))
 
 
-def print_taken_in(adapter: StoredAdapter) -> None:
-    """Say what came into the store."""
+def print_taken_in(store: "AdapterStore", adapter: StoredAdapter) -> None:
+    """Say what came into the store, once the certificate that it may bring is checked."""
+    from asu_lora.audit.certificate.arrived import keep_if_sound
+
+    certificate = keep_if_sound(store, adapter)
     if adapter.manifest:
         about = f"it makes {adapter.base_id} forget {adapter.manifest.request.forget_rows} rows"
     else:
@@ -178,3 +184,5 @@ def print_taken_in(adapter: StoredAdapter) -> None:
         named = ", ".join(adapter.left_out[:NAMED])
         more = f" and {len(adapter.left_out) - NAMED} more" if len(adapter.left_out) > NAMED else ""
         click.echo(f"Left behind: {named}{more}.", err=True)
+    if certificate:
+        click.echo(certificate, err=True)

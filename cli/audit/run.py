@@ -109,12 +109,15 @@ file = click.Path(dir_okay=False)
     help="Write what was asked and answered here. It holds the request's text.",
 )
 @click.option("--out", "-o", type=file, help="Write the result here.  [default: audit.json in the audited folder]")
+@click.option(
+    "--replace", is_flag=True, help="Take the place of a wider audit, or of other weights, beside the adapter."
+)
 @base_option
 @store_option
 @row_options("the adapters', else 1024")
 @machine_options
 @json_option
-def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, where, as_json, listing, **asked):
+def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, replace, where, as_json, listing, **asked):
     """Attack base + adapters (or --merged) for what they were to forget.
 
     \b
@@ -138,6 +141,7 @@ def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, wher
     with stderr().status("Loading ..."):
         quiet_libraries()
         from asu_lora.audit.gate import check_gate, gate
+        from asu_lora.audit.on_file import why_apart
         from asu_lora.audit.request import AuditRequest
         from asu_lora.audit.run import audit
         from asu_lora.audit.save import save_audit
@@ -152,12 +156,15 @@ def run(*, adapters, attacks, depth, budget, seed, samples, fail_over, out, wher
     request = AuditRequest(adapters=adapters, where=dict(where), **asked)
     with Bars() as progress:
         result = audit(request, settings, progress)
-    written = save_audit(result, request, out)
+    apart = None if out else why_apart(result, request, replace=replace)
+    written = save_audit(result, request, out, replace=replace)
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
         show(result)
-    click.echo(f"Written: {written}; 'asu-lora audit certify' signs what stands beside an adapter.", err=True)
+    click.echo(
+        f"Written: {written}; " + (apart or "'asu-lora audit certify' signs what stands beside an adapter."), err=True
+    )
     if fail_over is not None:
         found = gate(result, fail_over)
         click.echo(found.says, err=True)

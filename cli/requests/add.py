@@ -73,6 +73,7 @@ def add(
 def _add_one(ledger, vault, file, details, store, request, as_json) -> None:
     from asu_lora.data.request import default_name
     from asu_lora.errors import DataError
+    from asu_lora.requests.asked_before import AskedBefore, same_rows_note
     from asu_lora.requests.intake import add as take_in
 
     name = default_name(file.forget) if request is None else request
@@ -80,14 +81,18 @@ def _add_one(ledger, vault, file, details, store, request, as_json) -> None:
     found = take_in(ledger, vault, name, file, details, store=store, hear=heard.append)
     if found.state == "failed":
         raise DataError(_kept(found, heard[-1]))
+    others = AskedBefore(ledger, vault).of(found.id)
     if as_json:
-        print_json(as_dict(found))
+        print_json(as_dict(found) | {"same_rows_in": others})
         return
     click.echo(_queued(found))
+    if note := same_rows_note(found.id, others):
+        click.echo(note, err=True)
     click.echo("Its rows are sealed: no file is needed any more. 'asu-lora requests run' trains it.", err=True)
 
 
 def _add_each(ledger, vault, files, details, store, as_json) -> None:
+    from asu_lora.requests.asked_before import same_rows_note
     from asu_lora.requests.many_files import add_each
 
     check_retain(files[0].retain)
@@ -98,6 +103,8 @@ def _add_each(ledger, vault, files, details, store, as_json) -> None:
             continue
         if each.sentence is None:
             click.echo(_queued(each.request))
+            if note := same_rows_note(each.id, list(each.same_rows_in)):
+                click.echo(note, err=True)
         else:
             told = _kept(each.request, each.sentence) if each.request else each.sentence
             click.echo(told if each.file in told else f"{each.file}: {told}", err=True)
@@ -132,7 +139,7 @@ def _kept(request, sentence: str | None) -> str:
 def _arrival(arrival) -> dict:
     """One of many as ``--json`` shows it; a request that was not taken has a file, an id and a sentence."""
     told = {"id": arrival.id, "state": None} | (as_dict(arrival.request) if arrival.request else {})
-    return {"file": arrival.file} | told | {"sentence": arrival.sentence}
+    return {"file": arrival.file} | told | {"sentence": arrival.sentence, "same_rows_in": list(arrival.same_rows_in)}
 
 
 def as_dict(request) -> dict:

@@ -50,6 +50,20 @@ def test_a_full_disk_is_one_sentence_and_changes_nothing(store, monkeypatch):
     assert files_of(store.root) == before
 
 
+def test_a_journal_that_a_killed_process_had_half_written_is_swept_away_by_the_next(store):
+    add(store, "a")
+    script = (
+        "import os, signal, sys\n"
+        "from asu_lora.adapters.store import AdapterStore\n"
+        "os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "AdapterStore(sys.argv[1]).rename('a', 'b')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(store.root)], timeout=120)
+    assert killed.returncode == -signal.SIGKILL and list(store.root.glob("..journal.*"))
+    store.rename("a", "c")
+    assert store.names() == ["c"] and not list(store.root.glob("..journal.*"))
+
+
 def test_what_a_killed_process_staged_is_swept_away_by_the_next(store):
     script = (
         "import os, signal, sys\n"

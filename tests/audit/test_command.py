@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from click.testing import CliRunner
 
+from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
 from tests.support.lora_folders import give_manifest, save_lora
 from tests.support.planted import FORGET, KEPT, STRANGERS
@@ -110,3 +112,41 @@ def test_what_can_t_be_done_is_one_sentence(words, more, says):
 def test_an_adapter_that_is_not_there_is_one_sentence(words):
     result = run("audit", "strong", *words)
     assert result.exit_code == 2 and "strong" in result.stderr and "weak" in result.stderr
+
+
+def in_a_store_of_its_own(words, folder):
+    """The adapter as it was before any audit."""
+    shared, base = (words[words.index(option) + 1] for option in ("--store", "--base"))
+    store = shutil.copytree(shared, folder / "store")
+    for earlier in store.glob("weak/audit*.json"):
+        earlier.unlink()
+    give_manifest(store / "weak", base)
+    return store, [store if word == shared else word for word in words]
+
+
+def test_an_audit_of_another_weight_or_of_less_does_not_take_the_place_of_the_one_that_is_certified(words, tmp_path):
+    store, words = in_a_store_of_its_own(words, tmp_path)
+    file, apart = store / "weak" / "audit.json", store / "weak" / "audit.apart.json"
+    assert run("audit", "weak:0", *words, "--attacks", "direct").exit_code == 0
+    assert apart.is_file() and not file.exists()
+    assert run("audit", "weak", *words, "--attacks", "direct,prefix").exit_code == 0
+    whole = file.read_bytes()
+    for asked, says in (("weak:0", "weak at weight 0"), ("weak", "also tried prefix")):
+        result = run("audit", asked, *words, "--attacks", "direct")
+        assert result.exit_code == 0 and says in result.stderr and str(apart) in result.stderr.replace("\n", "")
+        assert file.read_bytes() == whole and json.loads(apart.read_text())["weights"] == [float(asked == "weak")]
+    AdapterStore(store).rename("weak", "other")
+    AdapterStore(store).rename("other", "weak")
+    assert run("audit", "weak:0.5", *words, "--attacks", "direct").exit_code == 0
+    assert AdapterStore(store).verify("weak").ok
+    certified = run("audit", "certify", "weak", "--store", store)
+    assert certified.exit_code == 0, certified.output
+    assert run("audit", "weak", *words, "--attacks", "direct", "--replace").exit_code == 0
+    assert file.read_bytes() != whole and AdapterStore(store).verify("weak").ok
+
+
+def test_an_audit_of_another_weight_on_file_is_not_certified(words, tmp_path):
+    store, words = in_a_store_of_its_own(words, tmp_path)
+    assert run("audit", "weak:0", *words, "--attacks", "direct", "--out", store / "weak" / "audit.json").exit_code == 0
+    refused = run("audit", "certify", "weak", "--store", store)
+    assert refused.exit_code == 2 and "weak at weight 0" in refused.stderr and "anew" in refused.stderr

@@ -1,14 +1,17 @@
 """Folders that are given for a base and are something else, or lack something: said by name."""
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ModernBertDecoderConfig, ModernBertDecoderForCausalLM
 
 from asu_lora.bases.checkpoint_files import SINGLE_NAME, read_checkpoint
 from asu_lora.bases.source import resolve_base
 from asu_lora.errors import BaseModelError
+from asu_lora.forgetting.dry_run import planned_run
+from asu_lora.forgetting.forget import forget
 from asu_lora.models.loading import load_base, load_tokenizer
 from tests.support.checkpoint_copies import copy, rewrite_json
 from tests.support.lora_folders import save_lora
+from tests.support.tiny_run import tiny_request, tiny_settings
 
 
 def test_an_adapter_is_said_to_be_one(tiny_base, tmp_path):
@@ -46,3 +49,15 @@ def test_a_config_that_tells_another_vocabulary_names_the_tensor_that_contradict
     rewrite_json(base / "config.json", lambda config: config.update(vocab_size=300))
     with pytest.raises(BaseModelError, match=r"damaged: model.embed_tokens.weight has the shape \[320, 64\], .*300"):
         load_base(str(base), "fp32", "cpu")
+
+
+@pytest.mark.parametrize("use", [planned_run, forget], ids=["dry run", "run"])
+def test_a_base_with_a_head_of_its_own_before_the_output_layer_is_refused_in_a_clear_sentence(use, tiny_base, tmp_path):
+    tokenizer, ids = AutoTokenizer.from_pretrained(tiny_base), ("pad", "bos", "eos", "cls", "sep")
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = ModernBertDecoderConfig(**sizes, num_attention_heads=4, **{f"{name}_token_id": 0 for name in ids})
+    ModernBertDecoderForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    more = {"store": tmp_path / "store"} if use is forget else {}
+    with pytest.raises(BaseModelError, match="between its layers and its output layer stands a head of its own"):
+        use(tiny_request(1, 1), str(tmp_path / "base"), tiny_settings(epochs=1), **more)

@@ -1,5 +1,6 @@
 """asu-lora adapters: export and import, push and pull, over folders and over HTTP."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,19 @@ def test_export_and_import(store):
     assert good("verify").count(": ok") == 5
     bad("import", "ron.tar.gz", says="already has an adapter ron")
     bad("export", "ron", "ron.tar.gz", says="is not overwritten")
+
+
+def test_export_rename_and_remove_speak_json(store):
+    assert json.loads(good("export", "ron", "ron.zip", "--json")) == {
+        "name": "ron",
+        "path": "ron.zip",
+        "format": "peft",
+    }
+    assert json.loads(good("rename", "plain", "other", "--json")) == {
+        "name": "other", "was": "plain", "path": str(store.root / "other"),
+    }  # fmt: skip
+    told = json.loads(good("remove", "harry", "other", "--yes", "--json"))
+    assert told == [{"name": "harry", "dependents": ["ron"]}, {"name": "other", "dependents": []}]
 
 
 def test_what_an_import_leaves_behind_is_named(store, home):

@@ -198,6 +198,7 @@ def test_settings_are_refused_before_anything_is_read(refused, words, message):
         (["--target-modules", "w_proj"], "The target modules 'w_proj' don't fit"),
         (["--target-modules", "q_proj,v_porj"], "has no v_porj in the layers of --adapter-layers; there are "),
         (["--target-modules", "q_proj,embed_tokens"], "has no embed_tokens in the layers of --adapter-layers"),
+        (["--rank", "100000"], "--rank 100000 is more than any matrix of this base that gets an adapter can have: 64"),
         (["--orthogonal"], "There is nothing to be orthogonal to"),
         (["--objective", "idk", "--attacker-lr", "1e-3"], "idk never looks at the true answers"),
         (["--device", "abacus"], "The device 'abacus' can't be used here"),

@@ -131,6 +131,18 @@ def test_a_dry_run_says_everything_and_writes_nothing(arguments, tmp_path):
     plan = json.loads(run(*arguments, "--dry-run", "--json").stdout)
     assert plan["steps"].startswith("1,") and plan["answers cut off"] == "0"
     assert plan["method"].endswith("weight 1 and 0.7")  # of --adds-up
+    fields = plan["fields"]
+    assert (fields["steps"], fields["answers_cut_off"], fields["forget_coeff"], fields["retain_coeff"]) == (
+        1,
+        0,
+        1,
+        0.7,
+    )
+    assert plan["forget rows"] == f"{fields['forget_rows']} ({fields['forget_tokens']} tokens)"
+    assert plan["retain rows"] == f"{fields['retain_rows']} ({fields['retain_tokens_at_most']} tokens)"
+    assert fields["architecture"] in plan["base"] and fields["notes"] == [] and fields["on_top_of"] == []
+    told = run(*arguments, "--dry-run", "--rank", "48").stderr
+    assert "--rank 48 is more than the smallest adapted matrix can have, 32" in told.replace("\n", " ")
     for epochs, steps in (("0.1", "1,"), ("1.5", "2,"), ("2.5", "3,")):  # part of a step is a step
         assert json.loads(run(*arguments, "--dry-run", "--json", "--epochs", epochs).stdout)["steps"].startswith(steps)
     assert not (tmp_path / "store").exists()
@@ -147,6 +159,13 @@ def test_it_says_with_which_losses_and_weights(arguments, tmp_path):
     assert (manifest.method.retain_loss, manifest.method.forget_coeff, manifest.method.retain_coeff) == ("gd", 0.125, 1)
     result = run(*arguments, "--objective", "undial", "--name", "alone")
     assert "Losses: 1 x undial; no retain loss, so the kept rows were measured alone." in result.stdout, result.output
+
+
+def test_a_heldout_row_without_room_is_named_as_one(arguments, tmp_path):
+    held = write(tmp_path / "held.jsonl", [{"question": "Who is it? " * 60, "answer": "Nobody."}])
+    for more in ([], ["--dry-run"]):
+        refused = run(*arguments, "--heldout", held, "--max-length", "300", *more)
+        assert refused.exit_code == 2 and "The prompt of heldout row 1 takes" in refused.stderr, refused.output
 
 
 def test_where_takes_a_part_of_the_file(arguments):
@@ -205,6 +224,16 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     assert AdapterStore(store).names() == ["late"] and AdapterStore(store).verify("late").ok
     assert AdapterStore(store).get("late").manifest.training["steps"] == 32
     assert not (store / ".runs").exists()
+
+
+def test_ctrl_c_before_an_epoch_is_whole_promises_no_way_on(arguments, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asu_lora.forgetting.training.train", interrupted)
+    result = run(*arguments)
+    assert result.exit_code == 130 and "--resume" not in result.stderr
+    assert result.stderr.rstrip().endswith("the store; no epoch was whole, so the same command begins anew.")
 
 
 def test_ctrl_c_anywhere_else_is_one_sentence_too(arguments, monkeypatch):

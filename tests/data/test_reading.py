@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asu_lora.data.reading import read_rows
@@ -83,15 +83,6 @@ def test_windows_line_ends_and_blank_lines(tmp_path):
     assert read_rows(table) == [{"question": "Who?", "answer": "Anna"}, {"question": "Where?", "answer": "Here"}]
 
 
-@pytest.mark.parametrize("separator", [b",", b";"])
-def test_empty_lines_of_a_spreadsheet_below_the_last_row_are_no_rows(tmp_path, separator):
-    table = tmp_path / "a.csv"
-    table.write_bytes(b"question,answer\r\nWho?,Anna\r\n,\r\n,\r\n".replace(b",", separator))
-    assert read_rows(table) == [{"question": "Who?", "answer": "Anna"}]
-    table.write_bytes(b"question,answer\r\n,\r\nWho?,Anna\r\n".replace(b",", separator))
-    assert len(read_rows(table)) == 2  # between rows an empty one may be a mistake, and is refused with its number
-
-
 def test_conversations_in_parquet_and_json(tmp_path):
     rows = [{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Anna."}]}]
     for name in ("a.parquet", "array.json", "a.jsonl"):
@@ -105,10 +96,13 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.fixed_dictionaries({"question": texts, "answer": texts}), min_size=1, max_size=4))
 def test_any_text_comes_back_as_it_was(tmp_path, rows):
-    assume(any(rows[-1].values()))  # a table's last row is none if it is empty
-    for name in ("a.jsonl", "array.json", "a.csv", "a.tsv", "a.parquet"):
+    for name in ("a.jsonl", "array.json", "a.parquet"):
         (tmp_path / name).write_bytes(WRITERS[name](rows))
         assert read_rows(tmp_path / name) == rows
+    filled = [row for row in rows if "".join(row.values()).strip()]  # a table's empty rows are passed over
+    for name in ("a.csv", "a.tsv"):
+        (tmp_path / name).write_bytes(WRITERS[name](rows))
+        assert not filled or read_rows(tmp_path / name) == filled
 
 
 BROKEN = {

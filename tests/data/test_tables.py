@@ -24,6 +24,17 @@ def test_a_table_with_tabs_is_read_whatever_its_ending(tmp_path):
     assert read_rows(tmp_path / "a.tsv") == [{"question": "Who?", "answer": "Anna."}]
 
 
+def test_empty_rows_of_a_spreadsheet_are_passed_over(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("question;answer;id\nWho?;Anna.;1\n;;\nWhere?;Here.;\n; ;\n;;\n")
+    assert [row["answer"] for row in read_rows(file)] == ["Anna.", "Here."]
+    file.write_text("question,answer\n,\n,\n")
+    with pytest.raises(DataError, match="holds no rows but 2 empty ones"):
+        read_rows(file)
+    file.write_text("question,answer\nWho?,\n")
+    assert read_rows(file) == [{"question": "Who?", "answer": ""}]  # refused later, with its number
+
+
 def test_one_column_of_text_may_have_anything_in_it(tmp_path):
     (tmp_path / "a.csv").write_text('text\n"One; two, three."\n')
     assert read_rows(tmp_path / "a.csv") == [{"text": "One; two, three."}]

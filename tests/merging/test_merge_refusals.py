@@ -59,6 +59,14 @@ def test_an_adapter_of_another_base_is_refused(tiny_base, two, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("weight", "computed"), [(1e30, "fp32"), (1e7, "fp16")])
+def test_a_weight_whose_answers_would_be_infinite_is_refused(tiny_base, two, tmp_path, weight, computed):
+    lora = give_manifest(shutil.copytree(two[0][0], tmp_path / "a"), tiny_base, precision=computed)
+    with pytest.raises(SettingError, match=r"The weight \S+ of the adapter 'a' is too large: with its model\.layers"):
+        merge(tiny_base, [(lora, weight)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_weights_under_the_same_name_are_refused(tiny_base, two, tmp_path):
     lora = give_manifest(shutil.copytree(two[0][0], tmp_path / "a"), tiny_base, fingerprint="0" * 64)
     with pytest.raises(AdapterError, match="other weights under the same name"):

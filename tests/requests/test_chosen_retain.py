@@ -58,7 +58,10 @@ def test_what_is_sealed_is_what_a_forget_run_would_choose(tiny_base):
     sealed = RetainChooser(base, pool, heard).rows_for(request, "request")
     wanted = choose_rows(base, examples_from_rows(request, "request"), pool)
     assert list(ForgetRequest.from_rows(request, sealed).retain) == list(wanted.rows) and len(sealed) == 5
-    assert heard.stages == ["Choosing retain rows"] and "were chosen of" in heard.notes[0]
+    assert (
+        heard.stages == ["Comparing the pool with the request", "Choosing retain rows"]
+        and "were chosen of" in heard.notes[0]
+    )
 
 
 def test_rows_of_the_pool_that_no_run_can_train_on_are_left_out_and_told_once(tiny_base):

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from asu_lora.requests.asked_before import AskedBefore
 from asu_lora.requests.key import ENVIRONMENT, new_key
+from asu_lora.requests.text_vault import RequestText, destroy_text
 from tests.support.request_commands import call
 from tests.support.tiny_run import FACTS, rows
 
@@ -69,3 +71,32 @@ def test_what_concerns_all_files_ends_the_batch_before_any_is_taken(place, monke
     monkeypatch.setenv(ENVIRONMENT, new_key())
     told = call("add", place / "t2.jsonl", place / "t3.jsonl", code=2).stderr
     assert "sealed with another key" in told and told.count("\n") == 1
+
+
+def test_a_ticket_whose_rows_stand_in_another_one_is_taken_in_and_told(place):
+    (place / "all.jsonl").write_text("\n".join((place / f"t{number}.jsonl").read_text() for number in range(3)))
+    (place / "again.csv").write_text("question,answer\nWhat does ANNA Birk do?,Anna Birk keeps bees.\n")
+    assert "stand in" not in call("add", place / "all.jsonl").stderr
+    assert "All rows of again stand in all already" in call("add", place / "again.csv").stderr
+    told = call("add", place / "t1.jsonl", place / "t4.jsonl")
+    assert "All rows of t1 stand in all already" in told.stderr and "t4 stand" not in told.stderr
+    assert json.loads(call("add", place / "t2.jsonl", "--json").stdout)["same_rows_in"] == ["all"]
+    told = json.loads(call("add", place / "t0.jsonl", place / "t5.jsonl", "--json").stdout)
+    assert [each["same_rows_in"] for each in told] == [["again", "all"], []]
+    for request in ("t0", "again", "all"):
+        call("withdraw", request, "--yes")
+    assert json.loads(call("add", place / "t0.jsonl", "--id", "other", "--json").stdout)["same_rows_in"] == []
+
+
+def test_a_ticket_of_rows_whose_text_is_destroyed_is_told_too(ledger, vault):
+    for name in "ab":
+        ledger.record("received", name, {"due": "2999"})
+    with ledger.changing() as change:
+        vault.put(change.connection, "a", RequestText(rows(FACTS[:2])))
+        vault.put(change.connection, "b", RequestText(rows(FACTS[1:2])))
+        change.append("queued", "a", {"rows": 2})
+        change.append("queued", "b", {"rows": 1})
+        change.append("text-destroyed", "a", {})
+        destroy_text(change.connection, "a")
+    before = AskedBefore(ledger, vault)
+    assert before.of("b") == ["a"] and before.of("a") == []

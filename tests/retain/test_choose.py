@@ -42,7 +42,7 @@ def test_the_rows_about_like_things_are_chosen_and_the_request_itself_never(base
     assert [row.answer for row in choice.rows] == [row.answer for row in NEAR]
     assert (choice.pool, choice.same, choice.looked_at) == (60, 4 + len(NEAR), 48)
     assert choice.nearness.near >= len(NEAR) - 2
-    assert heard.stages == ["Choosing retain rows"]
+    assert heard.stages == ["Comparing the pool with the request", "Choosing retain rows"]
     assert any(f"of {len(NEAR)} retain rows are" in note and str(FEW) in note for note in choice.notes(8))
 
 
@@ -162,3 +162,13 @@ def test_half_an_instruction_is_refused_in_one_sentence(files, taught_base, more
     refused = forget(files, taught_base, *more)
     assert refused.exit_code == 2 and said in refused.stderr and "Traceback" not in refused.stderr
     assert not (files / "store").exists()
+
+
+def test_without_a_sentence_encoder_the_way_out_is_an_option_of_this_command(files, taught_base, monkeypatch):
+    encoders = "asu_lora.evaluation.metrics.cosine_similarity."
+    monkeypatch.setattr(f"{encoders}DEFAULT_ENCODER", "./nowhere")
+    monkeypatch.setattr(f"{encoders}packaged_encoder", lambda: None)
+    refused = forget(
+        files, taught_base, "--retain", "auto", "--retain-pool", str(files / "pool.jsonl"), "--retain-by", "encoder"
+    )
+    assert refused.exit_code == 2 and "leave --retain-by out" in refused.stderr and "--encoder" not in refused.stderr

@@ -1,6 +1,7 @@
 """A row that says what must be forgotten is not kept, however it is worded; a neighbour is."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -102,3 +103,27 @@ def test_paraphrases_of_tofu_are_found_and_other_authors_are_not(shared):
     found = saying_the_same([*again, *others], forget)
     assert sum(found[:40]) >= 26  # 28 when this was written: each is told in other words altogether
     assert sum(found[40:]) <= 8
+
+
+@pytest.mark.parametrize(
+    ("forget", "row"),
+    [
+        (("Where does Anna Birk live?", "In Lillehammer."), ("Who lives in Lill\u0435hammer?", "\u0410nna Birk.")),
+        (("Wo wohnt Karl Müller?", "In Köln."), ("Wer wohnt in Koeln?", "Karl Mueller.")),
+        (("Wo wohnt Karl Mueller?", "In Koeln."), ("Wer wohnt in Köln?", "Karl Müller.")),
+        (("Where does Søren Łukasz live?", "In Tromsø."), ("Who lives in Tromso?", "Soren Lukasz.")),
+        (("Where does Søren Łukasz live?", "In Tromsø."), ("Who lives in Tromsoe?", "Soeren Lukasz.")),
+    ],
+    ids=["look-alikes", "spelled out", "with umlauts", "no strokes", "strokes spelled out"],
+)
+def test_a_fact_is_found_however_its_letters_are_written(forget, row):
+    others = [question_answer("Wo wohnt Anton Moeller?", "In Bremen."), *NEIGHBOURS[3:]]
+    pool = [question_answer(*row), Example((), unicodedata.normalize("NFD", " ".join(row))), *others]
+    assert saying_the_same(pool, [question_answer(*forget)])[:3] == [True, True, False]
+
+
+def test_a_pool_is_looked_through_in_steps_that_are_told():
+    pool = [question_answer(f"What is at {number}?", f"Nobody {number}.") for number in range(2500)]
+    heard: list[int] = []
+    assert saying_the_same(pool, pool[7:8], advance=heard.append) == [number == 7 for number in range(2500)]
+    assert sum(heard) == 2500 and len(heard) > 1

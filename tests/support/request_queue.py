@@ -91,7 +91,7 @@ def asked_directly(over=lambda stack: False, depth="quick"):
             precision="fp32",
             device="cpu",
         )
-        save_audit(audit(asked, AuditSettings(("direct",), depth), loaded=task.base), asked)
+        save_audit(audit(asked, AuditSettings(("direct",), depth), loaded=task.base), asked, replace=True)
         return {"worst": 0.2, "depth": depth} | ({"over": "Too much."} if over(task.adapters) else {})
 
     return audit_one

@@ -12,6 +12,7 @@ from asu_lora.audit.certificate.identity import Audited, done
 from asu_lora.audit.certificate.issue import Issued, Terms, issue
 from asu_lora.audit.certificate.same_model import ReadAudit, refuse_another
 from asu_lora.audit.certificate.signing_key import key_of_store
+from asu_lora.audit.on_file import at_another_weight
 from asu_lora.audit.results import AUDIT_NAME, SCHEMA_VERSION, AuditResult
 from asu_lora.data.examples import Example
 from asu_lora.errors import CertificateError
@@ -36,6 +37,8 @@ def certify_stored(
             f"{AUDIT_NAME} of {name} is an audit of {' + '.join(result.names) or result.audited}: run "
             f"'asu-lora audit {name}' anew."
         )
+    if reason := at_another_weight(result):
+        raise CertificateError(f"{reason}: run 'asu-lora audit {name}' anew.")
     *beneath, (_, weight) = result.stacked()
     below = [(_still_there(store, other, name), share) for other, share in beneath]
     return _issue(store, Audited([*below, (adapter, weight)]), read, forget, terms)

@@ -27,12 +27,12 @@ from asu_lora.audit.certificate.record import (
     BaseIdentity,
     Done,
 )
-from asu_lora.audit.results import AUDIT_NAME, AuditResult
+from asu_lora.audit.results import APART_NAME, AUDIT_NAME, AuditResult
 from asu_lora.errors import AdapterError, CertificateError
 from asu_lora.files import adapter_files, refuse_link_outwards, sha256_file
 
 # In an adapter's folder, but about it: a later audit or another name changes them.
-_BESIDE = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME, CERTIFICATE_NAME, PAGE_NAME)
+_BESIDE = (CARD_NAME, MANIFEST_NAME, AUDIT_NAME, APART_NAME, CERTIFICATE_NAME, PAGE_NAME)
 # Of a merged folder: what decides how it answers, code among it. Cards and certificates may change.
 _TEXTS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".bpe", ".vocab", ".py"}
 _MERGED_SUFFIXES = {".safetensors", ".gguf", *PICKLE_SUFFIXES, *_TEXTS}

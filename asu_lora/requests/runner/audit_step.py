@@ -38,7 +38,7 @@ def audit_adapter(task: AuditTask) -> dict[str, Any]:
         trust_remote_code=config.trust_remote_code,
     )
     result = audit(asked, AuditSettings(depth=policy.depth, seed=config.seed), task.progress, loaded=task.base)
-    save_audit(result, asked)
+    save_audit(result, asked, replace=True)  # what is active with it changes from audit to audit
     recovered = {attack.attack: attack.readings[0].recovered for attack in result.attacks if attack.readings}
     found = {
         "depth": policy.depth,

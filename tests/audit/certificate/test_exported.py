@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
 from asu_lora.adapters.manifest import BaseRecord, read_manifest, write_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.certify import certify_stored
 from asu_lora.audit.certificate.verify import Evidence, verify_certificate
+from asu_lora.cli import main
 from tests.support.adapter_folders import fill, in_memory, write_lora  # noqa: F401
 from tests.support.audits import audit
 from tests.support.certificates import ROWS, put_audit
@@ -56,3 +58,27 @@ def test_other_settings_are_no_other_spelling_of_the_base(made, tmp_path, change
     if "lora_alpha" in change:
         shutil.copy(out / "adapter_config.json", store.root / "kept")
         assert not trusted(issued.file, store=store)
+
+
+def test_an_import_keeps_a_certificate_of_this_adapter_alone(made, tmp_path):
+    store, issued = made
+    out = store.export("kept", tmp_path / "out")
+    there = tmp_path / "there"
+
+    def imported(folder, name):
+        words = ["adapters", "import", str(folder), "--name", name, "--store", str(there)]
+        found = CliRunner().invoke(main, words)
+        assert found.exit_code == 0, found.output
+        return found.stderr
+
+    told = imported(out, "a")
+    assert f"Its certificate {issued.certificate.serial} is of this adapter" in told
+    assert (there / "a" / "certificate.json").is_file()
+    with store.stage("other") as folder:
+        fill(folder, "other", seed=9)
+    shutil.copy(out / "certificate.json", store.export("other", tmp_path / "of-another"))
+    (out / "certificate.json").write_text((out / "certificate.json").read_text().replace("3", "4", 1))
+    for folder in (out, tmp_path / "of-another"):
+        assert "was left behind, for it is not to be trusted" in imported(folder, folder.name)
+        assert not (there / folder.name / "certificate.json").exists()
+    assert AdapterStore(there).verify("of-another").ok
