@@ -145,8 +145,8 @@ class ForgetConfig:
     )
     attacker_lr: float = setting(
         0.0,
-        "Train against an attacker: in every second step the adapter forgets from where one has brought it that "
-        "relearns a fifth of the request, with steps of this size (2e-3, say). 0: none.",
+        "Train against an attacker: the adapter forgets beside another one that relearns a fifth of the request, at "
+        "this learning rate (2e-3, say). 0: none.",
         group="Method",
     )
     settle_rounded: float = setting(

@@ -51,6 +51,7 @@ class Collator:
             None for all in one.
         packing: how the rows of a micro-batch are packed into one pass, see
             :func:`asu_lora.models.packing_trial.packing_of`; None pads them, in passes of like length.
+        attacked: whether passes say which rows an attacker acts on: all but the retain rows.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Collator:
         pad_id: int,
         most_tokens: int | None = None,
         packing: Packing | None = None,
+        attacked: bool = False,
     ):
         self.sets = sets
         self.needs = needs
         self.pad_id = pad_id
         self.most_tokens = most_tokens
+        self.attacked = attacked
         padded = any(item.padding for name, row in needs.items() for view in row for item in sets[name].views[view])
         self.packing: Packing | None = None if padded else packing
         self.smallest = min(SMALLEST_PASS, most_tokens // PASSES) if most_tokens else SMALLEST_PASS
@@ -143,6 +146,8 @@ class Collator:
         ):
             if any(dose != 1.0 for *_, dose in keys):
                 batch["doses"] = placed_doses([keys[index][3] for index in group], batch)
+            if self.attacked:
+                batch["attacked"] = placed_doses([float(keys[index][0] != "retain") for index in group], batch)
             passes.append(batch)
             for index in group:
                 starts[index] = at

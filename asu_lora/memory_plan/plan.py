@@ -36,6 +36,7 @@ from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
 from asu_lora.models.packing_trial import packing_of
 from asu_lora.models.unpacked_weights import SHARE, SHARE_OF_TRAINING
 from asu_lora.teacher.fluency import MOST_RULED_OUT
+from asu_lora.training.attacker import RANK
 from asu_lora.training.new_adapter import adapted
 
 
@@ -166,7 +167,8 @@ def _training_parts(
         "optimizer": optimizer_bytes(trainable, config, run.device),
         "activations": machine.live(live[0]),
         "logits": machine.live(live[1]),
-        "attacker": 2 * adapter if config.attacker_lr else 0,  # how far it has come, and the weights as they were
+        # its weights and gradients, and AdamW's two means
+        "attacker": round(4 * adapter * RANK / config.rank) if config.attacker_lr else 0,
         "unpacked weights": unpacked_bytes(above, quantised, run, SHARE_OF_TRAINING),
         "kept directions": basis_bytes(student, config.keep_off if "retain" in run.sets else 0.0),
     }

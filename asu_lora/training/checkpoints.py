@@ -38,5 +38,6 @@ def _is_whole(checkpoint: Path) -> bool:
             pass
     except (OSError, ValueError, SafetensorError):
         return False
-    states = (checkpoint / OPTIMIZER_NAME, checkpoint / SCHEDULER_NAME, *checkpoint.glob("rng_state*"))
+    states = [checkpoint / OPTIMIZER_NAME, checkpoint / SCHEDULER_NAME]
+    states += [path for pattern in ("rng_state*", "attacker*") for path in checkpoint.glob(pattern)]
     return all(map(is_zipfile, states))

@@ -7,7 +7,7 @@ or token: no further pass, no further memory (docs/results/adding_up.md).
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -16,17 +16,22 @@ from torch.utils.hooks import RemovableHandle
 from asu_lora.errors import TrainingError
 from asu_lora.models.frozen_adapters import NEW
 
+NOTHING = torch.zeros(())  # the dose at which an adapter is off
+
 
 class Doses:
     """Multiplies what the new adapter adds, token by token.
 
     Args:
         student: the base with the new adapter.
+        adapter: PEFT's name of another one.
     """
 
-    def __init__(self, student: torch.nn.Module):
-        self.layers = [module for module in student.modules() if isinstance(module, LoraLayer) and NEW in module.lora_A]
-        self.scaling = [module.scaling[NEW] for module in self.layers]
+    def __init__(self, student: torch.nn.Module, adapter: str = NEW):
+        self.adapter = adapter
+        lora = [module for module in student.modules() if isinstance(module, LoraLayer)]
+        self.layers = [module for module in lora if adapter in module.lora_A]
+        self.scaling = [module.scaling[adapter] for module in self.layers]
         self.now: torch.Tensor | None = None
         self._hooks: list[RemovableHandle] = []
 
@@ -40,16 +45,12 @@ class Doses:
         finally:
             self._set(before)
 
-    def again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Contexts of a checkpointed layer's two forward passes: the second gets the doses of the first."""
-        return nullcontext(), self.given(self.now)
-
     def _set(self, doses: torch.Tensor | None) -> None:
         if doses is self.now:
             return
         self.now = doses
         for module, scaling in zip(self.layers, self.scaling, strict=True):
-            module.scaling[NEW] = scaling if doses is None else scaling * doses
+            module.scaling[self.adapter] = scaling if doses is None else scaling * doses
         for hook in self._hooks:
             hook.remove()
         named = doses is not None and doses.dim() == 3
@@ -59,7 +60,7 @@ class Doses:
         """Where a module doesn't read (b, L, n), the doses take the shape of what it reads."""
         if inputs[0].dim() != 3 and self.now is not None and isinstance(module, LoraLayer):
             scaling = next(own for layer, own in zip(self.layers, self.scaling, strict=True) if layer is module)
-            module.scaling[NEW] = scaling * laid_over(self.now, inputs[0])
+            module.scaling[self.adapter] = scaling * laid_over(self.now, inputs[0])
 
 
 def laid_over(doses: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The student: the frozen base with the trainable adapter on, its final hidden states as output."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -14,7 +14,7 @@ from asu_lora.models.layer_outputs import layer_output
 from asu_lora.models.saved_adapter import save_adapter
 from asu_lora.models.unpacked_weights import SHARE_OF_TRAINING, unpacked
 from asu_lora.training.cast_recomputation import recompute_casts
-from asu_lora.training.doses import Doses
+from asu_lora.training.doses import NOTHING, Doses
 
 
 class Student(torch.nn.Module):
@@ -31,6 +31,7 @@ class Student(torch.nn.Module):
 
     Attributes:
         packs: whether it takes rows that are packed, on devices where they are.
+        attacker: another adapter on it, which acts on the rows that a pass calls ``attacked``.
     """
 
     packs = True
@@ -47,9 +48,10 @@ class Student(torch.nn.Module):
         self.entry = entry
         self.layer = layer
         self.doses = Doses(model)
+        self.attacker: Doses | None = None
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            base_model(model).gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self.doses.again})
+            base_model(model).gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self._again})
             # transformers makes the embeddings need gradients, for checkpointing of the other kind: all layers would
             # run backward, and the hook would stay on the base
             base_model(model).disable_input_require_grads()
@@ -71,9 +73,18 @@ class Student(torch.nn.Module):
         """
         states = []
         for batch in passes:
-            with self.doses.given(batch.get("doses")):
+            with self.doses.given(batch.get("doses")), self._attacked(batch):
                 states.append(pass_states(self.model, batch, self.entry, self.layer))
         return torch.cat(states)
+
+    def _attacked(self, batch: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        """Inside, the attacker acts on the rows that the batch says, on none where it says nothing."""
+        return self.attacker.given(batch.get("attacked", NOTHING)) if self.attacker else nullcontext()
+
+    def _again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a checkpointed layer's two forward passes: the second acts as the first did."""
+        acting = [self.doses, self.attacker] if self.attacker else [self.doses]
+        return nullcontext(), together([doses.given(doses.now) for doses in acting])
 
     def pass_back(self) -> None:
         """The backward pass has come to an end."""
@@ -94,6 +105,15 @@ class Student(torch.nn.Module):
             if "lora_dropout" in name or (self.checkpointing and isinstance(module, GradientCheckpointingLayer)):
                 module.training = mode  # of this module alone, not of what is in it
         return self
+
+
+@contextmanager
+def together(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None]:
+    """All of these contexts at once."""
+    with ExitStack() as entered:
+        for context in contexts:
+            entered.enter_context(context)
+        yield
 
 
 def pass_states(

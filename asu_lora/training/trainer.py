@@ -88,10 +88,8 @@ class UnlearningTrainer(Trainer):
         return add_totals(gather_object([mine])) if self.accelerator.num_processes > 1 else mine
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        with self.attacker.acting() if self.attacker else nullcontext():
-            return self._batch_step(model, inputs, num_items_in_batch)
-
-    def _batch_step(self, model, inputs, num_items_in_batch):
+        if self.attacker is not None:
+            self.attacker.step()
         *others, last = inputs["micro_batches"]
         total = 0
         for micro_batch in others:
@@ -136,9 +134,13 @@ class UnlearningTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             self.student.save(str(folder))
+            if self.attacker is not None:
+                self.attacker.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         self.student.load(resume_from_checkpoint)
+        if self.attacker is not None:
+            self.attacker.load(Path(resume_from_checkpoint))
 
 
 def train(
@@ -194,7 +196,7 @@ def train(
     if config.attacker_lr:
         trainer.attacker = Attacker(trainer, config.attacker_lr, len(sets["forget"]), phase.seed)
     try:
-        with student.ready():
+        with student.ready(), trainer.attacker.beside() if trainer.attacker else nullcontext():
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -258,6 +260,7 @@ def collator_of(
         base.pad_id,
         config.micro_batch_tokens or tokens_of_training(base.device),
         packing_of(base.model) if packs else None,
+        attacked=bool(config.attacker_lr),
     )
 
 

@@ -97,6 +97,7 @@ def test_the_directions_that_an_adapter_keeps_off_are_counted(tiny_base, run):
 
 
 def test_the_maps_that_are_rounded_and_an_attacker_are_counted(tiny_base, run):
+    from asu_lora.training.attacker import like
     from asu_lora.training.rounded_maps import RoundedMap, merged_and_rounded
 
     base, config = load_base(str(tiny_base), "fp32", "cpu"), tiny_settings(settle_rounded=0.25, attacker_lr=1e-3)
@@ -107,7 +108,10 @@ def test_the_maps_that_are_rounded_and_an_attacker_are_counted(tiny_base, run):
     plan, without = plan_memory(run, config), plan_memory(run, tiny_settings())
     assert plan.phases["rounding"]["rounded maps"] == held([*real, *(each.packed for each in maps)]) > 0
     assert plan.phases["rounding"]["adapter"] == plan.phases["training"]["adapter"]
-    assert plan.phases["training"]["attacker"] == 2 * plan.phases["training"]["adapter"]
+    with adapted(base.model, config) as student:
+        student.add_adapter("attacker", like(student.peft_config["default"]))
+        own = [parameter for name, parameter in student.named_parameters() if ".attacker." in name]
+    assert plan.phases["training"]["attacker"] == 4 * held(own) > 0  # with its gradients and AdamW's two means
     assert "rounding" not in without.phases and without.phases["training"]["attacker"] == 0
 
 
