@@ -88,6 +88,7 @@ def plan_run(
     forget = run.sets["forget"].rows.own_answers
     retain = run.sets["retain"].rows.answers if "retain" in run.sets else []
     rows = config.batch_size * config.grad_accum
+    beside = rows * config.retain_per_forget if retain else 0
     steps = math.ceil(math.ceil(len(forget) / rows) * config.epochs)
     architecture = (base_model(run.model).config.architectures or ["?"])[0]
     told = {
@@ -99,8 +100,7 @@ def plan_run(
         "retain rows": _retain_rows(request, sum(map(len, retain))),
         "answers cut off": str(sum(item.cut for item in (*forget, *retain))),
         "method": f"{config.objective} with {config.retain_loss}, {_numbers(config, layers)}",
-        "steps": f"{'at most ' * config.stop_early}{steps}, each of {rows} forget and "
-        f"{rows * config.retain_per_forget if retain else 0} retain rows",
+        "steps": f"{'at most ' * config.stop_early}{steps}, each of {rows} forget and {beside} retain rows",
         **({"notes": " ".join(notes)} if notes else {}),
     }
     fields = {
@@ -115,7 +115,7 @@ def plan_run(
         **_rows(request, forget, retain),
         **_set_to(config, layers),
         "steps": steps,
-        "retain_rows_a_step": rows * config.retain_per_forget if retain else 0,
+        "retain_rows_a_step": beside,
         "notes": notes,
     }
     return ToldPlan(told, fields), memory
