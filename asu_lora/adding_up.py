@@ -49,9 +49,13 @@ def unless_given(given: Mapping[str, Any], *, adds_up: bool, robust: str = OFF) 
     Args:
         given: settings by name, the objective among them unless it is the default.
         adds_up: those above; without, the retain loss and the weights of the objective's paper.
-        robust: one of :data:`asu_lora.robust.ROBUST`.
+        robust: one of :data:`asu_lora.robust.ROBUST`; other objectives than the default go without its attacker, which
+            some of them couldn't have.
     """
-    return {**(ADDS_UP if adds_up else _of_the_paper(given)), **ROBUST[robust]}
+    lasting = dict(ROBUST[robust])
+    if given.get("objective", OBJECTIVE) != OBJECTIVE:
+        lasting.pop("attacker_lr", None)
+    return {**(ADDS_UP if adds_up else _of_the_paper(given)), **lasting}
 
 
 def _of_the_paper(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class ForgetConfig:
     attacker_lr: float = setting(
         0.0,
         "Train against an attacker: the adapter forgets beside another one that relearns a fifth of the request, at "
-        "this learning rate (2e-3, say). 0: none.",
+        "this learning rate (2e-3, say). 0: none. --robust sets it.",
         group="Method",
     )
     settle_rounded: float = setting(

@@ -12,7 +12,7 @@ OFF, STANDARD, STRONG = "off", "standard", "strong"
 ROBUST: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         OFF: MappingProxyType({}),
-        STANDARD: MappingProxyType({"settle_rounded": 0.25, "phrasings": 2}),
-        STRONG: MappingProxyType({"settle_rounded": 0.1, "phrasings": 4}),
+        STANDARD: MappingProxyType({"settle_rounded": 0.25, "phrasings": 2, "attacker_lr": 2e-3}),
+        STRONG: MappingProxyType({"settle_rounded": 0.1, "phrasings": 4, "attacker_lr": 2e-3}),
     }
 )

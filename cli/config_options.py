@@ -198,6 +198,8 @@ def read_config(config: Config, typed: dict[str, Any], *, alone: bool = False, p
         adds_up = alone and {**config.values, **typed}.get("objective", OBJECTIVE) == OBJECTIVE
     robust, given = typed.pop("robust", OFF), {**config.values, **typed}
     meant = unless_given(given if papers else {}, adds_up=adds_up, robust=robust)
+    if not papers:
+        meant.pop("attacker_lr", None)  # a method of a study may never look at the answers that one relearns
     return config_from({**meant, **given}, config.source)
 
 

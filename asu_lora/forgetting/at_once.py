@@ -110,7 +110,7 @@ def refuse(config: ForgetConfig, base: LoadedBase) -> None:
         (config.dropout, "--dropout: its masks would be others"),
         (config.gradient_checkpointing, "--gradient-checkpointing"),
         (config.orthogonal, "--orthogonal: nothing lies beneath"),
-        (config.attacker_lr, "--attacker-lr: an attacker for each"),
+        (config.attacker_lr, "an attacker for each, which --robust sets (--attacker-lr 0 does without)"),
         (base.compute_dtype == torch.float16, "fp16, whose losses are scaled by what overflowed"),
         (PartialState().num_processes > 1, "several processes"),
     ):

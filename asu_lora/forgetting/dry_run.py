@@ -90,10 +90,9 @@ def plan_run(
     rows = config.batch_size * config.grad_accum
     beside = rows * config.retain_per_forget if retain else 0
     steps = math.ceil(math.ceil(len(forget) / rows) * config.epochs)
-    architecture = (base_model(run.model).config.architectures or ["?"])[0]
     told = {
         "adapter": f"{name}, in {store}",
-        "base": f"{base} ({architecture}), {run.precision} on {run.device}, arithmetic in "
+        "base": f"{base} ({_architecture(run)}), {run.precision} on {run.device}, arithmetic in "
         f"{str(run.compute).removeprefix('torch.')}",
         **({"on top of": ", ".join(f"{below.name}:{below.weight:g}" for below in beneath)} if beneath else {}),
         "forget rows": f"{len(request.forget)} ({sum(map(len, forget))} tokens)",
@@ -107,7 +106,7 @@ def plan_run(
         "name": name,
         "store": str(store),
         "base": base,
-        "architecture": architecture,
+        "architecture": _architecture(run),
         "precision": run.precision,
         "device": str(run.device),
         "compute_dtype": str(run.compute).removeprefix("torch."),
@@ -119,6 +118,10 @@ def plan_run(
         "notes": notes,
     }
     return ToldPlan(told, fields), memory
+
+
+def _architecture(run: PlannedRun) -> str:
+    return (base_model(run.model).config.architectures or ["?"])[0]
 
 
 def _retain_rows(request: ForgetRequest, tokens: int) -> str:

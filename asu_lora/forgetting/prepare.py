@@ -58,7 +58,10 @@ def losses_of(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, L
     losses = build_losses(run.config, special, run.base.device, run.base.number_of_layers)
     refuse_attacker(run.config, losses["forget"])
     if run.config.attacker_lr and run.process.num_processes > 1:
-        raise SettingError("--attacker-lr trains in one process: leave it out, or start without accelerate launch.")
+        raise SettingError(
+            "--attacker-lr, which --robust sets, trains in one process: give --attacker-lr 0, or start without "
+            "accelerate launch."
+        )
     run.refusals = refusals_for(losses, idk_file)
     return losses
 

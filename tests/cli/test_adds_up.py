@@ -68,6 +68,14 @@ def test_robust_stands_for_settings_that_what_is_typed_wins_over(name):
     assert (given.phrasings, given.settle_rounded) == (7, 0.5)
 
 
+def test_no_level_attacks_methods_that_may_never_look_at_the_answers():
+    assert read_config(Config(), {"robust": "standard"}, alone=True).attacker_lr == 2e-3
+    idk = read_config(Config(), {"robust": "standard", "objective": "idk"}, alone=True)
+    assert (idk.attacker_lr, idk.phrasings) == (0.0, 2)
+    assert read_config(Config(), {"robust": "standard", "objective": "npo", "attacker_lr": 1e-3}).attacker_lr == 1e-3
+    assert read_config(Config(), {"robust": "standard"}, papers=False).attacker_lr == 0.0  # a study's methods
+
+
 def test_robust_is_off_unless_it_is_asked_for():
     assert read_config(Config(), {}, alone=True) == read_config(Config(), {"robust": "off"}, alone=True)
     assert read_config(Config(), {}).phrasings == 0

@@ -42,16 +42,19 @@ def test_resumed_is_bit_identical_to_uninterrupted(base, tmp_path, changes, snap
     assert not (tmp_path / ".runs").exists()
 
 
-@pytest.mark.parametrize("file", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt"])
+@pytest.mark.parametrize(
+    "file", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "attacker.pt"]
+)
 def test_a_checkpoint_that_can_not_be_read_is_passed_over(base, tmp_path, file, snapshot):
     """A full disk or a power cut leaves half a file behind: the run goes on from the checkpoint before."""
+    settings = tiny_settings(attacker_lr=2e-3 if file == "attacker.pt" else 0.0)
     with pytest.raises(KeyboardInterrupt):
-        forget(tiny_request(), base, tiny_settings(), store=tmp_path, progress=Listener(stop_at=7))
+        forget(tiny_request(), base, settings, store=tmp_path, progress=Listener(stop_at=7))
     broken = tmp_path / ".runs" / "tiny" / "checkpoint-6" / file
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     heard = Listener()
-    forget(tiny_request(), base, tiny_settings(), store=tmp_path, resume=True, progress=heard)
-    forget(tiny_request(), base, tiny_settings(), name="whole", store=tmp_path)
+    forget(tiny_request(), base, settings, store=tmp_path, resume=True, progress=heard)
+    forget(tiny_request(), base, settings, name="whole", store=tmp_path)
     assert len(heard.figures) == 9 - 3 and same(weights(tmp_path, "whole"), weights(tmp_path, "tiny"))
 
 
