@@ -31,6 +31,7 @@ from asu_lora.forgetting.retain_rows import settle_retain
 from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
+from asu_lora.hardware.random_numbers import random_numbers_kept
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.teacher.kept_states import KeptStates
@@ -80,6 +81,7 @@ def forget(
     refuse_other_types(request, config, callbacks)
     given = dict[str, Any](name=name, store=store, on_top_of=several(on_top_of), continue_from=continue_from)
     with (
+        random_numbers_kept(),
         profiled(profile, progress) as (heard, traces),
         open_run(request, base, config, **given, resume=resume, progress=heard, kept=kept) as run,
     ):
