@@ -40,6 +40,7 @@ from asu_lora.training.callbacks import check_callbacks
 from asu_lora.training.phases import phases
 
 
+@random_numbers_kept()
 def forget(
     request: ForgetRequest,
     base: str | Path | LoadedBase = "smollm2-135m",
@@ -81,7 +82,6 @@ def forget(
     refuse_other_types(request, config, callbacks)
     given = dict[str, Any](name=name, store=store, on_top_of=several(on_top_of), continue_from=continue_from)
     with (
-        random_numbers_kept(),
         profiled(profile, progress) as (heard, traces),
         open_run(request, base, config, **given, resume=resume, progress=heard, kept=kept) as run,
     ):
