@@ -23,7 +23,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.models.adapter_loading import fill, take_off
-from asu_lora.models.adapter_stack import adapter_folders, check_base, stack_adapters
+from asu_lora.models.adapter_stack import adapter_folders, check_base, clear, stack_adapters
 from asu_lora.models.decoder import base_model, decoder_and_layers
 from asu_lora.models.loading import LoadedBase
 
@@ -179,6 +179,7 @@ def frozen_adapters(
     continued = adapter_folders([(continue_from, 1.0)], store) if continue_from is not None else []
     for folder, _ in (*folders, *continued):
         check_base(folder, base.source)
+    clear(base)
     ground = FrozenAdapters(beneath(folders), continued[0][0] if continued else None)
     if not folders and not continued:
         yield ground
