@@ -26,6 +26,7 @@ from asu_lora.models.adapter_loading import fill, take_off
 from asu_lora.models.adapter_stack import adapter_folders, check_base, clear, stack_adapters
 from asu_lora.models.decoder import base_model, decoder_and_layers
 from asu_lora.models.loading import LoadedBase
+from asu_lora.models.renamed import renamed_quietly
 
 NEW = "default"  # PEFT's name of the adapter that trains; that of a plain folder
 _SHAPE = ("r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "rank_pattern", "alpha_pattern")
@@ -83,7 +84,8 @@ class FrozenAdapters:
             ValueError: PEFT's, for modules that aren't there.
         """
         if self.peft is None:
-            return get_peft_model(model, lora)
+            with renamed_quietly():
+                return get_peft_model(model, lora)
         if self.continued:
             check_same_shape(self.continued, lora)
         self.peft.add_adapter(NEW, lora)
