@@ -89,3 +89,10 @@ def test_without_a_stdout_commands_work(tmp_path):
     command = f"{sys.executable} -m asu_lora adapters list --store {tmp_path} >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_and_a_stack_warn_of_nothing_that_libraries_do_among_themselves(base, tmp_path, recwarn):
+    """PEFT calls gradient checkpointing by a name that transformers has given up."""
+    asu_lora.forget(tiny_request(2, 2), base, tiny_settings(epochs=1, gradient_checkpointing=True), store=tmp_path)
+    asu_lora.load(base, ["tiny"], tmp_path).unload()
+    assert not [str(each.message) for each in recwarn if "checkpointing" in str(each.message)]

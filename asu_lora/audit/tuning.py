@@ -22,6 +22,7 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.models.adapter_loading import take_off
 from asu_lora.models.decoder import answer_hidden, base_model
 from asu_lora.models.output_head import label_logprob
+from asu_lora.models.renamed import renamed_quietly
 from asu_lora.training.target_modules import target_modules
 
 ATTACK = "attack"  # PEFT's name of the attacker's adapter
@@ -109,7 +110,8 @@ def tuner(view: View, items: Sequence[Encoded], rate: float, seed: int) -> Itera
 def _add(model: torch.nn.Module, config: LoraConfig, active: Sequence[str]) -> PeftModel:
     peft: PeftModel
     if not isinstance(model, PeftModel):
-        peft = cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), config, ATTACK))
+        with renamed_quietly():
+            peft = cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), config, ATTACK))
     else:
         peft = model
         peft.add_adapter(ATTACK, config)

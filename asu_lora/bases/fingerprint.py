@@ -1,4 +1,4 @@
-"""A fingerprint of a base: the hash of the names, types, shapes and bytes of its tensors."""
+"""Fingerprints of a base: the hash of its tensors, and that of all else by which it reads and computes."""
 
 import hashlib
 import json
@@ -14,6 +14,25 @@ from asu_lora.files import cache_folder
 from asu_lora.safetensors_header import checked_header
 
 _CHUNK = 8 << 20
+_CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
+# by what else than its weights a base reads and computes
+_BESIDE = (
+    *_CONFIGS,
+    "tokenizer.json",
+    "tokenizer.model*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*vocab*",
+    "merges.txt",
+    "*.model",
+    "*.spm",
+    "*.bpe",
+    "*.tiktoken",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    "*.py",
+)
+_OF_NO_MATTER = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 ByteProgress = Callable[[int, int], None]
 
@@ -46,6 +65,32 @@ def earlier_fingerprint(folder: Path, progress: ByteProgress | None = None) -> s
         tensors = [StoredTensor(path, info) for path in files for info in checked_header(path).values()]
         return _kept(files, lambda: _hash_tensors(tensors, progress))
     return None
+
+
+def reading_fingerprint(folder: Path) -> str:
+    """SHA-256 over config, tokenizer, chat templates and own code: with others the same weights answer otherwise.
+
+    Raises:
+        BaseModelError: one of the files can't be read.
+    """
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in _BESIDE for file in folder.glob(pattern) if file.is_file()}):
+        try:
+            told = _told(file)
+        except OSError as error:
+            raise BaseModelError(f"{file} can't be read: {error.strerror}.") from error
+        digest.update(json.dumps([str(file.relative_to(folder)), hashlib.sha256(told).hexdigest()]).encode())
+    return digest.hexdigest()
+
+
+def _told(file: Path) -> bytes:
+    """What a file says; of a config's entries only those that change an answer."""
+    content = file.read_bytes()
+    if file.name in _CONFIGS:
+        with suppress(ValueError, AttributeError):
+            entries = {name: value for name, value in json.loads(content).items() if name not in _OF_NO_MATTER}
+            return json.dumps(entries, sort_keys=True).encode()
+    return content
 
 
 def _kept(files: list[Path], compute: Callable[[], str]) -> str:

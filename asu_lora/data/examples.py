@@ -1,5 +1,6 @@
 """One example: what is asked, what was answered, and the fields that scores need beside it."""
 
+import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,7 @@ def examples_from_rows(
     """Turn rows into examples; a conversation gives one for each of the assistant's turns.
 
     Args:
-        rows: dicts, or anything that yields them, such as a ``datasets.Dataset``.
+        rows: dicts, or anything that yields them, such as a ``datasets.Dataset``; or pandas' DataFrame.
         source: what the rows are called in messages.
         numbers: the rows' numbers in their file, where they are a selection of it.
 
@@ -93,15 +94,22 @@ def examples_from_rows(
         DataError: a row has none of the three shapes, or an empty question or answer; the row's number is named.
     """
     examples = []
-    for index, row in enumerate(rows):
+    as_dicts: Any = getattr(rows, "to_dict", None) if hasattr(rows, "iterrows") else None  # a DataFrame yields names
+    for index, row in enumerate(as_dicts("records") if as_dicts else rows):
         number = numbers[index] if numbers else index + 1
         if not isinstance(row, Mapping):
             raise DataError.about(
                 source,
                 f", row {number}: expected a row like {{'question': ..., 'answer': ...}}, found {type(row).__name__}.",
             )
-        examples += _from_row(row, number, source)
+        examples += _from_row({name: _plain(cell) for name, cell in row.items()}, number, source)
     return examples
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as JSON would have it: pandas has NaN where nothing stands, and numpy's arrays for lists."""
+    cell = cell.tolist() if hasattr(cell, "tolist") else cell
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
 
 
 def as_row(example: Example) -> dict[str, Any]:

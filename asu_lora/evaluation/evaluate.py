@@ -29,7 +29,11 @@ def evaluate(
         stack: what :func:`asu_lora.load` gave.
         encoder, nli: the models behind cosine similarity and entailment; without one its score is missing.
         notes: said beside the scores (why a model is missing, say).
+
+    Raises:
+        AdapterError: the stack's base has other adapters on it by now.
     """
+    stack.check()
     progress = progress or Progress()
     rows = stack.encoder()
     likelihoods = Likelihoods(stack, rows)

@@ -79,6 +79,7 @@ class Likelihoods:
     """
 
     def __init__(self, stack: Stack, encoder: Encoder):
+        stack.check()
         self.model = base_model(stack.model)
         self.head, self.encoder = FrozenHead(self.model), encoder
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asu_lora.data.examples import Example, examples_from_rows
-from asu_lora.data.reading import read_rows
+from asu_lora.data.examples import Example
 from asu_lora.data.reference_answers import ASKED_AGAIN, check_reference_answers, reference_answers
-from asu_lora.data.request import select_rows
+from asu_lora.data.request import read_selected
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError
 
@@ -50,10 +49,8 @@ def own_sets(
     sets = []
     for name, source in ((FORGET, forget), (RETAIN, retain)):
         if source is not None:
-            rows = read_rows(source)
-            if where and name == FORGET:
-                rows = select_rows(rows, where, str(source))
-            sets.append(QuestionSet(name, tuple(sample(examples_from_rows(rows, str(source)), most))))
+            examples = read_selected(source, where if name == FORGET else None)
+            sets.append(QuestionSet(name, tuple(sample(examples, most))))
     if not sets:
         raise DataError("Nothing to evaluate on: name a --forget or --retain file, or --suite tofu with --data.")
     return sets

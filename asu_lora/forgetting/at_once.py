@@ -35,6 +35,7 @@ from asu_lora.forgetting.retain_rows import settle_retain
 from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import keep_off, own_answers, train_student
+from asu_lora.hardware.random_numbers import random_numbers_kept
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.unpacked_weights import unpacked
@@ -79,7 +80,7 @@ def forget_at_once(
     config, members = config or default_settings(alone=True), Members()
     refuse(config, base)
     kept = kept or KeptStates(retain_alone=True)
-    with ExitStack() as everything:
+    with random_numbers_kept(), ExitStack() as everything:
         for name, request in requests.items():
             heard = (progress or {}).get(name)
             given: dict[str, Any] = dict(name=name, store=store, resume=name in resume, progress=heard, kept=kept)

@@ -31,6 +31,7 @@ from asu_lora.forgetting.retain_rows import settle_retain
 from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import answer_on_policy, keep_off, train_phase
+from asu_lora.hardware.random_numbers import random_numbers_kept
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.teacher.kept_states import KeptStates
@@ -39,6 +40,7 @@ from asu_lora.training.callbacks import check_callbacks
 from asu_lora.training.phases import phases
 
 
+@random_numbers_kept()
 def forget(
     request: ForgetRequest,
     base: str | Path | LoadedBase = "smollm2-135m",

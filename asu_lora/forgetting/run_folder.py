@@ -20,7 +20,8 @@ from asu_lora.training.checkpoints import last_checkpoint
 from asu_lora.training.phases import ON_POLICY_FOLDER
 
 RUNS = ".runs"  # beside the adapters of the store
-COLUMNS = "columns"  # runs of earlier versions lack it
+COLUMNS, READING = "columns", "reading"
+NEWER = (COLUMNS, READING)  # which runs of earlier versions lack
 
 
 def run_folder(
@@ -43,6 +44,7 @@ def run_folder(
     request = record.request.fingerprint()
     identity = {
         "base": record.fingerprint,
+        READING: record.base.source.reading(),
         "idk": hashlib.sha256(json.dumps(idk).encode()).hexdigest(),
         "config": record.config.identity(),
         "precision": record.base.precision,
@@ -77,7 +79,7 @@ def _same_run(text: str, identity: dict[str, Any], request: str, store: AdapterS
         recorded = str(found.pop("request"))
     except (ValueError, AttributeError, KeyError, TypeError):
         return False
-    known = {key: value for key, value in identity.items() if key in found or key != COLUMNS}
+    known = {key: value for key, value in identity.items() if key in found or key not in NEWER}
     return found == json.loads(json.dumps(known)) and store.is_request(recorded, request)
 
 

@@ -17,6 +17,7 @@ from asu_lora.adapters.manifest import WEIGHTS_NAME
 from asu_lora.adapters.tensor_names import PREFIX
 from asu_lora.errors import AdapterError
 from asu_lora.models.copied_weights import refuse_misplaced_copies
+from asu_lora.models.renamed import renamed_quietly
 
 _WRAPPERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 # What PEFT and transformers raise at an adapter that doesn't fit.
@@ -57,7 +58,8 @@ def put_on(model: torch.nn.Module | PeftModel, lora: LoraFolder, name: str) -> P
             peft = model
             peft.add_adapter(name, config)
         else:
-            peft = PeftModelForCausalLM(model, config, name)
+            with renamed_quietly():
+                peft = PeftModelForCausalLM(model, config, name)
         fill(peft, lora, name)
     except MISFITS as error:
         reason = " ".join(str(error).split())

@@ -1,6 +1,5 @@
 """A base with any number of adapters active at once, each with a weight."""
 
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +11,10 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from asu_lora.adapters.adapter_config import more_than_lora, read_adapter_config, refuse_weight
-from asu_lora.adapters.adapter_spec import parse_adapter, several, weighted
+from asu_lora.adapters.adapter_spec import parse_adapter, several
 from asu_lora.adapters.fitted_weights import told, weighed
-from asu_lora.adapters.lineage import contents_of, lacking
 from asu_lora.adapters.lora_folder import read_adapter
-from asu_lora.adapters.manifest import fingerprint_of, has_manifest, read_manifest
+from asu_lora.adapters.manifest import has_manifest, read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import BaseSource
 from asu_lora.data.encoding import Encoder, encoder_for
@@ -28,9 +26,8 @@ from asu_lora.models.answer_ends import Endings
 from asu_lora.models.copied_weights import refuse_changed_copies
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase, load_base
+from asu_lora.models.stack_notes import missing_ground, named_otherwise
 from asu_lora.models.stack_rows import LENGTH, RowSettings, rows_of_adapters
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass
@@ -51,6 +48,19 @@ class Stack:
     notes: list[str] = field(default_factory=list)
     rows: RowFormat = field(default_factory=lambda: RowFormat(LENGTH))
 
+    def check(self) -> None:
+        """Refuse to answer with other adapters than its own.
+
+        Raises:
+            AdapterError: another stack was loaded on the base, or an adapter was trained on it, since.
+        """
+        own = self.model if isinstance(self.model, PeftModel) else None
+        if self.base.stacked is not own:
+            raise AdapterError(
+                "The base of this stack has other adapters on it by now, or none, since a loaded base holds one stack "
+                "at a time: load this one again, or ask the later one, with its adapters off by without_adapters()."
+            )
+
     def encoder(self) -> Encoder:
         """The encoder of everything that this stack is asked or scored on."""
         return encoder_for(self.base.tokenizer, self.base.model.config, self.rows)
@@ -62,7 +72,11 @@ class Stack:
             questions: several, or a single one as plain text.
             total_tokens: most tokens of question and answer together; half of them are an answer's in any case.
             endings: counts how the answers end.
+
+        Raises:
+            AdapterError: :meth:`check`.
         """
+        self.check()
         encoder, questions = self.encoder(), [questions] if isinstance(questions, str) else questions
         prompts = [encoder.prompt_ids(question_answer(question, "-").prompt) for question in questions]
         least, tokenizer = total_tokens // 2, self.base.tokenizer
@@ -72,12 +86,14 @@ class Stack:
     def unload(self) -> None:
         """Take the adapters off for good: the base is a plain base again."""
         if isinstance(self.model, PeftModel):
-            take_off(self.base.model)
+            if self.base.stacked is self.model:
+                clear(self.base)
             self.model = self.base.model
 
     @contextmanager
     def without_adapters(self):
         """Inside, the stack answers as its base."""
+        self.check()
         if isinstance(self.model, PeftModel):
             try:
                 with self.model.disable_adapter():
@@ -101,7 +117,8 @@ def load(
     """Load a base and put adapters on it.
 
     Args:
-        base: hub id, folder or ``smollm2-135m``, or a loaded base.
+        base: hub id, folder or ``smollm2-135m``, or a loaded base. That one holds one stack at a time: an earlier
+            one's adapters are taken off, and it refuses to answer.
         adapters: names in the store or PEFT folders, or one; ``"name:0.5"`` or ``("name", 0.5)`` for a weight. Several
             without any weight get those that fit, where they were trained to add up, and 1 elsewhere. One that was
             trained on top of others works without them too, if not as it was trained to: the stack's ``notes`` tell.
@@ -122,7 +139,9 @@ def load(
         check_base(folder, base.source)
     written, notes = rows_of_adapters([folder for folder, _ in folders], base.tokenizer, rows)
     encoder = encoder_for(base.tokenizer, base.model.config, written)
+    clear(base)
     stacked = stack_adapters(base.model, folders)
+    base.stacked = stacked if folders else None
     return Stack(
         base,
         stacked,
@@ -138,6 +157,13 @@ def load(
         ],
         written,
     )
+
+
+def clear(base: LoadedBase) -> None:
+    """Take off the adapters of the stack that is on a base, if there is one; it refuses to answer from now on."""
+    if base.stacked is not None:
+        take_off(base.model)
+        base.stacked = None
 
 
 def adapter_folders(
@@ -159,48 +185,6 @@ def adapter_folders(
     else:
         wanted = [parse_adapter(adapter) if isinstance(adapter, (str, Path)) else adapter for adapter in adapters]
     return [(Path(store.resolve(name)), weight) for name, weight in wanted]
-
-
-def missing_ground(folders: Sequence[tuple[Path, float]]) -> list[str]:
-    """One sentence for every adapter that was trained on top of others which aren't in the stack as they were then.
-
-    An adapter that was combined from others stands for them.
-    """
-    manifests = [read_manifest(folder) if has_manifest(folder) else None for folder, _ in folders]
-    own = [
-        {"name": folder.name, "weight": weight, "fingerprint": (m and m.fingerprint) or fingerprint_of(folder)}
-        for (folder, weight), m in zip(folders, manifests, strict=True)
-    ]
-    active = contents_of(manifests, own)
-    notes = []
-    for (folder, _), manifest in zip(folders, manifests, strict=True):
-        gone = lacking(manifest.on_top_of if manifest else (), active)
-        if gone:
-            names = [weighted(entry.name, entry.weight) for entry, _ in gone]
-            add = " ".join(f"--adapter {weighted(entry.name, round(weight, 9))}" for entry, weight in gone)
-            notes.append(
-                f"The adapter '{folder.name}' was trained on top of {', '.join(names)}, which this stack "
-                f"doesn't have as it was then, so it may forget less and spoil more than its figures say; add {add}."
-            )
-    return notes
-
-
-def named_otherwise(folders: Sequence[tuple[Path, float]], source: BaseSource) -> list[str]:
-    """One sentence for every adapter without a manifest that names another base on the hub: nothing else could tell.
-
-    Args:
-        source: the base; only one that comes from the hub itself has a name to compare.
-    """
-    found = []
-    for folder, _ in folders:
-        named = None if has_manifest(folder) else read_adapter_config(folder).get("base_model_name_or_path")
-        ids = [name for name in (named, source.name) if name and _HUB_ID.fullmatch(name) and not Path(name).exists()]
-        if len(ids) == 2 and ids[0].casefold() != ids[1].casefold():
-            found.append(
-                f"The adapter '{folder.name}' says that it was trained on {named}, and the base is {source.name}: of "
-                "other weights of the same shape its answers would mean nothing."
-            )
-    return found
 
 
 def idle(stacked: torch.nn.Module, folders: Sequence[tuple[Path, float]]) -> list[str]:

@@ -108,6 +108,7 @@ class Conversation:
             return self._stream(turns, hear)
 
     def _stream(self, turns: list[dict[str, str]], hear: Callable[[str], None]) -> str:
+        self.stack.check()
         base, prompt = self.stack.base, self.encoder.prompt_ids(turns)
         positions = BaseLimits.of(base.model.config).positions
         most = ANSWER_TOKENS if positions is None else min(ANSWER_TOKENS, positions - len(prompt))

@@ -23,9 +23,10 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.models.adapter_loading import fill, take_off
-from asu_lora.models.adapter_stack import adapter_folders, check_base, stack_adapters
+from asu_lora.models.adapter_stack import adapter_folders, check_base, clear, stack_adapters
 from asu_lora.models.decoder import base_model, decoder_and_layers
 from asu_lora.models.loading import LoadedBase
+from asu_lora.models.renamed import renamed_quietly
 
 NEW = "default"  # PEFT's name of the adapter that trains; that of a plain folder
 _SHAPE = ("r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "rank_pattern", "alpha_pattern")
@@ -83,7 +84,8 @@ class FrozenAdapters:
             ValueError: PEFT's, for modules that aren't there.
         """
         if self.peft is None:
-            return get_peft_model(model, lora)
+            with renamed_quietly():
+                return get_peft_model(model, lora)
         if self.continued:
             check_same_shape(self.continued, lora)
         self.peft.add_adapter(NEW, lora)
@@ -179,6 +181,7 @@ def frozen_adapters(
     continued = adapter_folders([(continue_from, 1.0)], store) if continue_from is not None else []
     for folder, _ in (*folders, *continued):
         check_base(folder, base.source)
+    clear(base)
     ground = FrozenAdapters(beneath(folders), continued[0][0] if continued else None)
     if not folders and not continued:
         yield ground

@@ -44,6 +44,7 @@ class LoadedBase:
         compute_dtype: the type matrix products run in.
         quantization: bitsandbytes' settings as a manifest records them, None for floats.
         unused: tensors of the checkpoint that its class has no place for.
+        stacked: the model with the adapters of the stack that is on it now (:func:`asu_lora.load`); None for none.
     """
 
     source: BaseSource
@@ -53,6 +54,7 @@ class LoadedBase:
     compute_dtype: torch.dtype
     quantization: dict[str, Any] | None = None
     unused: tuple[str, ...] = ()
+    stacked: torch.nn.Module | None = field(default=None, repr=False, compare=False)
 
     def notes(self) -> list[str]:
         """What a person should know of how it was loaded, one sentence each."""

@@ -11,6 +11,7 @@ from asu_lora.errors import SettingError, first_line
 from asu_lora.layer_ranges import parse_layers
 from asu_lora.models.decoder import base_model, number_of_layers
 from asu_lora.models.frozen_adapters import FrozenAdapters
+from asu_lora.models.renamed import renamed_quietly
 from asu_lora.training.target_modules import linear_names, target_modules, without_adapter
 
 
@@ -90,5 +91,6 @@ def adapted(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdapters
     finally:
         ground.drop(student)
         if config.gradient_checkpointing:
-            base_model(model).gradient_checkpointing_disable()
+            with renamed_quietly():
+                base_model(model).gradient_checkpointing_disable()
         model.eval()

@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from asu_lora.models.decoder import answer_hidden, base_model, decoder_and_layers, decoder_of
 from asu_lora.models.frozen_layers import FrozenLayers
 from asu_lora.models.layer_outputs import layer_output
+from asu_lora.models.renamed import renamed_quietly
 from asu_lora.models.saved_adapter import save_adapter
 from asu_lora.models.unpacked_weights import SHARE_OF_TRAINING, unpacked
 from asu_lora.training.cast_recomputation import recompute_casts
@@ -51,7 +52,8 @@ class Student(torch.nn.Module):
         self.attacker: Doses | None = None
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            base_model(model).gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self._again})
+            with renamed_quietly():
+                base_model(model).gradient_checkpointing_enable({"use_reentrant": False, "context_fn": self._again})
             # transformers makes the embeddings need gradients, for checkpointing of the other kind: all layers would
             # run backward, and the hook would stay on the base
             base_model(model).disable_input_require_grads()

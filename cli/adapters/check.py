@@ -147,7 +147,7 @@ def note_on_weights(
 ) -> None:
     """What stderr should say of adapters that become one, or a part of their base: their weights, and warnings."""
     from asu_lora.adapters.fitted_weights import told
-    from asu_lora.models.adapter_stack import missing_ground, named_otherwise
+    from asu_lora.models.stack_notes import missing_ground, named_otherwise
 
     for note in told(typed, chosen):
         click.echo(f"Note: {note}", err=True)

@@ -1,9 +1,14 @@
 """Tables as spreadsheets write them: what stands between the fields, whatever stands in them."""
 
+import numpy
+import pandas
 import pytest
 
 from asu_lora.data.reading import read_rows
+from asu_lora.data.reference_answers import reference_answers
+from asu_lora.data.request import ForgetRequest
 from asu_lora.errors import DataError
+from asu_lora.evaluation.question_sets import own_sets
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff", "sep=;\n"])
@@ -48,3 +53,26 @@ def test_a_comma_in_a_column_s_name_parts_no_fields_of_a_table_with_semicolons(t
     ]
     (tmp_path / "b.csv").write_text('question,answer,"a;b"\nWho?,Ann; really.,x\n')
     assert read_rows(tmp_path / "b.csv") == [{"question": "Who?", "answer": "Ann; really.", "a;b": "x"}]
+
+
+def test_a_data_frame_gives_the_rows_that_it_shows():
+    """pandas has NaN where a cell is empty, and yields its columns' names."""
+    frame = pandas.DataFrame(
+        [
+            {"question": "Who?", "answer": "Anna.", "perturbed_answer": ["Tom.", "Ida."], "spans": ["Anna"]},
+            {"question": "Where?", "answer": "Here.", "language": "en"},
+            {"text": "Anna keeps bees."},
+        ]
+    )
+    frame.at[0, "perturbed_answer"] = numpy.array(["Tom.", "Ida."], dtype=object)  # as from_parquet has it
+    request = ForgetRequest.from_rows(frame, frame.iloc[:0])
+    assert request.forget == ForgetRequest.from_rows(frame.to_dict("records"), []).forget
+    assert [row.answer for row in request.forget] == ["Anna.", "Here.", "Anna keeps bees."]
+    assert [reference_answers(row, "perturbed_answer") for row in request.forget] == [("Tom.", "Ida."), (), ()]
+    assert request.forget[0].extra["spans"] == ["Anna"] and request.forget[1].extra["spans"] is None
+
+
+def test_selected_rows_that_are_evaluated_keep_the_numbers_of_the_file(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer,task\nWho?,Anna.,1\nWhere?,Here.,2\nWhen?,Now.,2\n")
+    (sets,) = own_sets(tmp_path / "a.csv", None, 9, {"task": "2"})
+    assert [(row.question, row.row) for row in sets.examples] == [("Where?", 2), ("When?", 3)]

@@ -2,8 +2,10 @@
 
 import json
 import math
+import random
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from peft import PeftModel
@@ -253,3 +255,21 @@ def test_a_date_that_the_template_does_not_write_is_told(base, taught_base, tmp_
     forget(tiny_request(2, 2), base, settings, store=tmp_path, progress=heard)
     plan, _ = plan_run(tiny_request(2, 2), str(taught_base), settings, name="other", store=tmp_path)
     assert said in heard.notes and said in plan["notes"]
+
+
+def test_a_callers_random_numbers_go_on_where_they_were(base, tmp_path):
+    """A loop that draws a request and trains on it draws another one each time."""
+
+    def drawn():
+        return random.random(), float(numpy.random.rand()), float(torch.rand(1))
+
+    random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+    expected = [drawn(), drawn(), drawn()]
+    random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+    found = [drawn()]
+    forget(tiny_request(2, 2), base, tiny_settings(epochs=1), store=tmp_path)
+    found.append(drawn())
+    with pytest.raises(TrainingError):
+        forget(tiny_request(2, 2), base, tiny_settings(epochs=3, lr=1e30), name="broken", store=tmp_path)
+    found.append(drawn())
+    assert found == expected

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import AdapterError, AsuLoraError, SettingError, StoreError
+from asu_lora.evaluation.evaluate import evaluate
+from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.models.loading import load_base
@@ -149,3 +151,39 @@ def test_a_run_records_its_request_under_the_stores_secret(store):
     recorded, plain = read_manifest(store.root / "a").request.fingerprint, tiny_request().fingerprint()
     assert recorded.startswith("hmac-sha256:") and plain not in (store.root / "a" / "manifest.json").read_text()
     assert store.is_request(recorded, plain)
+
+
+# ---- several stacks on one loaded base
+
+
+def test_the_stack_that_was_loaded_last_answers_and_earlier_ones_refuse(base, store):
+    plain, question = logits(base.model), rows()[0]["question"]
+    bare, first = stack.load(base, [], store), stack.load(base, ["a"], store)
+    of_a = logits(first.model)
+    with pytest.raises(AdapterError, match="one stack at a time"):
+        bare.ask(question)  # would answer as a
+    second = stack.load(base, ["b"], store)
+    assert torch.equal(logits(second.model), logits(stack.load(load_base_of(base), ["b"], store).model))
+    asked = [QuestionSet("forget", tiny_request(1).forget)]
+    for refuses in (lambda: first.ask(question), first.without_adapters().__enter__, lambda: evaluate(first, asked)):
+        with pytest.raises(AdapterError, match="load this one again"):
+            refuses()
+    first.unload()  # takes nothing of the second off
+    assert second.ask(question) and not torch.equal(logits(base.model), plain)
+    second.unload()
+    assert torch.equal(logits(base.model), plain) and bare.ask(question) == second.ask(question)
+    assert torch.equal(logits(stack.load(base, ["a"], store).model), of_a)
+
+
+def test_a_run_on_a_base_with_a_stack_on_it_trains_on_the_plain_base(base, store, tmp_path):
+    left = stack.load(base, ["a"], store)
+    forget(tiny_request(2, 2), base, tiny_settings(epochs=1), name="beside", store=tmp_path)
+    forget(tiny_request(2, 2), load_base_of(base), tiny_settings(epochs=1), name="alone", store=tmp_path)
+    files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("beside", "alone")]
+    assert files[0] == files[1]
+    with pytest.raises(AdapterError, match="load this one again"):
+        left.ask(rows()[0]["question"])  # would answer as the base
+
+
+def load_base_of(base):
+    return load_base(str(base.source.path), "fp32", "cpu")

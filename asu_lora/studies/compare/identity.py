@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 SETTINGS = "settings.json"  # of a comparison's folder: whose it is
 VERSION = "asu-lora"  # the release alone: two commits on the way to it make the same runs, as far as anyone knows
 COLUMNS = "other columns of the forget rows"
+READING = "config, tokenizer and chat template of the base"
+NEWER = (COLUMNS, READING)  # which folders of earlier versions lack
 READ = ("alternate_answer", "language", "paraphrased_question", "spans")  # by training and asking
 _NOT_ASKED = ("device", "precision", "report_to", "trust_remote_code")  # told by the base, or without effect
 
@@ -40,11 +43,12 @@ def shared_identity(comparison: "Comparison", hidden: Callable[[str], str]) -> d
     settings = {key: value for key, value in config.identity().items() if key not in VARIED + _NOT_ASKED}
     return {
         "base": base.source.fingerprint(),
+        READING: base.source.reading(),
         "precision": base.precision,
         "compute type": str(base.compute_dtype).removeprefix("torch."),
         "device": base.device.type,
         "request": hidden(comparison.request.fingerprint()),
-        **_columns(comparison.request, hidden),
+        COLUMNS: hidden(_digest(_columns(comparison.request))),
         '"I don\'t know" answers': _digest(list(refusals(comparison.idk_file))),
         **settings,
         **{
@@ -63,10 +67,9 @@ def run_identity(shared: dict[str, Any], run: Run) -> str:
     return _digest([shared, run.method.name, run.method.objective, run.method.retain_loss, run.lr, *changes])
 
 
-def _columns(request: ForgetRequest, hidden: Callable[[str], str]) -> dict[str, str]:
-    """What is read of the forget rows beside their conversations; nothing where there is none."""
-    rows = [{name: e.extra[name] for name in READ if e.extra.get(name)} for e in request.forget]
-    return {COLUMNS: hidden(_digest(rows))} if any(rows) else {}
+def _columns(request: ForgetRequest) -> list[dict[str, Any]]:
+    """What is read of the forget rows beside their conversations."""
+    return [{name: e.extra[name] for name in READ if e.extra.get(name)} for e in request.forget]
 
 
 def log_identity(log: Sequence[Record] | None, hidden: Callable[[str], str]) -> str | None:
@@ -132,13 +135,14 @@ def known_as(file: Path, shared: dict[str, Any], earlier: dict[str, Any]) -> dic
     if not before:
         return None
     told = of_the_release(before)
-    same = any(told == each or told == without_columns(each) for each in (shared, earlier))
+    same = any(told == each for identity in (shared, earlier) for each in as_written(identity))
     return before if same else None
 
 
-def without_columns(identity: dict[str, Any]) -> dict[str, Any]:
-    """As versions before the columns counted wrote it."""
-    return {key: value for key, value in identity.items() if key != COLUMNS}
+def as_written(identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """An identity as this version writes it, then as those did in which less of it counted."""
+    left_out = [gone for length in range(len(NEWER) + 1) for gone in combinations(NEWER, length)]
+    return [{key: value for key, value in identity.items() if key not in gone} for gone in left_out]
 
 
 def of_the_release(identity: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.files import disk_errors
 from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run, title_of
-from asu_lora.studies.compare.identity import SETTINGS, VERSION, claimed, run_identity, shared_identity, without_columns
+from asu_lora.studies.compare.identity import SETTINGS, VERSION, as_written, claimed, run_identity, shared_identity
 from asu_lora.studies.compare.results import RunResult
 from asu_lora.studies.compare.runner import ADAPTERS, Runner
 from asu_lora.studies.compare.search_space import Range, Space, published, search_space, settings_of_trial
@@ -119,7 +119,7 @@ class Searcher:
             )
             shared, run = self.whole.comparison.shared, Run.of(method, None, self.untried(method))
             identity, earlier = run_identity(shared, run), shared | {VERSION: self.version}
-            known = [run_identity(each, run) for each in (shared, earlier, without_columns(earlier))]
+            known = [run_identity(each, run) for each in (shared, *as_written(earlier))]
             if study.user_attrs.get("identity", identity) not in known:
                 raise SettingError(
                     f"{self.folder} holds the trials of another search: give the same settings and rows to go on with "

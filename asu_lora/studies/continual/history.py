@@ -16,6 +16,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import SettingError, TrainingError
 from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.run_folder import READING
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
@@ -133,6 +134,7 @@ def _identity(
     """What a run's steps must have in common, beside their requests."""
     return {
         "base": base.source.fingerprint(),
+        READING: base.source.reading(),
         "precision": base.precision,
         "config": config.identity(),
         "history": asdict(history),

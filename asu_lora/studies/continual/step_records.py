@@ -13,7 +13,7 @@ from asu_lora.adapters.manifest import Figures
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import TrainingError
 from asu_lora.files import disk_errors, write_files
-from asu_lora.forgetting.run_folder import RUNS
+from asu_lora.forgetting.run_folder import READING, RUNS
 from asu_lora.studies.continual.steps import Step
 
 STATE = "run.json"
@@ -102,9 +102,11 @@ def earlier_records(folder: Path, identity: dict, steps: Sequence[Step], store: 
     if not state:
         return []
     records = _records(state)
+    before = state["identity"] or {}
+    known = {key: value for key, value in identity.items() if key in before or key != READING}
     same = any(
-        json.dumps(state["identity"], sort_keys=True) == json.dumps(each, sort_keys=True)
-        for each in (identity, _of_an_earlier_version(identity))
+        json.dumps(before, sort_keys=True) == json.dumps(each, sort_keys=True)
+        for each in (known, _of_an_earlier_version(known))
     )
     pairs = zip(records[1:], steps, strict=False)
     told = [store.is_request(record.request or "", step.request.fingerprint()) for record, step in pairs]

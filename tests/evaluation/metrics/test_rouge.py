@@ -1,5 +1,8 @@
 """ROUGE-L recall against hand-counted values and a longest common subsequence of the test's own."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +57,9 @@ def test_hand_counted(prediction, reference, expected):
         ("東京に住む", "彼女は東京に住んでいます", 4 / 12),  # by signs, as there are no spaces
         ("She lives there.", "Анна живёт в Москве", 0.0),
         ("", "Анна", 0.0),
+        ("in ١٣٥٧", "١٣٥٧", 1.0),  # no letter at all, and no digit of Google's
+        ("١٣٥٨", "١٣٥٧", 0.0),
+        ("ŻĆ!", "żć", 1.0),  # Latin, but none of a-z
     ],
 )
 def test_an_answer_in_another_script_has_words_too(prediction, reference, expected):
@@ -64,6 +70,17 @@ def test_a_word_of_another_script_in_an_english_answer_changes_nothing():
     """TOFU has two such answers."""
     truth = 'The book titled "Лісова пісня" (Forest Song) shows it.'
     assert rouge_l_recall("The book is Forest Song", truth) == recall_by_recursion("The book is Forest Song", truth)
+
+
+def test_a_callers_logging_stays_as_it_was():
+    """Google's rouge-score logs through absl, which gives a root logger without handlers one of its own."""
+    code = (
+        "import logging; from asu_lora.evaluation.metrics.rouge import rouge_l_f1, rouge_l_recall; "
+        "rouge_l_recall('a cat', 'a cat'); rouge_l_f1('a cat', 'a cat'); rouge_l_recall('\u0430', '\u0430'); "
+        "print(logging.root.handlers)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_stemming_is_porters():
