@@ -26,6 +26,8 @@ COLUMNS_HELP = "a row needs 'question' and 'answer', or 'messages', or 'text'"
 class Example:
     """A conversation whose last turn is the answer, or a free passage.
 
+    Its ``repr`` holds no word of it: collectors of errors keep that of every local name.
+
     Attributes:
         prompt: the turns before the answer, each {"role", "content"}; empty for a passage.
         answer: the answer, or the passage itself. The loss stands on it alone.
@@ -34,9 +36,9 @@ class Example:
         left_out: what it holds of the conversation that no row is made of: ``tool_calls``, a column ``system``, ...
     """
 
-    prompt: tuple[dict[str, str], ...]
-    answer: str
-    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+    prompt: tuple[dict[str, str], ...] = field(repr=False)
+    answer: str = field(repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     row: int = field(default=0, compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
