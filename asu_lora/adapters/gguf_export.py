@@ -75,7 +75,7 @@ def export_gguf(
 
 
 def _refuse_other_heads(name: str, base: GgufBase, own: GgufBase) -> None:
-    """Bases of the same sizes may have other heads. The rows of q and k are put in order by them, and nobody would see."""
+    """Bases of the same sizes may have other heads. The rows of q and k are put in order by them, unseen."""
     given, trained = ((each.heads, each.key_value_heads) for each in (base, own))
     if given != trained:
         raise AdapterError(
