@@ -136,6 +136,18 @@ def test_it_checks_without_a_network_and_without_torch(made):
     assert done.returncode == 0, done.stderr
 
 
+def test_signing_needs_no_torch_and_says_nothing_of_libraries(made):
+    put_audit(made.store, audit("other"))
+    code = (
+        "import sys\n"
+        "from asu_lora.cli import main\n"
+        f"main(['audit', 'certify', 'other', '--store', {str(made.store.root)!r}], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
 def test_keygen_prints_the_public_half_only(made, tmp_path):
     ran = typed("audit", "keygen", "--store", made.store.root)
     assert ran.stdout.strip() == made.issued.public_key
