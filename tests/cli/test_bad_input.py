@@ -88,21 +88,6 @@ def test_files(refused, place):
     assert "can't be reached" in refused("owner/name") or "no dataset" in refused("owner/name")
 
 
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ({"qestion": "a", "answer": "b"}, "Did you mean 'question' by 'qestion'?"),
-        ({"question": "a", "anwser": "b"}, "Did you mean 'answer' by 'anwser'?"),
-        ({"mesages": [{"role": "user", "content": "a"}]}, "Did you mean 'messages' by 'mesages'?"),
-        ({"question": None, "Question": "a", "answer": "b"}, "Did you mean 'question' by 'Question'?"),
-        ({"prompt": "a", "answer": "b"}, "the columns found are 'prompt', 'answer'."),
-    ],
-)
-def test_a_column_that_is_typed_wrongly_is_named(refused, place, row, says):
-    write(place / "typed.jsonl", [row])
-    assert refused("typed.jsonl").endswith(says)
-
-
 def test_rows_that_should_go_and_stay(refused, place):
     write(place / "both.jsonl", [*KEPT, {"question": "WHO is  number 2?", "answer": "it is 2."}])
     assert refused(retain="both.jsonl") == (

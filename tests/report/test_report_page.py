@@ -290,19 +290,6 @@ def test_a_page_replaces_a_page_and_no_other_file(tmp_path):
     assert [CliRunner().invoke(main, [*words, str(tmp_path / "page.html")]).exit_code for _ in "12"] == [0, 0]
 
 
-def test_a_certificate_of_weights_that_were_changed_since_is_not_valid(tmp_path):
-    store = certified(tmp_path).store
-    assert "<b>1</b> of them certified now" in render_report(gather(store), None, str)
-    weights = store.root / "kept" / "adapter_model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    contents = gather(store)
-    assert [known.certificate.state for known in contents.adapters if known.name == "kept"] == ["of other files"]
-    assert ("Certificate:", "kept: of other files") in [told[:2] for told in attention(contents, None)]
-    assert "<b>0</b> of them certified now" in render_report(contents, None, str)
-
-
 def test_expired_and_replaced_certificates_are_told(made):
     known = gather(made.store).certificates[0]
     assert known.state == "valid"
