@@ -1,10 +1,11 @@
 """A config from a mapping, such as a YAML file holds: each value as the setting's own type."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from asu_lora.config import ForgetConfig
-from asu_lora.errors import SettingError
+from asu_lora.errors import SettingError, meant
 
 
 def config_from(values: dict[str, Any], source: str) -> ForgetConfig:
@@ -16,8 +17,15 @@ def config_from(values: dict[str, Any], source: str) -> ForgetConfig:
     known = {spec.name: spec for spec in dataclasses.fields(ForgetConfig)}
     unknown = sorted(set(values) - set(known), key=str)
     if unknown:
-        raise SettingError(f"{source} has the unknown setting '{unknown[0]}'; known are {', '.join(known)}.")
+        raise unknown_setting(source, unknown[0], known)
     return ForgetConfig(**{name: _converted(known[name], value, source) for name, value in values.items()})
+
+
+def unknown_setting(source: str, name: object, known: Iterable[str]) -> SettingError:
+    """The error of a setting that there is not, with the one that may have been meant."""
+    near = meant(name, known := list(known))
+    asked = f": did you mean '{near}'? Known" if near else "; known"
+    return SettingError(f"{source} has the unknown setting '{name}'{asked} are {', '.join(known)}.")
 
 
 def _converted(spec: dataclasses.Field, value: Any, source: str) -> Any:

@@ -4,6 +4,9 @@ Every error a user can cause is an :class:`AsuLoraError`. The library raises it;
 message on stderr and exit with 2. Anything else that escapes is a bug.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class AsuLoraError(Exception):
     """Base class: the message is one clear sentence for the person, without a traceback."""
@@ -92,3 +95,9 @@ def quoted(value: object, most: int = 60) -> str:
     """A value as a sentence shows it: cut where it is long, and still in both its quotation marks."""
     told = repr(value)
     return told if len(told) <= most else f"{told[: most - 4]}...{told[-1]}"
+
+
+def meant(word: object, known: Iterable[object]) -> str | None:
+    """The one of the known words that a word comes closest to, as a typing error does; None where none is near."""
+    words = [each for each in known if isinstance(each, str)]
+    return next(iter(get_close_matches(str(word), words, n=1, cutoff=0.75)), None)

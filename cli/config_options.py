@@ -14,7 +14,7 @@ import click
 from asu_lora.adding_up import ADDS_UP, OBJECTIVE, unless_given
 from asu_lora.cli.help_pages import GroupedOption
 from asu_lora.config import ForgetConfig
-from asu_lora.config_mapping import config_from
+from asu_lora.config_mapping import config_from, unknown_setting
 from asu_lora.errors import SettingError
 from asu_lora.robust import OFF, ROBUST
 
@@ -124,9 +124,7 @@ def _config_file(ctx: click.Context, param: click.Parameter, file: Path | None) 
         if isinstance(option, click.Option) and option.name not in settings and option is not param
     }
     if unknown := sorted(set(values) - set(settings) - set(others), key=str):
-        raise SettingError(
-            f"{source} has the unknown setting '{unknown[0]}'; known are {', '.join([*others, *settings])}."
-        )
+        raise unknown_setting(source, unknown[0], [*others, *settings])
     defaults = {
         others[key].name: _default(others[key], key, value, source) for key, value in values.items() if key in others
     }

@@ -6,9 +6,10 @@ doesn't have is written as an escape (``\\u03c4``): a legacy terminal never ends
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -46,14 +47,19 @@ def stdout() -> "Console":
     """The rich console for results."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, color_system=_colors())
 
 
 def stderr() -> "Console":
     """The rich console for progress, notes and warnings."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, color_system=_colors())
+
+
+def _colors() -> "Literal['auto'] | None":
+    """With NO_COLOR nothing is bold either: rich takes colours alone away, and leaves the escapes of other styles."""
+    return None if os.environ.get("NO_COLOR") else "auto"
 
 
 def ask_first(question: str) -> None:

@@ -263,7 +263,7 @@ def _checked(
                 source,
                 adapters,
                 report.out,
-                report.precision,
+                report.written_as,
                 asked,
                 kept,
                 tolerance=tolerance,

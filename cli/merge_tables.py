@@ -90,7 +90,7 @@ def _stays_forgotten(report, checked) -> str:
     if not back:
         return "Check: what was forgotten stays forgotten."
     return (
-        f"Check: what was forgotten stays forgotten in {report.precision}, as it was written. Loaded in "
+        f"Check: what was forgotten stays forgotten in {report.written_as}, as it was written. Loaded in "
         f"{' or '.join(back)} it comes back: serve it as it is."
     )
 

@@ -4,8 +4,10 @@ import errno
 import os
 import sys
 import traceback
+from _thread import interrupt_main
 from contextlib import suppress
 from importlib import import_module
+from threading import Timer
 from typing import Any
 
 import click
@@ -62,6 +64,7 @@ class Program(LazyGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         never_fail_to_encode()
+        _hear_every_interrupt()
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -90,6 +93,22 @@ class Program(LazyGroup):
             # click would say "Aborted!" and exit with 1
             click.echo(str(error) or "Interrupted: the store holds whole adapters only.", err=True)
             sys.exit(130)
+
+
+def _hear_every_interrupt() -> None:
+    """Raise Ctrl-C once more where Python could but print it: in a lock's destructor, say. The run went on."""
+    told = sys.unraisablehook
+    if told is not sys.__unraisablehook__:
+        return  # somebody listens already
+
+    def again(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            return told(unraisable)
+        later = Timer(0.05, interrupt_main)  # now it would be raised in here, and be lost as well
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = again
 
 
 def _write_no_more() -> None:

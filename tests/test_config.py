@@ -108,7 +108,7 @@ def test_yaml_values_become_the_settings_own_kinds():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rnak": 4}, "c.yaml has the unknown setting 'rnak'; known are objective"),
+        ({"rnak": 4}, "c.yaml has the unknown setting 'rnak': did you mean 'rank'. Known are objective"),
         ({1: 2, "rnak": 4}, "unknown setting '1'"),
         ({"rank": "auto"}, "rank should be a whole number, not 'auto'"),
         ({"rank": 8.5}, "whole number, not 8.5"),

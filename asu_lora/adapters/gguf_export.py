@@ -26,7 +26,12 @@ LARGEST_FP16 = 65504.0
 
 
 def export_gguf(
-    store: "AdapterStore", name: str, destination: Path, base_config: Mapping[str, Any], precision: str = "fp32"
+    store: "AdapterStore",
+    name: str,
+    destination: Path,
+    base_config: Mapping[str, Any],
+    precision: str = "fp32",
+    trained_on: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a verified adapter of the store as a LoRA in GGUF.
 
@@ -34,12 +39,14 @@ def export_gguf(
         destination: a new file.
         base_config: its base's config with all defaults, see :func:`asu_lora.bases.base_config.base_config`.
         precision: of the factors, fp32 or fp16.
+        trained_on: the config of the base that the adapter names, where that is another.
 
     Returns:
         the file.
 
     Raises:
-        AdapterError: it is broken, is more than a LoRA, or changes what llama.cpp keeps otherwise.
+        AdapterError: it is broken, is more than a LoRA, changes what llama.cpp keeps otherwise, or was trained on a
+            base with other heads.
         SettingError: an unknown precision.
         StoreError: it is unknown, or the destination exists or can't be written.
     """
@@ -49,6 +56,8 @@ def export_gguf(
     if os.path.lexists(destination):
         raise StoreError(f"{destination} is there already and is not overwritten: choose another place.")
     base = gguf_base(base_config)
+    if trained_on is not None:
+        _refuse_other_heads(name, base, gguf_base(trained_on))
     beside = destination.parent / f".{destination.name}.{uuid4().hex}"
     with shareable(store, name) as snapshot:
         lora = read_lora(snapshot)
@@ -63,6 +72,16 @@ def export_gguf(
         finally:
             discard(beside)
     return destination
+
+
+def _refuse_other_heads(name: str, base: GgufBase, own: GgufBase) -> None:
+    """Bases of the same sizes may have other heads. The rows of q and k are put in order by them, unseen."""
+    given, trained = ((each.heads, each.key_value_heads) for each in (base, own))
+    if given != trained:
+        raise AdapterError(
+            f"The base of --base has {given[0]} heads and {given[1]} of keys, and the one that {name} names "
+            f"{trained[0]} and {trained[1]}: leave --base away, or give a base with the same heads."
+        )
 
 
 def gguf_tensors(lora: LoraFolder, base: GgufBase, precision: str) -> "dict[str, numpy.ndarray]":

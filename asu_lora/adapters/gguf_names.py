@@ -64,6 +64,7 @@ class GgufBase:
     Attributes:
         layers: number of decoder layers.
         heads, key_value_heads: of the attention; 0 where the rows of q and k keep their order.
+        head_size: rows of a head; 0 where they keep their order.
         tied: the output head is the token embedding.
     """
 
@@ -71,6 +72,7 @@ class GgufBase:
     layers: int
     heads: int
     key_value_heads: int
+    head_size: int
     tied: bool
 
     @property
@@ -109,17 +111,17 @@ class GgufBase:
                 2j with 2j + 1.
 
         Raises:
-            AdapterError: the heads of the base's config don't divide the rows.
+            AdapterError: the heads of the base's config don't have these rows.
         """
         kind = _ROTARY.search(module) if self.architecture.paired else None
         if kind is None:
             return None
         heads = self.heads if kind[1] == "q" else self.key_value_heads
-        half, rest = divmod(rows, 2 * heads)
-        if rest:
+        half, rest = divmod(self.head_size, 2)
+        if rest or rows != heads * self.head_size:
             raise AdapterError(
-                f"The adapter's {module} has {rows} rows, which {heads} heads don't share evenly: it belongs to "
-                "another base; say with --base which."
+                f"The adapter's {module} has {rows} rows, and {heads} heads of {self.head_size} rows have others: it "
+                "belongs to another base; say with --base which."
             )
         return [
             head * 2 * half + side * half + pair for head in range(heads) for pair in range(half) for side in (0, 1)
@@ -151,9 +153,15 @@ def gguf_base(config: Mapping[str, Any]) -> GgufBase:
         layers=_count(inner, "n_layer" if kind == "gpt2" else "num_hidden_layers"),
         heads=heads,
         key_value_heads=_count(inner, "num_key_value_heads") if heads and shared else heads,
+        head_size=_head_size(inner, heads) if heads else 0,
         # where nobody says so, the head is taken for tied: then an adapter on it is refused, not written wrongly
         tied=bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", True))),
     )
+
+
+def _head_size(config: Mapping[str, Any], heads: int) -> int:
+    named = config.get("head_dim") is not None
+    return _count(config, "head_dim") if named else _count(config, "hidden_size") // heads
 
 
 def _count(config: Mapping[str, Any], field: str) -> int:

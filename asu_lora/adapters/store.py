@@ -196,7 +196,10 @@ class AdapterStore:
     # ---- in and out
 
     def import_(self, source: str | Path, name: str | None = None) -> StoredAdapter:
-        """Take in a PEFT LoRA folder, or an archive of one; it is verified first."""
+        """Take in a PEFT LoRA folder, or an archive of one; it is verified first.
+
+        A certificate in it is taken unread: :func:`asu_lora.audit.certificate.arrived.keep_if_sound` looks at it.
+        """
         from asu_lora.adapters.import_export import import_adapter
 
         return import_adapter(self, Path(source), name)

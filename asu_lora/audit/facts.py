@@ -9,7 +9,7 @@ The field ``aliases`` gives other ways of saying one: ``{"Kuwait City": ["capita
 import json
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -53,7 +53,7 @@ class Fact:
         language: whose function words are left out.
     """
 
-    forms: tuple[tuple[str, ...], ...]
+    forms: tuple[tuple[str, ...], ...] = field(repr=False)
     language: str = "en"
 
     def said(self, text: str) -> bool:

@@ -41,8 +41,8 @@ class View:
     stack: Stack
     encoder: Encoder
     adapters: tuple[str, ...]
-    answers: dict[tuple[tuple[int, ...], int], str] = field(default_factory=dict)
-    scored: dict[tuple[str, ...], TokenScores] = field(default_factory=dict)
+    answers: dict[tuple[tuple[int, ...], int], str] = field(default_factory=dict, repr=False)
+    scored: dict[tuple[str, ...], TokenScores] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> torch.nn.Module:

@@ -4,15 +4,18 @@ An audit of other weights, or one that tried less, is kept apart: it must not st
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asu_lora.adapters.adapter_spec import parse_adapter, weighted
 from asu_lora.adapters.store import AdapterStore
-from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.results import APART_NAME, AUDIT_NAME, AuditResult
 from asu_lora.files import read_json
 
+if TYPE_CHECKING:
+    from asu_lora.audit.request import AuditRequest
 
-def why_apart(result: AuditResult, request: AuditRequest, *, replace: bool = False) -> str | None:
+
+def why_apart(result: AuditResult, request: "AuditRequest", *, replace: bool = False) -> str | None:
     """A sentence, where the audit is kept apart in ``audit.apart.json``; None where it goes into ``audit.json``.
 
     Args:

@@ -28,3 +28,11 @@ def base_config(name: str) -> dict[str, Any]:
         raise BaseModelError(
             f"The config of the base '{name}' can't be read ({reason[:200]}): name a folder with its config.json."
         ) from error
+
+
+def config_if_here(name: str) -> dict[str, Any] | None:
+    """The config of a base that is here or on the hub, None where it can't be read (moved, no network)."""
+    try:
+        return base_config(name)
+    except BaseModelError:
+        return None

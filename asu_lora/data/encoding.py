@@ -5,7 +5,7 @@ forgotten still knows when to stop. A passage carries loss on all its tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -33,8 +33,8 @@ class Encoded:
         begin: how many tokens of a passage stand before ``answer_ids``.
     """
 
-    prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...] = field(repr=False)  # a tokenizer makes text of them
+    answer_ids: tuple[int, ...] = field(repr=False)
     example: int = 0
     cut: bool = False
     end: int = 0

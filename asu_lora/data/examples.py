@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asu_lora.errors import DataError, quoted
+from asu_lora.errors import DataError, meant, quoted
 
 # Columns that other programs put into the conversation. A row here is made without them, which is said.
 _ABOUT_THE_CONVERSATION = (
@@ -20,12 +20,15 @@ _NOT_TRAINED = ("train", "training", "weight")  # axolotl's, and OpenAI's: false
 
 _NO = ("", "0", "0.0", "false", "no")  # such a mark as text
 _JOINERS = "\u200c\u200d"  # which change how letters are written
+_SHAPES = ("question", "answer", "messages", "text")
 COLUMNS_HELP = "a row needs 'question' and 'answer', or 'messages', or 'text'"
 
 
 @dataclass(frozen=True)
 class Example:
     """A conversation whose last turn is the answer, or a free passage.
+
+    Its ``repr`` holds no word of it: collectors of errors keep that of every local name.
 
     Attributes:
         prompt: the turns before the answer, each {"role", "content"}; empty for a passage.
@@ -35,9 +38,9 @@ class Example:
         left_out: what it holds of the conversation that no row is made of: ``tool_calls``, a column ``system``, ...
     """
 
-    prompt: tuple[dict[str, str], ...]
-    answer: str
-    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+    prompt: tuple[dict[str, str], ...] = field(repr=False)
+    answer: str = field(repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     row: int = field(default=0, compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
@@ -146,7 +149,7 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
         extra = {key: value for key, value in row.items() if key != "text"}
         return [Example((), _text(row, "text", number, source), extra, number)]
     raise DataError(
-        f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {_named(row)}.",
+        f"{source}, row {number}: {COLUMNS_HELP}; the columns found are {_named(row)}.{_may_be(row)}",
         f"The file, row {number}: {COLUMNS_HELP}; its columns are others.",
         source,
     )
@@ -154,6 +157,15 @@ def _from_row(row: dict[str, Any], number: int, source: str) -> list[Example]:
 
 def _named(columns: Iterable[Any]) -> str:
     return ", ".join(quoted(name, 40) for name in list(columns)[:12]) or "none"
+
+
+def _may_be(row: Mapping[Any, Any], *columns: str) -> str:
+    """A sentence on a column that may be one of these, typed wrongly; nothing where none is near."""
+    others = [name for name, cell in row.items() if name not in _SHAPES and cell is not None]
+    for column in columns or _SHAPES:
+        if near := meant(column, others):
+            return f" Did you mean '{column}' by {quoted(near, 40)}?"
+    return ""
 
 
 def _beside(extra: Mapping[str, Any], *others: str) -> tuple[str, ...]:
@@ -165,8 +177,9 @@ def _text(row: dict[str, Any], column: str, number: int, source: str) -> str:
     value = row.get(column)
     if value is None:
         named = _named(name for name, cell in row.items() if cell is not None)
+        near = _may_be(row, column)
         fault = f", row {number}: the column '{column}' is missing; {COLUMNS_HELP}"
-        raise DataError(f"{source}{fault}; the columns found are {named}.", f"The file{fault}.", source)
+        raise DataError(f"{source}{fault}; the columns found are {named}.{near}", f"The file{fault}.", source)
     if not isinstance(value, str):
         raise DataError.about(source, f", row {number}: '{column}' should be text, not {type(value).__name__}.")
     if _blank(value):

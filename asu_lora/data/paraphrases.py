@@ -6,7 +6,7 @@ A row has ``question``, as it stands in the request, and ``paraphrased_question`
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from asu_lora.data.examples import Example
@@ -26,7 +26,7 @@ class Paraphrases:
         unmatched: questions of the file that no row of the request asks.
     """
 
-    ways: Mapping[str, Sequence[str]]
+    ways: Mapping[str, Sequence[str]] = field(repr=False)
     unmatched: int = 0
 
     @property

@@ -27,7 +27,7 @@ class Evaluation:
     """
 
     sets: dict[str, dict[str, float | None]]
-    records: list[Record]
+    records: list[Record] = field(repr=False)
     notes: list[str] = field(default_factory=list)
     more: dict[str, Score] = field(default_factory=dict)
     lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)

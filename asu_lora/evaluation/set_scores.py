@@ -39,7 +39,7 @@ class SetScores:
 
     probability: list[float]
     rouge: list[float]
-    answers: list[str]
+    answers: list[str] = field(repr=False)
     endings: Endings = field(default_factory=Endings)
 
     def summary(self, prefix: str) -> dict[str, float]:

@@ -139,7 +139,7 @@ def check(
     Args:
         merged: the folder that :func:`asu_lora.merging.merge.merge` wrote; with a ``residual-adapter`` in it, the
             merged model is judged with that on.
-        written: the precision it was written in, which decides.
+        written: the precision it was written in, which decides; ``fp4`` of a base that is stored so.
         onto: where no manifest says what the adapters were trained on: ``quantized`` (NF4) or ``original``.
 
     Raises:
@@ -152,13 +152,15 @@ def check(
     target = choose_device(device)
     as_trained = _trained_in([folder for folder, _ in adapters], onto)
     as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
-    stack = load(load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code), adapters)
+    base = load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code)
+    as_trained = base.precision  # of a base that is stored in 4 or 8 bit, its own
+    stack = load(base, adapters)
     asked = _Asked(sample(forget, MOST_QUESTIONS), sample(retain, MOST_QUESTIONS), stack.encoder(), progress)
     asked.note_cuts()
     with_adapters = asked.of(stack.model, f"base + adapters, {as_trained}")
     with stack.without_adapters():
         plain = asked.of(stack.model, f"base, {as_trained}")
-    del stack
+    del stack, base
     rows = [
         CheckRow(model, as_trained, _means(forget_figures), _means(retain_figures))
         for model, (forget_figures, retain_figures) in (("base", plain), ("base + adapters", with_adapters))

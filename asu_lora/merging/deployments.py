@@ -38,7 +38,7 @@ class Deployment:
 
 def deployments(source: BaseSource, written: str, target: torch.device, trust: bool = False) -> list[Deployment]:
     """All ways for a folder that was merged to the precision ``written``, that one first."""
-    if written != "nf4":
+    if written in DTYPES:
         compute = runnable(written, target)
         four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=fast_compute_dtype(target), **NF4)
         return [
@@ -65,12 +65,15 @@ def deployments(source: BaseSource, written: str, target: torch.device, trust: b
     if residual.is_dir():
         found.append(
             Deployment(
-                f"nf4 + {FOLDER}", True, "", lambda: stack_adapters(_open(source, target, trust), [(residual, 1.0)])
+                f"{written} + {FOLDER}",
+                True,
+                "",
+                lambda: stack_adapters(_open(source, target, trust), [(residual, 1.0)]),
             )
         )
     found.append(
         Deployment(
-            "nf4", not found, "without its residual adapter" if found else "", lambda: _open(source, target, trust)
+            written, not found, "without its residual adapter" if found else "", lambda: _open(source, target, trust)
         )
     )
     found.append(

@@ -32,7 +32,7 @@ class Conversation:
     """
 
     stack: Stack
-    turns: list[dict[str, str]] = field(default_factory=list)
+    turns: list[dict[str, str]] = field(default_factory=list, repr=False)
     on: bool = True
     endings: Endings = field(default_factory=Endings)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.audit.certificate.archive import archive_entries
-from asu_lora.audit.certificate.record import Certificate
+from asu_lora.audit.certificate.looked import Looked
+from asu_lora.audit.certificate.record import AdapterIdentity, Certificate
 from asu_lora.audit.certificate.signed import SignedCertificate, read_signed
 from asu_lora.audit.certificate.signing_key import public_key_of_store
 from asu_lora.audit.certificate.wording import attack_name, beside
-from asu_lora.errors import CertificateError
+from asu_lora.errors import AsuLoraError, CertificateError
 
 
 @dataclass(frozen=True)
@@ -22,22 +23,26 @@ class KnownCertificate:
         own_key: it is signed with the store's own key.
         newest: no later one is of the same model and request.
         ended: a later audit is not passed, so that it was taken out of the adapter's folder.
+        changed: the adapter's files are not those that were certified.
     """
 
     certificate: Certificate
     own_key: bool
     newest: bool
     ended: bool = False
+    changed: bool = False
 
     @property
     def state(self) -> str:
-        """In a word or two: "valid", "expired", "replaced", "ended", "signed with another key"."""
+        """In a word or two: "valid", "expired", "replaced", "ended", "of other files", "signed with another key"."""
         if self.certificate.expired():
             return "expired"
         if not self.newest:
             return "replaced"
         if self.ended:
             return "ended"
+        if self.changed:
+            return "of other files"
         return "valid" if self.own_key else "signed with another key"
 
     @property
@@ -73,6 +78,23 @@ def known_certificates(
         KnownCertificate(signed.certificate, signed.public_key == own, last[_of(signed)] == signed.certificate.serial)
         for signed in found
     ], problems
+
+
+def is_changed(store: AdapterStore, folder: Path, certified: AdapterIdentity) -> bool:
+    """Whether an adapter's files differ from those that were certified; each state of them is read once."""
+    try:
+        state = tuple((stat.st_size, stat.st_mtime_ns) for name in certified.files for stat in [(folder / name).stat()])
+    except OSError:
+        return True
+    return _differ(store.root, folder, tuple(certified.files.items()), state)
+
+
+@lru_cache(maxsize=10_000)
+def _differ(root: Path, folder: Path, files: tuple[tuple[str, str], ...], state: tuple[tuple[int, int], ...]) -> bool:
+    try:
+        return Looked(root).problem(folder, dict(files)) is not None
+    except AsuLoraError:
+        return True
 
 
 def _of(signed: SignedCertificate) -> tuple[str, str | None]:

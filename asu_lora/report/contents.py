@@ -8,7 +8,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.adapters.stored_adapter import StoredAdapter
 from asu_lora.audit.certificate.record import CERTIFICATE_NAME
 from asu_lora.audit.results import AUDIT_NAME
-from asu_lora.report.certificates import KnownCertificate, known_certificates
+from asu_lora.report.certificates import KnownCertificate, is_changed, known_certificates
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class StoreContents:
 
 
 def gather(store: AdapterStore, progress: Callable[[int], None] = lambda count: None) -> StoreContents:
-    """Look at every adapter and certificate; of weights only those without a manifest are read, once, for their hash.
+    """Look at every adapter and certificate.
+
+    Of weights those that have a certificate in force or no manifest are read, once, for their hash.
 
     Args:
         progress: called with 1 for each certificate that was read.
@@ -76,7 +78,7 @@ def gather(store: AdapterStore, progress: Callable[[int], None] = lambda count: 
     adapters = [
         KnownAdapter(
             adapter,
-            [replace(c, ended=_ended(adapter)) for c in certificates if is_of(c, prints.get(adapter.name))],
+            [_now(store, adapter, c) for c in certificates if is_of(c, prints.get(adapter.name))],
             inside[adapter.name],
             sorted(holders.get(prints.get(adapter.name, ""), set()) - {adapter.name}),
             [b.name for b in (adapter.manifest.on_top_of if adapter.manifest else ()) if b.fingerprint not in present],
@@ -95,6 +97,13 @@ def is_of(known: KnownCertificate, fingerprint: str | None) -> bool:
     """Whether a certificate is of the adapter with this fingerprint (None: a broken one), alone or on top of others."""
     done = known.certificate.done
     return done.merged is None and bool(done.adapters) and done.adapters[-1].fingerprint == fingerprint
+
+
+def _now(store: AdapterStore, adapter: StoredAdapter, known: KnownCertificate) -> KnownCertificate:
+    """A certificate, held against the adapter as it lies there."""
+    in_force = known.newest and not known.certificate.expired()
+    changed = in_force and is_changed(store, adapter.path, known.certificate.done.adapters[-1])
+    return replace(known, ended=_ended(adapter), changed=changed)
 
 
 def _ended(adapter: StoredAdapter) -> bool:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -24,7 +24,7 @@ class Key:
         made: whether the file was made just now: a person should hear of it, and keep a copy.
     """
 
-    secret: bytes
+    secret: bytes = field(repr=False)
     source: str
     made: bool = False
 

@@ -10,7 +10,7 @@ import hmac
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ class RequestText:
         retain: rows to keep; None for the built-in general questions.
     """
 
-    forget: list[dict[str, Any]]
-    retain: list[dict[str, Any]] | None = None
+    forget: list[dict[str, Any]] = field(repr=False)
+    retain: list[dict[str, Any]] | None = field(default=None, repr=False)
 
     @classmethod
     def from_files(

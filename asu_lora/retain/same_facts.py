@@ -9,7 +9,7 @@ how rare they are among all rows: log(N/df).
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 
@@ -56,8 +56,8 @@ class Content:
         passage: whether nothing is asked.
     """
 
-    asked: frozenset[str]
-    told: frozenset[str]
+    asked: frozenset[str] = field(repr=False)
+    told: frozenset[str] = field(repr=False)
     passage: bool
 
     @classmethod

@@ -79,10 +79,12 @@ def _export_gguf(store: "AdapterStore", name: str, destination: Path, base: str 
     from asu_lora.adapters.gguf_export import export_gguf
     from asu_lora.cli.quiet import quiet_libraries
 
-    named = base or store.get(name).base_id
+    own = store.get(name).base_id
+    named = base or own
     if not named:
         raise click.UsageError(f"The adapter {name} names no base: say it with --base.")
     quiet_libraries()
-    from asu_lora.bases.base_config import base_config
+    from asu_lora.bases.base_config import base_config, config_if_here
 
-    return export_gguf(store, name, destination, base_config(named), precision)
+    trained_on = config_if_here(own) if own and own != named else None
+    return export_gguf(store, name, destination, base_config(named), precision, trained_on)

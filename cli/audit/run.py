@@ -212,6 +212,9 @@ def _back(attack: "AttackResult", share: float | None) -> str:
 
 def list_attacks(as_json: bool) -> None:
     """Every attack, its kind, and what it tries."""
+    from asu_lora.cli.quiet import quiet_libraries
+
+    quiet_libraries()
     from asu_lora.audit.registry import ATTACKS
 
     columns, rows = ("attack", "kind", "tries"), [(a.name, a.kind, a.says) for a in ATTACKS.values()]

@@ -43,11 +43,11 @@ def verify(*, file, keys, adapters, merged, base, forget, where, store, as_json)
     from asu_lora.cli.console import print_json, stderr
     from asu_lora.errors import CertificateError
 
-    fingerprint = None
+    known = None
     if base is not None:
         from asu_lora.bases.source import resolve_base
 
-        fingerprint = resolve_base(base).fingerprint()
+        known = resolve_base(base).fingerprints()
     if forget:
         from asu_lora.data.request import read_selected
 
@@ -57,7 +57,7 @@ def verify(*, file, keys, adapters, merged, base, forget, where, store, as_json)
         store=AdapterStore(store) if store.is_dir() else None,
         adapters=adapters,
         merged=merged,
-        base_fingerprint=fingerprint,
+        base_fingerprint=known,
         forget=rows if forget else None,
     )
     try:

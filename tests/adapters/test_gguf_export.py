@@ -10,6 +10,7 @@ import transformers
 from click.testing import CliRunner
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from transformers import LlamaConfig
 from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 
 from asu_lora.adapters.gguf_export import export_gguf
@@ -165,6 +166,7 @@ def test_what_llama_cpp_keeps_otherwise_is_refused_by_name(settings, says, llama
         ({"model_type": ["llama"]}, "aren't written"),
         ({"num_attention_heads": 0}, "num_attention_heads as 0"),
         ({"num_attention_heads": 5}, "another base"),
+        ({"num_attention_heads": 8}, "8 heads of 16 rows have others: it belongs to another base"),
         ({"num_hidden_layers": 1}, "layers.1.self_attn.q_proj, which has no weight"),
     ],
 )
@@ -199,6 +201,20 @@ def test_the_command_reads_the_base_from_the_adapter_and_names_the_file(llama, t
     ):
         done = CliRunner().invoke(main, ["adapters", "export", *words])
         assert done.exit_code == 2 and says in " ".join(done.stderr.split()), done.output
+
+
+def test_a_base_of_the_same_sizes_and_other_heads_is_refused(llama, tmp_path):
+    """Its rows of q and k would stand in another order: a file that loads, and answers nonsense."""
+    save_lora(llama, tmp_path / "store" / "r")
+    config = LlamaConfig(**SMALL | {"num_attention_heads": 8, "num_key_value_heads": 4})
+    config.save_pretrained(tmp_path / "other")
+    LlamaConfig(**SMALL).save_pretrained(tmp_path / "same")
+    words = ["adapters", "export", "r", str(tmp_path / "r.gguf"), "--store", str(tmp_path / "store"), "--base"]
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "other")])
+    assert done.exit_code == 2 and "has 8 heads and 4 of keys, and the one that r names 4 and 2" in done.stderr
+    assert not (tmp_path / "r.gguf").exists()
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "same")])
+    assert done.exit_code == 0, done.output
 
 
 def test_a_config_that_nobody_knows_is_refused(tmp_path):

@@ -216,7 +216,7 @@ def test_settings_that_do_not_fit_the_base(refused, words, message):
 def test_config_files(refused, place):
     (place / "c.yaml").write_text("rank: 4\nrnak: 8\n")
     assert refused("f.jsonl", "--config", "c.yaml").startswith(
-        "The config c.yaml has the unknown setting 'rnak'; known are base, retain, retain_pool, "
+        "The config c.yaml has the unknown setting 'rnak': did you mean 'rank'? Known are base, retain, retain_pool, "
     )
     (place / "c.yaml").write_text("rank: [4\nlr: 8\n")
     assert refused("f.jsonl", "--config", "c.yaml").startswith("The config c.yaml is not YAML: ")

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
+from tests.support.adapter_folders import add
 from tests.support.tiny_run import FACTS, rows
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -120,3 +122,19 @@ def test_without_a_standard_input_nothing_is_asked(tiny_base):
         ["sh", "-c", 'exec "$0" "$@" <&-', sys.executable, *words], capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0 and result.stdout == "" and "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminal")
+@pytest.mark.parametrize(("environment", "bare"), [({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, True), ({}, False)])
+def test_a_terminal_that_wants_no_colour_gets_no_escapes(environment, bare, tmp_path):
+    add(AdapterStore(tmp_path / "store"), "harry")
+    ours, theirs = os.openpty()
+    try:
+        told = {name: text for name, text in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"} | environment
+        words = [sys.executable, "-m", "asu_lora", "adapters", "list", "--store", str(tmp_path / "store")]
+        assert subprocess.run(words, stdout=theirs, stderr=theirs, env=told, timeout=300).returncode == 0
+        written = os.read(ours, 1 << 16)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"harry" in written and (b"\x1b" not in written) == bare

@@ -169,7 +169,7 @@ def test_an_empty_config_file_changes_nothing(asked):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("rnak: 4", "the unknown setting 'rnak'; known are .*retain.*rank"),
+        ("rnak: 4", "the unknown setting 'rnak': did you mean 'rank'. Known are .*retain.*rank"),
         ("help: true", "the unknown setting 'help'"),
         ("config: other.yaml", "the unknown setting 'config'"),
         ("rank: [4", "c.yaml is not YAML: .*line 1"),

@@ -1,11 +1,14 @@
 """merge --check: what a merged model has got back, at every precision, and exit code 3."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from asu_lora import forget
 from asu_lora.bases.source import resolve_base
 from asu_lora.cli import main
 from asu_lora.cli.merge_tables import _stays_forgotten
@@ -15,7 +18,7 @@ from asu_lora.merging.check import CheckReport, CheckRow, _by_chance, check
 from asu_lora.merging.merge import merge
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.output_head import FrozenHead
-from tests.support.tiny_run import FACTS, rows, tiny_request
+from tests.support.tiny_run import FACTS, rows, tiny_request, tiny_settings
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,17 @@ def run(base, adapter, out, files, *more):
 
 def checked(result):
     return {(row["model"], row["precision"]): row for row in json.loads(result.stdout)["check"]["rows"]}
+
+
+def test_a_base_in_fp4_is_told_as_that(taught_base, files, tmp_path):
+    folder = shutil.copytree(taught_base, tmp_path / "fp4", ignore=shutil.ignore_patterns("model.safetensors"))
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4")
+    stored = AutoModelForCausalLM.from_pretrained(taught_base, quantization_config=settings, device_map={"": "cpu"})
+    stored.save_pretrained(folder)
+    forget(tiny_request(), str(folder), tiny_settings(precision="nf4", epochs=20, lr=3e-3), name="a", store=tmp_path)
+    result = run(folder, tmp_path / "a", tmp_path / "out", files, "-p", "nf4", "--tolerance", "1")
+    assert "nf4" not in result.stdout and result.stdout.count("fp4") >= 4, result.output
+    assert result.exit_code in (0, 3), result.output
 
 
 def test_to_nearest_in_nf4_ends_with_3(taught_base, forgetting_adapter, files, tmp_path, nf4_compute):

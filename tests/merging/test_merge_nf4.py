@@ -161,8 +161,11 @@ def test_a_base_that_is_stored_in_4_bit(tiny_base, two, tmp_path, double_quant):
     merge(base, two[1:], tmp_path / "fp32b", "fp32")
     half = logits_of(tmp_path / "nf4")
     assert relative(half, logits_of(tmp_path / "fp32b", quantization_config=nf4(double_quant))) < 0.01
-    with pytest.raises(SettingError, match="holds no original weights"):
+    with pytest.raises(SettingError, match=r"holds no original weights: .* or give the original checkpoint as base\.$"):
         merge(base, two, tmp_path / "out", onto="original")
+    trained_here = give_manifest(shutil.copytree(two[1][0], tmp_path / "here"), base, precision="nf4")
+    with pytest.raises(SettingError, match=r"holds no original weights: merge onto the quantized ones\.$"):
+        merge(base, [(trained_here, 1.0)], tmp_path / "out", onto="original")
 
 
 def test_adapters_that_disagree_on_the_ground_need_a_word(tiny_base, two, two_on_nf4, tmp_path):

@@ -39,7 +39,7 @@ class Evidence:
         store: a store that may hold the adapters, the key and newer certificates.
         adapters: folders of the adapters, wherever they lie.
         merged: the merged folder.
-        base_fingerprint: of the base at hand.
+        base_fingerprint: of the base at hand, or several that it has had.
         forget: the rows that were to be forgotten; the store's secret gives their salts.
         now: the time to check dates against; the clock's by default.
     """
@@ -48,7 +48,7 @@ class Evidence:
     store: AdapterStore | None = None
     adapters: Sequence[Path] = ()
     merged: Path | None = None
-    base_fingerprint: str | None = None
+    base_fingerprint: str | Sequence[str] | None = None
     forget: Sequence[Example] | None = None
     now: datetime | None = None
 
@@ -241,11 +241,13 @@ def _base(certificate: Certificate, evidence: Evidence) -> Check:
         return Check("base", note="not looked at; give it with --base")
     if base is None:
         return Check("base", "it names no base.")
-    if base.fingerprint != evidence.base_fingerprint:
+    known = evidence.base_fingerprint
+    known = (known,) if isinstance(known, str) else tuple(known)
+    if base.fingerprint not in known:
         return Check(
             "base",
             f"it is of {base.id} with the fingerprint {base.fingerprint[:16]}, and the base at hand has "
-            f"{evidence.base_fingerprint[:16]}.",
+            f"{known[0][:16]}.",
         )
     return Check("base", note="the weights are those that were certified")
 

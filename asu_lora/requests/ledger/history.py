@@ -12,7 +12,7 @@ import hmac
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -59,7 +59,7 @@ class Seal:
     """
 
     key_id: str
-    key: bytes
+    key: bytes = field(repr=False)
 
     def of(self, head: Head) -> str:
         return hmac.new(self.key, str(head).encode(), hashlib.sha256).hexdigest()

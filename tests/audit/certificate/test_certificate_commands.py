@@ -8,9 +8,11 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from asu_lora.adapters.manifest import write_manifest
 from asu_lora.audit.certificate.certify import certify_merged
 from asu_lora.audit.certificate.signed import read_signed
 from asu_lora.audit.results import AUDIT_NAME
+from asu_lora.bases.fingerprint import earlier_fingerprint
 from asu_lora.cli import main
 from tests.support.adapter_folders import in_memory  # noqa: F401
 from tests.support.audits import audit
@@ -134,6 +136,18 @@ def test_it_checks_without_a_network_and_without_torch(made):
     assert done.returncode == 0, done.stderr
 
 
+def test_signing_needs_no_torch_and_says_nothing_of_libraries(made):
+    put_audit(made.store, audit("other"))
+    code = (
+        "import sys\n"
+        "from asu_lora.cli import main\n"
+        f"main(['audit', 'certify', 'other', '--store', {str(made.store.root)!r}], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
 def test_keygen_prints_the_public_half_only(made, tmp_path):
     ran = typed("audit", "keygen", "--store", made.store.root)
     assert ran.stdout.strip() == made.issued.public_key
@@ -168,3 +182,17 @@ def test_audit_that_is_none_is_not_certified(made, text, says):
     ran = typed("audit", "certify", "other", "--store", made.store.root)
     assert ran.exit_code == 2 and says in ran.stderr and ran.stderr.count("\n") == 1
     assert not (made.store.root / "other" / "certificate.json").exists()
+
+
+def test_a_base_is_known_by_the_fingerprint_that_an_earlier_program_gave_it(made, tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "two")
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    was = made.store.get("other").manifest
+    record = was.base.model_copy(update={"fingerprint": earlier_fingerprint(folder)})
+    write_manifest(made.store.root / "other", was.model_copy(update={"base": record}))
+    put_audit(made.store, audit("other"))
+    assert typed("audit", "certify", "other", "--store", made.store.root).exit_code == 0
+    ask = ("audit", "verify", made.store.root / "other" / "certificate.json", "--store", made.store.root, "--base")
+    assert "base: the weights are those that were certified" in typed(*ask, folder).output
+    ran = typed(*ask, tiny_base)
+    assert ran.exit_code == 2 and "and the base at hand has" in ran.stderr
