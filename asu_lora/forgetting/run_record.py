@@ -47,6 +47,7 @@ _METHOD = (
     "orthogonal",
     "retain_dose",
     "forget_dose",
+    "forget_dose_from",
     "retain_temperature",
     "keep_off",
     "settle_at",
