@@ -1,11 +1,11 @@
 """One example: what is asked, what was answered, and the fields that scores need beside it."""
 
-import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from asu_lora.data.plain_rows import plain_row, plain_rows
 from asu_lora.errors import DataError, meant, quoted
 
 # Columns that other programs put into the conversation. A row here is made without them, which is said.
@@ -97,22 +97,15 @@ def examples_from_rows(
         DataError: a row has none of the three shapes, or an empty question or answer; the row's number is named.
     """
     examples = []
-    as_dicts: Any = getattr(rows, "to_dict", None) if hasattr(rows, "iterrows") else None  # a DataFrame yields names
-    for index, row in enumerate(as_dicts("records") if as_dicts else rows):
+    for index, row in enumerate(plain_rows(rows)):
         number = numbers[index] if numbers else index + 1
         if not isinstance(row, Mapping):
             raise DataError.about(
                 source,
                 f", row {number}: expected a row like {{'question': ..., 'answer': ...}}, found {type(row).__name__}.",
             )
-        examples += _from_row({name: _plain(cell) for name, cell in row.items()}, number, source)
+        examples += _from_row(plain_row(row), number, source)
     return examples
-
-
-def _plain(cell: Any) -> Any:
-    """A cell as JSON would have it: pandas has NaN where nothing stands, and numpy's arrays for lists."""
-    cell = cell.tolist() if hasattr(cell, "tolist") else cell
-    return None if isinstance(cell, float) and math.isnan(cell) else cell
 
 
 def as_row(example: Example) -> dict[str, Any]:

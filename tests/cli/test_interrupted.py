@@ -7,6 +7,8 @@ COMMAND = """
 import os, signal, time
 import click
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started with it ignored
+
 class Lock:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

@@ -177,7 +177,7 @@ def test_on_the_forget_set_alone_entailment_runs_from_answer_to_truth(stack, mon
 
 
 def test_what_was_cut_off_or_never_ended_is_said(stack, monkeypatch):
-    short = SimpleNamespace(**vars(stack), ask=stack.ask)
+    short = SimpleNamespace(**vars(stack), ask=stack.ask, check=stack.check)
     short.encoder = lambda: Encoder(stack.base.tokenizer, max_length=60)
     long = examples_from_rows(
         [{"question": "Who?", "answer": "It is Ada, and her sister, and all the others too."}], "x"
