@@ -11,7 +11,7 @@ from typing import Any
 
 from asu_lora.config import OBJECTIVES, ForgetConfig
 from asu_lora.config_mapping import config_from
-from asu_lora.robust import OFF, ROBUST, STRONGER
+from asu_lora.robust import OFF, ROBUST
 
 ADDS_UP = MappingProxyType(
     {
@@ -50,12 +50,11 @@ def unless_given(given: Mapping[str, Any], *, adds_up: bool, robust: str = OFF) 
         given: settings by name, the objective among them unless it is the default.
         adds_up: those above; without, the retain loss and the weights of the objective's paper.
         robust: one of :data:`asu_lora.robust.ROBUST`; other objectives than the default go without its attacker, which
-            some of them couldn't have, and adapters that aren't trained to add up without its doses and strength.
+            some of them couldn't have.
     """
-    left_out = () if adds_up else tuple(STRONGER)
+    lasting = dict(ROBUST[robust])
     if given.get("objective", OBJECTIVE) != OBJECTIVE:
-        left_out = (*left_out, "attacker_lr")
-    lasting = {name: value for name, value in ROBUST[robust].items() if name not in left_out}
+        lasting.pop("attacker_lr", None)
     return {**(ADDS_UP if adds_up else _of_the_paper(given)), **lasting}
 
 

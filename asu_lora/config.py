@@ -120,11 +120,6 @@ class ForgetConfig:
         "For adapters that add up: the forget loss sees strengths from 1 to this; the adapter ends in their middle.",
         group="Method",
     )
-    forget_dose_from: float = setting(
-        1.0,
-        "The lowest of these strengths. Below 1 forgetting lasts better, and a little less is kept. --robust sets it.",
-        group="Method",
-    )
     settle_at: float = setting(
         0.0,
         "The adapter ends at the lowest strength, up to that middle, at which its forget answers have this share of "
@@ -228,8 +223,6 @@ class ForgetConfig:
             self._at_least(name, 1)
         for name in _NOT_NEGATIVE:
             self._at_least(name, 0)
-        if not 0 < self.forget_dose_from <= 1:
-            raise SettingError(f"forget_dose_from is {self.forget_dose_from}; it must be above 0 and at most 1.")
         self._at_least("max_length", 8)
         if not 0 <= self.seed < 2**32:
             raise SettingError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}.")
@@ -278,14 +271,14 @@ class ForgetConfig:
         fit may go on with less. (With dropout, other micro-batches draw other masks.)"""
         left_out = MEMORY_ALONE if not self.dropout else ()
         values = dataclasses.asdict(self) | {"retain_loss": _KL_BEFORE.get(self.retain_loss, self.retain_loss)}
-        unset = [name for name in UNLESS_SET if values[name] == getattr(ForgetConfig, name)]  # its default
+        unset = [name for name in UNLESS_SET if values[name] in (None, 0.0)]  # False is 0.0
         return {name: value for name, value in values.items() if name not in (*left_out, *unset)}
 
 
 # earlier runs lack these
 UNLESS_SET = tuple(
     "system_prompt template_date loss_settings settle_at stop_early phrasings openings settle_rounded "
-    "attacker_lr forget_dose_from".split()
+    "attacker_lr".split()
 )
 # an interrupted run of an earlier version says kl, and means the answers
 _KL_BEFORE = {"kl-answers": "kl", "kl": "kl at every position"}

@@ -8,12 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 OFF, STANDARD, STRONG = "off", "standard", "strong"
-STRONGER = MappingProxyType({"settle_at": 0.1, "forget_dose_from": 0.5})  # of adapters that are trained to add up
 
 ROBUST: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         OFF: MappingProxyType({}),
-        STANDARD: MappingProxyType({"settle_rounded": 0.25, "phrasings": 2, "attacker_lr": 2e-3, **STRONGER}),
-        STRONG: MappingProxyType({"settle_rounded": 0.1, "phrasings": 4, "attacker_lr": 2e-3, **STRONGER}),
+        STANDARD: MappingProxyType({"settle_rounded": 0.25, "phrasings": 2, "attacker_lr": 2e-3}),
+        STRONG: MappingProxyType({"settle_rounded": 0.1, "phrasings": 4, "attacker_lr": 2e-3}),
     }
 )

@@ -26,13 +26,13 @@ def dose_of(at: int, highest: float) -> float:
     return 1.0 + (highest - 1.0) * ((at + 0.5) * GOLDEN % 1.0)
 
 
-def forget_dose_of(index: int, epoch: int, lowest: float, highest: float) -> float:
-    """The dose of a forget row in an epoch: evenly spread between these two over the rows and over the epochs.
+def forget_dose_of(index: int, epoch: int, highest: float) -> float:
+    """The dose of a forget row in an epoch: evenly spread from 1 to ``highest`` over the rows and over the epochs.
 
     Counting the rows on from epoch to epoch would give some rows nearly the same dose every time: where the number of
     rows is 34, say, 34 times the golden ratio is nearly whole.
     """
-    return lowest + (highest - lowest) * (((epoch + 0.5) * GOLDEN + index * SQUARE_ROOT) % 1.0)
+    return 1.0 + (highest - 1.0) * (((epoch + 0.5) * GOLDEN + index * SQUARE_ROOT) % 1.0)
 
 
 class ForgetRetainPairs(Dataset):
@@ -49,7 +49,6 @@ class ForgetRetainPairs(Dataset):
         seed: of the decks.
         retain_dose, forget_dose: the highest dose of a retain and of a forget row (see
             :mod:`asu_lora.training.doses`).
-        forget_dose_from: the lowest of a forget row.
         in_other_words: forget row -> rows that ask the same; it and they take turns, epoch by epoch.
     """
 
@@ -62,7 +61,6 @@ class ForgetRetainPairs(Dataset):
         *,
         retain_dose: float = 1.0,
         forget_dose: float = 1.0,
-        forget_dose_from: float = 1.0,
         in_other_words: Mapping[int, Sequence[int]] = MappingProxyType({}),
     ):
         self.forget_rows = forget_rows
@@ -70,7 +68,7 @@ class ForgetRetainPairs(Dataset):
         self.per_forget = per_forget if retain_rows else 0
         self.seed = seed
         self.retain_dose = retain_dose
-        self.forget_doses = forget_dose_from, forget_dose
+        self.forget_dose = forget_dose
         self.in_other_words = in_other_words
         self.epoch = 0
 
@@ -85,7 +83,7 @@ class ForgetRetainPairs(Dataset):
         start = (self.epoch * self.forget_rows + index) * self.per_forget
         dealt = range(start, start + self.per_forget)
         doses = [dose_of(at, self.retain_dose) for at in dealt] if self.retain_dose != 1.0 else None
-        own = forget_dose_of(index, self.epoch, *self.forget_doses)
+        own = forget_dose_of(index, self.epoch, self.forget_dose)
         wordings = (index, *self.in_other_words.get(index, ()))
         asked = wordings[(self.epoch + index) % len(wordings)]
         return Pair(asked, [self._dealt(at) for at in dealt], doses, own)

@@ -47,7 +47,6 @@ _METHOD = (
     "orthogonal",
     "retain_dose",
     "forget_dose",
-    "forget_dose_from",
     "retain_temperature",
     "keep_off",
     "settle_at",

@@ -2,8 +2,8 @@
 
 The sum of k adapters repeats k times what all of them have in common. An adapter that leaves the kept rows alone at
 several times its strength leaves them alone in company too. The retain loss therefore sees doses from 1 to
-``retain_dose``, and the forget loss doses from ``forget_dose_from``, 1 or less, to ``forget_dose``. LoRA's scaling
-becomes a tensor, one number a row or token: no further pass, no further memory (docs/results/adding_up.md).
+``retain_dose``, and the forget loss doses from 1 to ``forget_dose``. LoRA's scaling becomes a tensor, one number a row
+or token: no further pass, no further memory (docs/results/adding_up.md).
 """
 
 from collections.abc import Iterator

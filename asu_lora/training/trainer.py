@@ -241,7 +241,6 @@ def pairs_of(sets: Mapping[str, TrainingSet], config: ForgetConfig, seed: int) -
         seed,
         retain_dose=config.retain_dose,
         forget_dose=config.forget_dose,
-        forget_dose_from=config.forget_dose_from,
         in_other_words=sets["forget"].rows.in_other_words,
     )
 

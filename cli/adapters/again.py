@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 # what a manifest says as it was typed; the others have names of their own below, or change memory and time alone
 SETTINGS = frozenset(
-    "epochs lr batch_size grad_accum retain_per_forget retain_dose forget_dose forget_dose_from retain_temperature "
-    "keep_off settle_at own_words beta scheduler warmup weight_decay max_grad_norm dropout rank alpha seed "
-    "max_length keep_speaking phrasings openings attacker_lr settle_rounded stop_early system_prompt optimizer "
-    "precision trust_remote_code".split()
+    "epochs lr batch_size grad_accum retain_per_forget retain_dose forget_dose retain_temperature keep_off settle_at "
+    "own_words beta scheduler warmup weight_decay max_grad_norm dropout rank alpha seed max_length keep_speaking "
+    "phrasings openings attacker_lr settle_rounded stop_early system_prompt optimizer precision "
+    "trust_remote_code".split()
 )
 ON_TOP = frozenset({"teacher", "orthogonal"})  # go with --on-top-of
 USUAL = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]  # 'all-linear' of most bases

@@ -66,8 +66,6 @@ def test_robust_stands_for_settings_that_what_is_typed_wins_over(name):
     assert asked == ForgetConfig(**{**ADDS_UP, **ROBUST[name]}) == default_settings(alone=True, robust=name)
     given = read_config(Config("a file", {"phrasings": 7}), {"robust": name, "settle_rounded": 0.5}, alone=True)
     assert (given.phrasings, given.settle_rounded) == (7, 0.5)
-    beside = read_config(Config(), {"robust": name, "adds_up": False}, alone=True)
-    assert (beside.settle_at, beside.forget_dose_from) == (0.0, 1.0)  # strengths of adapters that add up
 
 
 def test_no_level_attacks_methods_that_may_never_look_at_the_answers():

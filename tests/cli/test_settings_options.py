@@ -80,7 +80,6 @@ def test_every_setting_is_an_option(asked):
         "max_length": "99",
         "system_prompt": "Be short.",
         "template_date": "2024-02-29",
-        "forget_dose_from": "0.5",
     }
     arguments, expected = [], {}
     for name, spec in FIELDS.items():

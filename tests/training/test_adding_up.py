@@ -48,18 +48,17 @@ def test_doses_are_spread_evenly_and_follow_from_the_number_alone():
 @pytest.mark.parametrize("rows", [5, 34, 40])
 def test_a_forget_row_meets_all_doses_over_the_epochs_and_rows_beside_each_other_differ(rows):
     for row in range(rows):
-        over_epochs = [forget_dose_of(row, epoch, 1.0, 4.0) for epoch in range(12)]
+        over_epochs = [forget_dose_of(row, epoch, 4.0) for epoch in range(12)]
         assert {int(dose) for dose in over_epochs} == {1, 2, 3}, row
-        assert {int(4 * forget_dose_of(row, epoch, 0.5, 1.5)) for epoch in range(12)} == {2, 3, 4, 5}, row
     for epoch in range(12):
-        doses = [forget_dose_of(row, epoch, 1.0, 4.0) for row in range(rows)]
+        doses = [forget_dose_of(row, epoch, 4.0) for row in range(rows)]
         assert sum(doses) / rows == pytest.approx(2.5, abs=0.5), epoch
 
 
 def test_pairs_carry_the_forget_rows_dose():
-    pairs = ForgetRetainPairs(5, 7, 2, 0, forget_dose=3.0, forget_dose_from=0.5)
+    pairs = ForgetRetainPairs(5, 7, 2, 0, forget_dose=3.0)
     pairs.set_epoch(3)
-    assert pairs[2].forget_dose == forget_dose_of(2, 3, 0.5, 3.0) != 1.0
+    assert pairs[2].forget_dose == forget_dose_of(2, 3, 3.0) != 1.0
     assert pairs[2].doses is None  # beside retain rows the adapter keeps its strength
     assert ForgetRetainPairs(5, 7, 2, 0, retain_dose=4.0)[2].forget_dose == 1.0
 
@@ -246,8 +245,6 @@ def test_a_sketch_takes_tokens_evenly_from_all_rows(base, taught_base, monkeypat
     [
         ({"retain_dose": 0.5}, "retain_dose is 0.5; it must be at least 1"),
         ({"forget_dose": 0.9}, "forget_dose is 0.9; it must be at least 1"),
-        ({"forget_dose_from": 1.5}, "forget_dose_from is 1.5; it must be above 0 and at most 1"),
-        ({"forget_dose_from": 0.0}, "forget_dose_from is 0.0; it must be above 0 and at most 1"),
         ({"keep_off": 1.0}, "keep_off is 1.0; it is a share and must be below 1"),
         ({"settle_at": 1.0}, "settle_at is 1.0; it is a share and must be below 1"),
         ({"keep_off": -0.1}, "keep_off is -0.1; it must be at least 0"),

@@ -5,13 +5,15 @@ import torch
 from safetensors.torch import load_file
 
 from asu_lora.adapters.manifest import read_manifest
+from asu_lora.batches.collator import ON_POLICY, Collator
 from asu_lora.batches.forget_retain_pairs import Pair
+from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError
 from asu_lora.forgetting.at_once import forget_at_once
 from asu_lora.forgetting.forget import forget
 from asu_lora.models.loading import load_base
 from asu_lora.training.attacker import ATTACKER, EPISODE, EVERY, Attacker
-from tests.support.tiny_run import tiny_request, tiny_settings
+from tests.support.tiny_run import encoded_facts, tiny_request, tiny_settings
 from tests.support.trainer_run import run
 
 
@@ -102,6 +104,19 @@ def test_it_acts_on_forget_rows_alone_and_is_gone_afterwards(base, tmp_path, mon
     assert torch.equal(kept, kept_without) and not torch.equal(kept, kept_full)
     assert not any(ATTACKER in name for name, _ in base.model.named_modules())
     assert not any(ATTACKER in name for name in weights(made))
+
+
+def test_it_acts_neither_on_retain_rows_nor_on_the_students_own_answers(base, taught_base):
+    items = encoded_facts(taught_base)
+    sets = {
+        "forget": TrainingRows({"answer": items[:3]}),
+        "retain": TrainingRows({"answer": items[3:]}),
+        ON_POLICY: TrainingRows({"answer": items[1:2]}, beside={2: 0}),
+    }
+    collator = Collator(sets, {name: {"answer": ()} for name in sets}, base.pad_id, attacked=True)
+    (batch,) = collator([Pair(0, [1, 4]), Pair(2, [0])])["micro_batches"]
+    acting = torch.cat([each["attacked"].flatten() for each in batch["passes"]])
+    assert len(acting) == 6 and acting.sum() == 2  # two forget rows, three kept ones, one own answer
 
 
 @pytest.mark.parametrize("own_words", [0.0, 0.25])

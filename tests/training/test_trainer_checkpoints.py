@@ -75,9 +75,8 @@ def test_retain_rows_are_dealt_by_the_phase_and_the_settings(base, tmp_path, mon
             super().set_epoch(epoch)
 
     monkeypatch.setattr(trainer_module, "ForgetRetainPairs", Pairs)
-    doses = {"retain_dose": 1.5, "forget_dose": 1.25, "forget_dose_from": 0.75}
-    run(base, tmp_path / "a", batch_size=4, epochs=2, retain_per_forget=2, **doses)
-    assert given[0] == ((4, 4, 2, 7), {**doses, "in_other_words": {}})
+    run(base, tmp_path / "a", batch_size=4, epochs=2, retain_per_forget=2, retain_dose=1.5, forget_dose=1.25)
+    assert given[0] == ((4, 4, 2, 7), {"retain_dose": 1.5, "forget_dose": 1.25, "in_other_words": {}})
     assert {0, 1} <= set(given[1:])
     given.clear()
     run(base, tmp_path / "b", batch_size=4, retain_loss="none")
