@@ -51,8 +51,7 @@ class Collator:
             None for all in one.
         packing: how the rows of a micro-batch are packed into one pass, see
             :func:`asu_lora.models.packing_trial.packing_of`; None pads them, in passes of like length.
-        attacked: whether passes say which rows an attacker acts on: the forget rows.
-            The student's own answers are what it says without one.
+        attacked: whether passes say which rows an attacker acts on: all but the retain rows.
     """
 
     def __init__(
@@ -148,7 +147,7 @@ class Collator:
             if any(dose != 1.0 for *_, dose in keys):
                 batch["doses"] = placed_doses([keys[index][3] for index in group], batch)
             if self.attacked:
-                batch["attacked"] = placed_doses([float(keys[index][0] == "forget") for index in group], batch)
+                batch["attacked"] = placed_doses([float(keys[index][0] != "retain") for index in group], batch)
             passes.append(batch)
             for index in group:
                 starts[index] = at

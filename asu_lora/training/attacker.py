@@ -2,9 +2,9 @@
 
 Who relearns a request puts an adapter of their own on the model. It hardly undoes the one that forgets: measured, the
 two updates stand at right angles, and a small one brings much back (docs/results/robust.md). So the attacker here is an
-adapter of its own as well. Before every second step it learns the true answers of a fifth of the request a little
-better; the gradient of each step is taken with it acting on the forget rows, and applied without it: first order, as in
-first-order MAML (Finn et al., arXiv 1703.03400) and tamper-resistant training (Tamirisa et al., arXiv 2408.00761).
+adapter of its own as well. Before each step it learns the true answers of a fifth of the request a little better; the
+gradient of the step is taken with it acting on the forget rows, and applied without it: first order, as in first-order
+MAML (Finn et al., arXiv 1703.03400) and tamper-resistant training (Tamirisa et al., arXiv 2408.00761).
 """
 
 import random
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ATTACKER = "attacker"  # PEFT's name of its adapter
 RANK = 16
-EVERY = 2  # steps of the training to one of the attacker's: half as dear, and nearly as good (docs/results/robust.md)
 EPISODE = 8  # steps of one attacker; then another begins, with other rows
 KNOWN = 5  # one row in so many is relearnt
 ROWS = 4  # of these in a step
@@ -78,9 +77,9 @@ class Attacker:
             train_only(peft, trained)
 
     def step(self) -> None:
-        """One step further before every second one of the training's: a step of several batches counts once."""
+        """One step further, if the training has made one: a step of several batches counts once."""
         now = self.trainer.state.global_step
-        if now == self.last or now % EVERY:
+        if now == self.last:
             return
         self.last = now
         if self.steps % EPISODE == 0:

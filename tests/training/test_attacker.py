@@ -5,15 +5,13 @@ import torch
 from safetensors.torch import load_file
 
 from asu_lora.adapters.manifest import read_manifest
-from asu_lora.batches.collator import ON_POLICY, Collator
 from asu_lora.batches.forget_retain_pairs import Pair
-from asu_lora.data.training_rows import TrainingRows
 from asu_lora.errors import SettingError
 from asu_lora.forgetting.at_once import forget_at_once
 from asu_lora.forgetting.forget import forget
 from asu_lora.models.loading import load_base
-from asu_lora.training.attacker import ATTACKER, EPISODE, EVERY, Attacker
-from tests.support.tiny_run import encoded_facts, tiny_request, tiny_settings
+from asu_lora.training.attacker import ATTACKER, EPISODE, Attacker
+from tests.support.tiny_run import tiny_request, tiny_settings
 from tests.support.trainer_run import run
 
 
@@ -66,12 +64,12 @@ def test_it_relearns_moves_nothing_else_and_begins_anew(tiny_base, tmp_path, wat
     base = load_base(str(tiny_base), "fp32", "cpu")
     settings = tiny_settings(attacker_lr=5e-3, lr=1e-9, epochs=8, batch_size=1, own_words=0.0)
     forget(tiny_request(5, 6), base, settings, name="still", store=tmp_path)
-    assert len(watched.kept) == EVERY * len(watched.seen) == 40 and all(watched.kept)
+    assert len(watched.kept) == len(watched.seen) == 40 and all(watched.kept)
     episodes = {}
     for episode, rows, told, without in watched.seen:
         assert len(rows) == 1  # a fifth of five
         episodes.setdefault(episode, []).append((rows, told, without))
-    assert [len(steps) for steps in episodes.values()] == [EPISODE, EPISODE, 4]
+    assert [len(steps) for steps in episodes.values()] == [EPISODE] * 5
     assert len({steps[0][0] for steps in episodes.values()}) > 1  # others are known in other episodes
     for steps in episodes.values():
         assert len({rows for rows, *_ in steps}) == 1  # who knows one row relearns it again
@@ -85,7 +83,7 @@ def test_it_acts_on_forget_rows_alone_and_is_gone_afterwards(base, tmp_path, mon
     class Compared(Attacker):
         def step(self):
             super().step()
-            if self.steps != 3 or found:
+            if self.steps != 3:
                 return
             student, collator = self.trainer.student, self.trainer.data_collator
             (batch,) = collator([Pair(0, [1]), Pair(2, [0])])["micro_batches"]
@@ -104,19 +102,6 @@ def test_it_acts_on_forget_rows_alone_and_is_gone_afterwards(base, tmp_path, mon
     assert torch.equal(kept, kept_without) and not torch.equal(kept, kept_full)
     assert not any(ATTACKER in name for name, _ in base.model.named_modules())
     assert not any(ATTACKER in name for name in weights(made))
-
-
-def test_it_acts_neither_on_retain_rows_nor_on_the_students_own_answers(base, taught_base):
-    items = encoded_facts(taught_base)
-    sets = {
-        "forget": TrainingRows({"answer": items[:3]}),
-        "retain": TrainingRows({"answer": items[3:]}),
-        ON_POLICY: TrainingRows({"answer": items[1:2]}, beside={2: 0}),
-    }
-    collator = Collator(sets, {name: {"answer": ()} for name in sets}, base.pad_id, attacked=True)
-    (batch,) = collator([Pair(0, [1, 4]), Pair(2, [0])])["micro_batches"]
-    acting = torch.cat([each["attacked"].flatten() for each in batch["passes"]])
-    assert len(acting) == 6 and acting.sum() == 2  # two forget rows, three kept ones, one own answer
 
 
 @pytest.mark.parametrize("own_words", [0.0, 0.25])
