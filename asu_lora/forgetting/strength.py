@@ -52,7 +52,7 @@ def settle(run: ForgetRun, student: PeftModel, forget: TrainingSet) -> None:
     chosen = enough(strengths, found, share * without) if share else middle
     if rounded:
         stronger = [chosen * each for each in STRONGER]
-        chosen = enough(stronger, _rounded_curve(run, student, forget, stronger), rounded * without)
+        chosen = _enough_rounded(run, student, forget, stronger, rounded * without)
         if chosen > strengths[-1]:
             strengths, found = [*strengths, chosen], [*found, *_curve(run, student, forget, [chosen])]
     if share:
@@ -80,10 +80,14 @@ def _curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: S
     return broadcast_object_list([found])[0]  # one strength, should processes round differently
 
 
-def _rounded_curve(run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float]) -> list[float]:
-    """The same with base and adapter merged and rounded to 4 bits."""
-    found = []
+def _enough_rounded(
+    run: ForgetRun, student: PeftModel, forget: TrainingSet, strengths: Sequence[float], level: float
+) -> float:
+    """The lowest strength that is enough once merged and rounded to 4 bits; none beyond it is measured."""
+    found: list[float] = []
     for strength in strengths:
         with merged_and_rounded(student, strength, run.base.compute_dtype):
             found += _curve(run, student, forget, [strength])
-    return found
+        if found[-1] <= level:
+            break
+    return enough(strengths[: len(found)], found, level)

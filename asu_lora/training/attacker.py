@@ -29,7 +29,7 @@ ATTACKER = "attacker"  # PEFT's name of its adapter
 RANK = 16
 EPISODE = 8  # steps of one attacker; then another begins, with other rows
 KNOWN = 5  # one row in so many is relearnt
-ROWS = 4  # of these in a step
+ROWS = 2  # of these in a step
 CLIP = 1.0  # gradient norm
 FILE = "attacker.pt"  # in a checkpoint
 

@@ -137,7 +137,7 @@ class InputMoments:
     @torch.no_grad()
     def read(self, student: PeftModel, rows: TrainingRows, pad_id: int, frozen_layers: FrozenLayers | None) -> None:
         """Pass the rows through the model, at most ``MOST_ROWS`` of them, spread evenly."""
-        items, entries = rows.answers, rows.entries.get("answer") if frozen_layers is not None else None
+        items, entries = rows.own_answers, rows.entries.get("answer") if frozen_layers is not None else None
         if entries is None:  # a retain loss of all positions keeps no states of the answers' view: all layers run
             frozen_layers = None
         at = [i * len(items) // MOST_ROWS for i in range(MOST_ROWS)] if len(items) > MOST_ROWS else range(len(items))

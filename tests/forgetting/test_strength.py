@@ -12,9 +12,11 @@ from asu_lora.data.encoding import encoder_for
 from asu_lora.data.row_format import RowFormat
 from asu_lora.evaluation.set_scores import example_probabilities
 from asu_lora.forgetting.forget import forget
+from asu_lora.forgetting.strength import STRONGER
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.hidden_states import answer_logprobs, hidden_states
+from asu_lora.training.rounded_maps import merged_and_rounded
 from tests.support.listener import Listener
 from tests.support.tiny_run import tiny_request, tiny_settings
 
@@ -126,6 +128,21 @@ def test_an_adapter_whose_facts_would_come_back_by_rounding_is_left_stronger(bas
     assert any(point["weight"] == 1.0 for point in curve) or curve[-1]["weight"] > 1
     easy = forget(tiny_request(), base, tiny_settings(**settings, settle_rounded=0.99), name="e", store=tmp_path)
     assert all(torch.equal(one[key], weights(easy)[key]) for key in one)
+
+
+def test_no_strength_is_rounded_beyond_the_first_that_is_enough(base, tmp_path, monkeypatch):
+    tried = []
+
+    def spied(student, at, dtype):
+        tried.append(at)
+        return merged_and_rounded(student, at, dtype)
+
+    monkeypatch.setattr("asu_lora.forgetting.strength.merged_and_rounded", spied)
+    settings = dict(DOSES, settle_at=0.75, epochs=1)
+    forget(tiny_request(), base, tiny_settings(**settings, settle_rounded=0.99), name="easy", store=tmp_path)
+    assert len(tried) == 1
+    forget(tiny_request(), base, tiny_settings(**settings, settle_rounded=0.01), name="hard", store=tmp_path)
+    assert len(tried) == 1 + len(STRONGER)
 
 
 def test_a_loss_that_never_looks_at_the_true_answers_says_that_no_strength_is_measured(base, tmp_path):

@@ -125,7 +125,9 @@ def test_the_losses_see_higher_doses_with_and_without_checkpointing(base, tmp_pa
 
 def test_moments_are_those_of_each_modules_normalised_inputs(base, taught_base):
     items = encoded_facts(taught_base)
-    rows = TrainingRows({"answer": items})
+    in_other_words = [replace(item, prompt_ids=item.prompt_ids[::-1]) for item in items]  # don't count
+    behind = {at: [at + len(items)] for at in range(len(items))}
+    rows = TrainingRows({"answer": [*items, *in_other_words]}, in_other_words=behind)
     with adapted(base.model, tiny_settings()) as peft:
         layers = {name: module for name, module in peft.named_modules() if isinstance(module, LoraLayer)}
         moments = InputMoments(layers)
