@@ -3,14 +3,16 @@
 A request refuses contradictions when it is made, and everything that can't be read before a base is loaded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from asu_lora.audit.insisting import read_insisting
 from asu_lora.audit.session import Inputs
 from asu_lora.data.examples import Example, examples_from_rows
 from asu_lora.data.paraphrases import Paraphrases, read_paraphrases
+from asu_lora.data.plain_rows import plain_rows
 from asu_lora.data.reading import read_rows
 from asu_lora.data.request import general_retain, read_examples, selected
 from asu_lora.errors import DataError, SettingError
@@ -20,7 +22,7 @@ from asu_lora.evaluation.retain_comparison import check_questions
 from asu_lora.evaluation.retain_log import read_log
 from asu_lora.models.stack_rows import RowSettings
 
-Source = str | Path | Sequence[Example]
+Source = str | Path | Iterable[Example | Mapping[str, Any]]  # a file, or what is in memory
 AUTO = "auto"  # a control that the audit trains
 
 
@@ -29,12 +31,12 @@ class AuditRequest:
     """One audit, as a person asks for it.
 
     Attributes:
-        forget: what was to be forgotten: a file, or examples; ``where`` selects rows of a file.
-        base: the model as it was before; adapters are put on it, and it is the ceiling.
+        forget: what was to be forgotten: a file, examples or rows; ``where`` selects rows of a file.
+        base: the model as it was before, by its name; adapters are put on it, and it is the ceiling.
         adapters, store: what is audited, as :func:`asu_lora.load` takes it. Without any, and without ``merged``, the
             base itself is.
         merged: a folder of merged weights, instead of adapters.
-        retain: what was kept, a file or examples: neighbours for in-context questions and for tuning. Built-in general
+        retain: what was kept, as ``forget``: neighbours for in-context questions and for tuning. Built-in general
             questions otherwise.
         floor: rows like the forgotten that the base never saw: what it says of them is chance.
         floor_base: a model that never saw the request, which is the better floor.
@@ -75,6 +77,11 @@ class AuditRequest:
     def __post_init__(self) -> None:
         if isinstance(self.adapters, str):  # one name, which would be read letter by letter
             object.__setattr__(self, "adapters", (self.adapters,))
+        if not isinstance(self.base, str | Path):
+            raise SettingError(
+                f"An audit's base is named by its hub id or folder; this is a {type(self.base).__name__}. One that is "
+                "in memory is given beside its name: audit(request, loaded=BASE)."
+            )
         if self.merged and self.adapters:
             raise SettingError("Name adapters, or a merged folder with --merged, not both: one thing is audited.")
         if self.where and not isinstance(self.forget, str | Path):
@@ -133,7 +140,7 @@ class AuditRequest:
 
     def _forget(self) -> list[Example]:
         if not isinstance(self.forget, str | Path):
-            found = list(self.forget)
+            found = _in_memory(self.forget, "forget rows")
         else:
             rows, numbers = read_rows(self.forget), None
             if self.where:
@@ -146,4 +153,10 @@ class AuditRequest:
 
 
 def _examples(source: Source) -> list[Example]:
-    return read_examples(source) if isinstance(source, str | Path) else list(source)
+    return read_examples(source) if isinstance(source, str | Path) else _in_memory(source, "rows")
+
+
+def _in_memory(source: Iterable[Any], what: str) -> list[Example]:
+    """Examples as they are; rows (dicts, pandas' DataFrame, a ``datasets.Dataset``) made into examples."""
+    found = list(plain_rows(source))
+    return found if all(isinstance(row, Example) for row in found) else examples_from_rows(found, what)

@@ -16,6 +16,7 @@ from asu_lora.audit.rounding import AuditedWeights
 from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import Session
 from asu_lora.audit.settings import AuditSettings
+from asu_lora.data.column_notes import columns_note
 from asu_lora.errors import NotEnoughMemory
 from asu_lora.files import check_writable
 from asu_lora.hardware.memory import is_out_of_memory
@@ -80,6 +81,7 @@ def _left_out(session: Session, attacks: list[Attack]) -> list[str]:
     """Sentences on what was given and is not asked."""
     rows, ways = session.without_facts, session.inputs.paraphrases
     found = [f"{rows} rows have no fact that their question doesn't tell: they are left out."] if rows else []
+    found += filter(None, [columns_note(session.inputs.forget)])
     if ways.count and not any(attack.name == Paraphrases.name for attack in attacks):
         return [*found, "The wordings of --paraphrases are not asked: the attack paraphrases is not chosen."]
     note = ways.unasked_note(row.example for row in session.rows)

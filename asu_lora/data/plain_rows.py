@@ -2,11 +2,23 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import Any
+
+from asu_lora.errors import DataError
 
 
 def plain_rows(rows: Iterable[Any]) -> Iterable[Any]:
-    """The rows of a DataFrame, which by itself yields its columns' names; of all else what it yields."""
+    """The rows of a DataFrame, which by itself yields its columns' names; of all else what it yields.
+
+    Raises:
+        DataError: they are no rows but a path, nothing or a thing that yields none.
+    """
+    if isinstance(rows, str | PathLike) or not isinstance(rows, Iterable):
+        raise DataError.plain(
+            f"Rows in memory are expected, a list of dicts, say, and this is a {type(rows).__name__}: "
+            "ForgetRequest.from_files reads a file."
+        )
     frame: Any = rows
     return frame.to_dict("records") if hasattr(rows, "iterrows") else rows
 

@@ -9,6 +9,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,6 +32,11 @@ def read_rows(source: str | Path, split: str = "train") -> list[dict[str, Any]]:
     Raises:
         DataError: the file is missing, empty or broken (JSON lines with the number of the line).
     """
+    if not isinstance(source, str | PathLike):
+        raise DataError.plain(
+            f"A file or hub dataset is given by its name, and this is a {type(source).__name__}: "
+            "ForgetRequest.from_rows takes rows."
+        )
     path = Path(source)
     try:
         folder, file = path.is_dir(), path.is_file()

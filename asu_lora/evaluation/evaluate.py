@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from asu_lora.data.encoding import cut_note
 from asu_lora.evaluation.answer_scores import add_model_scores, answer_records
-from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods
+from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods, other_answers
 from asu_lora.evaluation.metrics.cosine_similarity import SentenceEncoder
 from asu_lora.evaluation.metrics.entailment import Judge
 from asu_lora.evaluation.question_sets import QuestionSet, is_forget
@@ -40,8 +40,10 @@ def evaluate(
     result = Evaluation({}, [], list(notes))
     for questions in sets:
         asked = [example for example in questions.examples if not example.is_passage]
-        if note := cut_note(rows.encode_all(asked), rows.max_length, questions.name):
-            result.notes.append(note)
+        others = [other for example in asked for other in other_answers(example)]
+        for examples, name in ((asked, questions.name), (others, f"paraphrased and perturbed {questions.name}")):
+            if note := cut_note(rows.encode_all(examples), rows.max_length, name):
+                result.notes.append(note)
         records, endings = answer_records(stack, rows, questions, progress)
         if note := endings.note(f"The model, on the {questions.name} set,"):
             result.notes.append(note)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asu_lora.data.examples import Example, left_out_note
+from asu_lora.data.column_notes import columns_note
+from asu_lora.data.examples import Example
 from asu_lora.data.request import read_examples
 from asu_lora.data.sampling import sample
 from asu_lora.errors import DataError, SettingError
@@ -207,7 +208,7 @@ class LoadedEvaluation:
         files = {questions.name: questions.examples for questions in self.sets if questions.name in (FORGET, RETAIN)}
         if self.holdout:
             files["holdout"] = tuple(self.holdout)
-        said = ((name, left_out_note(examples)) for name, examples in files.items())
+        said = ((name, columns_note(examples)) for name, examples in files.items())
         return [f"In the {name} set, {note[0].lower() + note[1:]}" for name, note in said if note]
 
     def run_tasks(self) -> dict[str, dict[str, float]]:

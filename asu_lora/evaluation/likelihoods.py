@@ -121,13 +121,7 @@ class Likelihoods:
         texts = [
             (reference_answers(example, PARAPHRASED), reference_answers(example, PERTURBED)) for example in examples
         ]
-        others = [
-            replace(example, answer=text)
-            for example, (paraphrased, wrong) in zip(examples, texts, strict=True)
-            if wrong
-            for text in (*paraphrased, *wrong)
-        ]
-        losses = iter(self._losses(others))
+        losses = iter(self._losses([other for example in examples for other in other_answers(example)]))
         found: list[Values] = []
         for (paraphrased, wrong), values in zip(texts, own, strict=True):
             if not wrong:
@@ -164,6 +158,13 @@ class Likelihoods:
             parts.append((logprobs, logits.argmax(1), standardized(logits, logprobs)))
         logprobs, predicted, scaled = (torch.cat(column) for column in zip(*parts, strict=True))
         return TokenScores(labels, logprobs, predicted, scaled, item.end)
+
+
+def other_answers(example: Example) -> list[Example]:
+    """The row with each of its paraphrased and wrong answers, which truth ratio compares; none without wrong ones."""
+    wrong = reference_answers(example, PERTURBED)
+    texts = (*reference_answers(example, PARAPHRASED), *wrong) if wrong else ()
+    return [replace(example, answer=text) for text in texts]
 
 
 def _joined(parts: Sequence[TokenScores]) -> TokenScores:

@@ -14,8 +14,9 @@ from asu_lora.bases.source import resolve_base
 from asu_lora.batches.collator import ON_POLICY
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import pinned_date, undated_note
+from asu_lora.data.column_notes import columns_note
 from asu_lora.data.encoding import Encoded, Encoder, encoder_for
-from asu_lora.data.examples import Example, left_out_note
+from asu_lora.data.examples import Example
 from asu_lora.data.function_words import languages_note
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.row_format import BaseLimits, RowFormat
@@ -199,7 +200,7 @@ def planned_run(
     rank = rank_note(model, config)
     with adapted(model, config) as student:
         notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), rank, beyond, undated]
-        notes.append(left_out_note((*request.forget, *request.retain)))
+        notes.append(columns_note((*request.forget, *request.retain)))
         notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
     # the tokens that keep_speaking takes out of the teacher take no memory
     losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))

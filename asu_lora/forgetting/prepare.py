@@ -10,8 +10,9 @@ import torch
 from asu_lora.batches.padding import every_position
 from asu_lora.config import ForgetConfig
 from asu_lora.data.chat_template import special_ids
+from asu_lora.data.column_notes import columns_note
 from asu_lora.data.encoding import Encoded, Encoder, cut_note
-from asu_lora.data.examples import Example, left_out_note
+from asu_lora.data.examples import Example
 from asu_lora.data.phrasings import in_other_words, other_phrasings
 from asu_lora.data.refusals import refusals
 from asu_lora.data.request import ForgetRequest
@@ -40,7 +41,7 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     openings = other_openings(run, run.config.openings) if run.config.openings else ()
     sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config, alternates, openings=openings)
     note_cut_answers(sets, run.encoder.max_length, run.progress)
-    left_out = left_out_note((*run.request.forget, *run.request.retain))
+    left_out = columns_note((*run.request.forget, *run.request.retain))
     for note in filter(None, (left_out, run.request.paraphrases_note(run.config.phrasings))):
         run.progress.note(note)
     run.record.count(sets)

@@ -38,7 +38,7 @@ from asu_lora.models.loading import LoadedBase, load_base
 from asu_lora.progress import Progress
 from asu_lora.teacher.kept_states import Found, KeptStates
 from asu_lora.training.arguments import check_optimizer
-from asu_lora.training.checkpoints import last_checkpoint
+from asu_lora.training.checkpoints import keep_whole
 from asu_lora.training.new_adapter import adapted
 from asu_lora.training.orthogonal import KeepOrthogonal, refuse_alone
 from asu_lora.training.target_modules import note_left_out
@@ -173,7 +173,7 @@ class ForgetRun:
             except BaseException as error:
                 # more memory, or less at a time, may be there the next time
                 hopeless = isinstance(error, TrainingError) and not isinstance(error, NotEnoughMemory)
-                if self.process.is_main_process and (hopeless or last_checkpoint(self.folder) is None):
+                if self.process.is_main_process and (hopeless or keep_whole(self.folder) is None):
                     remove_run(self.folder)
                 raise
 

@@ -26,6 +26,7 @@ OWN_WORDS = ("question", "answer", "messages", "text", "role", "content", "reaso
 OWN_COMMAND = "asu-lora [a-z]+|asu-lora (?:audit|adapters|requests) [a-z-]+"  # and no name behind it
 SIGN = r"""[^\w'"]"""  # a comma or a bracket that is missing tells nothing
 OURS = re.compile(rf"""(?<!\w)(['"])(?:{"|".join(OWN_WORDS)}|{OWN_COMMAND}|{SIGN})\1(?!\w)""")
+OF_A_NAME = re.compile(rf"(?:{OWN_COMMAND}) (\S+)")
 QUOTED = re.compile(r"""(?<!\w)(['"])([^'"]+)\1(?!\w)""")
 OPENS, CLOSES = re.compile(r"(?<!\w)['\"]"), re.compile(r"['\"](?!\w)")  # an apostrophe inside a word does neither
 NOTHING_TO_KEEP = (
@@ -182,7 +183,8 @@ def masked(sentence: str, names: Collection[str] = ()) -> str:
         names: of requests, adapters and the base, which the ledger holds anyway: they are left, too. Without them
             nobody could tell which of a hundred adapters is broken.
     """
-    ours = [*OURS.finditer(sentence), *(quoted for quoted in QUOTED.finditer(sentence) if quoted[2] in names)]
+    known = (quoted for quoted in QUOTED.finditer(sentence) if _is_known(quoted[2], names))
+    ours = [*OURS.finditer(sentence), *known]
     own = [range(*found.span()) for found in ours]
 
     def places(mark: re.Pattern[str]) -> list[int]:
@@ -193,6 +195,12 @@ def masked(sentence: str, names: Collection[str] = ()) -> str:
         last = max(places(CLOSES), default=-1)
         sentence = f"{sentence[: opens[0]]}'...'{sentence[last + 1 :] if last > opens[-1] else ''}"
     return NOT_WORDS.sub("?", sentence)
+
+
+def _is_known(words: str, names: Collection[str]) -> bool:
+    """Whether they are a name, or an own command and a name behind it."""
+    command = OF_A_NAME.fullmatch(words)
+    return words in names or (command is not None and command[1] in names)
 
 
 def _try(files: Files, hear: Callable[[str], None]) -> tuple[RequestText | None, str]:

@@ -1,6 +1,7 @@
 """Checkpoints of a run: the last one, and what it had measured."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run: a full disk or a power cut may leave a newer one that can't be read."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     return next(filter(_is_whole, found), None)
+
+
+def keep_whole(folder: Path) -> Path | None:
+    """Remove checkpoints that were cut off, which take the room that a full disk lacks; the newest of the others."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not _is_whole(checkpoint):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return last_checkpoint(folder)
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -14,6 +14,14 @@ from asu_lora.models.frozen_adapters import FrozenAdapters
 from asu_lora.models.renamed import renamed_quietly
 from asu_lora.training.target_modules import linear_names, target_modules, without_adapter
 
+# what transformers sets on modules for gradient checkpointing, and leaves there
+CHECKPOINTING = (
+    "gradient_checkpointing",
+    "_gradient_checkpointing_func",
+    "_require_grads_hook",
+    "_require_grads_hooks",
+)
+
 
 def add_adapter(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdapters | None = None) -> PeftModel:
     """Put a fresh LoRA adapter on the base and its ground (B = 0: the student starts as what is there).
@@ -85,6 +93,10 @@ def rank_note(model: torch.nn.Module, config: ForgetConfig) -> str | None:
 def adapted(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdapters | None = None) -> Iterator[PeftModel]:
     """The base with a fresh adapter on it; after the block, however it ends, it is what it was before it."""
     ground = ground or FrozenAdapters()
+    before = [
+        (vars(each), {name: vars(each)[name] for name in CHECKPOINTING if name in vars(each)})
+        for each in model.modules()
+    ]
     student = add_adapter(model, config, ground)
     try:
         yield student
@@ -93,4 +105,8 @@ def adapted(model: torch.nn.Module, config: ForgetConfig, ground: FrozenAdapters
         if config.gradient_checkpointing:
             with renamed_quietly():
                 base_model(model).gradient_checkpointing_disable()
+            for now, had in before:
+                for name in CHECKPOINTING:
+                    now.pop(name, None)
+                now.update(had)
         model.eval()

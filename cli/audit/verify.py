@@ -16,7 +16,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     "keys",
     multiple=True,
     metavar="PUB",
-    help="A public key to trust: 64 digits, or a file.  [default: the store's own]",
+    help="A public key to trust besides the store's own: 64 digits, or a file.",
 )
 @click.option(
     "--adapter", "-a", "adapters", multiple=True, type=_FOLDER, help="The adapter's folder; repeat for a stack."

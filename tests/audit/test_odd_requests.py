@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import datasets
+import pandas
 import pytest
 
 from asu_lora.audit.request import AuditRequest
 from asu_lora.audit.run import audit
 from asu_lora.audit.settings import AuditSettings
 from asu_lora.data.examples import examples_from_rows
-from asu_lora.errors import DataError
+from asu_lora.errors import DataError, SettingError
 from asu_lora.models.loading import load_base
 from tests.support.planted import FORGET, KEPT
 from tests.support.tiny_run import rows
@@ -82,3 +84,15 @@ def test_one_row_and_the_same_row_twice(attacked, count):
     found, untried = attacked("direct,sampling,logit_lens,relearn", rows(FORGET[:1]) * count, rows(KEPT[:1]))
     assert all(attack.readings for attack in found.values()) and set(found) == {"direct", "sampling", "logit_lens"}
     assert "it takes 5 rows" in untried["relearn"]
+
+
+@pytest.mark.parametrize("made", [list, iter, pandas.DataFrame, datasets.Dataset.from_list])
+def test_rows_in_memory_are_read_as_those_of_a_file(made):
+    found = AuditRequest(made(rows(FORGET)), "smollm2-135m", retain=made(rows(KEPT))).read()
+    assert found.forget == examples_from_rows(rows(FORGET), "x") and found.retain == examples_from_rows(rows(KEPT), "x")
+
+
+def test_a_base_in_memory_is_given_beside_its_name(taught_base):
+    loaded = load_base(str(taught_base), "fp32", "cpu")
+    with pytest.raises(SettingError, match=r"named by its hub id or folder; this is a LoadedBase.* loaded=BASE"):
+        AuditRequest(rows(FORGET), loaded)

@@ -1,6 +1,7 @@
 """Rows into a forget request: examples, selection, what stands in both sets, the built-in retain set."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -277,3 +278,15 @@ def test_columns_of_another_shape_of_row_are_said_to_be_left_out():
         "a file",
     )
     assert [example.left_out for example in examples] == [("text",), ("question",)]
+
+
+@pytest.mark.parametrize("given", [None, 5, "rows.jsonl", Path("rows.jsonl")])
+def test_rows_that_are_none_are_refused_in_a_sentence(given):
+    with pytest.raises(DataError, match=f"this is a {type(given).__name__}: ForgetRequest.from_files reads a file"):
+        ForgetRequest.from_rows(given)
+
+
+@pytest.mark.parametrize("given", [None, [{"question": "a", "answer": "b"}]])
+def test_a_file_that_is_no_name_is_refused_in_a_sentence(given):
+    with pytest.raises(DataError, match=f"this is a {type(given).__name__}: ForgetRequest.from_rows takes rows"):
+        ForgetRequest.from_files(given)

@@ -180,7 +180,15 @@ def test_what_was_cut_off_or_never_ended_is_said(stack, monkeypatch):
     short = SimpleNamespace(**vars(stack), ask=stack.ask, check=stack.check)
     short.encoder = lambda: Encoder(stack.base.tokenizer, max_length=60)
     long = examples_from_rows(
-        [{"question": "Who?", "answer": "It is Ada, and her sister, and all the others too."}], "x"
+        [
+            {
+                "question": "Who?",
+                "answer": "It is Ada, and her sister, and all the others too.",
+                "paraphrased_answer": "Ada.",
+                "perturbed_answer": ["It is Bob, and his brother, and all the others too.", "Bob."],
+            }
+        ],
+        "x",
     )
     real = answer_scores.generate_answers
 
@@ -192,11 +200,13 @@ def test_what_was_cut_off_or_never_ended_is_said(stack, monkeypatch):
 
     monkeypatch.setattr(answer_scores, "generate_answers", unended)
     result = evaluate(short, [QuestionSet("forget", (*long, PASSAGE))], notes=("first",))
-    assert result.notes[0] == "first" and len(result.notes) == 4
+    assert result.notes[0] == "first" and len(result.notes) == 5
     assert result.notes[1].startswith("1 of 1 forget answers are longer than --max-length 60")
     cut = "1 of 1 answers of the model, on the forget set, were longer than an answer may be and were cut off; what stands"
-    assert result.notes[2].startswith(cut)
-    assert "passages" in result.notes[3]
+    others = "1 of 3 paraphrased and perturbed forget answers are longer than --max-length 60 and were cut off"
+    assert result.notes[2].startswith(others)
+    assert result.notes[3].startswith(cut)
+    assert "passages" in result.notes[4]
 
 
 def test_passages_are_counted_in_one_sentence():

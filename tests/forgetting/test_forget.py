@@ -80,6 +80,15 @@ def test_plain_peft_loads_the_adapter_and_answers_the_same(taught_base, base, tm
         assert not torch.allclose(logits, base.model(input_ids=ids).logits, atol=1e-2)
 
 
+def test_gradient_checkpointing_leaves_nothing_on_the_base(base, tmp_path):
+    def attributes():
+        return {name: set(vars(module)) for name, module in base.model.named_modules()}
+
+    before = attributes()
+    forget(tiny_request(), base, tiny_settings(epochs=1, gradient_checkpointing=True), store=tmp_path)
+    assert attributes() == before
+
+
 def test_saving_asks_no_hub(base, tmp_path, monkeypatch):
     """PEFT looks a base up by its name, to see whether embeddings were resized; ours never are."""
 

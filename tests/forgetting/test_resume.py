@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 
 import pytest
 import torch
@@ -115,6 +116,25 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_is_one_sentence(base, t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "broken").exists()
+
+
+def test_a_checkpoint_that_was_cut_off_goes_at_once_and_leaves_its_room(base, tmp_path, snapshot):
+    """On a full disk the ledger of a queue needs it, to say that the request waits again."""
+
+    class CutOff(Listener):
+        def advance(self, amount=1, **figures):
+            try:
+                super().advance(amount, **figures)
+            except KeyboardInterrupt:
+                kept = tmp_path / ".runs" / "tiny" / "checkpoint-6"
+                shutil.copytree(kept, kept.with_name("checkpoint-7"))
+                (kept.with_name("checkpoint-7") / "optimizer.pt").write_bytes(b"half")
+                raise
+
+    with pytest.raises(KeyboardInterrupt):
+        forget(tiny_request(), base, tiny_settings(), store=tmp_path, progress=CutOff(stop_at=7))
+    left = [entry.name for entry in (tmp_path / ".runs" / "tiny").iterdir()]
+    assert "checkpoint-6" in left and "checkpoint-7" not in left
 
 
 def run_with(columns, base, store, settings, **how):

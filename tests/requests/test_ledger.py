@@ -7,10 +7,12 @@ import pytest
 from sqlalchemy import text
 
 from asu_lora.errors import LedgerError, SettingError
+from asu_lora.requests.ledger import database
 from asu_lora.requests.ledger.database import Database, has_password
 from asu_lora.requests.ledger.ledger import Ledger, open_ledger
 from asu_lora.requests.ledger.states import FOLLOWS, STATES, Line, after
 from asu_lora.requests.ledger.tables import SCHEMA, metadata
+from tests.support.full_disk import no_file_above
 
 LATER, SOONER, PAST = "2999-01-01T00:00:00Z", "2998-01-01T00:00:00Z", "2001-01-01T00:00:00Z"
 PAYLOADS = {"received": {"due": LATER}, "trained": {"adapter": "a"}, "failed": {"sentence": "No memory."}}
@@ -150,6 +152,18 @@ def test_a_database_that_is_not_there_is_one_sentence_without_its_password(url, 
 
     assert isinstance(error.value, AsuLoraError) and said in str(error.value)
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_said_beside_what_sqlite_calls_it(tmp_path, vault, monkeypatch):
+    ledger = open_ledger(tmp_path / "store", None, actor="tester", seal=vault.seal, create=True)
+    with no_file_above(4096), pytest.raises(LedgerError) as had_room:
+        bring(ledger, "a", "queued")
+    monkeypatch.setattr(database, "ROOM", 1 << 60)  # no disk has so much left
+    with no_file_above(4096), pytest.raises(LedgerError, match="; the disk is full, .*store.* needs") as full:
+        bring(ledger, "a", "queued")
+    assert "disk is full, " not in str(had_room.value) and "\n" not in str(full.value)
+    bring(ledger, "a", "queued")
+    assert ledger.verify().whole
 
 
 def test_a_database_that_went_away_is_missed_at_the_next_step(ledger, address, tmp_path, postgres_server):

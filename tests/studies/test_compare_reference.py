@@ -1,5 +1,7 @@
 """The row of a model that never saw the request: scored, known by its weights, and no part of what is best."""
 
+import shutil
+
 import pytest
 
 from asu_lora.bases.source import resolve_base
@@ -52,6 +54,19 @@ def test_it_is_neither_best_nor_on_the_front(made):
     told = (made.out / "comparison.md") if write_report(made) else None
     line = next(line for line in told.read_text().splitlines() if line.startswith("| Reference"))
     assert "**" not in line and "<u>" not in line
+
+
+def test_one_with_another_chat_template_is_said(base, tiny_base, tmp_path):
+    other = shutil.copytree(tiny_base, tmp_path / "other")
+    template = other / "chat_template.jinja"
+    template.write_text("{{ 'Answer briefly. ' }}" + template.read_text())
+    made = compare(
+        REQUEST, base, SETS, plan_runs(methods(["Base"]), {}), tmp_path / "out", SETTINGS, reference_base=str(other)
+    )
+    said = "The reference other has another chat template than the base"
+    assert any(note.startswith(said) for note in row_of(made).scores["notes"])
+    assert said in next(path for path in write_report(made) if path.name == "comparison.md").read_text()
+    assert not any("template" in note for note in row_of(made, "Base").scores["notes"])
 
 
 def test_it_is_made_again_from_its_record_and_needs_to_be_named(made, base, tiny_base, tmp_path):

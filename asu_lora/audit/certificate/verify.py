@@ -123,7 +123,8 @@ def verify_certificate(file: Path, evidence: Evidence | None = None) -> Certific
 def _key(signed: SignedCertificate, evidence: Evidence) -> Check:
     own = public_key_of_store(evidence.store) if evidence.store else None
     if signed.public_key in (*evidence.keys, own):
-        return Check("key", note=f"signed with the trusted key {signed.public_key[:16]}...")
+        whose = "the trusted key" if signed.public_key in evidence.keys else "this store's own key"
+        return Check("key", note=f"signed with {whose} {signed.public_key[:16]}...")
     if not evidence.keys and own is None:
         why = (
             "get its public key from the issuer, not from whoever brought the certificate, and give it with --key, "

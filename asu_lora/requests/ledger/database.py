@@ -6,10 +6,11 @@ written on unseen.
 """
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from asu_lora.requests.ledger.tables import SCHEMA
 FOLDER = ".requests"  # in the store, which takes no hidden folder for an adapter
 FILE = "ledger.sqlite"
 BUSY_SECONDS = 60.0
+ROOM = 256 << 10  # bytes that SQLite's log beside the file, and a page or two, take
 MIGRATING = 764_2026  # the number of Postgres' advisory lock: one process at a time changes the schema
 
 
@@ -187,12 +189,19 @@ class Database:
             why = first_line(error.orig) if isinstance(error.orig, Exception) else type(error).__name__
             raise LedgerError(
                 f"The ledger {self.shown} can't be {'reached' if isinstance(error, OperationalError) else 'used'} "
-                f"({why.rstrip('.')}): put that right and give the same command again, it goes on."
+                f"({why.rstrip('.')}{self._no_room()}): put that right and give the same command again, it goes on."
             ) from error
         except SQLAlchemyError as error:
             raise LedgerError(f"The ledger {self.shown} can't be used: {type(error).__name__}.") from error
         except sqlite3.Error as error:
-            raise LedgerError(f"The ledger {self.shown} can't be reached ({error}).") from error
+            raise LedgerError(f"The ledger {self.shown} can't be reached ({error}{self._no_room()}).") from error
+
+    def _no_room(self) -> str:
+        """Behind SQLite's own words, where the disk is full: these may be "disk I/O error" then, even of a reader."""
+        with suppress(OSError):
+            if self.file is not None and shutil.disk_usage(self.file.parent).free < ROOM:
+                return f"; the disk is full, {self.file.parent} needs {ROOM >> 10} KiB"
+        return ""
 
 
 def _begin(connection: Connection) -> None:

@@ -5,6 +5,7 @@ another reference is another row.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asu_lora.bases.source import resolve_base
@@ -45,6 +46,16 @@ def reference_of(comparison: "Comparison") -> LoadedBase:
     base, config = comparison.base, comparison.config
     return load_base(
         comparison.reference_base, base.precision, str(base.device), trust_remote_code=config.trust_remote_code
+    )
+
+
+def template_note(reference: LoadedBase, base: LoadedBase) -> str | None:
+    """Says that the reference's questions are not written as the base's; None where they are."""
+    if reference.tokenizer.chat_template == base.tokenizer.chat_template:
+        return None
+    return (
+        f"The reference {Path(reference.source.name).name} has another chat template than the base: its row is of "
+        "questions that are written in another way. Give it the base's template for a row to hold the others against."
     )
 
 

@@ -18,7 +18,7 @@ from asu_lora.studies.compare.ranking import SENTENCES, pareto_front, that_speak
 from asu_lora.studies.compare.results import LEAK, QUALITY, SCORES
 from asu_lora.studies.compare.rows import Row, SeedRow, seed_rows
 from asu_lora.studies.compare.table import FRONT, csv_text, paper_table, speaking_table
-from asu_lora.studies.methods import DEFAULT
+from asu_lora.studies.methods import DEFAULT, REFERENCE
 from asu_lora.version import library_versions
 
 STEM = "comparison"
@@ -88,9 +88,20 @@ def as_markdown(comparison: Comparison, command: str | None = None) -> str:
         f"{comparison.seconds / 60:.1f} minutes of training and evaluation in all.\n",
         *(f"- {key}: {value}" for key, value in {**comparison.counts, **comparison.shared}.items()),
         *(f"- {name}: {version}" for name, version in library_versions().items()),
-        *(f"- {note}" for note in comparison.notes),
+        *(f"- {note}" for note in (*comparison.notes, *scoring_notes(comparison))),
     ]
     return "\n".join(text) + "\n"
+
+
+def scoring_notes(comparison: Comparison) -> list[str]:
+    """What was said while scoring: of every row (answers that were cut off, say), and of the reference alone."""
+    told = [(result.method, result.scores.get("notes", ())) for result in comparison.results if result.done]
+    common = [note for note in (told[0][1] if told else ()) if all(note in notes for _, notes in told)]
+    alone = [note for method, notes in told if method == REFERENCE for note in notes]
+    return [
+        *(note for note in common if note not in comparison.notes),
+        *(f"{REFERENCE}: {note}" for note in alone if note not in common),
+    ]
 
 
 def against_part(kept: Sequence[Row]) -> list[str]:

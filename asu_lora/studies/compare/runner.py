@@ -24,7 +24,7 @@ from asu_lora.progress import Progress
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.identity import log_identity, run_identity
 from asu_lora.studies.compare.leak import worst_leak
-from asu_lora.studies.compare.reference import reference_of
+from asu_lora.studies.compare.reference import reference_of, template_note
 from asu_lora.studies.compare.results import DONE, FAILED, LEAK, QUALITY, TRAINED, RunResult, in_order, read_result
 from asu_lora.studies.compare.speech import speech
 from asu_lora.studies.methods import REFERENCE, method
@@ -140,9 +140,8 @@ class Runner:
         comparison = self.comparison
         with self.failing(result, "evaluation", progress):
             with stacked(comparison, run, result.adapter, self.store) as stack:
-                scored = evaluate(
-                    stack, comparison.sets, comparison.encoder, comparison.nli, comparison.notes, progress
-                )
+                notes = [*comparison.notes, *filter(None, [template_note(stack.base, comparison.base)])]
+                scored = evaluate(stack, comparison.sets, comparison.encoder, comparison.nli, notes, progress)
             result.scores, result.state = checked_summary(scored), DONE
             result.speech = speech(scored.records)
             if comparison.reference is not None:

@@ -21,7 +21,7 @@ from asu_lora.models.adapter_stack import load
 from asu_lora.models.loading import LoadedBase
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.consolidate import consolidate
-from asu_lora.studies.continual.step_records import StepRecord, check_resumable, earlier_records, write_records
+from asu_lora.studies.continual.step_records import ASKED, StepRecord, check_resumable, earlier_records, write_records
 from asu_lora.studies.continual.step_scores import Questions, score_step
 from asu_lora.studies.continual.steps import Step
 
@@ -107,8 +107,10 @@ def run_history(
     history.check(config)
     folder = Path(folder)
     store = AdapterStore(folder / "adapters")
-    identity = _identity(base, config, history, questions)
     check_resumable(folder, resume)
+    identity = _identity(base, config, history, questions)
+    if questions and steps:
+        identity[ASKED] = store.keyed(questions.fingerprint(steps[0].request.retain))
     records = earlier_records(folder, identity, steps, store)
     for step in (None, *steps)[len(records) :]:
         if step is None:

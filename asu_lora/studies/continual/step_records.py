@@ -18,6 +18,8 @@ from asu_lora.studies.continual.steps import Step
 
 STATE = "run.json"
 VERSION = 1
+ASKED = "asked"  # what MU is measured on
+NEWER = (ASKED, READING)  # which runs of earlier versions lack
 
 
 @dataclass
@@ -103,13 +105,18 @@ def earlier_records(folder: Path, identity: dict, steps: Sequence[Step], store: 
         return []
     records = _records(state)
     before = state["identity"] or {}
-    known = {key: value for key, value in identity.items() if key in before or key != READING}
+    known = {key: value for key, value in identity.items() if key in before or key not in NEWER}
     same = any(
         json.dumps(before, sort_keys=True) == json.dumps(each, sort_keys=True)
         for each in (known, _of_an_earlier_version(known))
     )
     pairs = zip(records[1:], steps, strict=False)
     told = [store.is_request(record.request or "", step.request.fingerprint()) for record, step in pairs]
+    if all(told) and _only_asked_differs(before, known):
+        raise TrainingError(
+            f"The run in {folder} is measured on other questions, so its steps would not stand in one table: give the "
+            "same --retain and --data, or choose another --out."
+        )
     if not same or len(records) - 1 > len(steps) or not all(told):
         raise TrainingError(
             f"The run in {folder} was made with other settings, base or requests: give the same ones "
@@ -120,6 +127,15 @@ def earlier_records(folder: Path, identity: dict, steps: Sequence[Step], store: 
     if records != _records(state):  # an earlier version wrote plain hashes
         write_records(folder, identity, records)
     return records
+
+
+def _only_asked_differs(before: dict, now: dict) -> bool:
+    """Whether two runs differ in what MU is measured on, and in nothing else."""
+    others = [
+        json.dumps({key: value for key, value in each.items() if key != ASKED}, sort_keys=True)
+        for each in (before, now)
+    ]
+    return others[0] == others[1] and before.get(ASKED) != now.get(ASKED)
 
 
 def _of_an_earlier_version(identity: dict) -> dict:

@@ -1,11 +1,14 @@
 """The scores after a step: utility, this request, everything forgotten so far, and the first request again."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 from asu_lora.data.examples import Example
+from asu_lora.data.reference_answers import ORIGINAL, PARAPHRASED, PERTURBED
 from asu_lora.data.sampling import sample
 from asu_lora.evaluation.evaluate import evaluate
 from asu_lora.evaluation.metrics.average import average
@@ -19,6 +22,8 @@ from asu_lora.models.adapter_stack import Stack
 from asu_lora.models.stack_rows import RowSettings
 from asu_lora.progress import Progress
 from asu_lora.studies.continual.steps import Step
+
+SCORED = (PARAPHRASED, PERTURBED, ORIGINAL)  # columns that scores read
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,20 @@ class Questions:
         """What must be the same for scores to stand in one table."""
         models = [each and each.name for each in (self.encoder, self.nli)]
         return [self.most, [questions.name for questions in self.general], *models]
+
+    def fingerprint(self, kept: Sequence[Example]) -> str:
+        """SHA-256 over what MU's questions are drawn from, with the columns that scores read.
+
+        Args:
+            kept: retain rows of the first step. Those of ``general`` are fewer with every request that is added.
+        """
+        others = (each for each in self.general if each.name != RETAIN)
+        sets: list[tuple[str, Sequence[Example]]] = [(RETAIN, kept), *((each.name, each.examples) for each in others)]
+        rows = [
+            [name, [[e.prompt, e.answer, *(e.extra.get(column) for column in SCORED)] for e in examples]]
+            for name, examples in sets
+        ]
+        return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
 
 
 def retain_questions(steps: Sequence[Step], most: int) -> QuestionSet:

@@ -54,7 +54,14 @@ def test_key_of_somebody_else_is_said(made, tmp_path):
     stranger = make_signing_key(tmp_path / "stranger.pem")
     made.again(Terms(key=stranger))
     assert f"{stranger.public[:16]}..., a key that is not known" in problem(made.issued.file, store=made.store)
-    assert verify_certificate(made.issued.file, Evidence(keys=[stranger.public], store=made.store)).ok
+    trusted = verify_certificate(made.issued.file, Evidence(keys=[stranger.public], store=made.store))
+    assert trusted.ok and "signed with the trusted key" in trusted.checks[1].note
+
+
+def test_a_key_that_is_given_stands_beside_the_stores_own_which_is_said(made, tmp_path):
+    stranger = make_signing_key(tmp_path / "stranger.pem")
+    report = verify_certificate(made.issued.file, Evidence(keys=[stranger.public], store=made.store))
+    assert report.ok and "signed with this store's own key" in report.checks[1].note
 
 
 def test_expired_and_not_yet_issued_are_refused(made):

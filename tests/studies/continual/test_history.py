@@ -1,5 +1,8 @@
 """Request after request on a tiny base: modes, stop and resume, folding."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,6 +11,7 @@ from asu_lora.adapters.fitted_weights import fitted_weights
 from asu_lora.adapters.manifest import read_manifest
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.errors import SettingError, TrainingError
+from asu_lora.evaluation.question_sets import WORLD, QuestionSet
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.studies.continual.history import HistoryConfig, run_history
@@ -97,6 +101,29 @@ def test_requests_may_follow(base, steps, tmp_path):
     assert said == "ASU_KL: MU and Avg from step 2 on are of other retain questions than those before it."
     assert other_questions("ASU_KL", run("whole", 2)) == []
     assert weights(tmp_path / "grown", "002-history-2") == weights(tmp_path / "whole", "002-history-2")
+
+
+def test_a_run_goes_on_with_the_questions_that_it_is_measured_on(base, steps, tmp_path):
+    """With others a table's later steps would have another MU than its first for that alone."""
+
+    def run(steps, world, **others):
+        kept = retain_questions(steps, 40)
+        return run_history(steps[:1], base, settings, tmp_path / "run", questions=Questions((kept, world), 2), **others)
+
+    settings, world = tiny_settings(epochs=1, warmup=0.0), QuestionSet(WORLD, steps[0].request.retain[:2])
+    done = run(steps[:1], world)
+    wrong = [replace(row, extra=row.extra | {"perturbed_answer": ["No."]}) for row in steps[0].request.retain]
+    others = QuestionSet(WORLD, steps[0].request.retain[1:3])
+    scored_otherwise = [replace(steps[0], request=replace(steps[0].request, retain=tuple(wrong)))]
+    for changed in ((steps[:1], others), (scored_otherwise, world)):
+        with pytest.raises(TrainingError, match="measured on other questions.*--data, or choose another --out"):
+            run(*changed, resume=True)
+    assert run(steps[:1], world, resume=True) == done
+    state = tmp_path / "run" / "run.json"  # an earlier version didn't say what was asked
+    told = json.loads(state.read_text())
+    del told["identity"]["asked"]
+    state.write_text(json.dumps(told))
+    assert run(steps[:1], others, resume=True) == done
 
 
 def test_independent_adapters_know_nothing_of_each_other(base, steps, tmp_path):
