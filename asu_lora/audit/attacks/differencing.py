@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from asu_lora.audit.attacks.logit_lens import factual_tokens
 from asu_lora.audit.decoding import decode
+from asu_lora.audit.factual_tokens import factual_tokens
 from asu_lora.audit.models import View
 from asu_lora.audit.prompts import direct
 from asu_lora.audit.readings import Measured, rate, reading, shares
