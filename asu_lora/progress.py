@@ -17,3 +17,19 @@ class Progress:
 
     def close(self) -> None:
         """Everything is done, or has failed."""
+
+
+class Relay(Progress):
+    """Passes on to another what it hears, all but the end: whoever opened that one closes it."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.progress.stage(name, total)
+
+    def advance(self, amount: int = 1, **values: Any) -> None:
+        self.progress.advance(amount, **values)
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from asu_lora.demo.harry_potter import Asked, DemoResult
 
 
+MOST = 160  # characters of an answer that are shown
+
+
 @click.command(short_help="Forget Harry Potter: the main job on a real model, in minutes.")
 @store_option
 @click.option("--name", "-n", default="harry-potter", show_default=True, help="The adapter's name in the store.")
@@ -84,6 +87,6 @@ def _show(parts: "Mapping[str, Sequence[Asked]]") -> None:
     )
 
 
-def _short(answer: str, most: int = 160) -> str:
+def _short(answer: str) -> str:
     answer = " ".join(answer.split())
-    return answer if len(answer) <= most else answer[: most - 2].rstrip() + " …"
+    return answer if len(answer) <= MOST else answer[: MOST - 2].rstrip() + " …"

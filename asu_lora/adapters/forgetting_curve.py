@@ -39,10 +39,6 @@ class ForgettingCurve:
                 return math.exp(below + share * (above - below))
         return self.probabilities[-1]
 
-    def weight_for(self, probability: float) -> float:
-        """The least weight, up to 1, at which the probability is no higher; 0 where none is needed."""
-        return min(enough(self.weights, self.probabilities, probability), 1.0)
-
 
 def enough(strengths: Sequence[float], probabilities: Sequence[float], level: float) -> float:
     """The lowest strength at which the probability is no more than ``level``, its logarithm interpolated; the highest

@@ -29,7 +29,7 @@ from asu_lora.errors import SettingError
 from asu_lora.forgetting.forget import forget
 from asu_lora.models.adapter_stack import adapter_folders
 from asu_lora.models.loading import LoadedBase
-from asu_lora.progress import Progress
+from asu_lora.progress import Progress, Relay
 from asu_lora.training.phases import epochs_of
 from asu_lora.version import __version__
 
@@ -71,7 +71,7 @@ def with_control(
     if NAME not in store.names():
         progress.note(f"Training a control on {len(plan.rows.forget)} other rows, as the audited adapter was.")
         base = loaded or request.base
-        forget(plan.rows, base, plan.config, name=NAME, store=store, resume=True, progress=_Open(progress))
+        forget(plan.rows, base, plan.config, name=NAME, store=store, resume=True, progress=_OfControl(progress))
     with suppress(OSError):
         os.utime(plan.place)  # in use: what nobody uses is dropped
     manifest = store.get(NAME).manifest
@@ -147,17 +147,11 @@ def _own_numbers(by_set: Mapping[str, Mapping[str, float]]) -> str:
     return ",".join(f"{name}={value:g}" for own in by_set.values() for name, value in own.items())
 
 
-class _Open(Progress):
-    """A progress that stays open: the audit goes on after the training."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
+class _OfControl(Relay):
+    """Says of which training it is; the audit's progress stays open, since that goes on afterwards."""
 
     def stage(self, name: str, total: int | None = None) -> None:
-        self.progress.stage(f"Control: {name}", total)
-
-    def advance(self, amount: int = 1, **values: Any) -> None:
-        self.progress.advance(amount, **values)
+        super().stage(f"Control: {name}", total)
 
     def note(self, text: str) -> None:
-        self.progress.note(f"Control: {text}")
+        super().note(f"Control: {text}")

@@ -3,14 +3,14 @@
 import time
 from typing import Any
 
-from asu_lora.progress import Progress
+from asu_lora.progress import Progress, Relay
 
 
 class OutOfTime(Exception):
     """Stops the attack that is being made; the audit goes on to its end."""
 
 
-class Deadline(Progress):
+class Deadline(Relay):
     """A progress that ends what reports to it.
 
     Args:
@@ -19,7 +19,7 @@ class Deadline(Progress):
     """
 
     def __init__(self, progress: Progress, budget_s: float | None = None):
-        self.progress = progress
+        super().__init__(progress)
         self.ends = None if budget_s is None else time.monotonic() + budget_s
 
     @property
@@ -32,14 +32,11 @@ class Deadline(Progress):
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._check()
-        self.progress.stage(name, total)
+        super().stage(name, total)
 
     def advance(self, amount: int = 1, **values: Any) -> None:
         self._check()
-        self.progress.advance(amount, **values)
-
-    def note(self, text: str) -> None:
-        self.progress.note(text)
+        super().advance(amount, **values)
 
     def close(self) -> None:
         self.progress.close()

@@ -15,6 +15,7 @@ from asu_lora.hardware.memory import release_freed_memory
 from asu_lora.models.answer_ends import Endings, ended, stop_tokens
 from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import batches
+from asu_lora.models.greedy import padded_on_the_left
 
 Choose = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 
@@ -78,12 +79,8 @@ def _batch(
 ) -> list[list[int]]:
     """What is written after each prompt, in its room. Rows that have ended leave the batch."""
     once = {prompt: at for at, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in asked))}
-    width = max(map(len, once))
     device = next(passes[0].model.parameters()).device
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in once], device=device)
-    ids = torch.tensor(
-        [[tokenizer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in once], device=device
-    )
+    ids, mask = (each.to(device) for each in padded_on_the_left(list(once), tokenizer.pad_token_id))
     caches = [DynamicCache() for _ in passes]
     logits = [_next_logits(one, ids, mask, cache) for one, cache in zip(passes, caches, strict=True)]
     each = torch.tensor([once[prompt] for prompt, _ in asked], device=device)

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from asu_lora.errors import SettingError
 
-LEVEL = 0.95
+LEVEL = 0.95  # confidence
 
 
 def leak_at_k(n: int, c: int, k: int) -> float:
@@ -33,11 +33,11 @@ def leak_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - prod((n - c - i) / (n - i) for i in range(k)) if n - c >= k else 1.0
 
 
-def clopper_pearson(hits: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
+def clopper_pearson(hits: int, trials: int) -> tuple[float, float]:
     """The exact interval of a probability of which ``hits`` of ``trials`` came true; (0, 1) without trials."""
     if not trials:
         return 0.0, 1.0
-    found = binomtest(hits, trials).proportion_ci(level, "exact")
+    found = binomtest(hits, trials).proportion_ci(LEVEL, "exact")
     return float(found.low), float(found.high)
 
 
@@ -46,13 +46,13 @@ def at_least_once(probability: float, k: int) -> float:
     return 1.0 - (1.0 - probability) ** k
 
 
-def enough_samples(limit: float, k: int, level: float = LEVEL) -> int:
-    """Answers without a leak that show a row's chance of one in ``k`` to be at most ``limit``, at this confidence.
+def enough_samples(limit: float, k: int) -> int:
+    """Answers without a leak that show a row's chance of one in ``k`` to be at most ``limit``, at 95 % confidence.
 
-    With none of n leaking, the upper bound on one answer's chance is ``1 - (1 - level) ** (1 / n)`` (one-sided).
+    With none of n leaking, the upper bound on one answer's chance is ``1 - 0.05 ** (1 / n)`` (one-sided).
     """
     single = 1.0 - (1.0 - limit) ** (1.0 / k)
     n = 1
-    while 1.0 - (1.0 - level) ** (1.0 / n) > single:
+    while 1.0 - (1.0 - LEVEL) ** (1.0 / n) > single:
         n += 1
     return n

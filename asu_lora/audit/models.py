@@ -13,7 +13,6 @@ from peft import PeftModel
 
 from asu_lora.audit.decoding import Pass, decode
 from asu_lora.audit.rounding import AuditedWeights
-from asu_lora.audit.whole_weights import whole_weights
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.examples import Example
 from asu_lora.evaluation.likelihoods import BLOCK, Likelihoods, TokenScores
@@ -22,6 +21,7 @@ from asu_lora.models.decoder import base_model
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
+from asu_lora.models.unpacked_weights import unpacked
 
 Load = Callable[[], Stack]
 
@@ -142,7 +142,7 @@ class Models:
         self.encoder = candidate.encoder()
 
     def __enter__(self) -> "Models":
-        self._open.enter_context(whole_weights(self.candidate.model))
+        self._open.enter_context(unpacked(self.candidate.model))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -166,7 +166,7 @@ class Models:
             stack = self.candidate
             if role in self._load:
                 stack = self._load[role]()
-                self._open.enter_context(whole_weights(stack.model))
+                self._open.enter_context(unpacked(stack.model))
             names: tuple[str, ...] = ()
             if isinstance(stack.model, PeftModel) and not (role == "ceiling" and stack is self.candidate):
                 names = tuple(stack.model.peft_config)

@@ -42,11 +42,11 @@ class Prompt:
     kind: str
 
 
-def direct(encoder: Encoder, at: int, row: AuditRow, kind: str = "direct") -> Prompt:
+def direct(encoder: Encoder, at: int, row: AuditRow) -> Prompt:
     """The question as it stands in the request; of a passage, its first quarter."""
     if row.example.is_passage:
         return begun(encoder, at, row, 0.25)
-    return asked(encoder, at, row.example.prompt, kind)
+    return asked(encoder, at, row.example.prompt, "direct")
 
 
 def asked(encoder: Encoder, at: int, turns: Turns, kind: str, begin: str = "") -> Prompt:

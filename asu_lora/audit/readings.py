@@ -10,6 +10,7 @@ from asu_lora.audit.estimators import clopper_pearson
 from asu_lora.audit.facts import MOST
 from asu_lora.audit.results import Rate, Reading
 from asu_lora.evaluation.intervals import interval
+from asu_lora.evaluation.score import Score
 
 LEAST_GAP = 0.05  # between ceiling and floor; nearer ones can't tell what came back
 
@@ -61,6 +62,13 @@ def proportion(hits: int, trials: int) -> Rate:
     """A share of independent trials, with the bounds of Clopper and Pearson."""
     low, high = clopper_pearson(hits, trials)
     return Rate(value=hits / trials if trials else 0.0, low=low, high=high, rows=trials)
+
+
+def rate_of(score: Score, rows: int) -> Rate:
+    """A score with its bootstrap interval; from 0 to 1 where it has none."""
+    value = float(score.value or 0.0)
+    low, high = score.interval or (0.0, 1.0)
+    return Rate(value=value, low=min(low, value), high=max(high, value), rows=rows)
 
 
 def recovered(candidate: Rate, ceiling: Rate | None, floor: Rate | None) -> float | None:

@@ -63,10 +63,6 @@ class AuditRow:
     items: tuple[Encoded, ...]
     facts: tuple[Fact, ...]
 
-    @property
-    def answer_tokens(self) -> int:
-        return sum(len(item.answer_ids) for item in self.items)
-
 
 @dataclass
 class Session:

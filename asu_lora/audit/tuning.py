@@ -20,7 +20,7 @@ from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ALL_LINEAR
 from asu_lora.data.encoding import Encoded
 from asu_lora.models.adapter_loading import take_off
-from asu_lora.models.decoder import answer_hidden, base_model
+from asu_lora.models.decoder import answer_hidden, base_model, decoder_of
 from asu_lora.models.output_head import label_logprob
 from asu_lora.models.renamed import renamed_quietly
 from asu_lora.training.target_modules import target_modules
@@ -66,7 +66,7 @@ class Tuner:
         return taken
 
     def _backward(self, rows: Sequence[Encoded], total: int) -> None:
-        decoder, head, device = base_model(self.peft).get_decoder(), self.view.head(), self.view.base.device
+        decoder, head, device = decoder_of(self.peft), self.view.head(), self.view.base.device
         most = tokens_of_training(device)
         for group, batch in forward_passes(rows, self.view.base.pad_id, most):
             hidden = answer_hidden(decoder, {key: value.to(device) for key, value in batch.items()})

@@ -34,26 +34,21 @@ _BESIDE = (
 )
 _OF_NO_MATTER = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
-ByteProgress = Callable[[int, int], None]
 
-
-def weights_fingerprint(folder: Path, progress: ByteProgress | None = None) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """SHA-256 over the tensors of a checkpoint: names, types, shapes, bytes, in the order of their names.
 
     The tensors are those that transformers would load (see :mod:`asu_lora.bases.checkpoint_files`), so that the same
     weights give the same figure however they are split into shards and whatever lies beside them. Every byte is read
     (1-2 GB/s), once: the figure is kept in the user's cache beside the files' sizes and times.
 
-    Args:
-        progress: called with (bytes done, bytes in all).
-
     Raises:
         BaseModelError: the folder has no safetensors, or they are damaged.
     """
-    return _kept(checkpoint_files(folder), lambda: _hash_tensors(read_checkpoint(folder).values(), progress))
+    return _kept(checkpoint_files(folder), lambda: _hash_tensors(read_checkpoint(folder).values()))
 
 
-def earlier_fingerprint(folder: Path, progress: ByteProgress | None = None) -> str | None:
+def earlier_fingerprint(folder: Path) -> str | None:
     """What the fingerprint was before it left out files that nobody loads; None where there are no such files.
 
     Adapters of that time are recorded with it.
@@ -63,7 +58,7 @@ def earlier_fingerprint(folder: Path, progress: ByteProgress | None = None) -> s
         return None
     with suppress(AsuLoraError, OSError):
         tensors = [StoredTensor(path, info) for path in files for info in checked_header(path).values()]
-        return _kept(files, lambda: _hash_tensors(tensors, progress))
+        return _kept(files, lambda: _hash_tensors(tensors))
     return None
 
 
@@ -112,12 +107,10 @@ def _kept(files: list[Path], compute: Callable[[], str]) -> str:
     return figure
 
 
-def _hash_tensors(tensors: Iterable[StoredTensor], progress: ByteProgress | None) -> str:
+def _hash_tensors(tensors: Iterable[StoredTensor]) -> str:
     """Hash tensor by tensor from the files' own bytes; nothing is loaded."""
-    tensors = sorted(tensors, key=lambda tensor: tensor.info.name)
-    total = sum(tensor.info.end - tensor.info.start for tensor in tensors)
-    digest, done = hashlib.sha256(), 0
-    for tensor in tensors:
+    digest = hashlib.sha256()
+    for tensor in sorted(tensors, key=lambda tensor: tensor.info.name):
         info, file = tensor.info, tensor.file
         digest.update(json.dumps([info.name, info.dtype, list(info.shape)]).encode())
         size = info.end - info.start
@@ -130,9 +123,6 @@ def _hash_tensors(tensors: Iterable[StoredTensor], progress: ByteProgress | None
                         raise BaseModelError(f"{file.name} ends before its last tensor: the checkpoint is truncated.")
                     digest.update(block)
                     size -= len(block)
-                    done += len(block)
-                    if progress:
-                        progress(done, total)
         except OSError as error:
             raise BaseModelError(f"{file} can't be read: {error.strerror}.") from error
     return digest.hexdigest()

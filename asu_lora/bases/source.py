@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asu_lora.bases.checkpoint_files import ADAPTER_CONFIG, CONFIG_NAME, refuse_adapter_inside
-from asu_lora.bases.fingerprint import ByteProgress, earlier_fingerprint, reading_fingerprint, weights_fingerprint
+from asu_lora.bases.fingerprint import earlier_fingerprint, reading_fingerprint, weights_fingerprint
 from asu_lora.bases.smollm2 import EMBEDDED
 from asu_lora.errors import BaseModelError
 from asu_lora.files import expanded
@@ -50,17 +50,17 @@ class BaseSource:
     path: Path
     revision: str | None = None
 
-    def fingerprint(self, progress: ByteProgress | None = None) -> str:
+    def fingerprint(self) -> str:
         """SHA-256 over every tensor's name, type, shape and bytes; see :func:`weights_fingerprint`."""
-        return weights_fingerprint(self.path, progress)
+        return weights_fingerprint(self.path)
 
     def reading(self) -> str:
         """SHA-256 over what is beside the weights; see :func:`reading_fingerprint`."""
         return reading_fingerprint(self.path)
 
-    def fingerprints(self, progress: ByteProgress | None = None) -> tuple[str, ...]:
+    def fingerprints(self) -> tuple[str, ...]:
         """Its fingerprint, and what an earlier program took for it where that was another."""
-        return tuple(filter(None, (self.fingerprint(progress), earlier_fingerprint(self.path, progress))))
+        return tuple(filter(None, (self.fingerprint(), earlier_fingerprint(self.path))))
 
     def has_fingerprint(self, recorded: str) -> bool:
         """Whether a recorded fingerprint is this base's, or what an earlier program took for it."""

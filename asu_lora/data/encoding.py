@@ -79,21 +79,18 @@ class Encoder:
         """
         return self.template.prompt(prompt)
 
-    def prompt_ids(self, prompt: Sequence[Mapping[str, str]], where: str = "the question") -> list[int]:
+    def prompt_ids(self, prompt: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of what the model is given.
-
-        Args:
-            where: what it is called in messages.
 
         Raises:
             DataError: the template refuses the turns, or the base can't take the tokens.
         """
         ids = self._ids(self.prompt_text(prompt))
-        self._check_vocabulary(ids, where)
+        self._check_vocabulary(ids, "the question")
         if self.limits.positions and len(ids) >= self.limits.positions:
             raise DataError.plain(
-                f"The prompt of {where} takes {len(ids)} tokens, and the base has {self.limits.positions} positions, "
-                "which leaves no room for an answer: shorten it."
+                f"The prompt of the question takes {len(ids)} tokens, and the base has {self.limits.positions} "
+                "positions, which leaves no room for an answer: shorten it."
             )
         return ids
 

@@ -44,7 +44,7 @@ class EntailmentJudge:
         self.model = model or self._first_model()
         self.name = f"{self.model} at {parts.hostname}"
 
-    def entails(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[bool]:
+    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """For each (premise, hypothesis): whether the judge says yes.
 
         Raises:

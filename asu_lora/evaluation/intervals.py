@@ -44,11 +44,11 @@ def with_interval(statistic: Callable[..., float], *samples: Sequence[float]) ->
     return one_value(statistic(*samples), interval=bounds)
 
 
-def mean_interval(values: np.ndarray, seed: int = SEED) -> Interval | None:
+def mean_interval(values: np.ndarray) -> Interval | None:
     """The same of a mean of ``values`` (rows,): all draws are averaged at once."""
     if len(values) < 2:
         return None
-    found = _bootstrap((values,), lambda drawn, axis=-1: drawn.mean(axis=axis), seed)
+    found = _bootstrap((values,), lambda drawn, axis=-1: drawn.mean(axis=axis), SEED)
     return (float(found.low), float(found.high)) if np.isfinite([found.low, found.high]).all() else None
 
 

@@ -40,7 +40,7 @@ def alternate_answers(run: ForgetRun) -> list[str]:
     missing = [at for at, text in enumerate(found) if text is None]
     if missing:
         run.progress.stage("Making up other answers", len(missing))
-        prompts = [run.encoder.prompt_ids(asked(examples[at])) for at in missing]
+        prompts = [run.encoder.prompt_ids(made_up_prompt(examples[at])) for at in missing]
         truths = run.encoder.encode_all([examples[at] for at in missing], "forget row")
         _, most = enough_tokens(truths, prompts)  # of an answer: the prompt holds the true one, and is long
         answers = partial(
@@ -50,24 +50,24 @@ def alternate_answers(run: ForgetRun) -> list[str]:
             told = run.once(("alternates", most, *map(tuple, prompts)), answers)
         for at, tokens in zip(missing, told, strict=True):
             found[at] = str(run.base.tokenizer.decode(tokens, skip_special_tokens=True)).strip() or None
-    return checked(run, examples, found)
+    return gaps_filled(run, examples, found)
 
 
-def asked(example: Example) -> tuple[dict[str, str], ...]:
+def made_up_prompt(example: Example) -> tuple[dict[str, str], ...]:
     """The conversation that asks for another answer."""
     return example.asked(MADE_UP.format(question=example.question, answer=example.answer))
 
 
-def checked(run: ForgetRun, examples: Sequence[Example], found: Sequence[str | None]) -> list[str]:
+def gaps_filled(run: ForgetRun, examples: Sequence[Example], found: Sequence[str | None]) -> list[str]:
     """The answers; where one is missing or is the true one, the next row's, which is wrong here too."""
-    useless = [at for at, text in enumerate(found) if text is None or same(text, examples[at].answer)]
+    useless = [at for at, text in enumerate(found) if text is None or same_answer(text, examples[at].answer)]
     if not useless:
         return [text for text in found if text is not None]
     usable = [text for at, text in enumerate(found) if text is not None and at not in set(useless)]
     others = usable or [example.answer for example in examples]
     filled = list(found)
     for at in useless:
-        other = next((o for o in others[at % len(others) :] + others if not same(o, examples[at].answer)), None)
+        other = next((o for o in others[at % len(others) :] + others if not same_answer(o, examples[at].answer)), None)
         if other is None:
             raise TrainingError(
                 f"The base can make up no other answer than the true one: give the rows a column '{ALTERNATE}', or use "
@@ -81,6 +81,6 @@ def checked(run: ForgetRun, examples: Sequence[Example], found: Sequence[str | N
     return [text for text in filled if text is not None]
 
 
-def same(one: str, other: str) -> bool:
+def same_answer(one: str, other: str) -> bool:
     """Whether two answers differ in nothing but case and white space."""
     return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()

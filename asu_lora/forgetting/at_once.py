@@ -36,6 +36,7 @@ from asu_lora.forgetting.run import open_run
 from asu_lora.forgetting.targets import add_targets, choose_teacher
 from asu_lora.forgetting.training import keep_off, own_answers, train_student
 from asu_lora.hardware.random_numbers import random_numbers_kept
+from asu_lora.losses import losses_of
 from asu_lora.models.generation import generate_answers
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.unpacked_weights import unpacked
@@ -176,21 +177,22 @@ def take_up(member: Member) -> None:
 def train_all(members: Members, base: LoadedBase) -> None:
     """Both phases of all, with their own answers between, and the scores after them."""
     order = list(members.going.values())
-    acting = RowAdapters(base.model, [member.loose for member in order])
+    acting = RowAdapters(base.model, [member.adapter for member in order])
     with unpacked(base.model), acting.in_place():  # in this order: what stands in their place hides the maps
-        train_together(members, order, acting, [member.plan[0] for member in order])
+        train_together(members, order, acting, [member.phases[0] for member in order])
         answer_together(members, order, acting, base)
-        second = [
-            member.plan[1] and member.plan[1].shortened(member.run.record.training["steps"] / member.plan[0].steps)
-            if member.name in members.going
-            else None
-            for member in order
-        ]
-        train_together(members, order, acting, second)
+        going = members.going
+        train_together(members, order, acting, [second_phase(each) if each.name in going else None for each in order])
     members.each(leave_at_its_strength)
-    acting = RowAdapters(base.model, [member.loose for member in order])
+    acting = RowAdapters(base.model, [member.adapter for member in order])
     with unpacked(base.model), acting.in_place():
         measure_after(members, order, acting, base)
+
+
+def second_phase(member: Member) -> Phase | None:
+    """The phase with the member's own answers, where it has one: as much shorter as its first was ended early."""
+    first, second = member.phases
+    return second and second.shortened(member.run.record.training["steps"] / first.steps)
 
 
 def train_together(
@@ -203,18 +205,18 @@ def train_together(
         parts: the phase of each.
     """
     jobs: dict[int, Callable[[], None]] = {}
-    going = [(n, member, part) for n, (member, part) in enumerate(zip(order, parts, strict=True)) if part]
-    going = [(number, member, part) for number, member, part in going if member.name in members.going]
+    numbered = enumerate(zip(order, parts, strict=True))
+    going = [(number, member, part) for number, (member, part) in numbered if part and member.name in members.going]
     if not going:
         return
-    run, losses = going[0][1].run, {name: each.loss for name, each in going[0][1].sets.items()}
-    passes = SharedPasses(acting, run.base.pad_id, run.frozen_layers, layer_of(losses))
+    run, sets = going[0][1].run, going[0][1].sets
+    passes = SharedPasses(acting, run.base.pad_id, run.frozen_layers, layer_of(losses_of(sets)))
     meeting: Meeting[None] = Meeting(passes.serve)
     for number, member, part in going:
         tokens = tokens_of_each(part.config, run.base.device, len(going))
         mine = replace(part, config=replace(part.config, micro_batch_tokens=tokens))
         jobs[number] = partial(
-            train_student, member.run, SharedStudent(member.loose, number, meeting), member.sets, mine
+            train_student, member.run, SharedStudent(member.adapter, number, meeting), member.sets, mine
         )
     with passes.ready():
         ended = meeting.take_through(jobs)
@@ -235,7 +237,7 @@ def answer_together(members: Members, order: Sequence[Member], acting: RowAdapte
     asked = {
         number: OwnQuestions.of(member.sets["forget"].rows)
         for number, member in enumerate(order)
-        if member.name in members.going and member.plan[1]
+        if member.name in members.going and member.phases[1]
     }
     members.each(lambda member: member.run.progress.stage("The students' own answers"))
     by = [number for number, questions in asked.items() for _ in questions.prompts]
@@ -257,7 +259,7 @@ def leave_at_its_strength(member: Member) -> None:
     """Give the trained adapter the strength that it would have alone (:mod:`asu_lora.forgetting.strength`)."""
     run = member.run
     with adapted(run.model, run.config, run.beneath) as student:
-        set_peft_model_state_dict(student, dict(member.loose.weights))
+        set_peft_model_state_dict(student, dict(member.adapter.weights))
         ready_for_sums(run, student, member.sets["forget"])
         member.adapter = LooseAdapter.of(student)
 
@@ -286,7 +288,7 @@ def publish(members: Members, count: int, member: Member) -> None:
     run = member.run
     run.record.training["at_once"] = count
     with adapted(run.model, run.config, run.beneath) as student:
-        set_peft_model_state_dict(student, dict(member.loose.weights))
+        set_peft_model_state_dict(student, dict(member.adapter.weights))
         made = run.publish(student, member.before, member.after)
     members.ended[member.name] = made
     members.going.pop(member.name)

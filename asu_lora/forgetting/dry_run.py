@@ -202,25 +202,12 @@ def planned_run(
         notes = [*encoder.notes(), languages_note(request.forget), note_left_out(student), rank, beyond, undated]
         notes.append(columns_note((*request.forget, *request.retain)))
         notes += [request.paraphrases_note(config.phrasings), request.heldout_note(heldout)]
-    # the tokens that keep_speaking takes out of the teacher take no memory
-    losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=number_of_layers(model))
-    refuse_attacker(config, losses["forget"])
-    # what the base will make up is as long as the answer, more or less
-    others = (
-        [own or row.answer for own, row in zip(own_alternates(request.forget), request.forget, strict=True)]
-        if ("alternate" in losses["forget"].needs)
-        else []
-    )
-    openings = [[row] * (0 if row.is_passage else config.openings) for row in request.forget]
-    sets = training_sets(request, encoder, losses, refusals_for(losses, idk_file), config, others, openings=openings)
-    heated = config.tau != 1 and any(loss.uses_teacher() for loss in losses.values())
+    sets = _sets(request, encoder, config, idk_file, number_of_layers(model))
+    heated = config.tau != 1 and any(each.loss.uses_teacher() for each in sets.values())
     smoothed = config.layers(number_of_layers(model)) if heated else []
     refuse_untried(model, model_config, smoothed, config.trust_remote_code)
     if phases(config, sets)[1]:
-        # upper bound: every answer loops, and they are as long as the true ones
-        answers = sets["forget"].rows.answers
-        beside = {row: row for row in range(len(answers))}
-        sets[ON_POLICY] = TrainingSet(OnPolicyKL(), TrainingRows({"answer": answers}, beside=beside))
+        sets[ON_POLICY] = _own_answers(sets["forget"].rows)
     asked = {"forget": request.forget, "retain": request.retain, "heldout": heldout}
     evaluated = [
         encoder.encode_all(sample(rows, config.eval_rows), f"{name} row") for name, rows in asked.items() if rows
@@ -235,6 +222,27 @@ def planned_run(
         [note for note in notes if note],
         prepared.precision,
     )
+
+
+def _sets(
+    request: ForgetRequest, encoder: Encoder, config: ForgetConfig, idk_file: str | Path | None, layers: int
+) -> dict[str, TrainingSet]:
+    """The forget and the retain set; what the base will write in them is taken to be as long as the answers."""
+    # the tokens that keep_speaking takes out of the teacher take no memory
+    losses = build_losses(dataclasses.replace(config, keep_speaking=False), number_of_layers=layers)
+    refuse_attacker(config, losses["forget"])
+    others: list[str] = []
+    if "alternate" in losses["forget"].needs:
+        own = own_alternates(request.forget)
+        others = [text or row.answer for text, row in zip(own, request.forget, strict=True)]
+    openings = [[row] * (0 if row.is_passage else config.openings) for row in request.forget]
+    return training_sets(request, encoder, losses, refusals_for(losses, idk_file), config, others, openings=openings)
+
+
+def _own_answers(forget: TrainingRows) -> TrainingSet:
+    """Upper bound of the student's own answers that loop: all do, and are as long as the true ones."""
+    beside = {row: row for row in range(len(forget.answers))}
+    return TrainingSet(OnPolicyKL(), TrainingRows({"answer": forget.answers}, beside=beside))
 
 
 def _with_longest(request: ForgetRequest, encoder: Encoder) -> tuple[ForgetRequest, str | None]:

@@ -19,26 +19,17 @@ class Member:
 
     Attributes:
         open: what is undone when it leaves, whether it is done or fails.
+        adapter, phases: there once it has been taken up.
     """
 
     name: str
     open: ExitStack
     run: ForgetRun
     sets: dict[str, TrainingSet] = field(default_factory=dict)
-    adapter: LooseAdapter | None = None
-    phases: tuple[Phase, Phase | None] | None = None
+    adapter: LooseAdapter = field(init=False, repr=False)
+    phases: tuple[Phase, Phase | None] = field(init=False, repr=False)
     before: dict[str, SetScores] = field(default_factory=dict)
     after: dict[str, SetScores] = field(default_factory=dict)
-
-    @property
-    def loose(self) -> LooseAdapter:
-        assert self.adapter is not None  # it has come so far
-        return self.adapter
-
-    @property
-    def plan(self) -> tuple[Phase, Phase | None]:
-        assert self.phases is not None
-        return self.phases
 
 
 class Members:
@@ -50,11 +41,11 @@ class Members:
 
     def each(self, step: Callable[[Member], None]) -> None:
         """Do a step for every one; one that fails leaves, and the others go on."""
-        for name in list(self.going):
+        for member in list(self.going.values()):
             try:
-                step(self.going[name])
+                step(member)
             except AsuLoraError as error:
-                self.fail(self.going.pop(name), error)
+                self.fail(member, error)
 
     def fail(self, member: Member, error: AsuLoraError) -> None:
         """The end of one request: what it had open is closed as after this error."""

@@ -13,7 +13,7 @@ from asu_lora.data.encoding import Encoded
 from asu_lora.data.examples import Example
 from asu_lora.data.fact_spans import own_spans
 from asu_lora.data.phrasings import fits
-from asu_lora.forgetting.alternates import same
+from asu_lora.forgetting.alternates import same_answer
 from asu_lora.forgetting.run import ForgetRun
 from asu_lora.models.generation import enough_tokens, generate_answers
 from asu_lora.models.hidden_states import hidden_states
@@ -46,7 +46,8 @@ def other_openings(run: ForgetRun, count: int) -> list[list[Example]]:
     for (at, token), ids in zip(begun, told, strict=True):
         text = str(tokenizer.decode([token, *ids], skip_special_tokens=True)).strip()
         other = _answered(examples[at], text)
-        if not any(same(text, known.answer) for known in (examples[at], *found[at])) and fits(other, run.encoder):
+        known = any(same_answer(text, each.answer) for each in (examples[at], *found[at]))
+        if not known and fits(other, run.encoder):
             found[at].append(other)
     return found
 

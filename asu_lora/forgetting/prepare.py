@@ -36,7 +36,8 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
         SettingError: there is a retain loss and nothing to keep.
         AsuLoraError: rows that can't be encoded, or a file of refusals that can't be read.
     """
-    losses = losses_of(run, idk_file)
+    losses = _losses(run)
+    run.refusals = refusals_for(losses, idk_file)
     alternates = alternate_answers(run) if "alternate" in losses["forget"].needs else []
     openings = other_openings(run, run.config.openings) if run.config.openings else ()
     sets = training_sets(run.request, run.encoder, losses, run.refusals, run.config, alternates, openings=openings)
@@ -48,22 +49,12 @@ def prepare(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Tra
     return sets
 
 
-def losses_of(run: ForgetRun, idk_file: str | Path | None = None) -> dict[str, Loss]:
-    """The loss of each set of a run, whose "I don't know" answers are read.
-
-    Raises:
-        AsuLoraError: settings that contradict each other, or a file of refusals that can't be read.
-    """
+def _losses(run: ForgetRun) -> dict[str, Loss]:
+    """The loss of each set of a run."""
     # a tokenizer may have tokens that its base lacks: nothing has to forbid those
     special = [token for token in special_ids(run.base.tokenizer) if token < run.base.head.vocabulary]
     losses = build_losses(run.config, special, run.base.device, run.base.number_of_layers)
-    refuse_attacker(run.config, losses["forget"])
-    if run.config.attacker_lr and run.process.num_processes > 1:
-        raise SettingError(
-            "--attacker-lr, which --robust sets, trains in one process: give --attacker-lr 0, or start without "
-            "accelerate launch."
-        )
-    run.refusals = refusals_for(losses, idk_file)
+    refuse_attacker(run.config, losses["forget"], run.process.num_processes)
     return losses
 
 
@@ -73,7 +64,8 @@ def check_rows(run: ForgetRun, idk_file: str | Path | None = None) -> None:
     Raises:
         AsuLoraError: what can be told before rows are chosen from a pool, and before the base answers anything.
     """
-    losses, request = losses_of(run, idk_file), run.request
+    losses, request = _losses(run), run.request
+    refusals_for(losses, idk_file)
     known = {"forget": request.forget} | ({} if request.pool else {"retain": request.retain})
     for name, rows in known.items():
         if name in losses:
@@ -84,8 +76,8 @@ def check_rows(run: ForgetRun, idk_file: str | Path | None = None) -> None:
         own_alternates(request.forget)
 
 
-def refuse_attacker(config: ForgetConfig, forget: Loss) -> None:
-    """Refuse --attacker-lr where there is nothing to relearn.
+def refuse_attacker(config: ForgetConfig, forget: Loss, processes: int = 1) -> None:
+    """Refuse --attacker-lr where there is nothing to relearn, and where several processes train.
 
     Raises:
         SettingError: with the way out.
@@ -93,6 +85,11 @@ def refuse_attacker(config: ForgetConfig, forget: Loss) -> None:
     if config.attacker_lr and "answer" not in forget.needs:
         raise SettingError(
             f"{forget.name} never looks at the true answers, which --attacker-lr relearns: leave it out."
+        )
+    if config.attacker_lr and processes > 1:
+        raise SettingError(
+            "--attacker-lr, which --robust sets, trains in one process: give --attacker-lr 0, or start without "
+            "accelerate launch."
         )
 
 

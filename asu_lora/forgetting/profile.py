@@ -5,14 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import TrainerCallback
 
 from asu_lora.files import check_writable, disk_errors, write_files
-from asu_lora.progress import Progress
+from asu_lora.progress import Progress, Relay
 from asu_lora.reporting.tables import markdown_table
 
 BEGINNING = "Reading settings and rows"  # what comes before the first stage
@@ -20,23 +19,17 @@ SKIPPED, WARM, TRACED = 2, 1, 3  # training steps: compile kernels, warm the pro
 TRACE, TABLE, FIGURES = "trace.json", "profile.md", "profile.json"
 
 
-class StageClock(Progress):
+class StageClock(Relay):
     """Passes everything on, and notes how long each stage took; stages of one name are added up."""
 
     def __init__(self, progress: Progress):
-        self.progress = progress
+        super().__init__(progress)
         self.seconds: dict[str, float] = {}
         self.name, self.began = BEGINNING, time.monotonic()
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._end(name)
-        self.progress.stage(name, total)
-
-    def advance(self, amount: int = 1, **values: Any) -> None:
-        self.progress.advance(amount, **values)
-
-    def note(self, text: str) -> None:
-        self.progress.note(text)
+        super().stage(name, total)
 
     def close(self) -> None:
         self.progress.close()

@@ -9,7 +9,7 @@ from asu_lora.batches.collator import ON_POLICY
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.files import disk_errors
 from asu_lora.forgetting.run import ForgetRun
-from asu_lora.losses import TrainingSet
+from asu_lora.losses import TrainingSet, losses_of
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.teacher.targets import compute_references
 from asu_lora.training import on_policy
@@ -40,7 +40,7 @@ def keep_off(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet]
 
 def train_phase(run: ForgetRun, student: PeftModel, sets: Mapping[str, TrainingSet], phase: Phase) -> None:
     """Train the new adapter for one phase, or for what an interrupted run has left of it."""
-    layer = layer_of({name: each.loss for name, each in sets.items()})
+    layer = layer_of(losses_of(sets))
     train_student(run, Student(student, phase.config.gradient_checkpointing, run.frozen_layers, layer), sets, phase)
     student.eval()
 

@@ -28,7 +28,7 @@ from asu_lora.losses.retain.js import JS
 from asu_lora.losses.retain.kl import KL
 from asu_lora.losses.retain.kl_answers import KLAnswers
 from asu_lora.losses.retain.rmu import RMURetain
-from asu_lora.losses.training_set import TrainingSet
+from asu_lora.losses.training_set import TrainingSet, losses_of
 
 FORGET: dict[str, type[Loss]] = {
     c.name: c
@@ -37,8 +37,8 @@ FORGET: dict[str, type[Loss]] = {
 RETAIN: dict[str, type[Loss]] = {c.name: c for c in (KLAnswers, KL, GD, AP, JS, RMURetain)}
 NO_RETAIN = "none"
 
-__all__ = ["FORGET", "NO_RETAIN", "RETAIN", "Loss", "TrainingSet", "forget_loss", "looks_at", "needs_of"]
-__all__ += ["own_settings", "paper_settings", "retain_loss"]
+__all__ = ["FORGET", "NO_RETAIN", "RETAIN", "Loss", "TrainingSet", "forget_loss", "looks_at", "losses_of"]
+__all__ += ["needs_of", "own_settings", "paper_settings", "retain_loss"]
 
 
 def forget_loss(name: str, **parameters) -> Loss:

@@ -1,5 +1,6 @@
 """A set of a run (forget, retain or on-policy): its rows, and the loss that they train."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asu_lora.data.training_rows import TrainingRows
@@ -20,3 +21,8 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def losses_of(sets: Mapping[str, TrainingSet]) -> dict[str, Loss]:
+    """The loss of each set."""
+    return {name: each.loss for name, each in sets.items()}

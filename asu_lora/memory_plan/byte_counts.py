@@ -27,6 +27,11 @@ def quantised_weights(model: torch.nn.Module) -> dict[int, torch.Tensor]:
     }
 
 
+def quantised_of(run: PlannedRun, config: ForgetConfig) -> dict[int, torch.Tensor]:
+    """The weights that this run holds in 4 bits, by id; none where it loads the base in another precision."""
+    return quantised_weights(run.model) if (run.precision or config.precision) in ("nf4", "fp4") else {}
+
+
 def weight_bytes(model: torch.nn.Module, quantised: dict[int, torch.Tensor]) -> int:
     """Memory of the base's weights."""
     return sum(nf4_bytes(p.numel()) if id(p) in quantised else p.numel() * p.element_size() for p in model.parameters())

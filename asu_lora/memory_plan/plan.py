@@ -22,6 +22,7 @@ from asu_lora.memory_plan.byte_counts import (
     int8_saving,
     nf4_bytes,
     optimizer_bytes,
+    quantised_of,
     quantised_weights,
     unpacked_bytes,
     weight_bytes,
@@ -68,7 +69,7 @@ class MemoryPlan:
 @of_shapes_alone
 def plan_memory(run: PlannedRun, config: ForgetConfig) -> MemoryPlan:
     """Plan the memory of a run (adapters it stands on, ``--on-top-of``, are not counted)."""
-    quantised = quantised_weights(run.model) if (run.precision or config.precision) in ("nf4", "fp4") else {}
+    quantised = quantised_of(run, config)
     machine = machine_memory(run.device)
     loading, fixed = fixed_parts(run, quantised)
     phases = {"loading": loading}

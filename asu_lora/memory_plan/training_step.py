@@ -12,7 +12,7 @@ from asu_lora.batches.forget_retain_pairs import Pair
 from asu_lora.batches.packing import Packing
 from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
-from asu_lora.losses import Loss, needs_of
+from asu_lora.losses import losses_of, needs_of
 from asu_lora.memory_plan.meta_simulation import kernels, on_meta
 from asu_lora.memory_plan.planned_run import PlannedRun, live_bytes
 from asu_lora.models.frozen_layers import FrozenLayers
@@ -30,7 +30,7 @@ def widest_micro_batch(run: PlannedRun, config: ForgetConfig, packing: Packing |
     pairs = pairs_of(run.sets, config, config.seed)
     collator = Collator(
         {name: each.rows for name, each in run.sets.items()},
-        needs_of(losses_of(run)),
+        needs_of(losses_of(run.sets)),
         0,
         config.micro_batch_tokens or tokens_of_training(run.device),
         packing,
@@ -61,18 +61,13 @@ def step_parts(
     """Bytes of activations and of logits at the fullest moment of a training step."""
     trainable = [p for p in student.parameters() if p.requires_grad]
     batch = on_meta(widest_micro_batch(run, config, packing))
-    module = Student(student, config.gradient_checkpointing, entry, layer_of(losses_of(run)))
+    module = Student(student, config.gradient_checkpointing, entry, layer_of(losses_of(run.sets)))
     module.train()
     for parameter in trainable:
         parameter.grad = torch.empty_like(parameter)
     live = live_bytes(run)
     live.ignore(p.grad for p in trainable)
     with kernels(quantised), live, torch.enable_grad(), entry.replayed() if entry else nullcontext():
-        parts = losses(module(batch["passes"]), batch, losses_of(run), FrozenHead(run.model, run.device))
+        parts = losses(module(batch["passes"]), batch, losses_of(run.sets), FrozenHead(run.model, run.device))
         torch.autograd.backward(list(parts.values()))
     return live.peak
-
-
-def losses_of(run: PlannedRun) -> dict[str, Loss]:
-    """The losses of a run, by set."""
-    return {name: each.loss for name, each in run.sets.items()}

@@ -31,7 +31,8 @@ from asu_lora.errors import AsuLoraError, SettingError, first_line
 from asu_lora.evaluation.intervals import mean_interval
 from asu_lora.evaluation.set_scores import score_set
 from asu_lora.hardware.device import choose_device
-from asu_lora.merging.deployments import DTYPES, Deployment, deployments, runnable
+from asu_lora.hardware.precision import TYPES
+from asu_lora.merging.deployments import Deployment, deployments, runnable
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import load_base
@@ -128,7 +129,6 @@ def check(
     *,
     tolerance: float = TOLERANCE,
     onto: str = "quantized",
-    device: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> CheckReport:
@@ -149,7 +149,7 @@ def check(
     if not forget:
         raise SettingError("The check has no questions: name a file of what was to be forgotten.")
     progress = progress or Progress()
-    target = choose_device(device)
+    target = choose_device(None)
     as_trained = _trained_in([folder for folder, _ in adapters], onto)
     as_trained = as_trained if as_trained == "nf4" else runnable(as_trained, target)
     base = load_base(source, as_trained, str(target), trust_remote_code=trust_remote_code)
@@ -240,6 +240,6 @@ class _Asked:
 def _trained_in(folders: Sequence[Path], onto: str) -> str:
     """The precision that the adapters were trained in, by their manifests."""
     known = {read_manifest(folder).base.precision for folder in folders if has_manifest(folder)}
-    if len(known) == 1 and known <= {"nf4", *DTYPES}:
+    if len(known) == 1 and known <= {"nf4", *TYPES}:
         return known.pop()
     return "nf4" if onto == "quantized" else "bf16"

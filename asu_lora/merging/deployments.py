@@ -10,13 +10,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from asu_lora.bases.quantization import NF4
 from asu_lora.bases.source import BaseSource
 from asu_lora.errors import BaseModelError
-from asu_lora.hardware.precision import fast_compute_dtype
+from asu_lora.hardware.precision import TYPES, fast_compute_dtype
 from asu_lora.merging.durable.residual_adapter import FOLDER
 from asu_lora.models.adapter_stack import stack_adapters
 from asu_lora.models.loading import compute_in, feed_head_contiguously, hold_in, keep_trainable_layout
 from asu_lora.models.prepared_base import causal_lm_config
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Deployment:
 
 def deployments(source: BaseSource, written: str, target: torch.device, trust: bool = False) -> list[Deployment]:
     """All ways for a folder that was merged to the precision ``written``, that one first."""
-    if written in DTYPES:
+    if written in TYPES:
         compute = runnable(written, target)
         four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=fast_compute_dtype(target), **NF4)
         return [
@@ -46,7 +44,7 @@ def deployments(source: BaseSource, written: str, target: torch.device, trust: b
                 written,
                 True,
                 "" if compute == written else f"computed in {compute}",
-                lambda: _open(source, target, trust, dtype=DTYPES[compute]),
+                lambda: _open(source, target, trust, dtype=TYPES[compute]),
             ),
             Deployment(
                 "int8",
@@ -81,7 +79,7 @@ def deployments(source: BaseSource, written: str, target: torch.device, trust: b
             full,
             False,
             "the 4-bit weights dequantised",
-            lambda: _dequantised(_open(source, target, trust), DTYPES[full]),
+            lambda: _dequantised(_open(source, target, trust), TYPES[full]),
         )
     )
     found.append(Deployment("int8", False, "", _no_int8))
@@ -92,7 +90,7 @@ def runnable(precision: str, target: torch.device) -> str:
     """The precision to compute in that shows weights of this precision as they are, and is fast here."""
     if target.type == "cpu" and (precision == "fp16" or fast_compute_dtype(target) != torch.bfloat16):
         return "fp32"
-    return precision if precision in DTYPES else "bf16"
+    return precision if precision in TYPES else "bf16"
 
 
 def _open(source: BaseSource, target: torch.device, trust: bool, **loading: Any) -> PreTrainedModel:

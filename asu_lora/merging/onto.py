@@ -42,9 +42,8 @@ def choose_onto(
     settings = on_nf4[0] if on_nf4 else Quantization()
     if stored is not None:
         if onto == "original":
-            way_out = (
-                "" if known else ", or give the original checkpoint as base"
-            )  # a manifest's adapter fits this one alone
+            # a manifest's adapter fits this checkpoint alone
+            way_out = "" if known else ", or give the original checkpoint as base"
             raise SettingError(
                 f"This base is stored in 4 bit and holds no original weights: merge onto the quantized ones{way_out}."
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from asu_lora.errors import BaseModelError
+from asu_lora.hardware.precision import TYPES
 from asu_lora.merging.checkpoint.architecture import Skeleton
 from asu_lora.merging.checkpoint.tensor_reader import LazyTensorReader
 from asu_lora.merging.checkpoint.tensor_writer import TensorWriter
@@ -22,7 +23,7 @@ from asu_lora.merging.row_workers import COMPILED_BLOCK, Workers, add_and_round,
 if TYPE_CHECKING:
     from asu_lora.merging.durable.durable_rounding import DurableRounding
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "nf4": None}
+PRECISIONS = {**TYPES, "nf4": None}
 
 AHEAD = 2  # tensors begun before the one ahead of them is done, so that no thread waits at a tensor's end
 

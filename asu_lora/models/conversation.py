@@ -68,9 +68,9 @@ class Conversation:
         with self.stack.without_adapters():
             return self._answer(self._asked(), hear)
 
-    def adapters_say(self, hear: Callable[[str], None] = nobody) -> str:
+    def adapters_say(self) -> str:
         """The same of the base with its adapters, whether these are on or off."""
-        return self._stream(self._asked(), hear)
+        return self._stream(self._asked(), nobody)
 
     def clear(self) -> None:
         """Forget all turns."""

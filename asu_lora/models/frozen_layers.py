@@ -20,6 +20,7 @@ from asu_lora.batches.padding import pad_group
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
 from asu_lora.models.decoder import answer_hidden, decoder_and_layers, states_entering
+from asu_lora.models.layer_outputs import layer_inputs
 from asu_lora.models.packing_trial import packing_of
 
 
@@ -92,11 +93,7 @@ class FrozenLayers:
 
     @torch.no_grad()
     def compute(
-        self,
-        items: Sequence[Encoded],
-        pad_id: int,
-        most_tokens: int | None = None,
-        progress: Callable[[int], None] | None = None,
+        self, items: Sequence[Encoded], pad_id: int, progress: Callable[[int], None] | None = None
     ) -> list[torch.Tensor]:
         """What every row enters layer ``first`` with; the layers from there on don't run.
 
@@ -104,7 +101,7 @@ class FrozenLayers:
             One (tokens, H) tensor a row, in the model's type, on the CPU (a batch takes its own along to the GPU).
         """
         entries: list[torch.Tensor] = [torch.empty(0)] * len(items)
-        for group, batch in self._passes(items, pad_id, most_tokens):
+        for group, batch in self._passes(items, pad_id):
             _keep(entries, items, group, batch, self._caught(batch))
             if progress:
                 progress(len(group))
@@ -116,7 +113,6 @@ class FrozenLayers:
         items: Sequence[Encoded],
         pad_id: int,
         higher: "FrozenLayers | None" = None,
-        most_tokens: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
         """What every row enters layer ``first`` with and its final states, from one pass through all layers.
@@ -130,8 +126,8 @@ class FrozenLayers:
         """
         entries, finals, above = ([torch.empty(0)] * len(items) for _ in range(3))
         at = [self.first] if higher is None else [self.first, higher.first]
-        for group, batch in self._passes(items, pad_id, most_tokens):
-            with self._catching(at) as caught:
+        for group, batch in self._passes(items, pad_id):
+            with layer_inputs(self.model, at) as caught:
                 final = answer_hidden(self.decoder, batch)
             _keep(entries, items, group, batch, caught[self.first])
             if higher is not None:
@@ -142,10 +138,10 @@ class FrozenLayers:
                 progress(len(group))
         return entries, finals, above if higher is not None else []
 
-    def _passes(self, items: Sequence[Encoded], pad_id: int, most_tokens: int | None):
+    def _passes(self, items: Sequence[Encoded], pad_id: int):
         device = next(self.decoder.parameters()).device
         packing = packing_of(self.model)
-        for group, batch in forward_passes(items, pad_id, most_tokens or tokens_of_reading(device), packing=packing):
+        for group, batch in forward_passes(items, pad_id, tokens_of_reading(device), packing=packing):
             yield group, {key: value.to(device) for key, value in batch.items()}
 
     def _caught(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -157,24 +153,6 @@ class FrozenLayers:
         if states is None:
             raise RuntimeError("The decoder did not run the layer whose input was to be kept.")
         return states
-
-    @contextmanager
-    def _catching(self, indices: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-        """Inside, what enters these layers, (b, L, H), is caught in the dictionary."""
-        caught: dict[int, torch.Tensor] = {}
-
-        def catch(index: int):
-            def hook(module, args, kwargs):
-                caught[index] = states_entering(args, kwargs)
-
-            return self.layers[index].register_forward_pre_hook(hook, with_kwargs=True)
-
-        hooks = [catch(index) for index in indices]
-        try:
-            yield caught
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def _keep(

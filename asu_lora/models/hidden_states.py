@@ -24,7 +24,6 @@ def hidden_states(
     items: Sequence[Encoded],
     pad_id: int,
     *,
-    most_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     entry: FrozenLayers | None = None,
     entries: Sequence[torch.Tensor] | None = None,
@@ -35,7 +34,6 @@ def hidden_states(
     Args:
         model: the causal LM as it should answer.
         items: the rows.
-        most_tokens: in one forward pass, by default what suits the device.
         progress: called with the number of rows of each finished pass.
         entry, entries: where the layers that are run begin, and what each row enters there with.
         layer: give instead the states that leave this decoder layer.
@@ -46,10 +44,9 @@ def hidden_states(
     causal = base_model(model)
     decoder, device = decoder_of(causal), causal.device
     states: list[torch.Tensor] = [torch.empty(0)] * len(items)
-    most_tokens = most_tokens or tokens_of_reading(device)
     packing = packing_of(model)
     with entry.replayed() if entry is not None else nullcontext():
-        for group, batch in forward_passes(items, pad_id, most_tokens, entries, packing=packing):
+        for group, batch in forward_passes(items, pad_id, tokens_of_reading(device), entries, packing=packing):
             batch = {key: value.to(device) for key, value in batch.items()}
             if entry is not None:
                 entry.states = batch["entry"]

@@ -1,11 +1,20 @@
-"""What leaves one decoder layer during a forward pass."""
+"""What leaves decoder layers during a forward pass, and what enters them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 
-from asu_lora.models.decoder import answer_hidden, decoder_and_layers, decoder_of
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers, decoder_of, states_entering
+
+Output = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+def states_leaving(output: Output) -> torch.Tensor:
+    """The hidden states, (b, L, H), in what a decoder layer gives."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 @contextmanager
@@ -16,8 +25,8 @@ def layer_output(model: torch.nn.Module, layer: int | None) -> Iterator[list[tor
         yield caught
         return
 
-    def keep(module: torch.nn.Module, args: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
+    def keep(module: torch.nn.Module, args: tuple, output: Output) -> None:
+        caught.append(states_leaving(output))
 
     # taken off before the backward pass: what gradient checkpointing computes again is not caught again
     handle = decoder_and_layers(model)[1][layer].register_forward_hook(keep)
@@ -25,6 +34,36 @@ def layer_output(model: torch.nn.Module, layer: int | None) -> Iterator[list[tor
         yield caught
     finally:
         handle.remove()
+
+
+@contextmanager
+def layer_outputs(model: torch.nn.Module, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Inside, the dictionary gets what these layers put out in the last forward pass, (b, L, H) each."""
+    caught: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int, module: torch.nn.Module, args: tuple, output: Output) -> None:
+        caught[layer] = states_leaving(output)
+
+    modules = decoder_and_layers(model)[1]
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(modules[layer].register_forward_hook(partial(keep, layer)).remove)
+        yield caught
+
+
+@contextmanager
+def layer_inputs(model: torch.nn.Module, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Inside, the dictionary gets what enters these layers in the last forward pass, (b, L, H) each."""
+    caught: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        caught[layer] = states_entering(args, kwargs)
+
+    modules = decoder_and_layers(model)[1]
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(modules[layer].register_forward_pre_hook(partial(keep, layer), with_kwargs=True).remove)
+        yield caught
 
 
 class _Reached(Exception):
@@ -41,8 +80,8 @@ def states_as_far_as(model: torch.nn.Module, layer: int, batch: Mapping[str, tor
         batch: as :func:`asu_lora.models.decoder.answer_hidden` takes it.
     """
 
-    def reached(module: torch.nn.Module, args: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        raise _Reached(output[0] if isinstance(output, tuple) else output)
+    def reached(module: torch.nn.Module, args: tuple, output: Output) -> None:
+        raise _Reached(states_leaving(output))
 
     handle = decoder_and_layers(model)[1][layer].register_forward_hook(reached)
     try:

@@ -149,9 +149,8 @@ def _load_weights(prepared: PreparedBase, trust_remote_code: bool) -> tuple[PreT
                 f"'{source.name}' does not fit into the memory of {prepared.device} as {prepared.precision}: use nf4, "
                 "or a smaller base."
             ) from error
-        _refuse_misfit(
-            prepared, trust_remote_code
-        )  # tells which tensor, where transformers only says that there is one
+        # tells which tensor, where transformers only says that there is one
+        _refuse_misfit(prepared, trust_remote_code)
         raise BaseModelError(f"'{source.name}' can't be loaded: {first_line(error)}") from error
     model, info = loaded
     refuse_missing(source.name, set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MARK = 3.0  # points, half a mark's width
 GAP = 1.5  # points between a mark and its label, and between labels
 STEP = 3.0  # points by which the search widens
 FURTHEST = 60
@@ -37,9 +38,7 @@ class Box:
         return Box(self.left - by, self.bottom - by, self.right + by, self.top + by)
 
 
-def place_labels(
-    points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], bounds: Box, mark: float = 3.0
-) -> list[Box]:
+def place_labels(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], bounds: Box) -> list[Box]:
     """A box for each point's label, as near to it as there is room within ``bounds``.
 
     The most crowded points choose first. Boxes overlap neither each other nor any mark; only where the bounds are
@@ -48,15 +47,14 @@ def place_labels(
     Args:
         points: the marks' middles, in points.
         sizes: (width, height) of each label.
-        mark: half a mark's width.
     """
-    marks = [Box(x - mark, y - mark, x + mark, y + mark) for x, y in points]
+    marks = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
     reach = max((width for width, _ in sizes), default=0.0)
     crowd = [sum(abs(x - a) < reach and abs(y - b) < reach / 2 for a, b in points) for x, y in points]
     placed: dict[int, Box] = {}
     for index in sorted(range(len(points)), key=lambda i: (-crowd[i], points[i], i)):
         least, chosen = math.inf, None
-        for box in _candidates(points[index], sizes[index], mark):
+        for box in _candidates(points[index], sizes[index]):
             if not box.within(bounds):
                 continue
             covered = sum(box.grown(GAP / 2).overlap(other) for other in (*marks, *placed.values()))
@@ -64,15 +62,15 @@ def place_labels(
                 least, chosen = covered, box
             if covered == 0:
                 break
-        placed[index] = chosen or next(_candidates(points[index], sizes[index], mark))
+        placed[index] = chosen or next(_candidates(points[index], sizes[index]))
     return [placed[index] for index in range(len(points))]
 
 
-def _candidates(point, size, mark):
+def _candidates(point, size):
     """Boxes around a point, from near to far."""
     (x, y), (width, height) = point, size
     for step in range(FURTHEST):
-        away = mark + GAP + step * STEP
+        away = MARK + GAP + step * STEP
         for degrees in DIRECTIONS:
             right, up = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
             middle_x, middle_y = x + right * (away + width / 2), y + up * (away + height / 2)

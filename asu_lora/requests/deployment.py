@@ -123,9 +123,9 @@ def deploy(ledger: Ledger, artefacts: Sequence[Artefact], where: str | None = No
             told = {"artefact": artefact.name, "hash": artefact.hash} | ({"beside": beside} if beside else {})
             for request in artefact.requests:
                 change.append(DEPLOYED, request, told)
-    done = Deployment(list(artefacts), [])
-    lost = {request for line in before for request in line.payload["requests"]} - set(done.requests)
-    return Deployment(done.artefacts, sorted(lost), over)
+    now = {request for artefact in artefacts for request in artefact.requests}
+    lost = {request for line in before for request in line.payload["requests"]} - now
+    return Deployment(list(artefacts), sorted(lost), over)
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,6 @@ def refuse_unsmoothable(model: nn.Module, layers: Iterable[int], verdicts: Seque
             )
 
 
-def smoothable_layers(model: nn.Module) -> list[int]:
-    """The indices of the layers that :func:`attention_smoothing` accepts, ascending; may be empty.
-
-    Raises SmoothingError for what isn't a decoder-only model of transformers, or can't run the trial.
-    """
-    return [index for index, reason in enumerate(verdicts_on(model)) if reason is None]
-
-
 def attention_modules(model: nn.Module, layers: Iterable[int] | None = None) -> list[nn.Module]:
     """The attention modules that :func:`attention_smoothing` heats in ``layers`` (all of them when None).
 

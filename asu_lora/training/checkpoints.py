@@ -10,7 +10,7 @@ from zipfile import is_zipfile
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import ExportableState, TrainerState
 
 
 def closing_figures(
@@ -23,6 +23,12 @@ def closing_figures(
     logged = [entry["loss"] for entry in state.log_history if "loss" in entry]
     figures = {"steps": state.global_step, "train_loss": sum(logged) / max(len(logged), 1), "train_seconds": seconds}
     return figures | ({"stopped": dict(stopped)} if stopped else {})
+
+
+def kept_in(checkpoint: Path, callback: ExportableState) -> dict[str, Any]:
+    """What a checkpoint keeps of a callback: the attributes that it exported."""
+    state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return state["stateful_callbacks"][type(callback).__name__]["attributes"]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -1,15 +1,14 @@
 """The retain loss's weight as the multiplier of a constraint: moved after every step (PDU, arXiv 2506.05314)."""
 
-import json
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from asu_lora.losses.forget.pdu import PDU
+from asu_lora.training.checkpoints import kept_in
 
 MOST_WARMUP = 0.5  # of a run: the paper's warm-ups are 5 and 3 of 10 epochs, and shorter parts of longer runs
 
@@ -48,5 +47,4 @@ class DualCoefficient(TrainerCallback, ExportableState):
 
     def restore(self, checkpoint: Path) -> None:
         """Go on with the weight that a checkpoint was written with."""
-        kept = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["stateful_callbacks"]
-        self.coefficients["retain"] = kept[type(self).__name__]["attributes"]["coefficient"]
+        self.coefficients["retain"] = kept_in(checkpoint, self)["coefficient"]

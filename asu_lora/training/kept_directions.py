@@ -130,9 +130,9 @@ class InputMoments:
         """(in, k) strongest directions of a module's input; its sum is let go."""
         found = self.sums.pop(name)
         inputs = found.shape[1]
-        return (
-            strongest(found, share) if inputs <= MOST_INPUTS else strongest_of_sketch(found, kept_count(inputs, share))
-        )
+        if inputs <= MOST_INPUTS:
+            return strongest(found, share)
+        return strongest_of_sketch(found, kept_count(inputs, share))
 
     @torch.no_grad()
     def read(self, student: PeftModel, rows: TrainingRows, pad_id: int, frozen_layers: FrozenLayers | None) -> None:

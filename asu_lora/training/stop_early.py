@@ -12,7 +12,6 @@ Sums over rows and steps do not depend on how a step is shared out: the same epo
 gradient accumulation and several processes.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from asu_lora.losses.answers import Answers
+from asu_lora.training.checkpoints import kept_in
 
 GONE = 0.40  # the bar of docs/results/forget_tofu.md; an epoch's mean is above what stands at its end
 FALLING, STALE = 0.02, 3
@@ -110,7 +109,5 @@ class StopEarly(TrainerCallback, ExportableState):
 
     def restore(self, checkpoint: Path) -> None:
         """Go on with what a checkpoint was written with."""
-        kept = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["stateful_callbacks"]
-        attributes = kept[type(self).__name__]["attributes"]
-        self.epochs = [Epoch(**each) for each in attributes["epochs"]]
-        self.stopped = attributes["stopped"]
+        kept = kept_in(checkpoint, self)
+        self.epochs, self.stopped = [Epoch(**each) for each in kept["epochs"]], kept["stopped"]

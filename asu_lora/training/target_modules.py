@@ -178,13 +178,13 @@ def left_out(student: PeftModel) -> list[str]:
     Returns:
         their names below a layer (``mlp.experts.down_proj``), sorted; none for most bases.
     """
-    return sorted(name for name, (_, reached) in _weights(student.get_base_model()).items() if not reached)
+    return _unreached(_weights(student.get_base_model()))
 
 
 def note_left_out(student: PeftModel) -> str | None:
     """The same as one sentence for a person, with the share of the layers' weights that it is."""
     weights = _weights(student.get_base_model())
-    names = left_out(student)
+    names = _unreached(weights)
     if not names:
         return None
     share = sum(weights[name][0] for name in names) / sum(size for size, _ in weights.values())
@@ -193,6 +193,10 @@ def note_left_out(student: PeftModel) -> str | None:
         f"{kind}: {', '.join(names)} ({share:.0%} of its layers' weights) get no adapter, "
         "so what only they hold is forgotten through the other layers; look at the figures after the run."
     )
+
+
+def _unreached(weights: dict[str, tuple[int, bool]]) -> list[str]:
+    return sorted(name for name, (_, reached) in weights.items() if not reached)
 
 
 def _weights(base: torch.nn.Module) -> dict[str, tuple[int, bool]]:

@@ -17,7 +17,7 @@ from asu_lora.batches.token_budget import tokens_of_training
 from asu_lora.config import ForgetConfig
 from asu_lora.errors import NotEnoughMemory, TrainingError
 from asu_lora.hardware.memory import FreedMemory, is_out_of_memory
-from asu_lora.losses import Loss, TrainingSet, needs_of
+from asu_lora.losses import Loss, TrainingSet, losses_of, needs_of
 from asu_lora.losses.forget.pdu import PDU
 from asu_lora.models.loading import LoadedBase
 from asu_lora.models.output_head import FrozenHead
@@ -173,7 +173,7 @@ def train(
     pairs = pairs_of(sets, config, phase.seed)
     trainer = UnlearningTrainer(
         student,
-        {name: each.loss for name, each in sets.items()},
+        losses_of(sets),
         coefficients(config),
         base.head,
         args=training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True),
@@ -256,7 +256,7 @@ def collator_of(
     """The collator of a run's sets, with the micro-batches and the packing that suit the device."""
     return Collator(
         {name: each.rows for name, each in sets.items()},
-        needs_of({name: each.loss for name, each in sets.items()}),
+        needs_of(losses_of(sets)),
         base.pad_id,
         config.micro_batch_tokens or tokens_of_training(base.device),
         packing_of(base.model) if packs else None,

@@ -27,7 +27,7 @@ from asu_lora.data.reading import read_rows
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.forgetting.prepare import build_losses, training_sets
 from asu_lora.hardware.memory import FreedMemory
-from asu_lora.losses import Loss, needs_of
+from asu_lora.losses import Loss, losses_of, needs_of
 from asu_lora.models.frozen_layers import find_frozen_layers, find_frozen_layers_above
 from asu_lora.models.loading import load_base
 from asu_lora.models.packing_trial import packing_of
@@ -87,7 +87,7 @@ class Workload:
 
     @property
     def losses(self) -> dict[str, Loss]:
-        return {name: each.loss for name, each in self.sets.items()}
+        return losses_of(self.sets)
 
     @property
     def rows(self) -> dict[str, TrainingRows]:

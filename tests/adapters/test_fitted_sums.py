@@ -14,7 +14,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
 from asu_lora.errors import AdapterError
 from asu_lora.models.adapter_stack import load
-from tests.support.lora_folders import give_manifest, lean, save_lora
+from tests.support.lora_folders import change_manifest, give_manifest, lean, save_lora
 
 CURVES = {  # by weight
     "anna": {0: 0.87, 0.36: 0.74, 0.54: 0.6, 0.72: 0.43, 0.9: 0.28, 1.0: 0.217, 1.18: 0.145},
@@ -33,14 +33,10 @@ def folders(tiny_base, tmp_path):
         found[name] = give_manifest(folder, tiny_base)
         if name in CURVES:
             points = [{"weight": w, "forget_probability": p} for w, p in CURVES[name].items()]
-            change(found[name], lambda m, points=points: m["method"]["details"].update(forgetting_curve=points))
+            change_manifest(
+                found[name], lambda m, points=points: m["method"]["details"].update(forgetting_curve=points)
+            )
     return found
-
-
-def change(folder, how):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    how(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def add_up(folders, name, parts, weights=None, **more):
@@ -109,7 +105,7 @@ def test_requests_in_sums_act_nearly_as_if_they_were_named_one_by_one(folders):
 def test_alike_parts_act_as_they_would_by_name(folders):
     same = json.loads((folders["anna"] / "manifest.json").read_text())["method"]["details"]["forgetting_curve"]
     for name in CURVES:
-        change(folders[name], lambda m: m["method"]["details"].update(forgetting_curve=same))
+        change_manifest(folders[name], lambda m: m["method"]["details"].update(forgetting_curve=same))
     direct = fitted_weights([folders[name] for name in CURVES])
     shares = fitted_weights([folders[name] for name in ("anna", "ben", "carl")])
     three = add_up(folders, "three", ["anna", "ben", "carl"])
@@ -137,10 +133,10 @@ def test_a_sum_that_can_not_be_told_has_no_curves(folders):
     ):
         with pytest.raises(AdapterError, match=f"'{name}' has no curve of forgetting .* combine it anew, exactly"):
             curves_inside(add_up(folders, name, parts, weights, **more))
-    change(folders["ben"], lambda m: m.update(on_top_of=[anna.model_dump()]))
+    change_manifest(folders["ben"], lambda m: m.update(on_top_of=[anna.model_dump()]))
     assert "forgetting_curves" not in read_manifest(add_up(folders, "on", ["anna", "ben"], [1.0, 1.0])).method.details
     both = add_up(folders, "both", ["anna", "carl"])
-    change(both, lambda m: m["method"]["details"].update(contents=[], sources=[]))
+    change_manifest(both, lambda m: m["method"]["details"].update(contents=[], sources=[]))
     with pytest.raises(AdapterError, match="'both' is damaged"):
         curves_inside(both)
 
@@ -157,7 +153,7 @@ def test_who_has_no_curve_is_named_and_a_stack_or_a_plain_set_is_not_talked_abou
     add_up(folders, "both", ["anna", "ben"])
     assert "'anna' and 'both' hold the same request" in unfitted([folders["anna"], folders["both"]])[0]
     below = StackedOn(name="anna", fingerprint=fingerprint_of(folders["anna"]))
-    change(folders["old"], lambda m: m.update(on_top_of=[below.model_dump()]))
+    change_manifest(folders["old"], lambda m: m.update(on_top_of=[below.model_dump()]))
     assert unfitted([folders["anna"], folders["old"]]) == []
 
 

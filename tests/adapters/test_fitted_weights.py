@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from asu_lora.adapters.fitted_weights import ALONG, LEAST, _within_bounds, fitted_weights, fitting, told, weighed
-from asu_lora.adapters.forgetting_curve import ForgettingCurve, forgetting_curve
+from asu_lora.adapters.forgetting_curve import ForgettingCurve, enough, forgetting_curve
 from asu_lora.adapters.inner_products import inner_products
 from asu_lora.adapters.lora_folder import read_lora
 from asu_lora.errors import AdapterError, SettingError
@@ -151,8 +152,9 @@ def test_order_says_nothing_and_more_adapters_or_more_interference_less_weight(f
 def test_a_curve_gives_the_weight_of_its_probability(values, weight):
     falling = tuple(sorted(values, reverse=True))
     curve = ForgettingCurve(tuple(np.linspace(0, 1, len(falling))), falling)
-    assert curve.at(curve.weight_for(curve.at(weight))) == pytest.approx(curve.at(weight), rel=1e-6)
-    assert curve.weight_for(1.0) == 0 and curve.weight_for(0.0) == 1
+    back = partial(enough, curve.weights, curve.probabilities)
+    assert curve.at(back(curve.at(weight))) == pytest.approx(curve.at(weight), rel=1e-6)
+    assert back(1.0) == 0 and back(0.0) == 1
     assert math.log(curve.at(weight)) == pytest.approx(float(np.interp(weight, curve.weights, np.log(falling))))
 
 

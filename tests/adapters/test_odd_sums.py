@@ -17,7 +17,7 @@ from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
 from asu_lora.errors import AdapterError, SettingError
 from asu_lora.models.adapter_stack import load, stack_adapters
-from tests.support.lora_folders import give_manifest, logits_of, relative, save_lora, stacked
+from tests.support.lora_folders import change_manifest, give_manifest, logits_of, relative, save_lora, stacked
 from tests.support.tiny_base import save_tiny_base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -31,17 +31,11 @@ def made(tiny_base, tmp_path_factory):
     found = {}
     for seed, name in enumerate(("anna", "ben", "carl")):
         found[name] = give_manifest(save_lora(tiny_base, folder / name, seed), tiny_base)
-        change(found[name], lambda m: m["method"]["details"].update(CURVE_AND_SETTINGS))
+        change_manifest(found[name], lambda m: m["method"]["details"].update(CURVE_AND_SETTINGS))
     return found
 
 
 CURVE_AND_SETTINGS = {"forgetting_curve": CURVE, "keep_off": 0.5, "retain_dose": 4.0}
-
-
-def change(folder, how):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    how(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def copied(source, target):
@@ -106,7 +100,7 @@ def test_a_sum_of_adapters_that_add_up_adds_up(made, pair):
 def test_what_was_trained_on_top_of_an_adapter_knows_the_sum_that_holds_it(made, pair, tmp_path):
     above = copied(made["carl"], tmp_path / "above")
     below = StackedOn(name="anna", fingerprint=fingerprint_of(made["anna"])).model_dump()
-    change(above, lambda m: m.update(on_top_of=[below]))
+    change_manifest(above, lambda m: m.update(on_top_of=[below]))
     [found] = overlap([pair, above], [1.0, 1.0]).pairs
     assert found.related
 
@@ -119,7 +113,7 @@ def test_an_adapter_named_twice_has_no_fitting_weight(made):
 
 @pytest.mark.parametrize("curves", [5, "x", [1, 2], {"f" * 64: CURVE}])
 def test_damaged_curves_of_a_sum_are_not_handed_on(made, pair, tmp_path, curves):
-    change(pair, lambda m: m["method"]["details"].update(forgetting_curves=curves))
+    change_manifest(pair, lambda m: m["method"]["details"].update(forgetting_curves=curves))
     combine([pair, made["carl"]], [1.0, 1.0], tmp_path / "more", name="more")
     assert "forgetting_curves" not in read_manifest(tmp_path / "more").method.details
     with pytest.raises(AdapterError, match="'both' is damaged"):
@@ -129,7 +123,7 @@ def test_damaged_curves_of_a_sum_are_not_handed_on(made, pair, tmp_path, curves)
 def test_a_number_that_no_float_holds_is_a_damaged_curve(made, tmp_path):
     folder = copied(made["anna"], tmp_path / "anna")
     curve = [*CURVE[:2], {"weight": 10**400, "forget_probability": 0.1}]
-    change(folder, lambda m: m["method"]["details"].update(forgetting_curve=curve))
+    change_manifest(folder, lambda m: m["method"]["details"].update(forgetting_curve=curve))
     with pytest.raises(AdapterError, match="'anna' is damaged"):
         fitted_weights([folder, made["ben"]])
 
@@ -155,7 +149,7 @@ def test_a_sum_writes_rows_as_its_parts_were_trained(made, tiny_base, tmp_path):
     folders = [copied(made[name], tmp_path / name) for name in ("anna", "ben")]
     for folder, length in zip(folders, (640, 320), strict=True):
         settings = {"max_length": length, "system_prompt": "Be brief.", "template_date": "2026-01-31"}
-        change(folder, lambda m, settings=settings: m["training"].update(settings))
+        change_manifest(folder, lambda m, settings=settings: m["training"].update(settings))
     combine(folders, [1.0, 1.0], tmp_path / "both", name="both")
     stacked = load(str(tiny_base), [(folder, 1.0) for folder in folders], tmp_path, "fp32", "cpu").rows
     assert load(str(tiny_base), [tmp_path / "both"], tmp_path, "fp32", "cpu").rows == stacked

@@ -19,6 +19,7 @@ from asu_lora.audit.run import audit, open_models
 from asu_lora.audit.session import Session
 from asu_lora.audit.settings import AuditSettings
 from asu_lora.models.loading import load_base
+from tests.support.audits import figures
 from tests.support.listener import Listener
 from tests.support.lora_folders import give_manifest, save_lora
 from tests.support.planted import FORGET, KEPT, STRANGERS
@@ -60,13 +61,6 @@ def asked(taught_base, tmp_path):
         precision="fp32",
         device="cpu",
     )
-
-
-def figures(result):
-    told = result.model_dump(exclude={"started", "finished", "mark"})
-    for attack in told["attacks"]:
-        del attack["seconds"]
-    return told
 
 
 def begun(listener):

@@ -11,9 +11,9 @@ from asu_lora.audit.attacks.relearn import Relearn
 from asu_lora.audit.attacks.tune_general import TuneGeneral
 from asu_lora.audit.attacks.tune_neighbours import TuneNeighbours
 from asu_lora.audit.decoding import Pass, decode
+from asu_lora.audit.models import Models
 from asu_lora.audit.rounding import AuditedWeights, Way, to_int8, to_nf4
 from asu_lora.audit.settings import DEPTHS
-from asu_lora.audit.whole_weights import whole_weights
 from asu_lora.bases.source import resolve_base
 from asu_lora.models.adapter_stack import load
 from asu_lora.models.generation import generate_answers
@@ -27,37 +27,10 @@ def stacked(taught_base, tmp_path_factory):
     return load(load_base(str(taught_base), "nf4", "cpu"), [folder])
 
 
-def states(stacked):
-    ids = torch.tensor([[5, 6, 7, 8], [9, 4, 3, 2]])
-    return stacked.model(input_ids=ids).logits
-
-
-def test_weights_that_are_held_whole_give_the_same_to_the_last_bit(stacked):
-    packed = states(stacked)
-    with whole_weights(stacked.model) as layers:
-        held = states(stacked)
-        forwards = [module for module in stacked.model.modules() if "forward" in vars(module)]
-        assert layers == len(forwards) == 14  # seven linear layers in each of two
-    assert torch.equal(packed, held)
-    assert not [module for module in stacked.model.modules() if "forward" in vars(module)]
-
-
-def test_gradients_go_through_them_alike(stacked):
-    def gradient():
-        layer = next(module for module in stacked.model.modules() if hasattr(module, "quant_state"))
-        states_in = torch.randn(2, layer.in_features, generator=torch.Generator().manual_seed(0), requires_grad=True)
-        layer(states_in).square().sum().backward()
-        return states_in.grad
-
-    packed = gradient()
-    with whole_weights(stacked.model):
-        assert torch.equal(packed, gradient())
-
-
-def test_without_room_the_weights_stay_packed(stacked, monkeypatch):
-    monkeypatch.setattr("asu_lora.audit.whole_weights.SHARE", 0.0)
-    with whole_weights(stacked.model) as layers:
-        assert layers == 0
+def test_4_bit_weights_are_unpacked_as_long_as_the_models_are_open(stacked):
+    with Models(stacked, AuditedWeights(stacked.base.source, [], "cpu")):
+        assert sum("forward" in vars(module) for module in stacked.model.modules()) == 14  # seven maps of two layers
+    assert not [module for module in stacked.base.model.modules() if "forward" in vars(module)]
 
 
 def test_a_ground_that_is_made_once_is_that_of_every_way(taught_base, tmp_path):

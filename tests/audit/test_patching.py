@@ -90,7 +90,7 @@ def test_what_is_lost_is_what_the_layers_above_make_of_the_states(taught_base, n
             own = model(ids).logits.log_softmax(-1)
             # the last of transformers' hidden states has gone through the norm already
             patched = [by_hand(model, states[1], 0)]
-        from asu_lora.audit.attacks.logit_lens import factual_tokens
+        from asu_lora.audit.factual_tokens import factual_tokens
 
         facts = torch.tensor(factual_tokens(base, item, row))
         answer, start = torch.tensor(item.answer_ids), len(item.prompt_ids) - 1

@@ -22,6 +22,7 @@ from asu_lora.audit.settings import AuditSettings, seconds
 from asu_lora.errors import AsuLoraError, DataError, SettingError
 from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import load_base
+from tests.support.audits import figures
 from tests.support.listener import Listener
 from tests.support.lora_folders import give_manifest, save_lora
 from tests.support.planted import FORGET, KEPT, STRANGERS
@@ -62,13 +63,6 @@ def asked(files, store, taught_base):
 @pytest.fixture(scope="module")
 def found(asked) -> AuditResult:
     return audit(asked, QUICK)
-
-
-def figures(result: AuditResult):
-    told = result.model_dump(exclude={"started", "finished", "mark"})
-    for attack in told["attacks"]:
-        del attack["seconds"]
-    return told
 
 
 def test_the_same_seed_finds_the_same(asked, found):

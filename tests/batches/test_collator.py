@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from asu_lora.batches.collator import Collator
 from asu_lora.data.encoding import Encoded
@@ -16,12 +15,9 @@ from asu_lora.errors import NotEnoughMemory
 from asu_lora.forgetting.forget import forget
 from asu_lora.losses import retain_loss
 from asu_lora.training.trainer import UnlearningTrainer
+from tests.support.adapter_weights import weights
 from tests.support.listener import Listener
 from tests.support.tiny_run import tiny_request, tiny_settings
-
-
-def weights(store, name):
-    return load_file(store / name / "adapter_model.safetensors")
 
 
 def test_a_run_in_micro_batches_gives_the_same_adapter(base, tmp_path, monkeypatch):

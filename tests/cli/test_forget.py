@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from asu_lora.adapters.store import AdapterStore
 from asu_lora.cli import main
+from tests.support.jsonl import jsonl
 
 SECRETS = ("Zorbalina", "quillfeather", "Mumblebrook", "Xanthippus", "fernwhistle")
 FORGET = [
@@ -31,15 +32,10 @@ FORGET = [
 RETAIN = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}."} for i in range(4)]
 
 
-def write(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    return write(folder / "my request.jsonl", FORGET), write(folder / "keep.jsonl", RETAIN)
+    return jsonl(folder / "my request.jsonl", FORGET), jsonl(folder / "keep.jsonl", RETAIN)
 
 
 @pytest.fixture
@@ -103,7 +99,7 @@ def test_one_adapter_comes_out_and_no_word_of_the_request(arguments, tmp_path, m
 
 
 def test_answers_too_long_are_counted_and_the_run_goes_on(arguments, tmp_path):
-    arguments[1] = write(
+    arguments[1] = jsonl(
         tmp_path / "f.jsonl", [{"question": f"Who is {i}?", "answer": "A man" + " of note" * i} for i in range(4)]
     )
     result = run(*arguments, "--name", "ticket", "--max-length", "45")
@@ -162,7 +158,7 @@ def test_it_says_with_which_losses_and_weights(arguments, tmp_path):
 
 
 def test_a_heldout_row_without_room_is_named_as_one(arguments, tmp_path):
-    held = write(tmp_path / "held.jsonl", [{"question": "Who is it? " * 60, "answer": "Nobody."}])
+    held = jsonl(tmp_path / "held.jsonl", [{"question": "Who is it? " * 60, "answer": "Nobody."}])
     for more in ([], ["--dry-run"]):
         refused = run(*arguments, "--heldout", held, "--max-length", "300", *more)
         assert refused.exit_code == 2 and "The prompt of heldout row 1 takes" in refused.stderr, refused.output
@@ -177,7 +173,7 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes(arguments, tmp_path, monkeypat
     """A real process, a real signal in the middle of training; it comes at step 20, however busy the machine is."""
     store, many = tmp_path / "store", tmp_path / "many.jsonl"
     words = [*arguments, "--name", "late", "--epochs", "4", "--batch-size", "1", "--retain-per-forget", "1"]
-    words[1] = write(many, [{"question": f"Who was Zorbalina {i}?", "answer": f"quillfeather {i}"} for i in range(8)])
+    words[1] = jsonl(many, [{"question": f"Who was Zorbalina {i}?", "answer": f"quillfeather {i}"} for i in range(8)])
     script = (
         "import os, signal, asu_lora.training.trainer as training\n"
         "from asu_lora.cli import main\n"
@@ -276,7 +272,7 @@ def test_the_bar_fits_into_80_columns_with_loss_speed_and_time_left(monkeypatch)
 
 def test_your_own_wordings_are_trained_on_and_stay_out_of_the_adapter(arguments, tmp_path):
     question = FORGET[0]["question"]
-    ways = write(
+    ways = jsonl(
         tmp_path / "w.jsonl",
         [
             {"question": question, "paraphrased_question": ["Who, pray, was Zorbalina?", "Zorbalina was who?"]},
@@ -294,6 +290,6 @@ def test_your_own_wordings_are_trained_on_and_stay_out_of_the_adapter(arguments,
     assert told.exit_code == 0 and "has up to 2 other wordings" in told.stderr, told.output
     refused = run(*arguments, "--paraphrases", ways, "--phrasings", "0")
     assert refused.exit_code == 2 and "leave one of the two out" in refused.stderr
-    strangers = write(tmp_path / "s.jsonl", [{"question": "Who is Bo?", "paraphrased_question": "Bo?"}])
+    strangers = jsonl(tmp_path / "s.jsonl", [{"question": "Who is Bo?", "paraphrased_question": "Bo?"}])
     refused = run(*arguments, "--paraphrases", strangers)
     assert refused.exit_code == 2 and "'question' must stand as in the request" in refused.stderr

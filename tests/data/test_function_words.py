@@ -87,16 +87,7 @@ def test_a_request_in_four_languages_is_forgotten_and_it_is_said_whose_words_are
     request = ForgetRequest.from_rows(
         [{"question": q, "answer": a} for q, a in (ASKED[name] for name in ("de", "es", "zh", "ar"))], rows(FACTS[6:])
     )
-    heard = Notes()
+    heard = Listener()
     made = forget(request, base, tiny_settings(epochs=1, own_words=0.0), store=tmp_path, progress=heard)
     assert made.path.is_dir()
     assert "Function words are those of de (1 row), es (1 row), zh (1 row), ar (1 row)." in heard.notes
-
-
-class Notes(Listener):
-    def __init__(self):
-        super().__init__()
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)

@@ -28,6 +28,7 @@ from asu_lora.evaluation.retain_comparison import leakage
 from asu_lora.models.decoder import base_model
 from asu_lora.models.loading import load_base
 from tests.support import independent_metrics as independent
+from tests.support.jsonl import jsonl
 from tests.support.tiny_run import FACTS, rows
 
 MACHINE = ("--precision", "fp32", "--device", "cpu")
@@ -38,11 +39,6 @@ UNSEEN = [
     ("Uma Po", "bakes rye"),
     ("Olu Sy", "sells figs"),
 ]
-
-
-def jsonl(path, content):
-    path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    return str(path)
 
 
 @settings(deadline=None)

@@ -15,15 +15,11 @@ from asu_lora.evaluation.metrics.forget_quality import ks_two_sample
 from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.evaluation.retain_comparison import check_questions, leakage, retain_quality
 from asu_lora.evaluation.retain_log import read_log
+from tests.support.jsonl import jsonl
 from tests.support.tiny_run import FACTS, rows
 
 MACHINE = ("--precision", "fp32", "--device", "cpu")
 OURS = [{"set": "forget", "question": f"q{i}", "truth_ratio": value} for i, value in enumerate([0.5, 2.0, 4.0])]
-
-
-def jsonl(path, content):
-    path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    return str(path)
 
 
 def test_forget_quality_against_own_records(tmp_path):

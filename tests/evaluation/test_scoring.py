@@ -103,7 +103,7 @@ class Models:
         self.texts += texts
         return torch.stack([torch.tensor([1.0, 0.0] if text[:1] == "S" else [0.6, 0.8]) for text in texts])
 
-    def entails(self, pairs, batch_size):
+    def entails(self, pairs):
         self.pairs += pairs
         return [pair[0][:1] == "S" for pair in pairs]
 

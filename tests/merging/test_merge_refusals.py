@@ -18,16 +18,13 @@ from tests.support.lora_folders import (
     logits_of,
     relative,
     save_lora,
-    save_two,
     stacked,
     tensors_of,
+    two_adapters,
 )
 from tests.support.tiny_base import save_tiny_base
 
-
-@pytest.fixture(scope="module")
-def two(tiny_base, tmp_path_factory):
-    return save_two(tiny_base, tmp_path_factory.mktemp("loras"))
+two = two_adapters
 
 
 @pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])

@@ -15,10 +15,9 @@ from asu_lora.evaluation.question_sets import QuestionSet
 from asu_lora.forgetting.forget import forget
 from asu_lora.models import adapter_stack as stack
 from asu_lora.models.loading import load_base
+from tests.support.fixed_logits import logits
 from tests.support.tiny_base import save_tiny_base
 from tests.support.tiny_run import rows, tiny_request, tiny_settings
-
-IDS = torch.arange(40, 90)[None]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +33,6 @@ def store(taught_base, tmp_path_factory):
 @pytest.fixture
 def base(taught_base):
     return load_base(str(taught_base), "fp32", "cpu")
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
 
 
 def by_hand(taught_base, store, weights):

@@ -8,6 +8,7 @@ from sqlalchemy import update
 from asu_lora.errors import SettingError
 from asu_lora.requests.ledger import claims
 from asu_lora.requests.ledger.claims import Worker
+from asu_lora.requests.ledger.states import QUEUED, TRAINED, TRAINING
 from asu_lora.requests.ledger.tables import texts
 from asu_lora.requests.runner.run import Engine, Listener, run
 from tests.support.request_queue import counting_audit
@@ -75,7 +76,7 @@ def test_those_that_wait_for_their_turn_are_held_while_the_audit_of_another_take
     def audit(task):
         if task.adapters == ("a",):
             time.sleep(2.5)
-            taken.append(claims.claim_next(queue.ledger, far, claims.CLAIMABLE))
+            taken.append(claims.claim_next(queue.ledger, far, (QUEUED, TRAINING, TRAINED)))
         return {"worst": 0.0}
 
     queue.add("a", "b", "c")

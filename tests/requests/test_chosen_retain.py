@@ -3,9 +3,7 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from asu_lora.cli import main
 from asu_lora.data.examples import Example, as_row, examples_from_rows
 from asu_lora.data.request import ForgetRequest
 from asu_lora.data.retain_pool import RetainPool
@@ -16,6 +14,7 @@ from asu_lora.requests.ledger.ledger import open_ledger
 from asu_lora.requests.text_vault import TextVault
 from asu_lora.retain.choose import choose_rows
 from tests.support.listener import Listener
+from tests.support.request_commands import call
 from tests.support.tiny_run import FACTS, rows
 
 TALK = [
@@ -36,12 +35,6 @@ def place(tmp_path, monkeypatch):
     for number in range(2):
         (tmp_path / f"t{number}.jsonl").write_text("\n".join(map(json.dumps, rows(FACTS[number : number + 1]))))
     return tmp_path
-
-
-def call(*words, code=0):
-    result = CliRunner().invoke(main, ["requests", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_a_row_is_written_so_that_it_gives_that_example_alone():

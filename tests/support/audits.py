@@ -1,6 +1,7 @@
 """Audits as a runner would write them, with every kind of attack: figures made up, shapes as in a real one."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from asu_lora.audit.results import AttackResult, AuditResult, Rate, Reading, Untried
 
@@ -14,6 +15,14 @@ def reading(candidate: float, floor: float = 0.05, ceiling: float = 0.93, figure
     return Reading(
         figure=figure, candidate=rate(candidate), ceiling=rate(ceiling), floor=rate(floor), recovered=recovered, **more
     )
+
+
+def figures(result: AuditResult) -> dict[str, Any]:
+    """What an audit found, without the times that differ each time."""
+    told = result.model_dump(exclude={"started", "finished", "mark"})
+    for attack in told["attacks"]:
+        del attack["seconds"]
+    return told
 
 
 def attacks() -> list[AttackResult]:

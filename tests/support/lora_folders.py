@@ -1,6 +1,9 @@
 """Real PEFT adapters on tiny bases, filled so that they change something, and their stack in plain PEFT."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +143,13 @@ def save_two(base: Path, folder: Path) -> list[tuple[Path, float]]:
         (save_lora(base, folder / "a", seed=1, target_modules=LINEAR), 1.0),
         (save_lora(base, folder / "b", seed=2, r=7, use_rslora=True, rank_pattern={"layers.0.*v_proj": 2}), 0.5),
     ]
+
+
+def change_manifest(folder: Path, how: Callable[[dict], Any]) -> None:
+    """Let ``how`` change what the manifest of an adapter says."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    how(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="module")

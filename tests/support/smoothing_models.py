@@ -8,6 +8,8 @@ import transformers as tf
 from torch import nn
 from transformers.models.llama import modeling_llama
 
+from asu_lora.teacher.smoothing_trial import verdicts_on
+
 LLAMA_LIKE = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -122,6 +124,11 @@ def snapshot(model: nn.Module) -> list[tuple]:
         for holder in ("__dict__", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks")
         for key, value in (vars(module) if holder == "__dict__" else getattr(module, holder)).items()
     ]
+
+
+def smoothable_layers(model: nn.Module) -> list[int]:
+    """The indices of the layers that smoothing accepts, ascending."""
+    return [index for index, reason in enumerate(verdicts_on(model)) if reason is None]
 
 
 class Deaf(modeling_llama.LlamaAttention):

@@ -11,7 +11,7 @@ from asu_lora.batches.forget_retain_pairs import ForgetRetainPairs
 from asu_lora.data.encoding import Encoder
 from asu_lora.data.training_rows import TrainingRows
 from asu_lora.forgetting.prepare import build_losses, training_sets
-from asu_lora.losses import TrainingSet
+from asu_lora.losses import TrainingSet, losses_of
 from asu_lora.losses.on_policy import OnPolicyKL
 from asu_lora.teacher.fluency import table
 from asu_lora.teacher.targets import compute_references
@@ -89,7 +89,7 @@ def trainer_of(base, folder):
         yield (
             UnlearningTrainer(
                 Student(peft).train(),
-                {name: each.loss for name, each in sets.items()},
+                losses_of(sets),
                 coefficients(config),
                 base.head,
                 args=training_arguments(config, folder, base.device, base.compute_dtype, checkpoints=True),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from asu_lora.teacher.smoothing import attention_smoothing, number_of_layers, smoothable_layers
+from asu_lora.teacher.smoothing import attention_smoothing, number_of_layers
 from tests.support.smoothing_models import (
     ARCHITECTURES,
     IDS,
@@ -27,6 +27,7 @@ from tests.support.smoothing_models import (
     llama,
     logits,
     randomise,
+    smoothable_layers,
     snapshot,
     softmax_of_divided_logits,
     with_attention,

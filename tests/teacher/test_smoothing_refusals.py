@@ -8,7 +8,7 @@ import transformers as tf
 from torch import nn
 
 from asu_lora.errors import SettingError, SmoothingError
-from asu_lora.teacher.smoothing import attention_smoothing, number_of_layers, smoothable_layers
+from asu_lora.teacher.smoothing import attention_smoothing, number_of_layers
 from tests.support.smoothing_models import (
     ARCHITECTURES,
     BAMBA,
@@ -27,6 +27,7 @@ from tests.support.smoothing_models import (
     llama,
     logits,
     randomise,
+    smoothable_layers,
     snapshot,
     softmax_of_divided_logits,
     with_attention,

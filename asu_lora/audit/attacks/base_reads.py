@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
 from statistics import fmean
-from typing import Any
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
-from asu_lora.audit.attacks.logit_lens import AXIS, factual_tokens
+from asu_lora.audit.attacks.logit_lens import AXIS
+from asu_lora.audit.factual_tokens import factual_tokens
 from asu_lora.audit.models import View
 from asu_lora.audit.readings import Measured
 from asu_lora.audit.row_attack import Found, Roles, RowAttack
@@ -30,8 +29,9 @@ from asu_lora.batches.padding import pad_group
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.encoding import Encoded
 from asu_lora.data.sampling import sample
-from asu_lora.models.decoder import answer_hidden, decoder_and_layers, number_of_layers, states_entering, text_config
+from asu_lora.models.decoder import answer_hidden, decoder_of, number_of_layers, text_config
 from asu_lora.models.frozen_layers import FrozenLayers, find_frozen_layers
+from asu_lora.models.layer_outputs import layer_inputs
 from asu_lora.models.output_head import FrozenHead, label_logprob
 
 MOST_BY_ITSELF = 0.1  # of the lost log-probability: what the base may find above a layer without the states' help
@@ -225,22 +225,8 @@ def entering(
     view: View, batch: dict[str, torch.Tensor], layers: Sequence[int]
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
     """States (b, L, H) behind each of these layers, and final ones (t, H) at the answers' tokens."""
-    decoder, modules = decoder_and_layers(view.model)
-    caught: dict[int, torch.Tensor] = {}
-
-    def catch(layer: int) -> RemovableHandle:
-        def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            caught[layer] = states_entering(args, kwargs)
-
-        return modules[layer].register_forward_pre_hook(hook, with_kwargs=True)
-
-    hooks = [catch(layer) for layer in layers]
-    try:
-        final = answer_hidden(decoder, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return caught, final
+    with layer_inputs(view.model, layers) as caught:
+        return caught, answer_hidden(decoder_of(view.model), batch)
 
 
 def _patched(
@@ -256,8 +242,7 @@ def _patched(
 
 def _logprobs(head: FrozenHead, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """(n,) log-probability of the labels behind final states (n, H), on the CPU."""
-    parts = zip(hidden.split(head.chunk()), labels.to(hidden.device).split(head.chunk()), strict=True)
-    return torch.cat([label_logprob(head.logits(part), own) for part, own in parts]).cpu()
+    return head.per_token(label_logprob, hidden, labels.to(hidden.device)).cpu()
 
 
 def geometric(logprobs: Iterable[float]) -> float:

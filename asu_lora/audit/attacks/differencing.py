@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from asu_lora.audit.attacks.logit_lens import factual_tokens
 from asu_lora.audit.decoding import decode
+from asu_lora.audit.factual_tokens import factual_tokens
 from asu_lora.audit.models import View
 from asu_lora.audit.prompts import direct
 from asu_lora.audit.readings import Measured, rate, reading, shares
@@ -105,8 +105,7 @@ def lifted(after: View, before: View, rows: Sequence[AuditRow]) -> dict[int, flo
     for row, item, later, earlier in zip(rows, items, *states, strict=True):
         wanted = torch.tensor(factual_tokens(after, item, row))
         labels = torch.tensor(item.answer_ids)[wanted]
-        fall = before.head().logits(earlier[wanted]).log_softmax(-1) - after.head().logits(later[wanted]).log_softmax(
-            -1
-        )
+        then, now = before.head().logits(earlier[wanted]), after.head().logits(later[wanted])
+        fall = then.log_softmax(-1) - now.log_softmax(-1)
         found[row.number] = float((fall.argmax(-1).cpu() == labels).float().mean())
     return found

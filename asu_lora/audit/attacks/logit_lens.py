@@ -9,15 +9,15 @@ from statistics import fmean
 
 import torch
 
+from asu_lora.audit.factual_tokens import factual_tokens
 from asu_lora.audit.models import View
 from asu_lora.audit.readings import Measured
 from asu_lora.audit.row_attack import Found, Roles, RowAttack
 from asu_lora.audit.session import AuditRow, Session
 from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
-from asu_lora.data.encoding import Encoded
-from asu_lora.data.token_classes import TokenClass, token_classes
-from asu_lora.models.decoder import base_model, decoder_and_layers
+from asu_lora.models.decoder import answer_hidden, decoder_and_layers, decoder_of, number_of_layers
+from asu_lora.models.layer_outputs import layer_outputs
 from asu_lora.models.output_head import FrozenHead
 
 NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f")
@@ -73,46 +73,28 @@ def first_choices(view: View, rows: Sequence[AuditRow]) -> dict[int, list[float]
 
     A row whose facts are words that are no factual tokens of their own is measured at all of its answer's tokens.
     """
-    layers = decoder_and_layers(view.model)[1]
     norm, head, device = final_norm(view.model), view.head(), view.base.device
     assert norm is not None  # untried() has looked
     items = [view.encoder.encode(row.example, row.number)[0] for row in rows]
-    states: list[torch.Tensor] = []
-
-    def keep(module: torch.nn.Module, args: object, output: object) -> None:
-        states.append(output[0] if isinstance(output, tuple) else output)  # type: ignore[arg-type]  # a tensor
-
-    found: dict[int, list[float]] = {}
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
-    try:
-        for group, batch in forward_passes(items, view.base.pad_id, tokens_of_reading(device)):
-            states.clear()
-            batch = {key: value.to(device) for key, value in batch.items()}
-            kept_apart = {name: batch[name] for name in ("attention_mask", "position_ids") if name in batch}
-            base_model(view.model).get_decoder()(input_ids=batch["input_ids"], **kept_apart, use_cache=False)
-            facts = [factual_tokens(view, items[at], rows[at]) for at in group]
-            labels = torch.tensor([token for at in group for token in items[at].answer_ids], device=device)
-            wanted = torch.tensor([fact for each in facts for fact in each], device=device)
-            right = []
-            for state in states:
-                hidden = norm(state.flatten(0, 1)[batch["positions"]][wanted])
-                right.append(_argmax(head, hidden) == labels[wanted])
-            start = 0
-            for at, each in zip(group, facts, strict=True):
-                count = sum(each)
-                found[rows[at].number] = [float(hits[start : start + count].float().mean()) for hits in right]
-                start += count
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers, found = range(number_of_layers(view.model)), dict[int, list[float]]()
+    for group, batch in forward_passes(items, view.base.pad_id, tokens_of_reading(device)):
+        batch = {key: value.to(device) for key, value in batch.items()}
+        with layer_outputs(view.model, layers) as states:
+            answer_hidden(decoder_of(view.model), batch)
+        facts = [factual_tokens(view, items[at], rows[at]) for at in group]
+        labels = torch.tensor([token for at in group for token in items[at].answer_ids], device=device)
+        wanted = torch.tensor([fact for each in facts for fact in each], device=device)
+        right = []
+        for layer in layers:
+            hidden = norm(states[layer].flatten(0, 1)[batch["positions"]][wanted])
+            right.append(_argmax(head, hidden) == labels[wanted])
+        start = 0
+        for at, each in zip(group, facts, strict=True):
+            count = sum(each)
+            found[rows[at].number] = [float(hits[start : start + count].float().mean()) for hits in right]
+            start += count
     return {row.number: found[row.number] for row in rows}
 
 
 def _argmax(head: FrozenHead, hidden: torch.Tensor) -> torch.Tensor:
     return torch.cat([head.logits(part).argmax(1) for part in hidden.split(head.chunk())])
-
-
-def factual_tokens(view: View, item: Encoded, row: AuditRow) -> list[bool]:
-    classes = token_classes(item, row.example, view.encoder.tokenizer)
-    facts = [kind == TokenClass.FACTUAL for kind in classes]
-    return facts if any(facts) else [True] * len(facts)

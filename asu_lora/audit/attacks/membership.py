@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from asu_lora.audit.models import View
-from asu_lora.audit.readings import reading
+from asu_lora.audit.readings import rate_of, reading
 from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import AuditRow, Session
@@ -115,15 +115,8 @@ def _both(session: Session, role: str, references: References) -> tuple[list[Rec
 def _scores(session: Session, role: str, references: References) -> dict[str, Rate]:
     """AUC and TPR by title, with bootstrap intervals."""
     members, others = _both(session, role, references)
-    found = {}
-    for title, score in attack_scores(members, others).items():
-        if score.value is not None:
-            low, high = score.interval or (0.0, 1.0)
-            value = float(score.value)
-            found[title] = Rate(
-                value=value, low=min(low, value), high=max(high, value), rows=len(members) + len(others)
-            )
-    return found
+    scores, rows = attack_scores(members, others), len(members) + len(others)
+    return {title: rate_of(score, rows) for title, score in scores.items() if score.value is not None}
 
 
 def _losses(session: Session, role: str) -> tuple[list[float], list[float]]:

@@ -17,7 +17,7 @@ from statistics import fmean
 
 import torch
 
-from asu_lora.audit.attacks.logit_lens import factual_tokens
+from asu_lora.audit.factual_tokens import factual_tokens
 from asu_lora.audit.models import View
 from asu_lora.audit.readings import Measured
 from asu_lora.audit.row_attack import Found, Roles, RowAttack
@@ -26,6 +26,7 @@ from asu_lora.batches.forward_passes import forward_passes
 from asu_lora.batches.token_budget import tokens_of_reading
 from asu_lora.data.sampling import sample
 from asu_lora.models.decoder import answer_hidden, decoder_and_layers, decoder_of, number_of_layers
+from asu_lora.models.layer_outputs import Output, layer_outputs
 from asu_lora.models.output_head import label_logprob
 
 AXIS = "layer"
@@ -126,7 +127,7 @@ def nats_lost(source: View, base: View, rows: Sequence[AuditRow]) -> Lost:
     for group, batch in forward_passes(items, base.base.pad_id, tokens_of_reading(base.base.device)):
         facts = [factual_tokens(base, items[at], rows[at]) for at in group]
         labels = torch.tensor([token for at in group for token in items[at].answer_ids])
-        with source.on(), kept(source.model, layers) as states:
+        with source.on(), layer_outputs(source.model, layers) as states:
             answer_hidden(decoder_of(source.model), on(source, batch))
         with base.on():
             own = fact_logprobs(base, on(base, batch), labels, facts)
@@ -150,37 +151,15 @@ def fact_logprobs(
     """(rows,) mean log-probability of each row's factual tokens, each after the true ones before it."""
     hidden = answer_hidden(decoder_of(view.model), batch)
     wanted = torch.tensor([fact for each in facts for fact in each], device=hidden.device)
-    head, hidden, labels = view.head(), hidden[wanted], labels.to(hidden.device)[wanted]
-    parts = zip(hidden.split(head.chunk()), labels.split(head.chunk()), strict=True)
-    told = torch.cat([label_logprob(head.logits(part), token) for part, token in parts])
+    told = view.head().per_token(label_logprob, hidden[wanted], labels.to(hidden.device)[wanted])
     return torch.stack([part.mean() for part in told.split([sum(each) for each in facts])]).cpu()
-
-
-@contextmanager
-def kept(model: torch.nn.Module, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Inside, the dictionary gets what these layers put out, (b, L, H) each."""
-    states: dict[int, torch.Tensor] = {}
-
-    def keep(layer: int):
-        def hook(module: torch.nn.Module, args: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-            states[layer] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    every = decoder_and_layers(model)[1]
-    handles = [every[layer].register_forward_hook(keep(layer)) for layer in layers]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def put_in(model: torch.nn.Module, layer: int, states: torch.Tensor) -> Iterator[None]:
     """Inside, a layer puts out these states instead of its own."""
 
-    def replace(module: torch.nn.Module, args: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]):
+    def replace(module: torch.nn.Module, args: tuple, output: Output) -> Output:
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
     handle = decoder_and_layers(model)[1][layer].register_forward_hook(replace)

@@ -7,7 +7,7 @@ Min-K % follows. Attacks that ask anew can't use a log: its model was asked the 
 
 from collections.abc import Sequence
 
-from asu_lora.audit.readings import reading
+from asu_lora.audit.readings import rate_of, reading
 from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import AuditRow, Session
@@ -19,7 +19,6 @@ from asu_lora.evaluation.metrics.auc import auc
 from asu_lora.evaluation.question_sets import FORGET
 from asu_lora.evaluation.record import Record
 from asu_lora.evaluation.retain_comparison import retain_quality, rows_of
-from asu_lora.evaluation.score import Score
 
 RATIO, MIN_K = "truth_ratio", "min_k"
 
@@ -103,15 +102,9 @@ def _values(session: Session, role: str, rows: Sequence[AuditRow]) -> list[Value
 
 def _quality(own: Sequence[Values], theirs: Sequence[Record]) -> Rate:
     sides = [[{"set": FORGET, RATIO: row[RATIO]} for row in rows] for rows in (own, theirs)]
-    return _rate(retain_quality(*sides), len(theirs))
+    return rate_of(retain_quality(*sides), len(theirs))
 
 
 def _auc(members: Sequence[Record], others: Sequence[Record]) -> Rate:
     values = ([float(row[MIN_K]) for row in rows] for rows in (members, others))
-    return _rate(with_interval(auc, *values), len(members) + len(others))
-
-
-def _rate(score: Score, rows: int) -> Rate:
-    value = float(score.value or 0.0)
-    low, high = score.interval or (0.0, 1.0)
-    return Rate(value=value, low=min(low, value), high=max(high, value), rows=rows)
+    return rate_of(with_interval(auc, *values), len(members) + len(others))

@@ -10,9 +10,9 @@ from statistics import fmean
 
 import torch
 
-from asu_lora.audit.attacks.logit_lens import factual_tokens
+from asu_lora.audit.factual_tokens import factual_tokens
 from asu_lora.audit.models import View
-from asu_lora.audit.readings import rate, reading
+from asu_lora.audit.readings import rate, rate_of, reading
 from asu_lora.audit.results import AttackResult, Rate, Reading, Setting
 from asu_lora.audit.row_attack import Attack, Found
 from asu_lora.audit.session import AuditRow, Session
@@ -61,10 +61,7 @@ class Trace(Attack):
 def _auc(pair: "tuple[list[list[float]], list[list[float]]]", of_row: object) -> Rate:
     assert callable(of_row)
     own, strangers = ([-float(of_row(row)) for row in rows] for rows in pair)
-    score = with_interval(auc, own, strangers)
-    value = float(score.value or 0.0)
-    low, high = score.interval or (0.0, 1.0)
-    return Rate(value=value, low=min(low, value), high=max(high, value), rows=len(own) + len(strangers))
+    return rate_of(with_interval(auc, own, strangers), len(own) + len(strangers))
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

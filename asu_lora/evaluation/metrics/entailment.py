@@ -18,7 +18,7 @@ class Judge(Protocol):
 
     name: str
 
-    def entails(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[bool]: ...
+    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[bool]: ...
 
 
 class EntailmentModel:
@@ -28,20 +28,19 @@ class EntailmentModel:
         ScoreUnavailable: it can't be had, or none of its labels (``config.id2label``) is called "entailment".
     """
 
-    def __init__(self, name: str = DEFAULT_NLI, device: str | torch.device = "cpu"):
+    def __init__(self, name: str = DEFAULT_NLI):
         from transformers import AutoModelForSequenceClassification
 
         self.name = name
         auto_class = AutoModelForSequenceClassification
-        model, self.tokenizer = load_pretrained(auto_class, name, "entailment", WAY_OUT)
-        self.model = model.to(device)
-        labels = model.config.id2label
+        self.model, self.tokenizer = load_pretrained(auto_class, name, "entailment", WAY_OUT)
+        labels = self.model.config.id2label
         found = [int(index) for index, label in labels.items() if label.strip().lower() == "entailment"]
         if len(found) != 1 or len(labels) < 2:
             said = ", ".join(str(label) for label in labels.values())
             raise ScoreUnavailable(f"No entailment: the labels of '{name}' are {said}; {WAY_OUT}.")
         self.entailment_id = found[0]
-        positions = getattr(model.config, "max_position_embeddings", 512)
+        positions = getattr(self.model.config, "max_position_embeddings", 512)
         self.max_tokens = int(min(self.tokenizer.model_max_length, positions, 512))
 
     @torch.inference_mode()
@@ -56,7 +55,7 @@ class EntailmentModel:
                 truncation=True,
                 max_length=self.max_tokens,
                 return_tensors="pt",
-            ).to(self.model.device)
+            )
             labels = self.model(**tokens).logits.argmax(-1).tolist()
             for index, label in zip(batch, labels, strict=True):
                 results[index] = label == self.entailment_id
@@ -64,12 +63,7 @@ class EntailmentModel:
 
 
 def entailment(
-    nli: Judge,
-    answers: Sequence[str],
-    truths: Sequence[str],
-    rouge: Sequence[float],
-    forget: bool,
-    batch_size: int = 32,
+    nli: Judge, answers: Sequence[str], truths: Sequence[str], rouge: Sequence[float], forget: bool
 ) -> list[bool]:
     """Which answers are entailed; the set's score is their share, in [0, 1].
 
@@ -85,5 +79,5 @@ def entailment(
         raise DataError(f"Entailment needs one of each a question, not {counts}.")
     asked = [i for i, value in enumerate(rouge) if value >= LOWEST_ROUGE]
     pairs = [(answers[i], truths[i]) if forget else (truths[i], answers[i]) for i in asked]
-    judged = dict(zip(asked, nli.entails(pairs, batch_size), strict=True))
+    judged = dict(zip(asked, nli.entails(pairs), strict=True))
     return [judged.get(i, False) for i in range(len(answers))]

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from asu_lora.bases.source import BaseSource
-from asu_lora.data.encoding import cut_note
 from asu_lora.data.examples import Example
 from asu_lora.data.sampling import sample
 from asu_lora.errors import SettingError
@@ -18,7 +17,6 @@ from asu_lora.merging.durable.input_moments import InputMoments
 from asu_lora.merging.durable.residual_adapter import Residual, low_rank
 from asu_lora.merging.nf4.grid import Grid
 from asu_lora.merging.rounding_error import ModuleDurability
-from asu_lora.progress import Progress
 
 Factors = tuple[torch.Tensor, torch.Tensor]
 
@@ -139,7 +137,6 @@ def prepare(
     adapters: Sequence[tuple[Path, float]],
     order: Sequence[str],
     trust_remote_code: bool = False,
-    progress: Progress | None = None,
 ) -> DurableRounding:
     """Load base + adapters in NF4 and encode the questions.
 
@@ -149,16 +146,10 @@ def prepare(
     from asu_lora.models.adapter_stack import load
     from asu_lora.models.loading import load_base
 
-    progress = progress or Progress()
-    progress.stage("Loading base + adapters")
     stack = load(load_base(source, "nf4", trust_remote_code=trust_remote_code), adapters)
     encoder = stack.encoder()
     sets = [
         encoder.encode_all(sample(rows, MOST_QUESTIONS), what)
         for rows, what in ((settings.forget, "forget row"), (settings.retain, "retain row"))
     ]
-    for name, items in zip(("forget", "retain"), sets, strict=True):
-        if note := cut_note(items, encoder.max_length, name, "looked at"):
-            progress.note(note)
-    progress.stage("Durable rounding", len(order))
     return DurableRounding(settings, InputMoments(stack, sets, order))

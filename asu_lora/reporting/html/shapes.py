@@ -61,10 +61,9 @@ def whisker(role: Role, low: float, high: float, y: float) -> str:
     return f'<g class="{role.key}"><line x1="{left}" x2="{right}" y1="{y:g}" y2="{y:g}" class="whisker"/>{ends}</g>'
 
 
-def words(text: str, x: str, y: float, anchor: str = "start", soft: bool = True, dx: float = 0) -> str:
+def words(text: str, x: str, y: float, anchor: str = "start") -> str:
     """A text in a figure; whatever is in it stays a text."""
-    kind = ' class="soft"' if soft else ""
-    return f'<text x="{x}" y="{y:g}" dx="{dx:g}" text-anchor="{anchor}"{kind}>{escape(text)}</text>'
+    return f'<text x="{x}" y="{y:g}" text-anchor="{anchor}" class="soft">{escape(text)}</text>'
 
 
 def picture(body: str, height: int, alt: str) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from asu_lora.errors import LedgerError
 from asu_lora.requests.ledger import tables
 from asu_lora.requests.ledger.ledger import Change, Ledger
-from asu_lora.requests.ledger.states import QUEUED, TEXT_DESTROYED, TRAINED, TRAINING, Line, Request
+from asu_lora.requests.ledger.states import TEXT_DESTROYED, Line, Request
 
 LEASE_SECONDS = 120.0
 
@@ -76,7 +76,7 @@ def claim_next(ledger: Ledger, worker: Worker, states: Sequence[str], without: S
     Without its text nothing can be done for a request: it is passed over.
 
     Args:
-        states: of :data:`CLAIMABLE`.
+        states: in which there is something left to do.
         without: requests that this runner leaves alone.
     """
     with ledger.changing() as change:
@@ -195,9 +195,6 @@ def at_work(ledger: Ledger) -> dict[str, str]:
         now = ledger.database.now(connection)
         rows = connection.execute(select(tables.claims)).all()
     return {row.request: row.runner for row in rows if not _is_free(row, now)}
-
-
-CLAIMABLE = (QUEUED, TRAINING, TRAINED)
 
 
 def _take(change: Change, request: str, worker: Worker, now: float) -> Claim:

@@ -7,7 +7,7 @@ from threading import Event, Thread
 from typing import Any
 
 from asu_lora.errors import LedgerError
-from asu_lora.progress import Progress
+from asu_lora.progress import Progress, Relay
 from asu_lora.requests.ledger import claims
 from asu_lora.requests.ledger.claims import Claim, LostClaim
 from asu_lora.requests.ledger.ledger import Ledger
@@ -15,11 +15,12 @@ from asu_lora.requests.ledger.ledger import Ledger
 BEATS = 4  # in the time of a lease
 
 
-class Heartbeat(Progress):
+class Heartbeat(Relay):
     """The progress of a run under a claim: it hears of everything, and ends the run when the claim is lost."""
 
     def __init__(self, ledger: Ledger, claim: Claim, heard: Progress):
-        self.ledger, self.claim, self.heard = ledger, claim, heard
+        super().__init__(heard)
+        self.ledger, self.claim = ledger, claim
         self.stopped, self.lost = Event(), Event()
         self.until = time.monotonic() + claims.LEASE_SECONDS
 
@@ -45,17 +46,11 @@ class Heartbeat(Progress):
 
     def stage(self, name: str, total: int | None = None) -> None:
         self.check()
-        self.heard.stage(name, total)
+        super().stage(name, total)
 
     def advance(self, amount: int = 1, **values: Any) -> None:
         self.check()
-        self.heard.advance(amount, **values)
-
-    def note(self, text: str) -> None:
-        self.heard.note(text)
-
-    def close(self) -> None:
-        """Of the run alone: the queue's own progress goes on."""
+        super().advance(amount, **values)
 
 
 @contextmanager

@@ -4,12 +4,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from asu_lora.files import check_writable, disk_errors
-from asu_lora.progress import Progress
+from asu_lora.progress import Progress, Relay
 from asu_lora.studies.compare.grid import Run
 from asu_lora.studies.compare.runner import Runner
 
@@ -85,17 +84,12 @@ def _make(run: Run, runner: Runner, progress: Progress, which: str, remaining: s
     return seconds
 
 
-class Numbered(Progress):
+class Numbered(Relay):
     """A listener that hears each stage with the run's number before it."""
 
     def __init__(self, progress: Progress, number: str):
-        self.progress, self.number = progress, number
+        super().__init__(progress)
+        self.number = number
 
     def stage(self, name: str, total: int | None = None) -> None:
-        self.progress.stage(self.number + name, total)
-
-    def advance(self, amount: int = 1, **values: Any) -> None:
-        self.progress.advance(amount, **values)
-
-    def note(self, text: str) -> None:
-        self.progress.note(text)
+        super().stage(self.number + name, total)

@@ -1,6 +1,6 @@
 """What a smoothed teacher says when it is left to speak."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -30,12 +30,7 @@ class TeacherAnswers:
 
 
 def teacher_answers(
-    model: torch.nn.Module,
-    encoder: Encoder,
-    examples: Sequence[Example],
-    tau: float,
-    layers: Sequence[int],
-    progress: Callable[[int], None] | None = None,
+    model: torch.nn.Module, encoder: Encoder, examples: Sequence[Example], tau: float, layers: Sequence[int]
 ) -> TeacherAnswers:
     """Let the smoothed model answer questions greedily, for little longer than the longest true answer takes.
 
@@ -46,7 +41,7 @@ def teacher_answers(
     items = encoder.encode_all(examples)
     room, (_, least) = min(TOTAL_TOKENS, 8 + max(map(len, items))), enough_tokens(items, prompts)
     with attention_smoothing(model, tau, layers):
-        ids = generate_answers(model, encoder.tokenizer, prompts, room, least=least, progress=progress)
+        ids = generate_answers(model, encoder.tokenizer, prompts, room, least=least)
     answers = [str(encoder.tokenizer.decode(tokens, skip_special_tokens=True)).strip() for tokens in ids]
     return TeacherAnswers(
         fmean(rouge_l_recall(answer, example.answer) for answer, example in zip(answers, examples, strict=True)),
