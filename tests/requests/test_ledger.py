@@ -1,7 +1,10 @@
 """The ledger: states in their order, lists by due date, a schema that is what its steps make, refusals in a sentence."""
 
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import asdict
+from threading import Timer
 
 import pytest
 from sqlalchemy import text
@@ -213,3 +216,25 @@ def test_a_password_is_hidden_wherever_the_address_has_it(tmp_path):
 def test_an_actor_that_can_not_be_written_down_is_refused(actor, ledger):
     with pytest.raises(SettingError, match="The actor holds a control character"):
         Ledger(ledger.database, actor)
+
+
+def test_a_new_file_that_another_program_writes_to_is_waited_for(tmp_path):
+    ledger = Database(tmp_path)
+    ledger.file.parent.mkdir()
+    with closing(sqlite3.connect(ledger.file, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        release = Timer(0.3, other.execute, ["COMMIT"])
+        release.start()
+        ledger.prepare()
+        release.join()
+    assert ledger.exists()
+
+
+def test_a_file_that_stays_in_other_hands_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    ledger = Database(tmp_path)
+    ledger.file.parent.mkdir()
+    with closing(sqlite3.connect(ledger.file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="can't be reached .database is locked."):
+            ledger.prepare()

@@ -69,4 +69,4 @@ def test_a_name_inside_a_quoted_text_goes_with_the_text():
         assert masked(text, {"b"}) in ("it names '...'.", "it names '...'")
     assert masked("of 'Anna' and 'c'", {"b", "c"}) == "of '...' and 'c'"
     assert masked("run 'asu-lora audit c' anew.", {"c"}) == "run 'asu-lora audit c' anew."
-    assert masked("run 'asu-lora audit c d' anew.", {"c", "d"}) == "run '...' anew."
+    assert masked("run 'asu-lora forget c d' anew.", {"c", "d"}) == "run '...' anew."

@@ -156,8 +156,9 @@ class Database:
         )
         if read_only:
             return connection
-        for pragma in ("secure_delete=ON", "journal_mode=WAL", "synchronous=FULL"):
+        for pragma in ("secure_delete=ON", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
+        _log_ahead(connection)
         return connection
 
     def _schema(self, connection: Connection) -> str | None:
@@ -202,6 +203,19 @@ class Database:
             if self.file is not None and shutil.disk_usage(self.file.parent).free < ROOM:
                 return f"; the disk is full, {self.file.parent} needs {ROOM >> 10} KiB"
         return ""
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Turn WAL mode on: where others do so to a new file, SQLite refuses at once, whatever its timeout."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def _begin(connection: Connection) -> None:
